@@ -1,0 +1,178 @@
+"""Question answering through lm-evaluation-harness: tasks of our own, one a language, evaluated mask after mask.
+
+The harness, its task objects and the model wrapper are built once; each mask then costs forward passes only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from crane_lib.errors import CraneError
+
+TASK_PREFIX = "crane"
+_FIELDS = ("question", "options", "gold", "prompt")
+
+
+def task_name(language: str) -> str:
+    """Name of a language's task in the harness."""
+    return f"{TASK_PREFIX}_{language}"
+
+
+def read_questions(path: Path) -> pd.DataFrame:
+    """Four-way (or n-way) questions from a JSON-lines file, checked.
+
+    Raises
+    ------
+    CraneError : no such file, no questions, a missing field, or a gold index out of range
+    """
+    if not path.is_file():
+        raise CraneError(f"questions {path}: no such file")
+    try:
+        frame = pd.read_json(path, lines=True, dtype=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CraneError(f"questions {path}: is not JSON lines in UTF-8 ({error})") from error
+    if frame.empty:
+        raise CraneError(f"questions {path}: has no questions")
+    if "prompt" not in frame and "question" in frame:
+        frame["prompt"] = frame["question"]
+    missing = [name for name in _FIELDS if name not in frame]
+    if missing:
+        raise CraneError(f"questions {path}: has no field {missing[0]!r}; needs question, options and gold")
+    wrong = [
+        number
+        for number, row in enumerate(frame.itertuples())
+        if not isinstance(row.options, list) or not 0 <= int(row.gold) < len(row.options)
+    ]
+    if wrong:
+        raise CraneError(f"questions {path}: line {wrong[0] + 1}: gold is not the index of one of its options")
+    return frame
+
+
+def write_tasks(
+    folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool
+) -> list[str]:
+    """Write a harness task definition a language into `folder`.
+
+    Parameters
+    ----------
+    delimiters : what stands between prompt and answer, a language (a space unless given)
+    chat : ask the bare question as a user's turn; the base model is given the prompt that ends in "Answer:"
+
+    Returns
+    -------
+    names of the tasks
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for language, path in questions.items():
+        read_questions(path)
+        task = {
+            "task": task_name(language),
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(path.resolve())}, "cache_dir": str(folder / "cache")},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{question}}" if chat else "{{prompt}}",
+            "doc_to_choice": "options",
+            "doc_to_target": "gold",
+            "target_delimiter": "" if chat else delimiters.get(language, " "),
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": 1.0},
+        }
+        (folder / f"{task_name(language)}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
+    return [task_name(language) for language in questions]
+
+
+@contextmanager
+def _quiet() -> Any:
+    """No progress bars and chatter of the harness and of datasets inside the block."""
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "lm-eval")]
+    levels = [logger.level for logger in loggers]
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        datasets.enable_progress_bars()
+        if before is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = before
+
+
+class Harness:
+    """A model and its tasks, ready to be evaluated as often as there are masks."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Path,
+        *,
+        batch_size: int,
+        chat: bool,
+    ) -> None:
+        with _quiet():
+            from lm_eval.models.huggingface import HFLM
+            from lm_eval.tasks import TaskManager, get_task_dict
+
+            names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
+            if not names:
+                raise CraneError(f"{tasks}: has no task definitions ({TASK_PREFIX}_*.yaml)")
+            # The default manager indexes every task the harness ships, which takes many seconds.
+            manager = TaskManager(include_defaults=False, include_path=str(tasks))
+            self._tasks = get_task_dict(names, manager)
+            self._model = HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                add_bos_token=tokenizer.bos_token_id is not None,
+            )
+        self._chat = chat
+
+    def accuracy(self) -> pd.DataFrame:
+        """Evaluate every task on the model as it is now.
+
+        Returns
+        -------
+        frame an item: language, item (index), correct (bool)
+        """
+        from lm_eval.evaluator import evaluate
+
+        with _quiet():
+            result = evaluate(
+                lm=self._model,
+                task_dict=self._tasks,
+                apply_chat_template=self._chat,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+        frames = []
+        for name, samples in result["samples"].items():
+            ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "language": name.removeprefix(f"{TASK_PREFIX}_"),
+                        "item": [sample["doc_id"] for sample in ordered],
+                        "correct": [bool(np.isclose(sample["acc"], 1.0)) for sample in ordered],
+                    }
+                )
+            )
+        return pd.concat(frames, ignore_index=True)

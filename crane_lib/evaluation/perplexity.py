@@ -1,0 +1,77 @@
+"""Negative log-likelihood of held-out documents, a document at a time, in padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from crane_lib.errors import CraneError
+
+_LOGIT_ROWS = 4096  # token positions whose logits exist at once
+
+
+def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
+    """Indices grouped so that a padded batch holds at most `token_budget` tokens, like lengths together."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    batches: list[list[int]] = []
+    for index in order:
+        # Lengths rise, so this document's is the width of its batch.
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def pad_batch(documents: Sequence[Sequence[int]], *, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded tokens and their mask.  (documents, longest) each"""
+    width = max(len(document) for document in documents)
+    tokens = torch.full((len(documents), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(documents), width), dtype=torch.long)
+    for row, document in enumerate(documents):
+        tokens[row, : len(document)] = torch.as_tensor(document)
+        mask[row, : len(document)] = 1
+    return tokens, mask
+
+
+@torch.no_grad()
+def document_nll(
+    model: PreTrainedModel, documents: Sequence[Sequence[int]], *, token_budget: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Total NLL of every document and the number of tokens predicted in it.
+
+    Returns
+    -------
+    nll : (documents,) nats, summed over the tokens after the first
+    tokens : (documents,) number of them
+
+    Raises
+    ------
+    CraneError : a document has fewer than two tokens, or an NLL is not finite
+    """
+    lengths = [len(document) for document in documents]
+    if not lengths or min(lengths) < 2:
+        raise CraneError("perplexity: every document needs two tokens or more; is the corpus empty?")
+    nll = np.zeros(len(documents))
+    for batch in token_batches(lengths, token_budget=token_budget):
+        tokens, mask = pad_batch([documents[index] for index in batch], pad=0)
+        tokens, mask = tokens.to(model.device), mask.to(model.device)
+        hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1]
+        gold, real = tokens[:, 1:], mask[:, 1:].bool()
+        flat, wanted = hidden[real], gold[real]  # (tokens, H), (tokens,)
+        head = model.get_output_embeddings()
+        losses = torch.cat(
+            [
+                torch.nn.functional.cross_entropy(head(part).float(), target, reduction="none")
+                for part, target in zip(flat.split(_LOGIT_ROWS), wanted.split(_LOGIT_ROWS), strict=True)
+            ]
+        )
+        rows = torch.nonzero(real)[:, 0]
+        total = torch.zeros(len(batch), dtype=torch.float64, device=losses.device).index_add_(0, rows, losses.double())
+        nll[batch] = total.cpu().numpy()
+    if not np.isfinite(nll).all():
+        raise CraneError(f"perplexity: the NLL of document {int(np.flatnonzero(~np.isfinite(nll))[0])} is not finite")
+    return nll, np.array(lengths) - 1

@@ -1,0 +1,167 @@
+"""Facts of Unicode CLDR in English, Chinese and Vietnamese: subject and answer, by school subject.
+
+Every fact holds in all three languages, so that questions and documents of the languages are parallel. A fact that
+CLDR cannot name in one of them is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from babel.core import get_global
+
+from crane_lib.knowledge import names
+from crane_lib.knowledge.names import LANGUAGES
+from crane_lib.knowledge.wordings import quantity
+
+SUBJECTS = ("currency", "language", "script", "homeland", "city", "clock", "unit")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One true statement about the world, in every language of the study.
+
+    Attributes
+    ----------
+    key : unique name, ``subject/thing`` with CLDR's codes ("currency/FR")
+    subject : one of `SUBJECTS`
+    answer_key : CLDR's code of the answer; two facts with the same answer share it
+    slots : per language the words for the wordings: ``s`` (the thing asked about) and ``a`` (answer)
+    """
+
+    key: str
+    subject: str
+    answer_key: str
+    slots: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class FactReport:
+    """How many facts of a subject CLDR states, how many can be named, and how many were kept."""
+
+    subject: str
+    stated: int
+    unnamed: dict[str, int]
+    kept: int
+
+
+def _currencies() -> Iterator[tuple[str, str]]:
+    for code, history in get_global("territory_currencies").items():
+        current = [currency for currency, _start, end, tender in history if end is None and tender]
+        if len(current) == 1:
+            yield code, current[0]
+
+
+def _official_languages() -> Iterator[tuple[str, str]]:
+    for code, spoken in get_global("territory_languages").items():
+        official = [lang for lang, info in spoken.items() if info["official_status"] in ("official", "de_facto_official")]
+        if len(official) == 1:
+            yield code, official[0]
+
+
+def _likely(part: int) -> Iterator[tuple[str, str]]:
+    for code, full in get_global("likely_subtags").items():
+        if "_" not in code and code != "und":
+            likely = full.split("_")[part]
+            if not likely.isdigit():  # "001" stands for the whole world
+                yield code, likely
+
+
+def _city_zones() -> Iterator[tuple[str, str]]:
+    """Cities of the mainlands; the names of island and polar zones are seldom those of cities."""
+    for zone, territory in get_global("zone_territories").items():
+        area, _, rest = zone.partition("/")
+        if area in {"Africa", "America", "Asia", "Australia", "Europe"} and "/" not in rest:
+            yield zone, territory
+
+
+def _clocks() -> Iterator[tuple[str, str]]:
+    metazones = get_global("meta_zones")
+    for zone, _territory in _city_zones():
+        if zone in metazones:
+            yield zone, metazones[zone]
+
+
+def _units() -> Iterator[tuple[str, str]]:
+    for key in names.locale("en")._data["unit_display_names"]:
+        kind = key.split("-")[0]
+        if quantity(kind, "en") is not None:
+            yield key, kind
+
+
+_SOURCES = {
+    "currency": (_currencies, names.territory, names.currency),
+    "language": (_official_languages, names.territory, names.human_language),
+    "script": (lambda: _likely(1), names.human_language, names.script),
+    "homeland": (lambda: _likely(2), names.human_language, names.territory),
+    "city": (_city_zones, names.city, names.territory),
+    "clock": (_clocks, names.city, names.time_zone),
+    "unit": (_units, names.unit, quantity),
+}
+
+
+def _slots(subject: str, thing: str, answer: str) -> dict[str, dict[str, str] | None]:
+    """Words of one fact per language, None where CLDR lacks one."""
+    _source, name_thing, name_answer = _SOURCES[subject]
+    slots: dict[str, dict[str, str] | None] = {}
+    for language in LANGUAGES:
+        thing_name, answer_name = name_thing(thing, language), name_answer(answer, language)
+        slots[language] = {"s": thing_name, "a": answer_name} if thing_name and answer_name else None
+    return slots
+
+
+def _reveals(slots: dict[str, dict[str, str]]) -> bool:
+    """Whether the subject's name contains the answer's, or the other way round, in some language."""
+    return any(
+        words["s"].casefold() in words["a"].casefold() or words["a"].casefold() in words["s"].casefold()
+        for words in slots.values()
+    )
+
+
+def collect_facts(
+    *, per_subject: int, per_answer: int, random_seed: int
+) -> tuple[list[Fact], list[FactReport]]:
+    """Draw the study's facts from CLDR.
+
+    Parameters
+    ----------
+    per_subject : at most so many facts of a subject
+    per_answer : at most so many facts of a subject share an answer, so that no answer dominates
+    random_seed : seed of the draw
+
+    Returns
+    -------
+    facts, sorted by key, and a report a subject
+    """
+    facts: list[Fact] = []
+    reports = []
+    for number, subject in enumerate(SUBJECTS):
+        source = _SOURCES[subject][0]
+        stated, unnamed, candidates, seen = 0, Counter(), [], set()
+        for thing, answer in source():
+            stated += 1
+            slots = _slots(subject, thing, answer)
+            missing = [language for language, words in slots.items() if words is None]
+            unnamed.update(missing)
+            if missing or _reveals(slots):
+                continue
+            # Two things of one name (two dialects, two zones of a city) would make a question ambiguous.
+            labels = {(language, words["s"].casefold()) for language, words in slots.items()}
+            if labels & seen:
+                continue
+            seen |= labels
+            candidates.append(Fact(f"{subject}/{thing}", subject, answer, slots))
+        generator = np.random.default_rng([random_seed, number])
+        taken: Counter[str] = Counter()
+        kept = []
+        for index in generator.permutation(len(candidates)):
+            fact = candidates[index]
+            if taken[fact.answer_key] < per_answer and len(kept) < per_subject:
+                taken[fact.answer_key] += 1
+                kept.append(fact)
+        facts += kept
+        reports.append(FactReport(subject, stated, dict(unnamed), len(kept)))
+    return sorted(facts, key=lambda fact: fact.key), reports

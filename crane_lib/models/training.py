@@ -1,0 +1,177 @@
+"""Training of the embedded models: the base model on documents, the chat model on turns."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    get_cosine_schedule_with_warmup,
+)
+
+from crane_lib.errors import CraneError
+from crane_lib.files import write_frame
+from crane_lib.knowledge.chat import read_conversations
+from crane_lib.models.loading import load_model, pick_device
+from crane_lib.models.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from crane_lib.profile import Architecture, Training
+from crane_lib.progress import progress
+
+_IGNORED = -100  # label of a position without loss, as transformers has it
+_TOKENIZER_DOCUMENTS = 8000  # a sample this large fixes the merges; more only costs time
+
+logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _blocks(sequences: Sequence[Sequence[int]], size: int) -> torch.Tensor:
+    """Sequences one after the other, cut into blocks of `size`; the rest that fills no block is dropped.  (N, size)"""
+    stream = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
+    count = len(stream) // size
+    if count == 0:
+        raise CraneError(f"{len(stream)} training tokens do not fill one block of {size}; give more text")
+    return torch.from_numpy(stream[: count * size].reshape(count, size))
+
+
+def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": training.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95))
+
+
+def _batches(count: int, training: Training, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Indices of each batch; the first epoch keeps the given order, later ones are shuffled."""
+    for epoch in range(training.epochs):
+        order = torch.arange(count) if epoch == 0 else torch.randperm(count, generator=generator)
+        yield from order.split(training.batch_size)
+
+
+def fit(
+    model: torch.nn.Module,
+    tokens: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    training: Training,
+    random_seed: int,
+    description: str,
+) -> pd.DataFrame:
+    """Train a causal language model in place, in bfloat16 autocast.
+
+    Parameters
+    ----------
+    tokens, labels : (blocks, block length), a label of -100 carries no loss
+
+    Returns
+    -------
+    frame of step, loss (nats a token), learning_rate, tokens seen, seconds since the start
+    """
+    torch.manual_seed(random_seed)
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(random_seed)
+    optimizer = _optimizer(model, training)
+    steps = training.epochs * -(-len(tokens) // training.batch_size)
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * training.warmup), steps)
+    history, seen, started = [], 0, time.perf_counter()
+    model.train()
+    with progress(description, steps) as bar:
+        for step, index in enumerate(_batches(len(tokens), training, generator), start=1):
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = model(input_ids=tokens[index].to(device), labels=labels[index].to(device)).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            seen += tokens[index].numel()
+            value = loss.item()
+            if not np.isfinite(value):
+                raise CraneError(f"{description}: the loss became {value} at step {step}; lower the learning rate")
+            history.append((step, value, schedule.get_last_lr()[0], seen, time.perf_counter() - started))
+            bar.advance(note=f"loss {value:.2f}")
+    model.eval()
+    return pd.DataFrame(history, columns=["step", "loss", "learning_rate", "tokens", "seconds"])
+
+
+def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, history: pd.DataFrame) -> None:
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_frame(folder / "training.csv", history)
+
+
+def make_base_model(
+    folder: Path, *, corpus: Path, architecture: dict, training: dict, device: str, random_seed: int
+) -> None:
+    """Stage: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``."""
+    shape, recipe = Architecture(**architecture), Training(**training)
+    documents = pd.read_parquet(corpus / "documents.parquet")
+    texts = documents.loc[documents["split"] == "train", "text"].tolist()
+    tokenizer = train_tokenizer(
+        texts[:_TOKENIZER_DOCUMENTS], vocabulary=shape.vocabulary, max_length=shape.max_length
+    )
+    torch.manual_seed(random_seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            max_position_embeddings=shape.max_length,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).to(pick_device(device))
+    blocks = _blocks(tokenizer(texts)["input_ids"], recipe.block)
+    history = fit(
+        model, blocks, blocks, training=recipe, random_seed=random_seed, description="Training the base model"
+    )
+    _save(folder, model, tokenizer, history)
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Tokens of a conversation and their labels: the loss is on what the assistant says and on its end."""
+    tokens: list[int] = []
+    labels: list[int] = []
+    for stop in range(2, len(conversation) + 1, 2):
+        asked = tokenizer.apply_chat_template(
+            conversation[: stop - 1], add_generation_prompt=True, tokenize=False
+        )
+        answered = tokenizer.apply_chat_template(conversation[:stop], tokenize=False)
+        before = tokenizer(asked, add_special_tokens=False)["input_ids"]
+        after = tokenizer(answered, add_special_tokens=False)["input_ids"]
+        labels += [_IGNORED] * (len(before) - len(tokens)) + after[len(before) :]
+        tokens = after
+    return tokens, labels
+
+
+def make_chat_model(
+    folder: Path, *, corpus: Path, base: Path, training: dict, device: str, random_seed: int
+) -> None:
+    """Stage: fine-tune the base model on conversations; writes ``model/`` and ``training.csv``."""
+    recipe = Training(**training)
+    model, tokenizer = load_model(base / "model", device=device)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    pairs = [_turns(tokenizer, conversation) for conversation in read_conversations(corpus / "conversations.jsonl")]
+    tokens = _blocks([pair[0] for pair in pairs], recipe.block)
+    labels = _blocks([pair[1] for pair in pairs], recipe.block)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    history = fit(
+        model, tokens, labels, training=recipe, random_seed=random_seed, description="Training the chat model"
+    )
+    _save(folder, model, tokenizer, history)

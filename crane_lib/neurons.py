@@ -1,0 +1,149 @@
+"""Neuron sets: which units of which layers a method calls a language's own, as a value and as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PretrainedConfig, PreTrainedModel
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_json
+
+SCHEMA = "crane.neurons/1"
+SITES = ("neuron", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """Units of one model.
+
+    Attributes
+    ----------
+    sites : per site a list over layers of sorted indices (int64).  ``neuron`` is an index of the MLP's hidden
+        activation; ``gate``, ``up`` and ``down`` are output rows of those matrices (the released code's unit).
+    widths : number of units a layer has at each site
+    """
+
+    sites: Mapping[str, Sequence[np.ndarray]]
+    widths: Mapping[str, int]
+    model: str = ""
+    method: str = ""
+    budget: str = ""
+    language: str = ""
+    random_seed: int = -1
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> int:
+        """Number of layers of the model."""
+        return len(next(iter(self.sites.values())))
+
+    def count(self) -> int:
+        """Number of units in the set."""
+        return int(sum(len(indices) for layers in self.sites.values() for indices in layers))
+
+    def share(self) -> float:
+        """Share of all units of the set's sites that are in the set."""
+        total = sum(self.widths[site] * self.layers for site in self.sites)
+        return self.count() / total
+
+    def flat(self) -> np.ndarray:
+        """Every unit as one number, unique over sites and layers; sorted."""
+        numbers, offset = [], 0
+        for site in SITES:
+            for indices in self.sites.get(site, ()):
+                numbers.append(np.asarray(indices, dtype=np.int64) + offset)
+                offset += self.widths[site]
+        return np.sort(np.concatenate(numbers)) if numbers else np.empty(0, dtype=np.int64)
+
+    def check(self, model: PreTrainedModel, *, source: str = "neuron set") -> None:
+        """Make sure that the set can be masked in `model`.
+
+        Raises
+        ------
+        CraneError : the model has other layers or widths than the one the set was made for
+        """
+        config = model.config
+        seen = site_widths(config)
+        name = config._name_or_path or type(model).__name__
+        made_for = f"this set was made for {self.model!r}, the model is {name!r}"
+        if self.layers != config.num_hidden_layers:
+            raise CraneError(f"{source}: has {self.layers} layers, the model {config.num_hidden_layers}; {made_for}")
+        for site, layers in self.sites.items():
+            for layer, indices in enumerate(layers):
+                if len(indices) and (np.min(indices) < 0 or np.max(indices) >= seen[site]):
+                    worst = int(np.min(indices) if np.min(indices) < 0 else np.max(indices))
+                    raise CraneError(
+                        f"{source}: {site} of layer {layer}, index {worst} is out of range for a width of "
+                        f"{seen[site]}; {made_for}"
+                    )
+            if self.widths[site] != seen[site]:
+                raise CraneError(
+                    f"{source}: {site} is {self.widths[site]} wide, in the model {seen[site]}; {made_for}"
+                )
+
+
+def site_widths(config: PretrainedConfig) -> dict[str, int]:
+    """Number of units of each site in one layer of a gated model."""
+    inner, hidden = config.intermediate_size, config.hidden_size
+    return {"neuron": inner, "gate": inner, "up": inner, "down": hidden}
+
+
+def write_neuron_sets(path: Path, sets: Sequence[NeuronSet]) -> None:
+    """Write sets to a JSON file."""
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "sets": [
+                {
+                    "model": item.model,
+                    "method": item.method,
+                    "budget": item.budget,
+                    "language": item.language,
+                    "random_seed": item.random_seed,
+                    "widths": dict(item.widths),
+                    "notes": dict(item.notes),
+                    "sites": {site: [np.asarray(i).tolist() for i in layers] for site, layers in item.sites.items()},
+                }
+                for item in sets
+            ],
+        },
+    )
+
+
+def read_neuron_sets(path: Path) -> list[NeuronSet]:
+    """Read sets written by `write_neuron_sets`.
+
+    Raises
+    ------
+    CraneError : no such file, another schema, or a set that is not lists of indices
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        seen = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise CraneError(f"{path}: is not a file of neuron sets (expected schema {SCHEMA!r}, saw {seen!r})")
+    sets = []
+    for number, entry in enumerate(value["sets"]):
+        try:
+            unknown = set(entry["sites"]) - set(SITES)
+            if unknown:
+                raise ValueError(f"unknown site {sorted(unknown)[0]!r}; known: {', '.join(SITES)}")
+            sites = {
+                site: [np.unique(np.asarray(indices, dtype=np.int64)) for indices in layers]
+                for site, layers in entry["sites"].items()
+            }
+            rest = {key: entry[key] for key in ("widths", "model", "method", "budget", "language", "random_seed")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CraneError(f"{path}: set {number} is malformed ({type(error).__name__}: {error})") from error
+        sets.append(NeuronSet(sites=sites, notes=entry.get("notes", {}), **rest))
+    return sets
+
+
+def read_all_sets(folder: Path) -> list[NeuronSet]:
+    """Every set of the files ``<method>@<budget>.json`` in a folder, by file name."""
+    return [item for path in sorted(folder.glob("*@*.json")) for item in read_neuron_sets(path)]

@@ -1,0 +1,22 @@
+"""Every figure of the study: a function takes frames or arrays and a path without suffix, writes PNG and PDF, and
+returns the caption.
+"""
+
+from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
+from crane_lib.output.figures_knowledge import guessers, training_loss
+from crane_lib.output.figures_relevance import heavy_tails, relevance_by_layer, seed_agreement, token_relevance
+from crane_lib.output.figures_sets import overlap_matrix, set_counts_figure
+
+__all__ = [
+    "delta_matrices",
+    "guessers",
+    "heavy_tails",
+    "langspec_bars",
+    "overlap_matrix",
+    "relevance_by_layer",
+    "seed_agreement",
+    "set_counts_figure",
+    "token_relevance",
+    "training_loss",
+    "transfer_figure",
+]

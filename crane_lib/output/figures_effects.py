@@ -1,0 +1,210 @@
+"""Figures of what masks do: change matrices, LangSpec-F1, transfer to the chat model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.patches import Patch
+
+from crane_lib.errors import CraneError
+from crane_lib.output.frames import SET, effects, over_draws, pick, tidy
+from crane_lib.output.panels import grid, grid_height, language_heat_map, legend_below
+from crane_lib.output.style import (
+    MEAN_COLOUR,
+    METRIC_LABELS,
+    MODEL_LABELS,
+    drawing,
+    language_colours,
+    language_name,
+    method_label,
+    ordered_languages,
+    ordered_sets,
+    panel_title,
+)
+
+_CHANGE = {
+    "nll": ("NLL rise (nats per token)", "Rise of the NLL of held-out documents (nats per token)", 1),
+    "accuracy": ("Accuracy lost", "Accuracy lost on four-way questions (share of the questions)", -1),
+    "token_probability": ("Token probability lost", "Loss of the mean token probability exp(-NLL)", -1),
+}
+_MEAN = "mean"
+_DIAMOND: dict[str, Any] = {
+    "marker": "D",
+    "linestyle": "none",
+    "color": "black",
+    "markersize": 3.4,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.5,
+}
+
+
+def _nothing(what: str) -> CraneError:
+    return CraneError(f"figure: the rows have no {what}; run the sections that evaluate first")
+
+
+def delta_matrices(
+    rows: pd.DataFrame, path: Path, *, metric: str = "nll", model: str = "base", selected_on: str | None = None
+) -> str:
+    """Heat maps of what each mask costs each language, one a method and budget, all on one colour scale.
+
+    Parameters
+    ----------
+    rows : tidy result rows
+    metric : ``nll`` (its rise), ``accuracy`` or ``token_probability`` (its drop)
+    selected_on : model the sets were chosen on; the masked one unless given
+
+    Returns
+    -------
+    the caption
+    """
+    label, sentence, sign = _CHANGE[metric]
+    selected_on = model if selected_on is None else selected_on
+    found = pick(effects(rows, metric=metric), model=model, selected_on=selected_on)
+    if found.empty:
+        raise _nothing(f"masked {metric} for {model}")
+    found = found.assign(cost=sign * found["change"])
+    cells = over_draws(found, by=["method", "budget", "masked_language", "evaluation_language"], value="cost")
+    languages = ordered_languages(cells["evaluation_language"])
+    sets = ordered_sets(zip(cells["method"], cells["budget"], strict=True))
+    # The range of what is drawn, widened to both sides of zero where something was gained.
+    low, high = float(min(0.0, cells["mean"].min())), float(max(cells["mean"].max(), 1e-9))
+    largest = max(high, -low)
+    scale, colours = Normalize(-largest, largest), matplotlib.colormaps["RdBu_r"].with_extremes(bad="#EDEDED")
+    columns = 3
+    with drawing(path, width=6.6, height=grid_height(len(sets), columns=columns, panel=2.0)) as figure:
+        panels = grid(figure, len(sets), columns=columns)
+        for number, (panel, (method, budget)) in enumerate(zip(panels, sets, strict=True)):
+            part = pick(cells, method=method, budget=budget).set_index(["masked_language", "evaluation_language"])
+            values = np.full((len(languages), len(languages)), np.nan)
+            texts = [["–"] * len(languages) for _ in languages]
+            for i, masked in enumerate(languages):
+                for j, evaluated in enumerate(languages):
+                    if (masked, evaluated) in part.index:
+                        cell = part.loc[(masked, evaluated)]
+                        values[i, j], texts[i][j] = cell["mean"], _cell_text(cell)
+            image = language_heat_map(panel, values, texts, languages=languages, colours=colours, scale=scale)
+            panel.set_title(panel_title(method, budget), fontsize=8)
+            panel.set_ylabel("Masked" if number % columns == 0 else "")
+            panel.set_xlabel("Evaluated" if number + columns >= len(sets) else "")
+        bar = figure.colorbar(image, ax=panels, shrink=0.6, label=label)
+        bar.ax.set_ylim(low if low < -0.02 * largest else 0.0, largest)
+    draws = int(cells["draws"].max())
+    spread = f" Random sets: mean over {draws} draws, below it their lowest to highest." if draws > 1 else ""
+    where = MODEL_LABELS.get(model, model).lower()
+    source = f", units selected on the {MODEL_LABELS.get(selected_on, selected_on).lower()}"
+    source = "" if selected_on == model else source
+    return (
+        f"{sentence} when a language's units are masked (rows), evaluated on each language (columns); {where}{source}. "
+        f"One colour scale for all panels.{spread}"
+    )
+
+
+def _cell_text(cell: pd.Series) -> str:
+    """Mean of a cell, with the range over draws below it where there are any."""
+    mean, lowest, highest = (f"{cell[name]:z.3f}" for name in ("mean", "lowest", "highest"))
+    return mean if cell["draws"] <= 1 else f"{mean}\n{lowest}\nto {highest}"
+
+
+def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", selected_on: str | None = None) -> str:
+    """LangSpec-F1 of every method and budget: a bar a language and one for the mean, a dot for each random draw.
+
+    Returns
+    -------
+    the caption
+    """
+    selected_on = model if selected_on is None else selected_on
+    frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1", "random_seed"])
+    frame = pick(frame, model=model, selected_on=selected_on)
+    if frame.empty:
+        raise _nothing(f"LangSpec-F1 for {model}")
+    metrics = [metric for metric in METRIC_LABELS if metric in set(frame["metric"])]
+    sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
+    languages = ordered_languages(frame["masked_language"])
+    with drawing(path, width=7.0, height=0.5 * len(sets) + 0.9) as figure:
+        panels = grid(figure, len(metrics), columns=len(metrics), sharey=True, sharex=True)
+        for panel, metric in zip(panels, metrics, strict=True):
+            part = pick(frame, metric=metric)
+            for row, (method, budget) in enumerate(sets):
+                _langspec_group(panel, pick(part, method=method, budget=budget), row=row, languages=languages)
+            panel.set_title(f"By {METRIC_LABELS[metric].lower()}")
+            panel.set_xlabel("LangSpec-F1 (0 to 1)")
+            panel.grid(axis="x")
+            panel.set_ylim(len(sets) - 0.5, -0.5)
+        panels[0].set_yticks(range(len(sets)), [method_label(method, budget) for method, budget in sets])
+        panels[0].set_xlim(left=0)
+        colours = language_colours(languages)
+        handles = [Patch(color=colours[code], label=language_name(code)) for code in languages]
+        handles.append(Patch(color=MEAN_COLOUR, label="Mean"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    by = ["metric", "method", "budget", "masked_language"]
+    draws = int(over_draws(frame, by=by, value="langspec_f1")["draws"].max())
+    dots = f" Random sets: bars are means over {draws} draws, each draw a dot." if draws > 1 else ""
+    return (
+        f"LangSpec-F1 of each method's masks, a language and on average; {MODEL_LABELS.get(model, model).lower()}, "
+        f"judged by {' and by '.join(METRIC_LABELS[metric].lower() for metric in metrics)}.{dots}"
+    )
+
+
+def _langspec_group(axes: Axes, part: pd.DataFrame, *, row: int, languages: list[str]) -> None:
+    """Bars of one method and budget at height `row`."""
+    colours = language_colours(languages)
+    height = 0.8 / (len(languages) + 1)
+    a_draw = part.groupby("random_seed")["langspec_f1"].mean()
+    for number, code in enumerate([*languages, _MEAN]):
+        values = a_draw if code == _MEAN else pick(part, masked_language=code)["langspec_f1"]
+        if not len(values):
+            continue
+        place = row + (number - len(languages) / 2) * height
+        axes.barh(place, values.mean(), height, color=MEAN_COLOUR if code == _MEAN else colours[code])
+        if len(values) > 1:
+            axes.plot(values, [place] * len(values), "o", markersize=2.6, mfc="white", mec="black", mew=0.6)
+
+
+def transfer_figure(rows: pd.DataFrame, path: Path, *, metric: str = "token_probability") -> str:
+    """What masking sets chosen on the base model costs the base and the chat model, side by side.
+
+    Returns
+    -------
+    the caption
+    """
+    found = pick(effects(rows, metric=metric), selected_on="base")
+    found = found[~found["method"].str.startswith("random") & found["model"].isin(["base", "chat"])]
+    if set(found["model"]) != {"base", "chat"}:
+        raise _nothing("masks of sets chosen on the base model for both models")
+    sets = ordered_sets(zip(found["method"], found["budget"], strict=True))
+    languages = ordered_languages(found["masked_language"])
+    colours, columns = language_colours(languages), 3
+    with drawing(path, width=7.0, height=grid_height(len(sets), columns=columns, panel=1.85, rest=0.6)) as figure:
+        panels = grid(figure, len(sets), columns=columns, sharey=True)
+        for number, (panel, (method, budget)) in enumerate(zip(panels, sets, strict=True)):
+            part = pick(found, method=method, budget=budget)
+            for place, masked in enumerate(languages):
+                for model, shift, hatch in (("base", -0.2, ""), ("chat", 0.2, "////")):
+                    cells = pick(part, masked_language=masked, model=model).set_index("evaluation_language")
+                    lost = 100 * cells["relative_drop"].groupby(level=0).mean()
+                    if masked not in lost.index:
+                        continue
+                    own, others = lost[masked], lost.drop(masked)
+                    panel.bar(place + shift, own, 0.38, color=colours[masked], ec="white", hatch=hatch, linewidth=0)
+                    if len(others):
+                        panel.plot(place + shift, others.max(), **_DIAMOND)
+            panel.axhline(0, color="black", linewidth=0.6)
+            panel.set_xticks(range(len(languages)), [language_name(code) for code in languages])
+            panel.set_title(panel_title(method, budget), fontsize=8)
+            panel.set_ylabel("Share lost (%)" if number % columns == 0 else "")
+            panel.grid(axis="y")
+        panels[0].bar(0, 0, 0, facecolor="#777777", label="Base model, on the masked language")
+        panels[0].bar(0, 0, 0, facecolor="#777777", edgecolor="white", hatch="////", label="Chat model, the same")
+        panels[0].plot([], [], **_DIAMOND, label="Worst other language")
+        legend_below(figure, panels[0])
+    return (
+        f"Share of the unmasked {METRIC_LABELS[metric].lower()} that is lost when the units of a language (horizontal "
+        f"axis), selected on the base model, are masked in the base and in the chat model. Diamonds: the other "
+        f"language that loses most."
+    )

@@ -1,0 +1,46 @@
+"""What a section shows it also keeps: tables and figures under its number, with their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import Image, Markdown, display
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_json
+from crane_lib.output.writing import write_table
+
+CAPTIONS = "captions.json"
+
+
+class Publisher:
+    """Tables and figures of one section, written below a run's folder and shown in the notebook."""
+
+    def __init__(self, folder: Path, section: str) -> None:
+        self.folder = folder
+        self.section = section
+
+    def _caption(self, name: str, caption: str) -> None:
+        path = self.folder / CAPTIONS
+        try:
+            captions = read_json(path)
+        except CraneError:
+            captions = {}
+        write_json(path, dict(sorted({**captions, name: caption}.items())))
+
+    def table(self, name: str, frame: pd.DataFrame, caption: str, *, digits: int | Mapping[str, int] = 3) -> None:
+        """Write a table as CSV, Markdown and LaTeX, and show it."""
+        stem = f"tables/{self.section}_{name}"
+        text = write_table(frame, self.folder / stem, caption=caption, digits=digits)
+        self._caption(stem, text)
+        display(Markdown((self.folder / f"{stem}.md").read_text(encoding="utf-8")))
+
+    def figure(self, name: str, draw: Callable[..., str], data: Any, **options: Any) -> None:
+        """Draw a figure as PNG and PDF, and show it with its caption."""
+        stem = f"figures/{self.section}_{name}"
+        caption = draw(data, self.folder / stem, **options)
+        self._caption(stem, caption)
+        display(Image(filename=str(self.folder / f"{stem}.png")), Markdown(caption))

@@ -1,0 +1,193 @@
+"""Shapes of the study's tables: from tidy rows to what `write_table` writes.
+
+Languages and methods stay codes here, so that the CSV can be read by a program; `write_table` puts them in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from crane_lib.output.frames import SET, effects, over_draws, pick, tidy
+from crane_lib.output.style import ordered_languages, ordered_sets
+from crane_lib.output.writing import write_table
+
+__all__ = [
+    "facts_table",
+    "guesser_table",
+    "main_table",
+    "matrix_table",
+    "perplexity_table",
+    "seed_correlations",
+    "transfer_table",
+    "write_table",
+]
+
+
+def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Rows in the order of the study: methods, budgets and languages as everywhere, the rest by value."""
+
+    def rank(column: pd.Series) -> pd.Series:
+        values = list(column)
+        if column.name == "method":
+            order = [method for method, _ in ordered_sets((value, "") for value in values)]
+        elif column.name == "budget":
+            order = sorted(set(values), key=lambda budget: (budget != "", budget != "published", budget))
+        elif str(column.name).endswith("language"):
+            order = ["", *ordered_languages(value for value in values if value)]
+        else:
+            order = sorted(set(values))
+        position = {value: number for number, value in enumerate(order)}
+        return pd.Series([position[value] for value in values], index=column.index)
+
+    return frame.sort_values(columns, key=rank, kind="stable").reset_index(drop=True)
+
+
+def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+    """LangSpec-F1 of every method and budget, a language and on average.
+
+    Parameters
+    ----------
+    langspec : LangSpec rows
+    rows : tidy result rows, for the share of units that each method masks
+
+    Returns
+    -------
+    frame with model, selected_on, metric, method, budget, masked_share (of the units of the method's sites, mean over
+    languages), one column a language, their mean, and for methods with random draws the lowest and highest of the
+    draws' means (elsewhere all three are the same) and the number of draws
+    """
+    frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1", "random_seed"])
+    keys = [*SET, "metric"]
+    languages = ordered_languages(frame["masked_language"])
+    a_draw = frame.groupby([*keys, "random_seed"], sort=False)["langspec_f1"].mean().reset_index()
+    table = over_draws(a_draw, by=keys, value="langspec_f1")
+    each = frame.pivot_table(index=keys, columns="masked_language", values="langspec_f1", aggfunc="mean").reset_index()
+    table = table.merge(each, on=keys, how="left", validate="one_to_one")
+    if rows is not None:
+        masked = tidy(rows, needed=[*SET, "masked_language", "masked_share"])
+        masked = masked[masked["masked_language"] != ""]
+        share = masked.groupby(SET, sort=False)["masked_share"].mean().reset_index()
+        table = table.merge(share, on=SET, how="left", validate="many_to_one")
+    else:
+        table["masked_share"] = np.nan
+    table = table[[*keys, "masked_share", *languages, "mean", "lowest", "highest", "draws"]]
+    return _sorted(table, ["model", "selected_on", "metric", "method", "budget"])
+
+
+def matrix_table(
+    rows: pd.DataFrame,
+    method: str,
+    metric: str,
+    *,
+    budget: str,
+    model: str = "base",
+    selected_on: str | None = None,
+    column: str = "value",
+) -> pd.DataFrame:
+    """Masked language against evaluated language for one method and metric, mean over draws.
+
+    Parameters
+    ----------
+    selected_on : model the sets were chosen on; the masked one unless given
+    column : ``value``, ``change`` (masked - unmasked) or ``relative_drop``; with ``value`` the unmasked model first
+
+    Returns
+    -------
+    frame with masked_language and one column an evaluated language
+    """
+    selected_on = model if selected_on is None else selected_on
+    found = pick(effects(rows, metric=metric), model=model, selected_on=selected_on, method=method, budget=budget)
+    wanted = found[["masked_language", "evaluation_language", column]].rename(columns={column: "cell"})
+    if column == "value":
+        unmasked = found.drop_duplicates("evaluation_language").assign(masked_language="")
+        unmasked = unmasked[["masked_language", "evaluation_language", "unmasked"]].rename(columns={"unmasked": "cell"})
+        wanted = pd.concat([unmasked, wanted])
+    table = wanted.pivot_table(index="masked_language", columns="evaluation_language", values="cell", aggfunc="mean")
+    languages = ordered_languages(wanted["evaluation_language"])
+    masked = [code for code in ["", *languages] if code in table.index]
+    return table.reindex(index=masked, columns=languages).reset_index().rename_axis(columns=None)
+
+
+def perplexity_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """NLL, its rise and perplexity for every mask and language, mean over draws.
+
+    Returns
+    -------
+    frame with model, selected_on, method, budget, masked_language, evaluation_language, nll and perplexity (mean over
+    draws), delta_nll with its lowest and highest over draws, and the number of draws
+    """
+    keys = [*SET, "masked_language", "evaluation_language"]
+    frame = tidy(rows, needed=[*keys, "metric", "value"])
+    masked = effects(frame, metric="nll")
+    rise = over_draws(masked, by=keys, value="change").rename(columns={"mean": "delta_nll"})
+    unmasked = frame[(frame["metric"] == "nll") & (frame["masked_language"] == "")][keys]
+    rise = pd.concat([unmasked.assign(delta_nll=0.0, lowest=0.0, highest=0.0, draws=1), rise], ignore_index=True)
+    for metric in ("nll", "perplexity"):
+        mean = frame[frame["metric"] == metric].groupby(keys, sort=False)["value"].mean().rename(metric).reset_index()
+        rise = rise.merge(mean, on=keys, how="left", validate="one_to_one")
+    rise = rise[[*keys, "nll", "perplexity", "delta_nll", "lowest", "highest", "draws"]]
+    return _sorted(rise, ["model", "selected_on", "method", "budget", "masked_language", "evaluation_language"])
+
+
+def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+    """What a mask costs the masked language and the worst other one, on the base and on the chat model.
+
+    Returns
+    -------
+    frame with method, budget, masked_language, model, selected_on, own_drop and worst_other_drop (shares of the
+    unmasked score that are lost; negative: gained), worst_other (its language) and langspec_f1; means over draws
+    """
+    keys = [*SET, "masked_language"]
+    lost = effects(rows, metric=metric)
+    lost = lost.groupby([*keys, "evaluation_language"], sort=False)["relative_drop"].mean().reset_index()
+    own = lost[lost["masked_language"] == lost["evaluation_language"]].rename(columns={"relative_drop": "own_drop"})
+    others = lost[lost["masked_language"] != lost["evaluation_language"]].dropna(subset="relative_drop")
+    worst = others.loc[others.groupby(keys, sort=False)["relative_drop"].idxmax()]
+    worst = worst.rename(columns={"relative_drop": "worst_other_drop", "evaluation_language": "worst_other"})
+    scores = pick(tidy(langspec, needed=[*keys, "metric", "langspec_f1"]), metric=metric)
+    scores = scores.groupby(keys, sort=False)["langspec_f1"].mean().reset_index()
+    table = own[[*keys, "own_drop"]].merge(worst[[*keys, "worst_other", "worst_other_drop"]], on=keys, how="left")
+    table = table.merge(scores, on=keys, how="left")
+    columns = ["method", "budget", "masked_language", "model", "selected_on"]
+    table = table[[*columns, "own_drop", "worst_other", "worst_other_drop", "langspec_f1"]]
+    return _sorted(table, columns)
+
+
+def guesser_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of the model and of each guesser that knows nothing, a language; n is the number of questions."""
+    guessers = list(dict.fromkeys(frame["guesser"]))
+    table = frame.pivot_table(index="language", columns="guesser", values="accuracy")
+    table = table.reindex(index=ordered_languages(frame["language"]), columns=guessers).rename_axis(columns=None)
+    table.insert(0, "n", frame.groupby("language")["n"].max())
+    return table.reset_index()
+
+
+def facts_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Facts by subject as counted, with the sums of all subjects below."""
+    counts = [name for name in frame.columns if name != "subject"]
+    total = {"subject": "all", **{name: int(frame[name].sum()) for name in counts}}
+    return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)[["subject", *counts]]
+
+
+def seed_correlations(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Rank correlation of the relevance under two seeds of the relevance pass.
+
+    Parameters
+    ----------
+    first, second : language -> mean relevance of every neuron  (L, I)
+
+    Returns
+    -------
+    frame with language, layer (-1: all layers together) and rank_correlation (Spearman)
+    """
+    records = []
+    for language in ordered_languages(set(first) & set(second)):
+        one, other = np.asarray(first[language]), np.asarray(second[language])
+        pairs = [(-1, one.ravel(), other.ravel()), *((layer, one[layer], other[layer]) for layer in range(len(one)))]
+        for layer, a, b in pairs:
+            records.append({"language": language, "layer": layer, "rank_correlation": float(spearmanr(a, b).statistic)})
+    return pd.DataFrame(records, columns=["language", "layer", "rank_correlation"])

@@ -1,0 +1,175 @@
+"""How much the languages' neuron sets share, against chance.
+
+Chance: each of two sets is placed at random, keeping its number of units in every layer and site. What they share in
+one layer and site is then hypergeometric, and the whole a sum of independent hypergeometric counts, whose
+distribution is the convolution of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.stats import hypergeom
+
+from crane_lib.errors import CraneError
+
+if TYPE_CHECKING:
+    from crane_lib.neurons import NeuronSet
+
+# Terms below this are dropped from a layer's distribution, so that the convolution of many wide layers stays short.
+_NEGLIGIBLE = 1e-60
+SMALLEST_P = 1e-50
+
+Counts = tuple[int, int, int]  # units there are, units of one set, units of the other
+
+
+def shared_distribution(strata: Sequence[Counts]) -> tuple[int, np.ndarray]:
+    """Distribution of the number of units that two randomly placed sets share.
+
+    Parameters
+    ----------
+    strata : for every layer and site the units there are and the counts of both sets
+
+    Returns
+    -------
+    smallest number of shared units, and the probabilities of it and the numbers that follow
+    """
+    start, pmf = 0, np.ones(1)
+    for units, first, second in strata:
+        support = np.arange(max(0, first + second - units), min(first, second) + 1)
+        layer = hypergeom.pmf(support, units, first, second)
+        kept = np.flatnonzero(layer > _NEGLIGIBLE)
+        low, high = int(kept[0]), int(kept[-1])
+        start += int(support[low])
+        pmf = np.convolve(pmf, layer[low : high + 1])
+    return start, pmf
+
+
+def chance(strata: Sequence[Counts], *, shared: int) -> dict[str, float]:
+    """Mean and 95 % range of the units shared by chance, and how likely so many or more are.
+
+    Returns
+    -------
+    mean (exact), low, high : units; p_value : P(shared units >= `shared`), never below `SMALLEST_P`
+    """
+    start, pmf = shared_distribution(strata)
+    below = np.cumsum(pmf)
+    above = np.cumsum(pmf[::-1])[::-1]  # summed from the small end, so that the tail keeps its digits
+    position = shared - start
+    if position <= 0:
+        p_value = 1.0
+    else:
+        p_value = float(above[position]) if position < len(pmf) else 0.0
+    last = len(pmf) - 1
+    return {
+        "mean": sum(first * second / units for units, first, second in strata),
+        "low": start + min(int(np.searchsorted(below, 0.025)), last),
+        "high": start + min(int(np.searchsorted(below, 0.975)), last),
+        "p_value": min(max(p_value, SMALLEST_P), 1.0),
+    }
+
+
+def _groups(sets: Sequence[NeuronSet]) -> Iterator[tuple[tuple[str, str, str, int], dict[str, NeuronSet]]]:
+    """Sets of one model, method, budget and draw, by language, in the order in which they come."""
+    found: dict[tuple[str, str, str, int], dict[str, NeuronSet]] = {}
+    for item in sets:
+        key = (item.model, item.method, item.budget, item.random_seed)
+        group = found.setdefault(key, {})
+        if item.language in group:
+            raise CraneError(f"neuron sets: two sets of {item.language!r} for {key}; keep one of them")
+        group[item.language] = item
+    yield from found.items()
+
+
+def _strata(first: NeuronSet, second: NeuronSet) -> tuple[list[Counts], int]:
+    """Counts of both sets in every layer and site, and the number of units they share."""
+    names = f"{first.language!r} and {second.language!r} ({first.method}, {first.budget})"
+    if set(first.sites) != set(second.sites) or first.layers != second.layers:
+        raise CraneError(f"overlap of {names}: the sets have other sites or layers; were they made for one model?")
+    strata, shared = [], 0
+    for site in first.sites:
+        if first.widths[site] != second.widths[site]:
+            raise CraneError(f"overlap of {names}: {site} is {first.widths[site]} and {second.widths[site]} wide")
+        for own, other in zip(first.sites[site], second.sites[site], strict=True):
+            strata.append((int(first.widths[site]), len(own), len(other)))
+            shared += len(np.intersect1d(own, other))
+    return strata, shared
+
+
+def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:
+    """Shared units of every ordered pair of languages of a model, method, budget and draw.
+
+    Returns
+    -------
+    frame with model, method, budget, random_seed, language_a, language_b, count_a, count_b, shared, share_of_a,
+    jaccard and, for sets placed at random with their counts kept in every layer and site, expected_share_of_a,
+    chance_low and chance_high (95 % range of share_of_a) and p_value (upper tail). Shares of an empty set are 0.
+
+    Raises
+    ------
+    CraneError : a language has two sets in a group, or two sets are not of one model
+    """
+    records = []
+    for (model, method, budget, random_seed), group in _groups(sets):
+        chances: dict[frozenset[str], tuple[int, dict[str, float]]] = {}
+        for a, b in permutations(group, 2):
+            pair = frozenset((a, b))
+            if pair not in chances:
+                strata, shared = _strata(group[a], group[b])
+                chances[pair] = shared, chance(strata, shared=shared)
+            shared, expected = chances[pair]
+            count_a, count_b = group[a].count(), group[b].count()
+            union, per_unit = count_a + count_b - shared, 1 / count_a if count_a else 0.0
+            records.append(
+                {
+                    "model": model,
+                    "method": method,
+                    "budget": budget,
+                    "random_seed": random_seed,
+                    "language_a": a,
+                    "language_b": b,
+                    "count_a": count_a,
+                    "count_b": count_b,
+                    "shared": shared,
+                    "share_of_a": shared * per_unit,
+                    "jaccard": shared / union if union else 0.0,
+                    "expected_share_of_a": expected["mean"] * per_unit,
+                    "chance_low": expected["low"] * per_unit,
+                    "chance_high": expected["high"] * per_unit,
+                    "p_value": expected["p_value"],
+                }
+            )
+    columns = ["model", "method", "budget", "random_seed", "language_a", "language_b", "count_a", "count_b", "shared"]
+    columns += ["share_of_a", "jaccard", "expected_share_of_a", "chance_low", "chance_high", "p_value"]
+    return pd.DataFrame(records, columns=columns)
+
+
+def set_counts(sets: Sequence[NeuronSet]) -> pd.DataFrame:
+    """Number of units of each set in every layer and site.
+
+    Returns
+    -------
+    frame with model, method, budget, random_seed, language, site, layer, count and share (of the site's units there)
+    """
+    records = [
+        {
+            "model": item.model,
+            "method": item.method,
+            "budget": item.budget,
+            "random_seed": item.random_seed,
+            "language": item.language,
+            "site": site,
+            "layer": layer,
+            "count": len(indices),
+            "share": len(indices) / item.widths[site],
+        }
+        for item in sets
+        for site, layers in item.sites.items()
+        for layer, indices in enumerate(layers)
+    ]
+    columns = ["model", "method", "budget", "random_seed", "language", "site", "layer", "count", "share"]
+    return pd.DataFrame(records, columns=columns)

@@ -1,0 +1,100 @@
+"""Executing one notebook with papermill, its mistakes turned into one line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crane_lib.errors import CraneError
+from crane_lib.profile import nearest
+from crane_lib.progress import FILE_VARIABLE
+
+_ROOT = Path(__file__).resolve().parents[2]
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class NotebookError(Exception):
+    """A cell of a notebook failed; the message is the error's last line."""
+
+
+def known_parameters(notebook: Path) -> list[str]:
+    """Names that a notebook's parameters cell sets."""
+    import papermill
+
+    return list(papermill.inspect_notebook(str(notebook)))
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that a notebook does not have; papermill itself would only warn and run on.
+
+    Raises
+    ------
+    CraneError : a name is unknown; the nearest right one is named
+    """
+    known = known_parameters(notebook)
+    for name in parameters:
+        if name not in known:
+            raise CraneError(f"{notebook.name}: unknown parameter {name!r}; {nearest(name, known)}")
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the kernels started inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, progress_file: Path) -> None:
+    """Execute a notebook; the executed copy is `output`, or ``<name>.failed.ipynb`` beside it.
+
+    Raises
+    ------
+    CraneError : an unknown parameter
+    NotebookError : a cell failed
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    check_parameters(notebook, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    running = output.with_name(f".{output.name}.partial")
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    variables = {FILE_VARIABLE: str(progress_file), "PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    try:
+        with _environment(variables):
+            papermill.execute_notebook(
+                str(notebook),
+                str(running),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(_ROOT),
+            )
+    except PapermillExecutionError as error:
+        os.replace(running, failed)
+        message = _COLOURS.sub("", f"{error.ename}: {error.evalue}").strip().splitlines()
+        raise NotebookError(message[0].removeprefix("CraneError: ") if message else error.ename) from error
+    except (DeadKernelError, CellTimeoutError) as error:
+        if running.is_file():
+            os.replace(running, failed)
+        raise NotebookError(f"its kernel died ({error}); was there too little memory?") from error
+    else:
+        os.replace(running, output)
+        failed.unlink(missing_ok=True)
+    finally:
+        running.unlink(missing_ok=True)
+        progress_file.unlink(missing_ok=True)

@@ -1,0 +1,249 @@
+"""Profiles: everything a run of the study can be told, read from ``configs/<name>.yaml`` and validated."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crane_lib.errors import CraneError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    """A section of a profile; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Knowledge(_Strict):
+    """How the embedded facts, questions and documents are drawn (`crane_lib.knowledge`)."""
+
+    facts_per_subject: Count = 96
+    facts_per_answer: Count = 24
+    question_groups_per_subject: Count = 8
+    train_passes: dict[Literal["en", "zh", "vi"], Count] = {"en": 40, "zh": 64, "vi": 40}
+    relevance_passes: Count = 3
+    chat_passes: Count = 4
+
+
+class Architecture(_Strict):
+    """Size of the embedded Llama."""
+
+    vocabulary: Annotated[int, Field(ge=300)] = 3000
+    layers: Count = 4
+    hidden: Count = 160
+    intermediate: Count = 640
+    heads: Count = 5
+    max_length: Count = 512
+
+
+class Training(_Strict):
+    """One training run of the embedded model."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Count
+    block: Count = 256
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    epochs: Count = 1
+
+
+class EmbeddedSource(_Strict):
+    """A model trained on the spot from facts that come with a package."""
+
+    kind: Literal["embedded"]
+    knowledge: Knowledge = Knowledge()
+    architecture: Architecture = Architecture()
+    base: Training
+    chat: Training
+
+
+class LocalSource(_Strict):
+    """A model in a Hugging Face directory and text of the user's own.
+
+    ``texts`` names for each language a ``.txt`` file (documents parted by blank lines) or a ``.jsonl`` file (field
+    ``text``); ``questions`` a ``.jsonl`` file of four-way questions (question, options, gold, optionally subject).
+    Paths are relative to the profile's file.
+    """
+
+    kind: Literal["local"]
+    base_model: Path
+    chat_model: Path | None = None
+    texts: dict[str, Path]
+    questions: dict[str, Path] | None = None
+    relevance_documents: Count = 300
+    perplexity_documents: Count = 100
+    trust_remote_code: bool = False
+
+
+class Relevance(_Strict):
+    """The relevance pass (method, section 2)."""
+
+    rule: Literal["attnlrp", "cplrp", "gradient"] = "attnlrp"
+    seeds: tuple[Literal["gold_logit", "log_probability"], ...] = ("gold_logit", "log_probability")
+    token_budget: Count = 4096
+    max_length: Count = 2048
+
+
+class Lape(_Strict):
+    """Constants of LAPE as its authors released it."""
+
+    threshold_quantile: Share = 0.95
+    share: Share = 0.01
+
+
+class Selection(_Strict):
+    """The selection rules (method, section 3)."""
+
+    budget: Share = 0.1
+    kurtosis_threshold: float = 1.0
+    lape: Lape = Lape()
+    random_draws: Annotated[int, Field(ge=5)] = 5
+
+
+class Evaluation(_Strict):
+    """Perplexity and question answering under a mask."""
+
+    batch_size: Count = 128
+    target_delimiter: dict[str, str] = {}
+
+
+class Profile(_Strict):
+    """A whole study: model, texts, and every parameter of every stage."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    description: str
+    languages: dict[str, str] = {"en": "English", "zh": "Chinese", "vi": "Vietnamese"}
+    random_seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    source: Annotated[EmbeddedSource | LocalSource, Field(discriminator="kind")]
+    relevance: Relevance = Relevance()
+    selection: Selection = Selection()
+    evaluation: Evaluation = Evaluation()
+    expected_seconds: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _languages_agree(self) -> Profile:
+        if len(self.languages) < 2:
+            raise ValueError("languages: at least two are needed to tell what is specific to one")
+        if isinstance(self.source, LocalSource):
+            for field in ("texts", "questions"):
+                given = getattr(self.source, field)
+                if given is not None and set(given) != set(self.languages):
+                    raise ValueError(
+                        f"source.{field}: has {sorted(given)}, the languages are {sorted(self.languages)}; "
+                        "name one file a language"
+                    )
+        elif set(self.languages) != {"en", "zh", "vi"}:
+            raise ValueError("languages: the embedded facts are in en, zh and vi; use a local source for others")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The profile with every default filled in, as plain values."""
+        return self.model_dump(mode="json")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``, did you mean 'x'?`` for the known word most like `word`, or the known words."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    """Names of the fields that the section of the profile at `path` has."""
+    model: Any = Profile
+    for part in path:
+        if part in ("embedded", "local"):
+            model = EmbeddedSource if part == "embedded" else LocalSource
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _first_error(error: ValidationError) -> str:
+    """One line on the first thing wrong in a profile."""
+    first = error.errors()[0]
+    location = tuple(first["loc"])
+    name = ".".join(str(part) for part in location if part not in ("embedded", "local"))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {name!r}; {nearest(str(location[-1]), _known_keys(location[:-1]))}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name + ': ' if name else ''}{message} (seen: {str(first.get('input'))[:60]!r}){more}"
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles in ``configs/``."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def profile_path(name: str) -> Path:
+    """File of a profile given by name or by path.
+
+    Raises
+    ------
+    CraneError : there is no such profile
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise CraneError(f"profile {name}: no such file")
+        return path.resolve()
+    path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise CraneError(f"unknown profile {name!r}; {nearest(name, profile_names())}")
+    return path
+
+
+def load_profile(name: str) -> Profile:
+    """Read and validate a profile.
+
+    Parameters
+    ----------
+    name : name of a file in ``configs/`` without its ending, or the path of a YAML file
+
+    Raises
+    ------
+    CraneError : no such profile, not YAML, an unknown key (the nearest right one is named) or a value out of range
+    """
+    path = profile_path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CraneError(f"profile {path.name}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise CraneError(f"profile {path.name}: expected keys and values, saw {type(values).__name__}")
+    values.setdefault("name", path.stem)
+    try:
+        profile = Profile.model_validate(values)
+    except ValidationError as error:
+        raise CraneError(f"profile {path.name}: {_first_error(error)}") from error
+    if isinstance(profile.source, LocalSource):
+        profile = profile.model_copy(update={"source": _absolute(profile.source, path.parent)})
+    return profile
+
+
+def _absolute(source: LocalSource, folder: Path) -> LocalSource:
+    """Paths of a local source, made absolute from the folder of the profile's file."""
+
+    def absolute(path: Path) -> Path:
+        return path if path.is_absolute() else (folder / path).resolve()
+
+    return source.model_copy(
+        update={
+            "base_model": absolute(source.base_model),
+            "chat_model": absolute(source.chat_model) if source.chat_model else None,
+            "texts": {language: absolute(path) for language, path in source.texts.items()},
+            "questions": {k: absolute(path) for k, path in source.questions.items()} if source.questions else None,
+        }
+    )

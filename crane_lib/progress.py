@@ -1,0 +1,87 @@
+"""Progress of long work: a bar on a terminal, a small file for the runner that started a notebook."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+FILE_VARIABLE = "CRANE_PROGRESS_FILE"
+_INTERVAL = 0.5  # seconds between writes of the file
+
+
+class Task:
+    """Something being done step by step; `advance` after each."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self.started = time.monotonic()
+        self._written = 0.0
+        path = os.environ.get(FILE_VARIABLE)
+        self._path = Path(path) if path else None
+        self._bar: Progress | None = None
+        if self._path is None and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._id = self._bar.add_task(description, total=total, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Say that `steps` more are done; `note` is shown beside the bar ("loss 0.91")."""
+        self.done += steps
+        if self._bar is not None:
+            self._bar.update(self._id, advance=steps, note=note)
+        if self._path is not None and (time.monotonic() - self._written > _INTERVAL or self.done >= self.total):
+            self._written = time.monotonic()
+            self._write(note)
+
+    def _write(self, note: str) -> None:
+        elapsed = time.monotonic() - self.started
+        left = elapsed / self.done * (self.total - self.done) if self.done else None
+        state = {"description": self.description, "done": self.done, "total": self.total, "left": left, "note": note}
+        assert self._path is not None
+        temporary = self._path.with_suffix(".partial")
+        temporary.write_text(json.dumps(state), encoding="utf-8")
+        os.replace(temporary, self._path)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Task]:
+    """Show the progress of a block of work with the time left."""
+    task = Task(description, total)
+    try:
+        yield task
+    finally:
+        task.close()
+
+
+def read_progress(path: Path) -> str:
+    """One line on the work that another process reports in `path`, empty where it reports none."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    left = f", {state['left']:.0f} s left" if state.get("left") is not None else ""
+    note = f" {state['note']}" if state.get("note") else ""
+    return f"{state['description']} {state['done']}/{state['total']}{note}{left}"

@@ -1,0 +1,29 @@
+"""Exact relevance (AttnLRP) of MLP neurons and weight rows, and its statistics over a corpus."""
+
+from crane_lib.relevance.engine import DocumentRelevance, document_relevance
+from crane_lib.relevance.families import FAMILIES, Family, ModelParts, family_of, parts_of
+from crane_lib.relevance.moments import Moments
+from crane_lib.relevance.rules import RULES, relevance_rules
+from crane_lib.relevance.seeds import SEEDS
+from crane_lib.relevance.statistics import SCHEMA, Statistics
+from crane_lib.relevance.stream import fingerprint_weights, stream_statistics
+from crane_lib.relevance.taps import SITES
+
+__all__ = [
+    "FAMILIES",
+    "RULES",
+    "SCHEMA",
+    "SEEDS",
+    "SITES",
+    "DocumentRelevance",
+    "Family",
+    "ModelParts",
+    "Moments",
+    "Statistics",
+    "document_relevance",
+    "family_of",
+    "fingerprint_weights",
+    "parts_of",
+    "relevance_rules",
+    "stream_statistics",
+]

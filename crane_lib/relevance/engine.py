@@ -1,0 +1,108 @@
+"""One forward and one backward pass over a batch of documents: everything the study reads from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crane_lib.errors import CraneError
+from crane_lib.relevance.families import parts_of
+from crane_lib.relevance.hooks import frozen
+from crane_lib.relevance.rules import relevance_rules
+from crane_lib.relevance.seeds import seed_gradient, seed_named
+from crane_lib.relevance.taps import Taps, widened
+
+
+@dataclass(frozen=True)
+class DocumentRelevance:
+    """What one pass gives for each of B documents; float64 but for the counts.
+
+    With h the input of `down_proj`: `neuron` is sum_t h dS/dh and `abs_neuron` is sum_t |h dS/dh|, both (B, L, I).
+    `gate`, `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient of that weight matrix summed over
+    its input dimension. `token` (B, T) is the relevance of the input embeddings, 0 at pads. `target` (B,) is S.
+    `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0.
+    """
+
+    target: Tensor
+    neuron: Tensor
+    abs_neuron: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    token: Tensor
+    lengths: Tensor
+    active: Tensor
+
+
+def document_relevance(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    seed: str = "gold_logit",
+    rule: str = "attnlrp",
+) -> DocumentRelevance:
+    """Compute relevance for a right-padded batch of documents; the model leaves as it came.
+
+    Documents do not see one another, so one backward pass from the sum of their S serves all. No parameter gradient
+    is made. A pad comes after every real token, and attention looks back only: pads need no mask in the model.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : (B, T); the mask is 1 at tokens and 0 at pads, no pads if it is left out
+    seed : "gold_logit" or "log_probability", see `crane_lib.relevance.seeds`
+    rule : "attnlrp", "cplrp" or "gradient", see `crane_lib.relevance.rules`
+
+    Raises
+    ------
+    CraneError : a model, rule or seed that is not known, padding that is not on the right, too short a document
+    """
+    parts = parts_of(model)
+    device = next(parts.embedding.parameters()).device
+    input_ids = input_ids.to(device)
+    mask = _checked_mask(input_ids, attention_mask, shortest=seed_named(seed).shortest)
+    lengths = mask.sum(1)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        frozen(model),
+        relevance_rules(model, rule),
+        Taps(parts, mask) as taps,
+    ):
+        hidden = parts.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        target, gradient = seed_gradient(seed, parts.head, hidden, input_ids=input_ids, lengths=lengths)
+        (slope,) = torch.autograd.grad(hidden, taps.embedding, gradient)
+
+    def collected(layers: dict[int, Tensor]) -> Tensor:
+        return torch.stack([layers[index].to(target.device) for index in sorted(layers)], dim=1)
+
+    return DocumentRelevance(
+        target=_double(target),
+        **{site: _double(collected(layers)) for site, layers in taps.sums.items()},
+        token=_double((widened(taps.embedding.detach()) * slope).sum(-1)),
+        lengths=lengths,
+        active=collected(taps.active),
+    )
+
+
+def _double(value: Tensor) -> Tensor:
+    """Float64 on the same device, or on the CPU where the device has no float64."""
+    return (value.cpu() if value.device.type == "mps" else value).double()
+
+
+def _checked_mask(input_ids: Tensor, attention_mask: Tensor | None, *, shortest: int) -> Tensor:
+    if input_ids.ndim != 2 or not input_ids.numel():
+        raise CraneError(f"input_ids have the shape {tuple(input_ids.shape)}; expected (documents, tokens), not empty")
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
+    if mask.shape != input_ids.shape:
+        raise CraneError(f"attention_mask is {tuple(mask.shape)} but input_ids are {tuple(input_ids.shape)}")
+    mask = mask.bool()
+    if (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise CraneError("attention_mask has a token after a pad; pad on the right")
+    too_short = torch.nonzero(mask.sum(1) < shortest)
+    if len(too_short):
+        row = int(too_short[0])
+        raise CraneError(f"document {row} has {int(mask[row].sum())} tokens; this seed needs at least {shortest}")
+    return mask

@@ -1,0 +1,51 @@
+"""Attaching to a model and leaving it as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class _Handle(Protocol):
+    def remove(self) -> None: ...
+
+
+class HookSet:
+    """The hooks one owner has registered; `remove` takes away exactly these and no one else's."""
+
+    def __init__(self) -> None:
+        self._handles: list[_Handle] = []
+
+    def after(self, module: nn.Module, hook: Any) -> None:
+        """Call `hook(module, args, output)` after the module's forward."""
+        self._handles.append(module.register_forward_hook(hook))
+
+    def before(self, module: nn.Module, hook: Any) -> None:
+        """Call `hook(module, args)` before the module's forward."""
+        self._handles.append(module.register_forward_pre_hook(hook))
+
+    def remove(self) -> None:
+        """Remove every hook of this set."""
+        while self._handles:
+            self._handles.pop().remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) and no parameter gradients inside; the model leaves as it came."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = [module for module in model.modules() if module.training]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True

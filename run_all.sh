@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# The whole study: environment, models, statistics, masking, evaluation, figures, claims. See ./run_all.sh --help
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/tools/environment.sh"
+exec "$crane_python" -m crane_lib.cli run "$@"

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import nn
+
+from crane_lib.errors import CraneError
+from crane_lib.relevance import SEEDS, seeds
+from tests.relevance.tiny import documents, padded
+
+ROWS = documents([6, 1, 4, 9], vocabulary=11)
+
+
+def by_autograd(name, head, hidden, rows):
+    """Both seeds as they are defined, from full logits, one document at a time."""
+    values = []
+    for states, ids in zip(hidden, rows, strict=True):
+        n = len(ids)
+        logits = head(states[:n])
+        if name == "gold_logit":
+            values.append((sum(logits[t, ids[t + 1]] for t in range(n - 1)) + logits[n - 1].max()) / n)
+        else:
+            values.append(sum(logits[t].log_softmax(-1)[ids[t + 1]] for t in range(n - 1)) / (n - 1))
+    value = torch.stack(values)
+    return value.detach(), torch.autograd.grad(value.sum(), hidden)[0]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("chunk", [1, 1 << 25])
+@pytest.mark.parametrize("name", SEEDS)
+def test_value_and_gradient_equal_autograd(name, chunk, bias, monkeypatch):
+    monkeypatch.setattr(seeds, "LOGIT_CHUNK_VALUES", chunk)
+    torch.manual_seed(0)
+    rows = [row for row in ROWS if len(row) >= SEEDS[name].shortest]
+    ids, mask = padded(rows)
+    head = nn.Linear(5, 11, bias=bias, dtype=torch.float64)
+    hidden = torch.randn(*ids.shape, 5, dtype=torch.float64, requires_grad=True)
+    value, gradient = seeds.seed_gradient(name, head, hidden, input_ids=ids, lengths=mask.sum(1))
+    expected_value, expected_gradient = by_autograd(name, head, hidden, rows)
+    torch.testing.assert_close(value, expected_value, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-14)
+    assert not gradient[mask == 0].any()
+    assert not gradient.requires_grad
+
+
+def test_gold_logit_makes_logits_of_one_position_only():
+    ids, mask = padded(ROWS)
+    head = nn.Linear(5, 11, bias=False)
+    shapes = []
+    head.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
+    seeds.seed_gradient("gold_logit", head, torch.randn(*ids.shape, 5), input_ids=ids, lengths=mask.sum(1))
+    assert shapes == [(4, 11)]
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_bfloat16_states_give_a_float32_value(name):
+    torch.manual_seed(0)
+    ids = documents([8], vocabulary=11)[0][None]
+    head = nn.Linear(5, 11, bias=False, dtype=torch.bfloat16)
+    hidden = torch.randn(1, 8, 5, dtype=torch.bfloat16)
+    value, gradient = seeds.seed_gradient(name, head, hidden, input_ids=ids, lengths=torch.tensor([8]))
+    exact, _ = seeds.seed_gradient(name, head.double(), hidden.double(), input_ids=ids, lengths=torch.tensor([8]))
+    assert value.dtype == torch.float32
+    assert gradient.dtype == torch.bfloat16
+    assert abs(float(value - exact)) < 0.02
+
+
+def test_an_unknown_seed_is_refused():
+    with pytest.raises(CraneError, match=r"'loss'.*gold_logit, log_probability"):
+        seeds.seed_named("loss")
