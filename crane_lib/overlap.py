@@ -13,18 +13,40 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import hypergeom
 
 from crane_lib.errors import CraneError
 
 if TYPE_CHECKING:
     from crane_lib.neurons import NeuronSet
 
-# Terms below this are dropped from a layer's distribution, so that the convolution of many wide layers stays short.
+# Terms below this are dropped from both ends of a distribution, so that the sum over many wide layers stays short.
 _NEGLIGIBLE = 1e-60
 SMALLEST_P = 1e-50
 
 Counts = tuple[int, int, int]  # units there are, units of one set, units of the other
+
+
+def hypergeometric(units: int, first: int, second: int) -> tuple[int, np.ndarray]:
+    """Distribution of the number of units shared by two sets placed at random among `units`.
+
+    Built from the ratio of neighbouring terms, (K - k)(n - k) / ((k + 1)(N - K - n + k + 1)).
+
+    Returns
+    -------
+    smallest number of shared units, and the probabilities of it and the numbers that follow
+    """
+    start = max(0, first + second - units)
+    k = np.arange(start, min(first, second))
+    ratios = (first - k) * (second - k) / ((k + 1.0) * (units - first - second + k + 1))
+    logs = np.concatenate([[0.0], np.cumsum(np.log(ratios))])
+    terms = np.exp(logs - logs.max())
+    return start, terms / terms.sum()
+
+
+def _trimmed(start: int, pmf: np.ndarray) -> tuple[int, np.ndarray]:
+    """The distribution without the negligible terms at its ends."""
+    kept = np.flatnonzero(pmf > _NEGLIGIBLE)
+    return start + int(kept[0]), pmf[kept[0] : kept[-1] + 1]
 
 
 def shared_distribution(strata: Sequence[Counts]) -> tuple[int, np.ndarray]:
@@ -40,12 +62,8 @@ def shared_distribution(strata: Sequence[Counts]) -> tuple[int, np.ndarray]:
     """
     start, pmf = 0, np.ones(1)
     for units, first, second in strata:
-        support = np.arange(max(0, first + second - units), min(first, second) + 1)
-        layer = hypergeom.pmf(support, units, first, second)
-        kept = np.flatnonzero(layer > _NEGLIGIBLE)
-        low, high = int(kept[0]), int(kept[-1])
-        start += int(support[low])
-        pmf = np.convolve(pmf, layer[low : high + 1])
+        lowest, layer = _trimmed(*hypergeometric(units, first, second))
+        start, pmf = _trimmed(start + lowest, np.convolve(pmf, layer))
     return start, pmf
 
 

@@ -46,16 +46,15 @@ PYTHON_MARKERS = {
 
 @dataclass(frozen=True)
 class Pin:
-    """One locked package: its extras ("[a,b]"), version, where it is needed ("": everywhere) and its files' hashes."""
+    """One locked package: its version, where it is needed (empty: everywhere) and the hashes of its files."""
 
     name: str
-    extras: str
     version: str
     marker: str
     hashes: tuple[str, ...]
 
     def __str__(self) -> str:
-        head = f"{self.name}{self.extras}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
+        head = f"{self.name}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
         return " \\\n    ".join([head, *(f"--hash=sha256:{value}" for value in self.hashes)])
 
 
@@ -63,15 +62,15 @@ def parse(text: str) -> list[Pin]:
     """Read pins from the text of a lock file; packages that no supported platform needs are left out."""
     pins = []
     for entry in re.sub(r"\\\n", " ", text).splitlines():
-        match = re.match(r"([\w.-]+)(\[.+?\])?==(\S+)(?: *; *(.+?))?(?= +--hash|$)", entry)
+        match = re.match(r"([\w.-]+)==(\S+)(?: *; *(.+?))?(?= +--hash|$)", entry)
         if not match:
             continue
-        name, extras, version, condition = match.groups(default="")
+        name, version, condition = match.groups(default="")
         needed = platforms(condition)
         if needed:
             marker = "" if len(needed) == len(PLATFORMS) else f"sys_platform == '{needed[0]}'"
             hashes = tuple(sorted(re.findall(r"--hash=sha256:(\w+)", entry)))
-            pins.append(Pin(name, extras, version, marker, hashes))
+            pins.append(Pin(name, version, marker, hashes))
     return pins
 
 
@@ -90,9 +89,7 @@ def resolve(*, upgrade: bool) -> list[Pin]:
         locks = [path for path in sorted(FOLDER.glob("*.lock")) if path.name != "torch-cpu.lock"]
         output.write_text("".join(path.read_text() for path in locks))
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--fork-strategy=fewest"]
-        command += [f"--python-version={PYTHON}", "--generate-hashes", "--no-header", "--no-annotate"]
-        # Extras stay: without them pip 23 looks for a hash of "name[extra]" where only "name" is locked.
-        command += ["--no-strip-extras"]
+        command += [f"--python-version={PYTHON}", "--generate-hashes", "--no-header", "--no-annotate", "--strip-extras"]
         command += ["--no-emit-index-url", "--no-emit-find-links", f"--output-file={output}"]
         command += ["--upgrade"] * upgrade
         subprocess.run(command + [str(FOLDER / f"{name}.in") for name in INPUTS], check=True)
@@ -109,7 +106,7 @@ def cpu_pin(torch: Pin, wheel: Path | None) -> Pin:
     """Pin the CPU build of torch: from its wheel, or from the present lock file."""
     if wheel is not None:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        pin = Pin("torch", "", str(parse_wheel_filename(wheel.name)[1]), "", (digest,))
+        pin = Pin("torch", str(parse_wheel_filename(wheel.name)[1]), "", (digest,))
     else:
         pin = parse((FOLDER / "torch-cpu.lock").read_text())[0]
     if pin.version.split("+")[0] != torch.version:

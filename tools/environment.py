@@ -51,9 +51,7 @@ def lock(name: str) -> Path:
 
 def read_lock(path: Path) -> dict[str, str]:
     """Read {normalised name: version} of the packages that a lock asks for on this platform."""
-    pins = re.findall(
-        r"^([\w.-]+)(?:\[.+?\])?==([^\s;]+)(?: ; sys_platform == '(\w+)')?", path.read_text(encoding="utf-8"), re.M
-    )
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)(?: ; sys_platform == '(\w+)')?", path.read_text(encoding="utf-8"), re.M)
     return {normalised(name): version for name, version, platform in pins if platform in ("", sys.platform)}
 
 
@@ -154,6 +152,7 @@ def has_gpu() -> bool:
 
 def install() -> None:
     """Make `.venv`, or bring it up to the locks. Two starts at once wait for one another."""
+    chosen_build()  # refused before anything is touched
     with only_one():
         task = what_to_do()
         if not task:
@@ -223,7 +222,7 @@ def venv_version() -> tuple[int, ...]:
 
 def venv_paths() -> list[str]:
     """Name the folders with the packages of `.venv`."""
-    return [str(path) for path in VENV.glob("lib*/python3.11/site-packages")]
+    return [str(path) for path in VENV.glob("lib/python3.11/site-packages")]
 
 
 def install_torch() -> str:
@@ -254,7 +253,7 @@ def install_base() -> None:
     """Install everything but torch: by uv, or by pip where uv does not get through."""
     arguments = ["install", "--require-hashes", "--no-deps", "--no-build-isolation", "-r", str(lock("base"))]
     if not uv(*arguments):
-        say("uv did not get through; installing with pip, which takes about three times as long")
+        say("uv did not get through; installing with pip, which takes about four minutes")
         venv_python("-m", "pip", *arguments)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from crane_lib.batching import pad_batch
 from crane_lib.errors import CraneError
 
 _LOGIT_ROWS = 4096  # token positions whose logits exist at once
@@ -24,17 +25,6 @@ def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int
         else:
             batches.append([index])
     return batches
-
-
-def pad_batch(documents: Sequence[Sequence[int]], *, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded tokens and their mask.  (documents, longest) each"""
-    width = max(len(document) for document in documents)
-    tokens = torch.full((len(documents), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(documents), width), dtype=torch.long)
-    for row, document in enumerate(documents):
-        tokens[row, : len(document)] = torch.as_tensor(document)
-        mask[row, : len(document)] = 1
-    return tokens, mask
 
 
 @torch.no_grad()
@@ -57,10 +47,10 @@ def document_nll(
         raise CraneError("perplexity: every document needs two tokens or more; is the corpus empty?")
     nll = np.zeros(len(documents))
     for batch in token_batches(lengths, token_budget=token_budget):
-        tokens, mask = pad_batch([documents[index] for index in batch], pad=0)
+        tokens, mask = pad_batch([documents[index] for index in batch])
         tokens, mask = tokens.to(model.device), mask.to(model.device)
         hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1]
-        gold, real = tokens[:, 1:], mask[:, 1:].bool()
+        gold, real = tokens[:, 1:], mask[:, 1:]
         flat, wanted = hidden[real], gold[real]  # (tokens, H), (tokens,)
         head = model.get_output_embeddings()
         losses = torch.cat(

@@ -4,7 +4,13 @@ returns the caption.
 
 from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
 from crane_lib.output.figures_knowledge import guessers, training_loss
-from crane_lib.output.figures_relevance import heavy_tails, relevance_by_layer, seed_agreement, token_relevance
+from crane_lib.output.figures_relevance import (
+    heavy_tails,
+    relevance_by_layer,
+    seed_agreement,
+    token_relevance,
+    token_relevance_html,
+)
 from crane_lib.output.figures_sets import overlap_matrix, set_counts_figure
 
 __all__ = [
@@ -17,6 +23,7 @@ __all__ = [
     "seed_agreement",
     "set_counts_figure",
     "token_relevance",
+    "token_relevance_html",
     "training_loss",
     "transfer_figure",
 ]

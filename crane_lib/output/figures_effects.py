@@ -14,18 +14,17 @@ from matplotlib.patches import Patch
 
 from crane_lib.errors import CraneError
 from crane_lib.output.frames import SET, effects, over_draws, pick, tidy
-from crane_lib.output.panels import grid, grid_height, language_heat_map, legend_below
+from crane_lib.output.panels import grid, grid_height, language_heat_map, legend_below, name_panel
 from crane_lib.output.style import (
-    MEAN_COLOUR,
     METRIC_LABELS,
     MODEL_LABELS,
     drawing,
     language_colours,
     language_name,
+    method_colour,
     method_label,
     ordered_languages,
     ordered_sets,
-    panel_title,
 )
 
 _CHANGE = {
@@ -89,7 +88,7 @@ def delta_matrices(
                         cell = part.loc[(masked, evaluated)]
                         values[i, j], texts[i][j] = cell["mean"], _cell_text(cell)
             image = language_heat_map(panel, values, texts, languages=languages, colours=colours, scale=scale)
-            panel.set_title(panel_title(method, budget), fontsize=8)
+            name_panel(panel, method, budget)
             panel.set_ylabel("Masked" if number % columns == 0 else "")
             panel.set_xlabel("Evaluated" if number + columns >= len(sets) else "")
         bar = figure.colorbar(image, ax=panels, shrink=0.6, label=label)
@@ -131,7 +130,8 @@ def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", se
         for panel, metric in zip(panels, metrics, strict=True):
             part = pick(frame, metric=metric)
             for row, (method, budget) in enumerate(sets):
-                _langspec_group(panel, pick(part, method=method, budget=budget), row=row, languages=languages)
+                group = pick(part, method=method, budget=budget)
+                _langspec_group(panel, group, row=row, languages=languages, mean_colour=method_colour(method))
             panel.set_title(f"By {METRIC_LABELS[metric].lower()}")
             panel.set_xlabel("LangSpec-F1 (0 to 1)")
             panel.grid(axis="x")
@@ -140,7 +140,7 @@ def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", se
         panels[0].set_xlim(left=0)
         colours = language_colours(languages)
         handles = [Patch(color=colours[code], label=language_name(code)) for code in languages]
-        handles.append(Patch(color=MEAN_COLOUR, label="Mean"))
+        handles.append(Patch(color="#777777", label="Mean (in the method's colour)"))
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     by = ["metric", "method", "budget", "masked_language"]
     draws = int(over_draws(frame, by=by, value="langspec_f1")["draws"].max())
@@ -151,7 +151,7 @@ def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", se
     )
 
 
-def _langspec_group(axes: Axes, part: pd.DataFrame, *, row: int, languages: list[str]) -> None:
+def _langspec_group(axes: Axes, part: pd.DataFrame, *, row: int, languages: list[str], mean_colour: str) -> None:
     """Bars of one method and budget at height `row`."""
     colours = language_colours(languages)
     height = 0.8 / (len(languages) + 1)
@@ -161,7 +161,7 @@ def _langspec_group(axes: Axes, part: pd.DataFrame, *, row: int, languages: list
         if not len(values):
             continue
         place = row + (number - len(languages) / 2) * height
-        axes.barh(place, values.mean(), height, color=MEAN_COLOUR if code == _MEAN else colours[code])
+        axes.barh(place, values.mean(), height, color=mean_colour if code == _MEAN else colours[code])
         if len(values) > 1:
             axes.plot(values, [place] * len(values), "o", markersize=2.6, mfc="white", mec="black", mew=0.6)
 
@@ -177,7 +177,12 @@ def transfer_figure(rows: pd.DataFrame, path: Path, *, metric: str = "token_prob
     found = found[~found["method"].str.startswith("random") & found["model"].isin(["base", "chat"])]
     if set(found["model"]) != {"base", "chat"}:
         raise _nothing("masks of sets chosen on the base model for both models")
-    sets = ordered_sets(zip(found["method"], found["budget"], strict=True))
+    by_model = found.groupby("model")[["method", "budget"]].apply(
+        lambda part: set(part.itertuples(index=False, name=None))
+    )
+    sets = ordered_sets(by_model["base"] & by_model["chat"])
+    if not sets:
+        raise _nothing("method that was masked in both models")
     languages = ordered_languages(found["masked_language"])
     colours, columns = language_colours(languages), 3
     with drawing(path, width=7.0, height=grid_height(len(sets), columns=columns, panel=1.85, rest=0.6)) as figure:
@@ -196,7 +201,7 @@ def transfer_figure(rows: pd.DataFrame, path: Path, *, metric: str = "token_prob
                         panel.plot(place + shift, others.max(), **_DIAMOND)
             panel.axhline(0, color="black", linewidth=0.6)
             panel.set_xticks(range(len(languages)), [language_name(code) for code in languages])
-            panel.set_title(panel_title(method, budget), fontsize=8)
+            name_panel(panel, method, budget)
             panel.set_ylabel("Share lost (%)" if number % columns == 0 else "")
             panel.grid(axis="y")
         panels[0].bar(0, 0, 0, facecolor="#777777", label="Base model, on the masked language")

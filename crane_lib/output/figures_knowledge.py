@@ -23,6 +23,7 @@ _GUESSERS = {
     "model": ("Model", "#3B3B3B"),
     "base": ("Base model", MODEL_COLOURS["base"]),
     "chat": ("Chat model", MODEL_COLOURS["chat"]),
+    "chat model": ("Chat model", MODEL_COLOURS["chat"]),
     "overlap": ("Guesser: overlap with the question", "#E69F00"),
     "longest": ("Guesser: longest option", "#56B4E9"),
     "shortest": ("Guesser: shortest option", "#B7DDF3"),

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from crane_lib.errors import CraneError
 from crane_lib.output.frames import pick, tidy
-from crane_lib.output.panels import by_layer, grid, grid_height, language_heat_map, legend_below
-from crane_lib.output.style import drawing, ordered_languages, ordered_sets, panel_title
+from crane_lib.output.panels import by_layer, grid, grid_height, language_heat_map, legend_below, name_panel
+from crane_lib.output.style import drawing, ordered_languages, ordered_sets
 
 SIGNIFICANCE = 0.01
 
@@ -50,7 +50,7 @@ def set_counts_figure(counts: pd.DataFrame, path: Path, *, model: str | None = N
             table = part.pivot_table(index="layer", columns="language", values="count", aggfunc="sum")
             by_layer(panel, {code: table[code].to_numpy() for code in languages if code in table})
             sites = ", ".join(dict.fromkeys(part["site"]))
-            panel.set_title(f"{panel_title(method, budget)} ({sites})", fontsize=8)
+            name_panel(panel, method, budget, note=f"({sites})")
             panel.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             panel.set_ylabel("Units" if number % 3 == 0 else "")
             panel.set_xlabel("Layer" if number + 3 >= len(sets) else "")
@@ -89,7 +89,7 @@ def overlap_matrix(overlaps: pd.DataFrame, path: Path, *, model: str | None = No
                 star = "*" if row.p_value < SIGNIFICANCE else ""
                 texts[i][j] = f"{values[i, j]:.1f}{star}\n({100 * row.expected_share_of_a:.1f})"
             image = language_heat_map(panel, values, texts, languages=languages, colours=colours, scale=scale)
-            panel.set_title(panel_title(method, budget), fontsize=8)
+            name_panel(panel, method, budget)
             panel.set_ylabel("Units of" if number % columns == 0 else "")
             panel.set_xlabel("that are also units of" if number + columns >= len(sets) else "")
         figure.colorbar(image, ax=panels, shrink=0.6, label="Share of the row's set (%)")

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from crane_lib.output.fonts import LATIN
-from crane_lib.output.style import ink_on, language_colours, language_name
+from crane_lib.output.style import budget_label, ink_on, language_colours, language_name, method_colour, method_label
 
 _MOST_BARS = 8  # with more layers, lines
 
@@ -64,6 +64,12 @@ def language_heat_map(
             axis.get_ticklabels()[list(languages).index(code)].set(color=colour, family=LATIN, fontweight="bold")
     axes.spines[:].set_visible(False)
     return image
+
+
+def name_panel(axes: Axes, method: str, budget: str, *, note: str = "") -> None:
+    """Title of a panel on one method and budget, over a line in the method's colour."""
+    axes.set_title(f"{method_label(method)}\n{budget_label(budget)} {note}".rstrip(), fontsize=8)
+    axes.spines["top"].set(visible=True, color=method_colour(method), linewidth=3)
 
 
 def by_layer(axes: Axes, values: Mapping[str, np.ndarray]) -> None:

@@ -22,11 +22,11 @@ _FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5
 METHOD_COLOURS = {
     "none": "#222222",
     "contrast": "#332288",
-    "kurtosis": "#CC6677",
+    "kurtosis": "#AA4499",
     "lape": "#DDCC77",
     "activation_contrast": "#88CCEE",
-    "gradient_contrast": "#44AA99",
-    "random_like_contrast": "#8A8A8A",
+    "gradient_contrast": "#117733",
+    "random_like_contrast": "#777777",
     "random_like_kurtosis": "#BDBDBD",
 }
 METHOD_LABELS = {
@@ -39,7 +39,7 @@ METHOD_LABELS = {
     "random_like_contrast": "Random (like contrast)",
     "random_like_kurtosis": "Random (like kurtosis)",
 }
-MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#882255"}
+MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#B0679A"}
 MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}
 METRIC_LABELS = {
     "nll": "NLL (nats per token)",
@@ -47,8 +47,7 @@ METRIC_LABELS = {
     "token_probability": "Token probability",
     "accuracy": "Accuracy",
 }
-MEAN_COLOUR = "#555555"
-UNKNOWN_COLOUR = "#AA4499"
+UNKNOWN_COLOUR = "#994F00"
 
 _RC: dict[str, Any] = {
     "font.size": 9,
@@ -106,11 +105,6 @@ def method_label(method: str, budget: str = "") -> str:
     """Name of a method, with its budget where one is given."""
     name = METHOD_LABELS.get(method, method.replace("_", " ").capitalize())
     return f"{name}, {budget_label(budget)}" if budget else name
-
-
-def panel_title(method: str, budget: str) -> str:
-    """Name of a method with its budget on a line of its own."""
-    return f"{method_label(method)}\n{budget_label(budget)}".rstrip()
 
 
 def ordered_languages(codes: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from crane_lib.output.frames import SET, effects, over_draws, pick, tidy
-from crane_lib.output.style import ordered_languages, ordered_sets
+from crane_lib.output.style import METRIC_LABELS, ordered_languages, ordered_sets
 from crane_lib.output.writing import write_table
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "matrix_table",
     "perplexity_table",
     "seed_correlations",
+    "specificity_table",
     "transfer_table",
     "write_table",
 ]
@@ -36,6 +37,8 @@ def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
             order = [method for method, _ in ordered_sets((value, "") for value in values)]
         elif column.name == "budget":
             order = sorted(set(values), key=lambda budget: (budget != "", budget != "published", budget))
+        elif column.name == "metric":
+            order = [*METRIC_LABELS, *sorted(set(values) - set(METRIC_LABELS))]
         elif str(column.name).endswith("language"):
             order = ["", *ordered_languages(value for value in values if value)]
         else:
@@ -133,6 +136,32 @@ def perplexity_table(rows: pd.DataFrame) -> pd.DataFrame:
     return _sorted(rise, ["model", "selected_on", "method", "budget", "masked_language", "evaluation_language"])
 
 
+def _own_and_worst(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
+    """For each mask its value on the masked language (own), and the largest on another language (worst_other)."""
+    keys = [*SET, "masked_language"]
+    mean = cost.groupby([*keys, "evaluation_language"], sort=False)[value].mean().reset_index()
+    own = mean[mean["masked_language"] == mean["evaluation_language"]].rename(columns={value: "own"})
+    others = mean[mean["masked_language"] != mean["evaluation_language"]].dropna(subset=value)
+    worst = others.loc[others.groupby(keys, sort=False)[value].idxmax()]
+    worst = worst.rename(columns={value: "worst_other_value", "evaluation_language": "worst_other"})
+    return own[[*keys, "own"]].merge(worst[[*keys, "worst_other", "worst_other_value"]], on=keys, how="left")
+
+
+def specificity_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """NLL rise of each set on its own language, on the worst other one, and how many times larger the first is.
+
+    Returns
+    -------
+    frame with model, selected_on, method, budget, masked_language, own_rise and worst_other_rise (nats a token, means
+    over draws), worst_other (its language) and ratio (infinite where no other language's NLL rose)
+    """
+    table = _own_and_worst(effects(rows, metric="nll"), value="change")
+    table = table.rename(columns={"own": "own_rise", "worst_other_value": "worst_other_rise"})
+    others = table["worst_other_rise"].clip(lower=0.0)
+    table["ratio"] = np.where(others > 0, table["own_rise"] / others.where(others > 0, 1.0), np.inf)
+    return _sorted(table, [*SET, "masked_language"])
+
+
 def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     """What a mask costs the masked language and the worst other one, on the base and on the chat model.
 
@@ -142,16 +171,11 @@ def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -
     unmasked score that are lost; negative: gained), worst_other (its language) and langspec_f1; means over draws
     """
     keys = [*SET, "masked_language"]
-    lost = effects(rows, metric=metric)
-    lost = lost.groupby([*keys, "evaluation_language"], sort=False)["relative_drop"].mean().reset_index()
-    own = lost[lost["masked_language"] == lost["evaluation_language"]].rename(columns={"relative_drop": "own_drop"})
-    others = lost[lost["masked_language"] != lost["evaluation_language"]].dropna(subset="relative_drop")
-    worst = others.loc[others.groupby(keys, sort=False)["relative_drop"].idxmax()]
-    worst = worst.rename(columns={"relative_drop": "worst_other_drop", "evaluation_language": "worst_other"})
+    lost = _own_and_worst(effects(rows, metric=metric), value="relative_drop")
+    lost = lost.rename(columns={"own": "own_drop", "worst_other_value": "worst_other_drop"})
     scores = pick(tidy(langspec, needed=[*keys, "metric", "langspec_f1"]), metric=metric)
     scores = scores.groupby(keys, sort=False)["langspec_f1"].mean().reset_index()
-    table = own[[*keys, "own_drop"]].merge(worst[[*keys, "worst_other", "worst_other_drop"]], on=keys, how="left")
-    table = table.merge(scores, on=keys, how="left")
+    table = lost.merge(scores, on=keys, how="left")
     columns = ["method", "budget", "masked_language", "model", "selected_on"]
     table = table[[*columns, "own_drop", "worst_other", "worst_other_drop", "langspec_f1"]]
     return _sorted(table, columns)

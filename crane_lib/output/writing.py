@@ -29,6 +29,13 @@ _HEADERS = {
     "chance_low": "Chance, low",
     "chance_high": "Chance, high",
     "p_value": "p",
+    "language_a": "A",
+    "language_b": "B",
+    "count_a": "Units of A",
+    "count_b": "Units of B",
+    "own_rise": "Rise on it",
+    "worst_other_rise": "Rise on worst other",
+    "specific_rise": "Difference",
     "n": "n",
 }
 _LATEX = {
@@ -55,7 +62,8 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text in which every character that LaTeX gives a meaning to stands for itself."""
+    """Text in one line in which every character that LaTeX gives a meaning to stands for itself."""
+    text = re.sub(r"\s*\n\s*", " ", text)
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -70,7 +78,8 @@ def header_text(column: str) -> str:
         return _HEADERS[column]
     if re.fullmatch(r"[a-z]{2}", column) and language_name(column) != column:
         return language_name(column)
-    return column.replace("_", " ").capitalize()
+    words = column.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def _in_words(column: str) -> Callable[[str], str]:
@@ -100,11 +109,17 @@ def number_text(value: float, digits: int) -> str:
 def shown(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = 3) -> pd.DataFrame:
     """The frame as a reader sees it: every cell a text, headings in words."""
     columns: dict[str, list[str]] = {}
+    # One draw has no range, and a set that is not drawn has no random seed.
+    single = (frame["draws"] == 1).tolist() if "draws" in frame else [False] * len(frame)
     for name in map(str, frame.columns):
         values = frame[name]
         places = digits.get(name, 3) if isinstance(digits, Mapping) else digits
         if is_float_dtype(values):
             cells = [number_text(value, places) for value in values]
+            if name in ("lowest", "highest"):
+                cells = [MISSING if one else cell for one, cell in zip(single, cells, strict=True)]
+        elif name == "random_seed":
+            cells = [MISSING if value == -1 else str(value) for value in values]
         elif is_numeric_dtype(values):
             cells = [str(value) for value in values]
         else:

@@ -67,10 +67,11 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, prog
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    running = output.with_name(f".{output.name}.partial")
+    running = output.with_name(f".{output.stem}.partial.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     variables = {FILE_VARIABLE: str(progress_file), "PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -83,6 +84,9 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, prog
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=str(_ROOT),
+                # Kernels talk through sockets of the file system, which other users of the machine cannot reach.
+                config=Config({"KernelManager": {"transport": "ipc"}}),
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
     except PapermillExecutionError as error:
         os.replace(running, failed)

@@ -139,7 +139,7 @@ class Store:
 
 def remove_partial(root: Path) -> None:
     """Take away what interrupted writes left under temporary names."""
-    for path in root.rglob(".*.partial"):
+    for path in root.rglob(".*.partial*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

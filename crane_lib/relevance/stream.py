@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from crane_lib.batching import pad_batch
 from crane_lib.errors import CraneError
 from crane_lib.relevance.engine import DocumentRelevance, document_relevance
 from crane_lib.relevance.families import ModelParts, parts_of
@@ -131,7 +132,7 @@ def _batch_statistics(
     model: nn.Module, documents: list[Sequence[int]], indices: list[int], *, provenance: dict[str, str]
 ) -> Statistics | None:
     """Statistics of one batch, or None if memory ran out; `indices` are the documents' places in the corpus."""
-    input_ids, attention_mask = _padded(documents)
+    input_ids, attention_mask = pad_batch(documents)
     try:
         found = document_relevance(model, input_ids, attention_mask, seed=provenance["seed"], rule=provenance["rule"])
         _check_finite(found, indices)
@@ -144,15 +145,6 @@ def _batch_statistics(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
-
-
-def _padded(documents: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids and mask (B, T), right-padded; which id pads does not matter."""
-    lengths = torch.tensor([len(document) for document in documents])
-    attention_mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    input_ids = torch.zeros(attention_mask.shape, dtype=torch.long)
-    input_ids[attention_mask] = torch.tensor([token for document in documents for token in document])
-    return input_ids, attention_mask
 
 
 def _check_finite(found: DocumentRelevance, indices: list[int]) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.metrics import langspec
-from crane_lib.neurons import NeuronSet
 
 LANGUAGES = ("en", "zh", "vi")
 NLL = {"base": {"en": 0.69, "zh": 1.03, "vi": 0.53}, "chat": {"en": 0.81, "zh": 1.2, "vi": 0.66}}
@@ -79,8 +78,10 @@ def make_langspec(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*columns, "precision", "recall", "langspec_f1", "random_seed"])
 
 
-def make_sets(*, layers=4, inner=640, hidden=160, seed=0) -> list[NeuronSet]:
+def make_sets(*, layers=4, inner=640, hidden=160, seed=0) -> list:
     """Disjoint sets for contrast, overlapping row sets for kurtosis, small sets for LAPE, random draws."""
+    from crane_lib.neurons import NeuronSet  # brings transformers, which the figures do without
+
     generator = np.random.default_rng(seed)
     sets = []
     widths = {"neuron": inner, "gate": inner, "up": inner, "down": hidden}

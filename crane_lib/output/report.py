@@ -1,0 +1,189 @@
+"""report.md: the verdicts, the numbers behind them, and every table and figure of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_text
+from crane_lib.output.claims import load_rules, not_run, read_claims, verdict_table
+from crane_lib.output.published import judge_published
+from crane_lib.output.style import METRIC_LABELS, method_label
+from crane_lib.output.writing import markdown
+
+LONGEST_TABLE = 40  # rows; longer ones are linked
+_CASES = "REPRODUCED, NOT REPRODUCED, or NOT RUN where the rows that the rule needs are missing"
+
+Claims = Sequence[Mapping[str, Any]]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, an empty one where there is no such file."""
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise CraneError(f"{path}: expected an object, saw {type(value).__name__}; delete it and run again")
+    return value
+
+
+def _table(frame: pd.DataFrame, *, right: Sequence[int] = ()) -> str:
+    """A Markdown table of texts, the columns numbered in `right` set to the right."""
+    return markdown(frame, right=[number in right for number in range(frame.shape[1])])
+
+
+def _overview(verdicts: Claims) -> list[str]:
+    """Verdicts at a glance, with the same rules on the published numbers in the last column."""
+    table = verdict_table(verdicts)
+    table = table.rename(columns={"claim": "Claim", "statement": "Statement"})
+    published = {item["id"]: item["verdict"] for item in judge_published()}
+    table["Published numbers (accuracy)"] = [published.get(claim, "") for claim in table["Claim"]]
+    return [
+        "## Verdicts",
+        "Each claim is judged by a rule fixed beforehand in `expected/claims.yaml`, for the released rule and for "
+        f"contrast, by each measure: {_CASES}. C4 has no measure; its verdict stands in a method's first column. The "
+        "last column is the verdict of the same rules on the paper's published accuracies (`expected/published.csv`), "
+        "which give only what C1 and C5 need. Machine-readable: [claims.json](claims.json).",
+        _table(table).rstrip(),
+    ]
+
+
+def _claims(verdicts: Claims) -> list[str]:
+    """Every claim with its rule and, for each method and measure, the sentence made of its numbers."""
+    parts = ["## The claims and their numbers"]
+    published = {item["id"]: item for item in judge_published()}
+    for claim in dict.fromkeys(item["id"] for item in verdicts):
+        cases = [item for item in verdicts if item["id"] == claim]
+        first = cases[0]
+        parts.append(f"### {claim}. {first['title']}")
+        parts.append(f"In the paper: {first['place']}. Reads: {first['reads']}. Rule: {first['rule']}")
+        lines = []
+        for item in cases:
+            measure = str(METRIC_LABELS.get(item["measure"], item["measure"])).lower()
+            name = method_label(item["method"], item["budget"]) + (f", {measure}" if measure else "")
+            lines.append(f"- **{name}: {item['verdict']}.** {_sentence(item['detail'])}")
+        if claim in published:
+            item = published[claim]
+            lines.append(f"- The published numbers, same rule: {item['verdict']}. {_sentence(item['detail'])}")
+        parts.append("\n".join(lines))
+    return parts
+
+
+def _sentence(text: str) -> str:
+    """Text with a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _outputs(folder: Path, captions: Mapping[str, str], number: str) -> list[str]:
+    """Tables and figures of a section, tables first."""
+    parts = []
+    for name in _names(folder, captions, number):
+        path = folder / name
+        if name.startswith("tables/"):
+            text = path.with_name(f"{path.name}.md").read_text(encoding="utf-8").rstrip()
+            rows = text.count("\n|") - 2
+            links = f"[CSV]({name}.csv), [Markdown]({name}.md), [LaTeX]({name}.tex)"
+            caption, _, table = text.partition("\n\n")
+            parts.append(f"**{caption}** ({links})")
+            parts.append(table if rows <= LONGEST_TABLE else f"{rows} rows: see the files.")
+        else:
+            parts.append(f"![{path.name}]({name}.png)")
+            parts.append(f"*{captions[name]}* ([PDF]({name}.pdf))")
+    return parts
+
+
+def _names(folder: Path, captions: Mapping[str, str], number: str) -> list[str]:
+    """Names of a section's tables and figures that are there, tables first, each kind by name."""
+    endings = {"tables": ".md", "figures": ".png"}
+    found = []
+    for name in captions:
+        kind, _, stem = name.partition("/")
+        if kind in endings and stem.startswith(f"{number}_") and (folder / f"{name}{endings[kind]}").is_file():
+            found.append(name)
+    return sorted(found, key=lambda name: (not name.startswith("tables/"), name))
+
+
+def _sections(folder: Path, manifest: Mapping[str, Any], captions: Mapping[str, str], profile: str) -> list[str]:
+    """One part a section: the command that makes it, how it went, its tables and figures."""
+    records = {record["section"][:2]: record for record in manifest.get("sections", [])}
+    numbers = sorted({*records, *(name.partition("/")[2][:2] for name in captions)})
+    parts = ["## Tables and figures"] if numbers else []
+    for number in numbers:
+        record = records.get(number, {})
+        parts.append(f"### {number}. {record.get('title', 'Section ' + number)}")
+        parts.append(f"Made by `./run_all.sh --profile {profile} --only {number}`.")
+        if record.get("status", "done") != "done":
+            parts.append(f"**This section failed:** {record.get('error')}")
+        else:
+            parts += _outputs(folder, captions, number)
+    return parts
+
+
+def _missing(manifest: Mapping[str, Any], verdicts: Claims | None) -> list[str]:
+    """What was not run, and why."""
+    lines = [
+        f"Section {record['section']}: {record.get('error') or 'not done'}"
+        for record in manifest.get("sections", [])
+        if record.get("status") != "done"
+    ]
+    lines += ["No claim was judged: the section on the claims has not run."] if verdicts is None else not_run(verdicts)
+    lines += [f"{text} (no section of this study does it)." for text in load_rules().get("not_covered", [])]
+    return ["## Not run", "\n".join(f"- {line}" for line in lines) or "Everything was run."]
+
+
+def _times(manifest: Mapping[str, Any]) -> list[str]:
+    """Seconds of sections and stages."""
+    rows = [("section", record["section"], record["seconds"]) for record in manifest.get("sections", [])]
+    rows += [("stage", record["name"], record["seconds"]) for record in manifest.get("stages", [])]
+    if not rows:
+        return []
+    table = pd.DataFrame([(kind, name, f"{seconds:.1f}") for kind, name, seconds in rows])
+    table.columns = pd.Index(["Kind", "Name", "Seconds"])
+    return [
+        "## Times",
+        "Seconds of each section when it last ran, and of the stages it makes or uses again.",
+        _table(table, right=[2]).rstrip(),
+    ]
+
+
+def _made_with(manifest: Mapping[str, Any]) -> list[str]:
+    """Commit, machine and versions."""
+    if not manifest:
+        return []
+    commit = manifest.get("commit") or "unknown"
+    changed = " with uncommitted changes" if manifest.get("uncommitted_changes") else ""
+    machine = manifest.get("machine", {})
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.get("packages", {}).items() if version)
+    return [
+        "## Made with",
+        f"Commit `{commit}`{changed}; random seed {manifest.get('random_seed')}; {machine.get('processor')}, "
+        f"{machine.get('cores')} cores; Python {manifest.get('python')}; {versions}. All of it, with the hash of every "
+        "file: [manifest.json](manifest.json).",
+    ]
+
+
+def write_report(folder: Path) -> None:
+    """Write ``report.md`` into a run's folder, from the files that lie there.
+
+    Reads ``claims.json``, ``captions.json``, ``manifest.json`` and what ``tables/`` and ``figures/`` hold; what is
+    missing is said, not refused.
+
+    Raises
+    ------
+    CraneError : a file is there but cannot be read
+    """
+    folder = Path(folder)
+    manifest, captions = _object(folder / "manifest.json"), _object(folder / "captions.json")
+    verdicts = read_claims(folder / "claims.json") if (folder / "claims.json").is_file() else None
+    profile = str(manifest.get("profile", {}).get("name") or folder.name)
+    description = manifest.get("profile", {}).get("description")
+    parts = [f"# CRANE: report of profile `{profile}`", *([_sentence(description)] if description else [])]
+    if verdicts is None:
+        parts += ["## Verdicts", "No claim has been judged yet: run the section on the claims."]
+    else:
+        parts += [*_overview(verdicts), *_claims(verdicts)]
+    parts += _sections(folder, manifest, captions, profile)
+    parts += [*_missing(manifest, verdicts), *_times(manifest), *_made_with(manifest)]
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")

@@ -1,0 +1,124 @@
+"""The report of a made-up run."""
+
+import re
+
+import pytest
+
+from crane_lib.errors import CraneError
+from crane_lib.files import write_json
+from crane_lib.output import figures, tables
+from crane_lib.output.claims import judge, write_claims
+from crane_lib.output.report import write_report
+from tests.output import synthetic
+
+
+@pytest.fixture
+def run(tmp_path, rows, langspec, shared):
+    """A run's folder with two sections done and one failed."""
+    captions = {}
+    guessers = synthetic.make_guessers()
+    captions["tables/00_guessers"] = tables.write_table(
+        tables.guesser_table(guessers), tmp_path / "tables" / "00_guessers", caption="Guessers."
+    )
+    captions["figures/00_guessers"] = figures.guessers(guessers, tmp_path / "figures" / "00_guessers")
+    captions["tables/03_perplexity"] = tables.write_table(
+        tables.perplexity_table(rows), tmp_path / "tables" / "03_perplexity", caption="Perplexity."
+    )
+    captions["figures/05_gone"] = "No longer there."
+    write_json(tmp_path / "captions.json", captions)
+    found = judge(rows=rows, langspec=langspec[langspec["method"] != "lape"], overlaps=shared, budget="0.1")
+    write_claims(tmp_path / "claims.json", found, profile="mini")
+    record = {"error": None, "key": "k", "outputs": []}
+    write_json(
+        tmp_path / "manifest.json",
+        {
+            "profile": {"name": "mini", "description": "a small study"},
+            "random_seed": 7,
+            "commit": "abc123",
+            "uncommitted_changes": True,
+            "python": "3.11",
+            "packages": {"torch": "2.13", "absent": None},
+            "machine": {"processor": "a processor", "cores": 2},
+            "sections": [
+                {**record, "section": "00_models", "title": "Models", "status": "done", "seconds": 12.25},
+                {**record, "section": "03_perplexity", "title": "Perplexity", "status": "done", "seconds": 3.0},
+                {
+                    **record,
+                    "section": "05_transfer",
+                    "title": "Chat",
+                    "status": "failed",
+                    "error": "E: x",
+                    "seconds": 1.0,
+                },
+            ],
+            "stages": [{"name": "base_model", "key": "k", "seconds": 99.5, "outputs": {}}],
+        },
+    )
+    return tmp_path
+
+
+def test_report(run):
+    write_report(run)
+    text = (run / "report.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert headings == [
+        "Verdicts",
+        "The claims and their numbers",
+        "Tables and figures",
+        "Not run",
+        "Times",
+        "Made with",
+    ]
+    assert "| C1 | Masking a language's units hurts that language most | REPRODUCED |" in text
+    assert (
+        "| C2 | Relevance isolates a language more precisely than LAPE | NOT RUN | NOT RUN | NOT RUN | NOT RUN |"
+        in text
+    )
+    assert "- C2, Relevance contrast, 10 %, accuracy: no LangSpec-F1 by accuracy for LAPE, as published" in text
+    assert "`./run_all.sh --profile mini --only 03`" in text
+    assert "**This section failed:** E: x" in text
+    assert "- Section 05_transfer: E: x" in text
+    assert "| stage | base_model | 99.5 |" in text
+    assert "Commit `abc123` with uncommitted changes" in text
+    assert "absent" not in text
+    assert "No longer there." not in text
+    assert "75.3%" in text
+
+
+def test_links_lead_to_files(run):
+    write_report(run)
+    text = (run / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 8
+    assert [link for link in links if not (run / link).is_file()] == []
+
+
+def test_long_tables_are_linked(run):
+    write_report(run)
+    text = (run / "report.md").read_text(encoding="utf-8")
+    rows = (run / "tables" / "03_perplexity.csv").read_text(encoding="utf-8").count("\n") - 1
+    assert f"{rows} rows: see the files." in text
+    assert "| Vietnamese | 336 | 0.730 |" in text
+
+
+def test_same_bytes_twice(run):
+    write_report(run)
+    before = (run / "report.md").read_bytes()
+    write_report(run)
+    assert (run / "report.md").read_bytes() == before
+
+
+def test_report_of_an_empty_run(tmp_path):
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "No claim has been judged yet" in text
+    assert "Open-ended generation" in text
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "captions.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CraneError, match=r"captions\.json: is not JSON"):
+        write_report(tmp_path)
+    (tmp_path / "captions.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(CraneError, match="expected an object, saw list"):
+        write_report(tmp_path)
