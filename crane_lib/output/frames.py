@@ -34,8 +34,10 @@ def tidy(frame: pd.DataFrame, *, needed: Iterable[str] = ()) -> pd.DataFrame:
     frame = frame.copy()
     for name in _TEXT:
         if name in frame.columns:
-            convert = budget_text if name == "budget" else lambda value: "" if value != value else str(value)
-            frame[name] = pd.Series([convert(value) for value in frame[name]], index=frame.index, dtype=object)
+            values = frame[name].astype(object)
+            values = values.where(values.notna(), "")
+            convert = {value: budget_text(value) if name == "budget" else str(value) for value in values.unique()}
+            frame[name] = values.map(convert).astype(object)
     for name in ("value", "precision", "recall", "langspec_f1", "p_value", "share_of_a", "masked_share"):
         if name in frame.columns:
             frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_json
@@ -74,14 +75,31 @@ def make_relevance(
         for document in tokens[:_EXAMPLES]:
             cut = document[:_EXAMPLE_TOKENS]
             found = document_relevance(network, torch.tensor([cut]), seed=seeds[0], rule=rule)
-            examples.append(
-                {
-                    "language": language,
-                    "tokens": [tokenizer.decode([token]) for token in cut],
-                    "relevance": found.token[0].tolist(),
-                }
-            )
+            pieces, relevance = readable_tokens(tokenizer, cut, found.token[0].tolist())
+            examples.append({"language": language, "tokens": pieces, "relevance": relevance})
     write_json(folder / "tokens.json", examples)
+
+
+def readable_tokens(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[int], relevance: list[float]
+) -> tuple[list[str], list[float]]:
+    """Texts and relevances of tokens, those that are only bytes of a character put together and summed."""
+    texts: list[str] = []
+    sums: list[float] = []
+    held: list[int] = []
+    total = 0.0
+    for token, value in zip(tokens, relevance, strict=True):
+        held.append(token)
+        total += value
+        text = tokenizer.decode(held)
+        if "\ufffd" not in text:
+            texts.append(text)
+            sums.append(total)
+            held, total = [], 0.0
+    if held:
+        texts.append(tokenizer.decode(held))
+        sums.append(total)
+    return texts, sums
 
 
 def _advance(bar: Task) -> object:

@@ -48,9 +48,10 @@ def draw_all(folder, rows, langspec, shared, counts):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory, rows, langspec, shared, counts):
+def drawn(tmp_path_factory, shared, counts):
     folder = tmp_path_factory.mktemp("figures")
-    return folder, draw_all(folder, rows, langspec, shared, counts)
+    rows = synthetic.make_rows(synthetic.FEW_METHODS)
+    return folder, draw_all(folder, rows, synthetic.make_langspec(rows), shared, counts)
 
 
 def test_both_formats_are_written(drawn):
@@ -93,7 +94,7 @@ def test_same_bytes_in_another_process_and_without_torch(drawn, tmp_path):
     program = (
         "import sys; from pathlib import Path; from tests.output import synthetic; "
         "from crane_lib.output import figures; folder = Path(sys.argv[1]); "
-        "figures.delta_matrices(synthetic.make_rows(), folder / 'nll'); "
+        "figures.delta_matrices(synthetic.make_rows(synthetic.FEW_METHODS), folder / 'nll'); "
         "figures.guessers(synthetic.make_guessers(), folder / 'guessers'); "
         "figures.token_relevance(synthetic.make_examples(), folder / 'tokens'); "
         "import crane_lib.output.report, crane_lib.overlap; assert 'torch' not in sys.modules"

@@ -1,6 +1,7 @@
 """The report of a made-up run."""
 
 import re
+import shutil
 
 import pytest
 
@@ -12,9 +13,10 @@ from crane_lib.output.report import write_report
 from tests.output import synthetic
 
 
-@pytest.fixture
-def run(tmp_path, rows, langspec, shared):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, rows, langspec, shared):
     """A run's folder with two sections done and one failed."""
+    tmp_path = tmp_path_factory.mktemp("run")
     captions = {}
     guessers = synthetic.make_guessers()
     captions["tables/00_guessers"] = tables.write_table(
@@ -55,6 +57,12 @@ def run(tmp_path, rows, langspec, shared):
         },
     )
     return tmp_path
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of the run's folder for one test."""
+    return shutil.copytree(made, tmp_path / "mini")
 
 
 def test_report(run):
