@@ -62,8 +62,7 @@ def run(
     from crane_lib.pipeline.console import Console, seconds_text
     from crane_lib.pipeline.runner import Run, run_sections
     from crane_lib.pipeline.sections import choose_sections
-    from crane_lib.profile import load_profile, profile_names
-    from crane_lib.study import artifacts_root
+    from crane_lib.profile import artifacts_root, load_profile, profile_names
 
     names = [name for group in only for name in group.split(",")]
     sections = choose_sections(names, first or None)

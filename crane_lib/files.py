@@ -11,11 +11,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from crane_lib.errors import CraneError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -91,6 +92,8 @@ def read_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
     ------
     CraneError : the file is missing
     """
+    import pandas as pd  # here, so that the command line starts without it
+
     if not Path(path).is_file():
         raise CraneError(f"{path}: no such file; run the section that makes it first")
     if Path(path).suffix == ".parquet":

@@ -52,8 +52,8 @@ def langspec(
     if not np.isfinite(values).all():
         raise CraneError(f"LangSpec-F1: a score is not finite: unmasked {dict(unmasked)}, masked {dict(masked)}")
     drop = {task: max(0.0, unmasked[task] - masked[task]) for task in unmasked}
-    combine = {"mean": np.mean, "sum": np.sum, "max": np.max}[other]
-    others = float(combine([drop[task] for task in drop if task != target]))
+    rest = np.array([drop[task] for task in drop if task != target])
+    others = float({"mean": rest.mean(), "sum": rest.sum(), "max": rest.max()}[other])
     hit = drop[target]
     precision = hit / (hit + others) if hit > 0 else 0.0
     recall = hit / unmasked[target] if unmasked[target] > 0 else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from crane_lib.errors import CraneError
 
+ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
+DEFAULT_ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -180,6 +183,11 @@ def _first_error(error: ValidationError) -> str:
         return f"unknown key {name!r}; {nearest(str(location[-1]), _known_keys(location[:-1]))}{more}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{name + ': ' if name else ''}{message} (seen: {str(first.get('input'))[:60]!r}){more}"
+
+
+def artifacts_root(given: str | os.PathLike[str] | None = None) -> Path:
+    """Folder of all runs: the one given, else of the environment, else ``artifacts/`` of the repository."""
+    return Path(given or os.environ.get(ARTIFACTS_VARIABLE) or DEFAULT_ARTIFACTS).resolve()
 
 
 def profile_names() -> list[str]:

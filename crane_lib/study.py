@@ -20,19 +20,11 @@ import yaml
 from crane_lib.errors import CraneError
 from crane_lib.files import read_frame, write_text
 from crane_lib.pipeline.store import Stage, Store
-from crane_lib.profile import EmbeddedSource, LocalSource, Profile, load_profile
-
-ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
-DEFAULT_ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+from crane_lib.profile import EmbeddedSource, LocalSource, Profile, artifacts_root, load_profile
 
 # The transfer study masks fewer sets: the judged rules, LAPE, and random sets like the judged rules'.
 _TRANSFER_METHODS = ("kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast")
 _CHAT_METHODS = ("kurtosis", "contrast")
-
-
-def artifacts_root(given: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of all runs: the one given, else of the environment, else ``artifacts/`` of the repository."""
-    return Path(given or os.environ.get(ARTIFACTS_VARIABLE) or DEFAULT_ARTIFACTS).resolve()
 
 
 class Study:

@@ -7,7 +7,7 @@ language.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def write_documents(
     facts: Sequence[Fact],
     *,
     held_out: set[str],
-    train_passes: dict[str, int],
+    train_passes: Mapping[str, int],
     relevance_passes: int,
     random_seed: int,
 ) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from crane_lib.knowledge import names
 from crane_lib.knowledge.names import LANGUAGES
 from crane_lib.knowledge.wordings import quantity
 
+_OFFICIAL = ("official", "de_facto_official")
 SUBJECTS = ("currency", "language", "script", "homeland", "city", "clock", "unit")
 
 
@@ -57,7 +58,7 @@ def _currencies() -> Iterator[tuple[str, str]]:
 
 def _official_languages() -> Iterator[tuple[str, str]]:
     for code, spoken in get_global("territory_languages").items():
-        official = [lang for lang, info in spoken.items() if info["official_status"] in ("official", "de_facto_official")]
+        official = [name for name, info in spoken.items() if info["official_status"] in _OFFICIAL]
         if len(official) == 1:
             yield code, official[0]
 
@@ -103,14 +104,11 @@ _SOURCES = {
 }
 
 
-def _slots(subject: str, thing: str, answer: str) -> dict[str, dict[str, str] | None]:
-    """Words of one fact per language, None where CLDR lacks one."""
+def _words(subject: str, thing: str, answer: str, language: str) -> dict[str, str] | None:
+    """Words of one fact in a language, None where CLDR lacks one."""
     _source, name_thing, name_answer = _SOURCES[subject]
-    slots: dict[str, dict[str, str] | None] = {}
-    for language in LANGUAGES:
-        thing_name, answer_name = name_thing(thing, language), name_answer(answer, language)
-        slots[language] = {"s": thing_name, "a": answer_name} if thing_name and answer_name else None
-    return slots
+    thing_name, answer_name = name_thing(thing, language), name_answer(answer, language)
+    return {"s": thing_name, "a": answer_name} if thing_name and answer_name else None
 
 
 def _reveals(slots: dict[str, dict[str, str]]) -> bool:
@@ -140,23 +138,26 @@ def collect_facts(
     reports = []
     for number, subject in enumerate(SUBJECTS):
         source = _SOURCES[subject][0]
-        stated, unnamed, candidates, seen = 0, Counter(), [], set()
+        stated = 0
+        unnamed: Counter[str] = Counter()
+        candidates: list[Fact] = []
+        seen: set[tuple[str, str]] = set()
         for thing, answer in source():
             stated += 1
-            slots = _slots(subject, thing, answer)
-            missing = [language for language, words in slots.items() if words is None]
-            unnamed.update(missing)
-            if missing or _reveals(slots):
+            slots = {language: _words(subject, thing, answer, language) for language in LANGUAGES}
+            named = {language: words for language, words in slots.items() if words is not None}
+            unnamed.update(slots.keys() - named.keys())
+            if len(named) < len(slots) or _reveals(named):
                 continue
             # Two things of one name (two dialects, two zones of a city) would make a question ambiguous.
-            labels = {(language, words["s"].casefold()) for language, words in slots.items()}
+            labels = {(language, words["s"].casefold()) for language, words in named.items()}
             if labels & seen:
                 continue
             seen |= labels
-            candidates.append(Fact(f"{subject}/{thing}", subject, answer, slots))
+            candidates.append(Fact(f"{subject}/{thing}", subject, answer, named))
         generator = np.random.default_rng([random_seed, number])
         taken: Counter[str] = Counter()
-        kept = []
+        kept: list[Fact] = []
         for index in generator.permutation(len(candidates)):
             fact = candidates[index]
             if taken[fact.answer_key] < per_answer and len(kept) < per_subject:

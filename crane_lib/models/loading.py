@@ -67,8 +67,9 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype if dtype == "auto" else getattr(torch, dtype), trust_remote_code=trust_remote_code
+            path, config=config, dtype=wanted, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

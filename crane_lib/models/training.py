@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
 )
@@ -104,7 +106,7 @@ def fit(
     return pd.DataFrame(history, columns=["step", "loss", "learning_rate", "tokens", "seconds"])
 
 
-def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, history: pd.DataFrame) -> None:
+def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, history: pd.DataFrame) -> None:
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_frame(folder / "training.csv", history)
@@ -121,7 +123,7 @@ def make_base_model(
         texts[:_TOKENIZER_DOCUMENTS], vocabulary=shape.vocabulary, max_length=shape.max_length
     )
     torch.manual_seed(random_seed)
-    model = LlamaForCausalLM(
+    model: Any = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=shape.hidden,
@@ -135,7 +137,8 @@ def make_base_model(
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    ).to(pick_device(device))
+    )
+    model.to(pick_device(device))
     blocks = _blocks(tokenizer(texts)["input_ids"], recipe.block)
     history = fit(
         model, blocks, blocks, training=recipe, random_seed=random_seed, description="Training the base model"

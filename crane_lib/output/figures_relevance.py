@@ -66,7 +66,7 @@ def heavy_tails(z_scores: Mapping[str, np.ndarray], path: Path, *, threshold: fl
     languages = ordered_languages(z_scores)
     colours = language_colours(languages)
     shares, left_out = {}, 0
-    with drawing(path, width=4.6, height=2.9) as figure:
+    with drawing(path, width=5.4, height=3.0) as figure:
         axes = figure.subplots()
         highest, smallest = threshold, 1.0
         for language in languages:

@@ -11,10 +11,13 @@ import pandas as pd
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_text
 from crane_lib.output.claims import load_rules, not_run, read_claims, verdict_table
+from crane_lib.output.judging import NOT_REPRODUCED, NOT_RUN, REPRODUCED
 from crane_lib.output.published import judge_published
 from crane_lib.output.style import METRIC_LABELS, method_label
 from crane_lib.output.writing import markdown
 
+# A claim can be reproduced by this study; in the published numbers it holds or it does not.
+_HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", NOT_RUN: "cannot be judged"}
 LONGEST_TABLE = 40  # rows; longer ones are linked
 _CASES = "REPRODUCED, NOT REPRODUCED, or NOT RUN where the rows that the rule needs are missing"
 
@@ -38,14 +41,14 @@ def _overview(verdicts: Claims) -> list[str]:
     """Verdicts at a glance, with the same rules on the published numbers in the last column."""
     table = verdict_table(verdicts)
     table = table.rename(columns={"claim": "Claim", "statement": "Statement"})
-    published = {item["id"]: item["verdict"] for item in judge_published()}
+    published = {item["id"]: _HOLDS[item["verdict"]] for item in judge_published()}
     table["Published numbers (accuracy)"] = [published.get(claim, "") for claim in table["Claim"]]
     return [
         "## Verdicts",
         "Each claim is judged by a rule fixed beforehand in `expected/claims.yaml`, for the released rule and for "
         f"contrast, by each measure: {_CASES}. C4 has no measure; its verdict stands in a method's first column. The "
-        "last column is the verdict of the same rules on the paper's published accuracies (`expected/published.csv`), "
-        "which give only what C1 and C5 need. Machine-readable: [claims.json](claims.json).",
+        "last column says whether the claim holds by the same rule in the paper's published accuracies "
+        "(`expected/published.csv`), which give only what C1 and C5 need. Machine-readable: [claims.json](claims.json).",
         _table(table).rstrip(),
     ]
 
@@ -66,7 +69,9 @@ def _claims(verdicts: Claims) -> list[str]:
             lines.append(f"- **{name}: {item['verdict']}.** {_sentence(item['detail'])}")
         if claim in published:
             item = published[claim]
-            lines.append(f"- The published numbers, same rule: {item['verdict']}. {_sentence(item['detail'])}")
+            lines.append(
+                f"- By the same rule it {_HOLDS[item['verdict']]} in the published numbers. {_sentence(item['detail'])}"
+            )
         parts.append("\n".join(lines))
     return parts
 

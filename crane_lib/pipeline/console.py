@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Console:
                 stop.set()
                 thread.join()
 
-    def finish(self, folder: Path, seconds: float, count: int, failures: list[tuple[object, str]]) -> None:
+    def finish(self, folder: Path, seconds: float, count: int, failures: Sequence[object]) -> None:
         """Say how the run went and where its results are."""
         if failures:
             self._print(f"{len(failures)} of {count} sections failed in {seconds_text(seconds)}", style="bold red")

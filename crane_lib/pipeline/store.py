@@ -65,6 +65,7 @@ class Store:
         self.root = root
         self._say = say
         self._libraries = library_versions()
+        self._finished: dict[str, Stage] = {}  # by name, what this process has made or found already
 
     def run(
         self,
@@ -101,11 +102,15 @@ class Store:
                 "libraries": self._libraries,
             }
         )
+        known = self._finished.get(name)
+        if known is not None and known.key == key:
+            return known
         folder = self.root / name
         record = _complete(folder, key)
         if record is not None:
             self._say(f"{name}: reused (made in {record['seconds']:.1f} s, inputs unchanged)")
-            return Stage(name, folder, key, True, record["seconds"])
+            self._finished[name] = Stage(name, folder, key, True, record["seconds"])
+            return self._finished[name]
         started = time.perf_counter()
         with atomic(folder) as temporary:
             temporary.mkdir()
@@ -130,7 +135,8 @@ class Store:
                 },
             )
         self._say(f"{name}: made in {seconds:.1f} s")
-        return Stage(name, folder, key, False, seconds)
+        self._finished[name] = Stage(name, folder, key, False, seconds)
+        return self._finished[name]
 
     def records(self) -> list[dict[str, Any]]:
         """Records of all finished stages, by name."""

@@ -64,7 +64,7 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
     documents = write_documents(
         facts,
         held_out=held_out,
-        train_passes=options.train_passes,
+        train_passes={str(language): count for language, count in options.train_passes.items()},
         relevance_passes=options.relevance_passes,
         random_seed=random_seed,
     )

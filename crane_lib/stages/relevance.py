@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -91,18 +92,18 @@ def readable_tokens(
     for token, value in zip(tokens, relevance, strict=True):
         held.append(token)
         total += value
-        text = tokenizer.decode(held)
+        text = str(tokenizer.decode(held))
         if "\ufffd" not in text:
             texts.append(text)
             sums.append(total)
             held, total = [], 0.0
     if held:
-        texts.append(tokenizer.decode(held))
+        texts.append(str(tokenizer.decode(held)))
         sums.append(total)
     return texts, sums
 
 
-def _advance(bar: Task) -> object:
+def _advance(bar: Task) -> Callable[[int, int], None]:
     before = 0
 
     def advance(done: int, _total: int) -> None:
