@@ -137,7 +137,7 @@ def judge_random(
     if isinstance(random, str):
         return _missing(random)
     if len(random) < minimum_draws:
-        return _missing(f"{len(random)} random draws, {minimum_draws} are needed")
+        return _missing(f"random draws: {len(random)}, at least {minimum_draws} are needed")
     score = float(own.mean())
     numbers: dict[str, Any] = {
         "own": score,

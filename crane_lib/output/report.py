@@ -48,7 +48,7 @@ def _overview(verdicts: Claims) -> list[str]:
         "Each claim is judged by a rule fixed beforehand in `expected/claims.yaml`, for the released rule and for "
         f"contrast, by each measure: {_CASES}. C4 has no measure; its verdict stands in a method's first column. The "
         "last column says whether the claim holds by the same rule in the paper's published accuracies "
-        "(`expected/published.csv`), which give only what C1 and C5 need. Machine-readable: [claims.json](claims.json).",
+        "(`expected/published.csv`), which give only what C1 and C5 need. For programs: [claims.json](claims.json).",
         _table(table).rstrip(),
     ]
 

@@ -141,11 +141,14 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
 def _run_one(run: Run, section: Section, key: str, console: Console) -> str | None:
     """Run a section and keep a record of it; returns the error, None if it is done."""
     executed = run.folder / "notebooks" / f"{section.name}.ipynb"
-    parameters = {"profile": str(run.profile.name), "artifacts": str(run.folder.parent), **run.parameters}
+    # The resolved profile, so that notebook and runner cannot differ.
+    parameters = {
+        "profile": str(run.folder / "profile.yaml"),
+        "artifacts": str(run.folder.parent),
+        **run.parameters,
+    }
     before, started, error = time.time(), time.monotonic(), None
     progress_file = run.folder / f".progress-{section.number}.json"
-    resolved = run.folder / "profile.yaml"
-    parameters["profile"] = str(resolved)
     with console.running(section.number, section.title, run.expected(section), progress_file):
         try:
             execute(section.path, executed, parameters, progress_file=progress_file)

@@ -99,7 +99,7 @@ def test_same_bytes_in_another_process_and_without_torch(drawn, tmp_path):
         "figures.token_relevance(synthetic.make_examples(), folder / 'tokens'); "
         "import crane_lib.output.report, crane_lib.overlap; assert 'torch' not in sys.modules"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment, cwd=ROOT)
     made = digests(tmp_path)
     assert len(made) == 7
