@@ -76,9 +76,7 @@ def masked(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[PreTrainedMod
 
 
 @torch.no_grad()
-def export_masked(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, neurons: NeuronSet, folder: Path
-) -> None:
+def export_masked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, neurons: NeuronSet, folder: Path) -> None:
     """Write a checkpoint in which the set is zeroed for good, as an ordinary Hugging Face directory.
 
     A neuron is zeroed as a column of ``down_proj``, a row as a row of its matrix.  `model` leaves as it came.

@@ -82,9 +82,7 @@ class NeuronSet:
                         f"{seen[site]}; {made_for}"
                     )
             if self.widths[site] != seen[site]:
-                raise CraneError(
-                    f"{source}: {site} is {self.widths[site]} wide, in the model {seen[site]}; {made_for}"
-                )
+                raise CraneError(f"{source}: {site} is {self.widths[site]} wide, in the model {seen[site]}; {made_for}")
 
 
 def site_widths(config: PretrainedConfig) -> dict[str, int]:

@@ -58,9 +58,7 @@ def read_questions(path: Path) -> pd.DataFrame:
     return frame
 
 
-def write_tasks(
-    folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool
-) -> list[str]:
+def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> list[str]:
     """Write a harness task definition a language into `folder`.
 
     Parameters

@@ -69,9 +69,7 @@ def _statement_documents(
     ]
 
 
-def _question_documents(
-    facts: Sequence[Fact], language: str, generator: np.random.Generator
-) -> list[dict[str, Any]]:
+def _question_documents(facts: Sequence[Fact], language: str, generator: np.random.Generator) -> list[dict[str, Any]]:
     """Every question wording of every fact once, answered, cut into documents."""
     pairs = [(fact, wording) for fact in facts for wording in range(len(wordings.questions(fact, language)))]
     order = [pairs[index] for index in generator.permutation(len(pairs))]

@@ -15,7 +15,6 @@ from babel.core import get_global
 
 from crane_lib.knowledge import names
 from crane_lib.knowledge.names import LANGUAGES
-from crane_lib.knowledge.wordings import quantity
 
 _OFFICIAL = ("official", "de_facto_official")
 SUBJECTS = ("currency", "language", "script", "homeland", "city", "clock", "unit")
@@ -89,7 +88,7 @@ def _clocks() -> Iterator[tuple[str, str]]:
 def _units() -> Iterator[tuple[str, str]]:
     for key in names.locale("en")._data["unit_display_names"]:
         kind = key.split("-")[0]
-        if quantity(kind, "en") is not None:
+        if names.quantity(kind, "en") is not None:
             yield key, kind
 
 
@@ -100,7 +99,7 @@ _SOURCES = {
     "homeland": (lambda: _likely(2), names.human_language, names.territory),
     "city": (_city_zones, names.city, names.territory),
     "clock": (_clocks, names.city, names.time_zone),
-    "unit": (_units, names.unit, quantity),
+    "unit": (_units, names.unit, names.quantity),
 }
 
 
@@ -119,9 +118,7 @@ def _reveals(slots: dict[str, dict[str, str]]) -> bool:
     )
 
 
-def collect_facts(
-    *, per_subject: int, per_answer: int, random_seed: int
-) -> tuple[list[Fact], list[FactReport]]:
+def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tuple[list[Fact], list[FactReport]]:
     """Draw the study's facts from CLDR.
 
     Parameters

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from crane_lib.knowledge.questions import Question
+from crane_lib.knowledge.questions import Question
 
-Guesser = Callable[["Question"], Sequence[float]]
+Guesser = Callable[[Question], Sequence[float]]
 
 
 def _pieces(text: str, language: str) -> set[str]:

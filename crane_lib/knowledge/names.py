@@ -17,6 +17,18 @@ LANGUAGES = ("en", "zh", "vi")
 _UNFIT_CHARACTERS = set("()（）,，&/-–·、")
 _UNFIT_WORDS = ("SAR", "特别行政区", "Đặc khu", "Outlying", "Antarctica", "Unknown")
 
+# CLDR does not name physical quantities.
+_QUANTITIES = {
+    "digital": ("data size", "数据量", "dung lượng dữ liệu"),
+    "electric": ("electricity", "电", "điện"),
+    "energy": ("energy", "能量", "năng lượng"),
+    "force": ("force", "力", "độ lớn của lực"),
+    "light": ("the intensity of light", "光的强度", "cường độ ánh sáng"),
+    "mass": ("mass", "质量", "khối lượng"),
+    "pressure": ("pressure", "压强", "áp suất"),
+    "temperature": ("temperature", "温度", "nhiệt độ"),
+}
+
 # English names of territories that take the definite article inside a sentence.
 _ENGLISH_ARTICLE_ENDINGS = ("Islands", "Republic", "Emirates", "States", "Kingdom", "Territories", "Netherlands")
 _ENGLISH_ARTICLE_NAMES = {"Bahamas", "Comoros", "Gambia", "Isle of Man", "Maldives", "Philippines", "Seychelles"}
@@ -86,6 +98,12 @@ def unit(key: str, language: str) -> str | None:
         return None
     name = text.removeprefix("1").strip().removeprefix("个")
     return _fit(name) if name and not any(character.isdigit() for character in name) else None
+
+
+def quantity(kind: str, language: str) -> str | None:
+    """Name of the quantity that CLDR's class of units measures, None for classes the study leaves out."""
+    entry = _QUANTITIES.get(kind)
+    return entry[LANGUAGES.index(language)] if entry else None
 
 
 def city(zone: str, language: str) -> str | None:

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-if TYPE_CHECKING:
-    from crane_lib.knowledge.facts import Fact
+from crane_lib.knowledge.facts import Fact
 
-# CLDR does not name physical quantities.
-_QUANTITIES = {
-    "digital": ("data size", "数据量", "dung lượng dữ liệu"),
-    "electric": ("electricity", "电", "điện"),
-    "energy": ("energy", "能量", "năng lượng"),
-    "force": ("force", "力", "độ lớn của lực"),
-    "light": ("the intensity of light", "光的强度", "cường độ ánh sáng"),
-    "mass": ("mass", "质量", "khối lượng"),
-    "pressure": ("pressure", "压强", "áp suất"),
-    "temperature": ("temperature", "温度", "nhiệt độ"),
-}
 _PROMPTS = {
     "en": ("Question: {question}\nAnswer:", " "),
     "zh": ("问题：{question}\n答案：", ""),
@@ -32,12 +20,6 @@ _PROMPTS = {
 @cache
 def _wordings() -> dict[str, Any]:
     return yaml.safe_load((files("crane_lib.knowledge") / "wordings.yaml").read_text(encoding="utf-8"))
-
-
-def quantity(kind: str, language: str) -> str | None:
-    """Name of the quantity that CLDR's class of units measures, None for classes the study leaves out."""
-    entry = _QUANTITIES.get(kind)
-    return entry[("en", "zh", "vi").index(language)] if entry else None
 
 
 def statement_count(subject: str) -> int:

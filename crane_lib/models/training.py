@@ -119,9 +119,7 @@ def make_base_model(
     shape, recipe = Architecture(**architecture), Training(**training)
     documents = pd.read_parquet(corpus / "documents.parquet")
     texts = documents.loc[documents["split"] == "train", "text"].tolist()
-    tokenizer = train_tokenizer(
-        texts[:_TOKENIZER_DOCUMENTS], vocabulary=shape.vocabulary, max_length=shape.max_length
-    )
+    tokenizer = train_tokenizer(texts[:_TOKENIZER_DOCUMENTS], vocabulary=shape.vocabulary, max_length=shape.max_length)
     torch.manual_seed(random_seed)
     model: Any = LlamaForCausalLM(
         LlamaConfig(
@@ -151,9 +149,7 @@ def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]
     tokens: list[int] = []
     labels: list[int] = []
     for stop in range(2, len(conversation) + 1, 2):
-        asked = tokenizer.apply_chat_template(
-            conversation[: stop - 1], add_generation_prompt=True, tokenize=False
-        )
+        asked = tokenizer.apply_chat_template(conversation[: stop - 1], add_generation_prompt=True, tokenize=False)
         answered = tokenizer.apply_chat_template(conversation[:stop], tokenize=False)
         before = tokenizer(asked, add_special_tokens=False)["input_ids"]
         after = tokenizer(answered, add_special_tokens=False)["input_ids"]
@@ -162,9 +158,7 @@ def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]
     return tokens, labels
 
 
-def make_chat_model(
-    folder: Path, *, corpus: Path, base: Path, training: dict, device: str, random_seed: int
-) -> None:
+def make_chat_model(folder: Path, *, corpus: Path, base: Path, training: dict, device: str, random_seed: int) -> None:
     """Stage: fine-tune the base model on conversations; writes ``model/`` and ``training.csv``."""
     recipe = Training(**training)
     model, tokenizer = load_model(base / "model", device=device)

@@ -190,5 +190,3 @@ def finish(run: Run, *, again: bool) -> None:
     write_manifest(run.folder, run.profile, records)
     write_report(run.folder)
     write_manifest(run.folder, run.profile, records)  # once more, now with the report's hash
-
-

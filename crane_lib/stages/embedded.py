@@ -12,12 +12,13 @@ import pandas as pd
 
 from crane_lib.files import write_frame, write_json, write_text
 from crane_lib.knowledge import wordings
+from crane_lib.knowledge.benchmark import form_questions
 from crane_lib.knowledge.chat import make_conversations, write_conversations
 from crane_lib.knowledge.documents import write_documents
 from crane_lib.knowledge.facts import Fact, FactReport, collect_facts
 from crane_lib.knowledge.guessers import answer_frequency, expected_accuracy, longest, overlap, shortest
 from crane_lib.knowledge.names import LANGUAGES
-from crane_lib.knowledge.questions import Question, form_questions
+from crane_lib.knowledge.questions import Question
 from crane_lib.profile import Knowledge
 
 
@@ -57,9 +58,7 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
     facts, reports = collect_facts(
         per_subject=options.facts_per_subject, per_answer=options.facts_per_answer, random_seed=random_seed
     )
-    questions = form_questions(
-        facts, groups_per_subject=options.question_groups_per_subject, random_seed=random_seed
-    )
+    questions = form_questions(facts, groups_per_subject=options.question_groups_per_subject, random_seed=random_seed)
     held_out = {question.key for question in questions[LANGUAGES[0]]}
     documents = write_documents(
         facts,
@@ -68,9 +67,7 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
         relevance_passes=options.relevance_passes,
         random_seed=random_seed,
     )
-    conversations = make_conversations(
-        facts, held_out=held_out, passes=options.chat_passes, random_seed=random_seed
-    )
+    conversations = make_conversations(facts, held_out=held_out, passes=options.chat_passes, random_seed=random_seed)
     write_json(folder / "facts.json", [asdict(fact) for fact in facts])
     write_frame(folder / "documents.parquet", documents)
     write_conversations(folder / "conversations.jsonl", conversations)

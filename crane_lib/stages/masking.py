@@ -22,9 +22,7 @@ from crane_lib.progress import progress
 from crane_lib.stages.texts import tokenized
 
 
-def _masks(
-    selections: dict[str, Path], methods: dict[str, list[str]] | None
-) -> list[tuple[str, NeuronSet | None]]:
+def _masks(selections: dict[str, Path], methods: dict[str, list[str]] | None) -> list[tuple[str, NeuronSet | None]]:
     """Where a set was selected, and the set; first the unmasked model.
 
     methods : for each model that sets were selected on the methods to mask, all of them if None
