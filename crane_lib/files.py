@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from crane_lib.errors import CraneError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 @contextmanager
@@ -40,14 +42,16 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise CraneError(f"{target}: the disk is full; free some space and start again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in _UNWRITABLE:
             raise CraneError(f"{target}: cannot be written ({error.strerror}); choose another --artifacts") from error
         raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        # A place that cannot be written to may refuse this too; what the caller should hear is the first error.
+        with suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -82,7 +86,7 @@ def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
         if Path(path).suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
-            frame.to_csv(temporary, index=False)
+            frame.to_csv(temporary, index=False, na_rep="NaN")
 
 
 def read_frame(path: str | os.PathLike[str]) -> pd.DataFrame:

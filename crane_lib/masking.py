@@ -80,8 +80,14 @@ def export_masked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ne
     """Write a checkpoint in which the set is zeroed for good, as an ordinary Hugging Face directory.
 
     A neuron is zeroed as a column of ``down_proj``, a row as a row of its matrix.  `model` leaves as it came.
+
+    Raises
+    ------
+    CraneError : the set does not fit the model, or `folder` holds something already
     """
     neurons.check(model)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CraneError(f"{folder}: is not empty; name a new directory for the checkpoint")
     saved: list[tuple[Tensor, Tensor]] = []
     try:
         for layer, parts in enumerate(parts_of(model).layers):

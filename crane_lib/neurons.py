@@ -114,6 +114,27 @@ def write_neuron_sets(path: Path, sets: Sequence[NeuronSet]) -> None:
     )
 
 
+def _read_indices(layer: Any) -> np.ndarray:
+    if not isinstance(layer, list) or not all(type(index) is int for index in layer):
+        raise TypeError("the indices of a layer are not a list of whole numbers")
+    return np.unique(np.array(layer, dtype=np.int64))
+
+
+def _read_set(entry: Any) -> NeuronSet:
+    """A set from its entry in a file; raises KeyError, TypeError or ValueError where that is malformed."""
+    unknown = set(entry["sites"]) - set(SITES)
+    if unknown:
+        raise ValueError(f"unknown site {sorted(unknown)[0]!r}; known: {', '.join(SITES)}")
+    sites = {site: [_read_indices(layer) for layer in layers] for site, layers in entry["sites"].items()}
+    if len({len(layers) for layers in sites.values()}) != 1:
+        raise ValueError("expected one site or more, all of as many layers")
+    widths = {site: entry["widths"][site] for site in sites}
+    if not all(type(width) is int for width in widths.values()):
+        raise TypeError("a width is not a whole number")
+    labels = {key: entry[key] for key in ("model", "method", "budget", "language", "random_seed")}
+    return NeuronSet(sites=sites, widths=widths, notes=entry.get("notes", {}), **labels)
+
+
 def read_neuron_sets(path: Path) -> list[NeuronSet]:
     """Read sets written by `write_neuron_sets`.
 
@@ -125,20 +146,14 @@ def read_neuron_sets(path: Path) -> list[NeuronSet]:
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         seen = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise CraneError(f"{path}: is not a file of neuron sets (expected schema {SCHEMA!r}, saw {seen!r})")
+    if not isinstance(value.get("sets"), list):
+        raise CraneError(f"{path}: has no list 'sets'; write it anew")
     sets = []
     for number, entry in enumerate(value["sets"]):
         try:
-            unknown = set(entry["sites"]) - set(SITES)
-            if unknown:
-                raise ValueError(f"unknown site {sorted(unknown)[0]!r}; known: {', '.join(SITES)}")
-            sites = {
-                site: [np.unique(np.asarray(indices, dtype=np.int64)) for indices in layers]
-                for site, layers in entry["sites"].items()
-            }
-            rest = {key: entry[key] for key in ("widths", "model", "method", "budget", "language", "random_seed")}
-        except (KeyError, TypeError, ValueError) as error:
+            sets.append(_read_set(entry))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CraneError(f"{path}: set {number} is malformed ({type(error).__name__}: {error})") from error
-        sets.append(NeuronSet(sites=sites, notes=entry.get("notes", {}), **rest))
     return sets
 
 

@@ -137,7 +137,9 @@ class Profile(_Strict):
     @model_validator(mode="after")
     def _languages_agree(self) -> Profile:
         if len(self.languages) < 2:
-            raise ValueError("languages: at least two are needed to tell what is specific to one")
+            raise ValueError(
+                f"languages: has {list(self.languages)}, at least two are needed to tell what is specific to one"
+            )
         if isinstance(self.source, LocalSource):
             for field in ("texts", "questions"):
                 given = getattr(self.source, field)
@@ -147,7 +149,10 @@ class Profile(_Strict):
                         "name one file a language"
                     )
         elif set(self.languages) != {"en", "zh", "vi"}:
-            raise ValueError("languages: the embedded facts are in en, zh and vi; use a local source for others")
+            raise ValueError(
+                f"languages: has {list(self.languages)}, the embedded facts are in en, zh and vi; "
+                "use a local source for others"
+            )
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -182,7 +187,9 @@ def _first_error(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key {name!r}; {nearest(str(location[-1]), _known_keys(location[:-1]))}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{name + ': ' if name else ''}{message} (seen: {str(first.get('input'))[:60]!r}){more}"
+    if not name:  # what a check of the whole profile found says itself what it saw
+        return message + more
+    return f"{name}: {message} (seen: {str(first.get('input'))[:60]!r}){more}"
 
 
 def artifacts_root(given: str | os.PathLike[str] | None = None) -> Path:

@@ -58,4 +58,6 @@ def write_conversations(path: Path, conversations: Sequence[Conversation]) -> No
 
 def read_conversations(path: Path) -> list[Conversation]:
     """Read conversations written by `write_conversations`."""
-    return [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(), which also parts a text at the line separators of Unicode.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line)["messages"] for line in lines if line]

@@ -7,7 +7,7 @@ CLDR cannot name in one of them is left out and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,24 @@ def _reveals(slots: dict[str, dict[str, str]]) -> bool:
     )
 
 
+def _ends_another_name(fact: Fact, others: Sequence[Fact]) -> bool:
+    """Whether a longer name ends in this fact's, in some language (gram in kilogram: 克, 千克).
+
+    A sentence that begins with the short name would stand word for word within the sentence about the long one.
+    """
+
+    def tail(language: str) -> str:
+        name = fact.slots[language]["s"]
+        return name if language == "zh" else f" {name}"  # Chinese sets no space between words
+
+    return any(
+        len(other.slots[language]["s"]) > len(fact.slots[language]["s"])
+        and other.slots[language]["s"].endswith(tail(language))
+        for language in LANGUAGES
+        for other in others
+    )
+
+
 def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tuple[list[Fact], list[FactReport]]:
     """Draw the study's facts from CLDR.
 
@@ -137,7 +155,7 @@ def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tup
         source = _SOURCES[subject][0]
         stated = 0
         unnamed: Counter[str] = Counter()
-        candidates: list[Fact] = []
+        stated_facts: list[Fact] = []
         seen: set[tuple[str, str]] = set()
         for thing, answer in source():
             stated += 1
@@ -151,7 +169,8 @@ def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tup
             if labels & seen:
                 continue
             seen |= labels
-            candidates.append(Fact(f"{subject}/{thing}", subject, answer, named))
+            stated_facts.append(Fact(f"{subject}/{thing}", subject, answer, named))
+        candidates = [fact for fact in stated_facts if not _ends_another_name(fact, stated_facts)]
         generator = np.random.default_rng([random_seed, number])
         taken: Counter[str] = Counter()
         kept: list[Fact] = []
