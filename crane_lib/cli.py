@@ -120,6 +120,9 @@ def main() -> None:
     except CraneError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:  # a full disk, say, while a notebook is saved
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; start again to go on", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from crane_lib.pipeline.store import library_versions, remove_partial
 from crane_lib.profile import LocalSource, Profile
 
 _KEPT = ("tables", "figures")
+_SHARED = ("captions.json", "manifest.json")  # files that no one section makes
 
 
 @dataclass
@@ -162,6 +163,11 @@ def _run_one(run: Run, section: Section, key: str, console: Console) -> str | No
                 path.unlink()  # an output the section no longer makes
             else:
                 outputs.append(str(path.relative_to(run.folder)))
+    outputs += sorted(
+        path.name
+        for path in run.folder.glob("*.*")
+        if path.suffix in (".json", ".csv") and path.name not in _SHARED and path.stat().st_mtime >= before - 1
+    )
     record = {
         "section": section.name,
         "title": section.title,
