@@ -113,10 +113,11 @@ class Selection(_Strict):
 
 
 class Evaluation(_Strict):
-    """Perplexity and question answering under a mask."""
+    """Question answering under a mask: what stands between prompt and answer, a language, and for the chat model."""
 
-    batch_size: Count = 128
+    batch_size: Count = 64
     target_delimiter: dict[str, str] = {}
+    chat_target_delimiter: str = ""
 
 
 class Profile(_Strict):

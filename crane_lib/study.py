@@ -239,7 +239,10 @@ class Study:
 
     def _nlu_parameters(self, name: str) -> dict[str, Any]:
         options = self.profile.evaluation
-        return {"batch_size": options.batch_size, "delimiters": options.target_delimiter, **self._common(name)}
+        delimiters = options.target_delimiter
+        if name == "chat":
+            delimiters = dict.fromkeys(self.languages, options.chat_target_delimiter)
+        return {"batch_size": options.batch_size, "delimiters": delimiters, **self._common(name)}
 
     def perplexity(self, name: str) -> Stage:
         """Perplexity of a model under every mask."""

@@ -72,17 +72,28 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
     """
     folder.mkdir(parents=True, exist_ok=True)
     for language, path in questions.items():
-        read_questions(path)
+        frame = read_questions(path)
+        delimiter = delimiters.get(language, " ")
+        # The harness drops its own delimiter where it applies a chat template, so the choices carry theirs.
+        rows = pd.DataFrame(
+            {
+                "text": frame["question" if chat else "prompt"],
+                "choices": [[delimiter + option for option in options] for options in frame["options"]],
+                "gold": frame["gold"].astype(int),
+            }
+        )
+        data = folder / f"{language}.jsonl"
+        rows.to_json(data, orient="records", lines=True, force_ascii=False)
         task = {
             "task": task_name(language),
             "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(path.resolve())}, "cache_dir": str(folder / "cache")},
+            "dataset_kwargs": {"data_files": {"test": str(data.resolve())}, "cache_dir": str(folder / "cache")},
             "test_split": "test",
             "output_type": "multiple_choice",
-            "doc_to_text": "{{question}}" if chat else "{{prompt}}",
-            "doc_to_choice": "options",
+            "doc_to_text": "{{text}}",
+            "doc_to_choice": "choices",
             "doc_to_target": "gold",
-            "target_delimiter": "" if chat else delimiters.get(language, " "),
+            "target_delimiter": "",
             "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
             "metadata": {"version": 1.0},
         }

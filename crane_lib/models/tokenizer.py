@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerFast
 
 BEGIN, END, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"
 
-# A turn is its role's token, its text and the end token.
+# A turn is its role's token, a space, its text and the end token.  With the space a word is the token that it is inside
+# a sentence, as the base model knows it.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|user|>' if message['role'] == 'user' else '<|assistant|>' }}{{ message['content'] }}<|end|>"
+    "{{ '<|user|>' if message['role'] == 'user' else '<|assistant|>' }} {{ message['content'] }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
