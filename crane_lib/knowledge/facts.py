@@ -16,6 +16,11 @@ from babel.core import get_global
 from crane_lib.knowledge import names
 from crane_lib.knowledge.names import LANGUAGES
 
+# Extinct, liturgical and constructed languages: CLDR gives them a territory, but no one could be said to live there
+# and speak them.
+_NOT_SPOKEN = frozenset(
+    ["ae", "afh", "akk", "ang", "arc", "avk", "chg", "cop", "cu", "dum", "egy", "elx", "enm", "eo", "frm", "fro", "gez", "gmh", "goh", "got", "grc", "hit", "ia", "ie", "io", "jbo", "jpr", "jrb", "kaw", "la", "lfn", "mga", "mnc", "non", "nov", "nwc", "osx", "ota", "pal", "peo", "phn", "pi", "prg", "pro", "sa", "sam", "sga", "sog", "sux", "syc", "tlh", "tok", "uga", "vo", "vot", "xcl", "zbl", "zxx"]
+)
 _OFFICIAL = ("official", "de_facto_official")
 SUBJECTS = ("currency", "language", "script", "homeland", "city", "clock", "unit")
 
@@ -64,7 +69,7 @@ def _official_languages() -> Iterator[tuple[str, str]]:
 
 def _likely(part: int) -> Iterator[tuple[str, str]]:
     for code, full in get_global("likely_subtags").items():
-        if "_" not in code and code != "und":
+        if "_" not in code and code != "und" and code not in _NOT_SPOKEN:
             likely = full.split("_")[part]
             if not likely.isdigit():  # "001" stands for the whole world
                 yield code, likely
