@@ -42,9 +42,10 @@ class Run:
     def record(self, section: Section) -> dict[str, Any] | None:
         """How a section went last, None if it never ran."""
         try:
-            return read_json(self.record_path(section))
+            record = read_json(self.record_path(section))
         except CraneError:
             return None
+        return record if isinstance(record, dict) else None
 
     def expected(self, section: Section) -> float | None:
         """Seconds a section is likely to take: as long as last time, else as the profile says."""
@@ -110,6 +111,9 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
     0 if every section is done, 1 if one failed
     """
     with _alone(run.folder):
+        if run.parameters:
+            for section in run.sections:
+                check_parameters(section.path, run.parameters)
         if fresh:
             for path in run.folder.iterdir():
                 if path.name != ".lock":
@@ -118,9 +122,6 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
         write_text(
             run.folder / "profile.yaml", yaml.safe_dump(run.profile.resolved(), allow_unicode=True, sort_keys=False)
         )
-        if run.parameters:
-            for section in run.sections:
-                check_parameters(section.path, run.parameters)
         started = time.monotonic()
         console.start(run.profile.name, run.folder, [(s.number, s.title, run.expected(s)) for s in run.sections])
         failures = []
@@ -130,6 +131,8 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
             if run.unchanged(section, key):
                 console.reused(section.number, section.title, (run.record(section) or {})["seconds"])
                 continue
+            if not changed:  # what it says is out of date from here on, also for a run that is interrupted
+                (run.folder / "report.md").unlink(missing_ok=True)
             changed = True
             error = _run_one(run, section, key, console)
             if error is not None:
@@ -149,6 +152,9 @@ def _run_one(run: Run, section: Section, key: str, console: Console) -> str | No
         **run.parameters,
     }
     before, started, error = time.time(), time.monotonic(), None
+    last = run.record(section)
+    if last is not None:  # its outputs are being replaced; an interrupted run must not leave them trusted
+        write_json(run.record_path(section), {**last, "status": "running"})
     progress_file = run.folder / f".progress-{section.number}.json"
     with console.running(section.number, section.title, run.expected(section), progress_file):
         try:

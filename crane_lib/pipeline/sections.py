@@ -37,7 +37,7 @@ class Section:
         """The notebook's cells."""
         try:
             return json.loads(self.path.read_text(encoding="utf-8"))["cells"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CraneError(f"{self.path}: is not a notebook ({error})") from error
 
     def sources(self, kind: str) -> list[str]:

@@ -49,7 +49,7 @@ def _complete(folder: Path, key: str) -> dict[str, Any] | None:
         record = read_json(folder / RECORD)
     except CraneError:
         return None
-    if record.get("schema") != SCHEMA or record.get("key") != key:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("key") != key:
         return None
     for name, entry in record["outputs"].items():
         file = folder / name

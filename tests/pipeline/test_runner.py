@@ -1,0 +1,313 @@
+import fcntl
+import json
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, sha256
+from crane_lib.pipeline import runner, sections
+from crane_lib.pipeline.console import Console
+from crane_lib.pipeline.notebook import NotebookError
+from crane_lib.pipeline.runner import Run, run_sections
+from crane_lib.profile import load_profile
+from tests.pipeline.notebooks import outputs, write_notebook
+
+PROFILE = load_profile("smoke")
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Three sections: each prints and writes a table."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(sections, "NOTEBOOKS", folder)
+    for number, title in enumerate(("First", "Second", "Third")):
+        write_notebook(folder / f"0{number}_{title.lower()}.ipynb", f"print({number})", title=title)
+    return folder
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Execution without a kernel: writes what a section writes, fails or is interrupted where told to."""
+    state = SimpleNamespace(done=[], given=[], problems={}, tables={})
+
+    def execute(notebook, output, parameters, *, progress_file):
+        number = notebook.name[:2]
+        state.done.append(number)
+        state.given.append(dict(parameters))
+        folder = output.parent.parent
+        for name in state.tables.get(number, [f"{number}_a.csv"]):
+            (folder / "tables").mkdir(exist_ok=True)
+            (folder / "tables" / name).write_text(f"made {len(state.done)}")
+        if number in state.problems:
+            raise state.problems[number]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("executed")
+
+    monkeypatch.setattr(runner, "execute", execute)
+    return state
+
+
+def start(root, *, only=(), parameters=None, fresh=False, profile=PROFILE):
+    chosen = sections.choose_sections(list(only), None)
+    run = Run(profile, root / profile.name, chosen, dict(parameters or {}))
+    return run_sections(run, fresh=fresh, console=Console())
+
+
+def record(root, name):
+    return read_json(root / "smoke" / "sections" / f"{name}.json")
+
+
+def test_every_section_is_run_in_order_and_the_next_start_reuses_all(tmp_path, notebooks, work, capsys):
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "02"]
+    said = capsys.readouterr().out
+    assert "First: done in" in said
+    assert "All 3 sections done in" in said
+    assert str(tmp_path / "smoke" / "report.md") in said
+    written = [path for path in (tmp_path / "smoke").rglob("*.*") if path.name not in (".lock", "profile.yaml")]
+    times = {path: path.stat().st_mtime_ns for path in written}
+    assert len(times) >= 11
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "02"]
+    assert capsys.readouterr().out.count("reused, nothing changed") == 3
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_sections_are_told_the_profile_and_the_folder(tmp_path, notebooks, work):
+    start(tmp_path, only=["01"], parameters={"value": 5})
+    (given,) = work.given
+    assert given == {
+        "profile": str(tmp_path / "smoke" / "profile.yaml"),
+        "artifacts": str(tmp_path),
+        "value": 5,
+    }
+    assert load_profile(given["profile"]) == PROFILE
+    assert yaml.safe_load((tmp_path / "smoke" / "profile.yaml").read_text()) == PROFILE.resolved()
+
+
+def test_a_failure_does_not_stop_the_others_and_the_exit_code_is_1(tmp_path, notebooks, work, capsys):
+    work.problems["01"] = NotebookError("no such set")
+    assert start(tmp_path) == 1
+    assert work.done == ["00", "01", "02"]
+    said = capsys.readouterr().out
+    assert "01  Second: FAILED after" in said
+    assert ": no such set" in said
+    assert str(tmp_path / "smoke" / "notebooks" / "01_second.failed.ipynb") in said
+    assert "1 of 3 sections failed" in said
+    assert (record(tmp_path, "01_second")["status"], record(tmp_path, "01_second")["error"]) == (
+        "failed",
+        "no such set",
+    )
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert [item["status"] for item in manifest["sections"]] == ["done", "failed", "done"]
+
+    del work.problems["01"]
+    work.done.clear()
+    assert start(tmp_path) == 0
+    assert work.done == ["01"]
+    assert record(tmp_path, "01_second")["status"] == "done"
+
+
+def test_only_the_sections_asked_for(tmp_path, notebooks, work):
+    assert start(tmp_path, only=["02"]) == 0
+    assert work.done == ["02"]
+    assert start(tmp_path) == 0
+    assert work.done == ["02", "00", "01"]
+
+
+def changed_notebook(root, folder):
+    write_notebook(folder / "01_second.ipynb", "print('changed')", title="Second")
+
+
+def deleted_table(root, folder):
+    (root / "smoke" / "tables" / "01_a.csv").unlink()
+
+
+def deleted_notebook(root, folder):
+    (root / "smoke" / "notebooks" / "01_second.ipynb").unlink()
+
+
+def deleted_record(root, folder):
+    (root / "smoke" / "sections" / "01_second.json").unlink()
+
+
+def broken_record(root, folder):
+    (root / "smoke" / "sections" / "01_second.json").write_text("{half")
+
+
+def foreign_record(root, folder):
+    (root / "smoke" / "sections" / "01_second.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "change", [changed_notebook, deleted_table, deleted_notebook, deleted_record, broken_record, foreign_record]
+)
+def test_a_section_whose_source_or_output_changed_is_run_again(tmp_path, notebooks, work, change):
+    start(tmp_path)
+    work.done.clear()
+    change(tmp_path, notebooks)
+    assert start(tmp_path) == 0
+    assert work.done == ["01"]
+    assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+
+
+def test_another_profile_or_parameter_runs_all_again(tmp_path, notebooks, work):
+    start(tmp_path)
+    start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8}))
+    start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8}), parameters={"value": 2})
+    assert work.done == ["00", "01", "02"] * 3
+
+
+def test_an_output_that_a_section_no_longer_makes_goes(tmp_path, notebooks, work):
+    work.tables["01"] = ["01_a.csv", "01_old.csv"]
+    start(tmp_path)
+    tables = tmp_path / "smoke" / "tables"
+    long_ago = time.time() - 100
+    for path in tables.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    work.tables["01"] = ["01_a.csv"]
+    changed_notebook(tmp_path, notebooks)
+    start(tmp_path)
+    assert sorted(path.name for path in tables.iterdir()) == ["00_a.csv", "01_a.csv", "02_a.csv"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_section_is_not_trusted_even_when_all_is_as_it_was(tmp_path, notebooks, work, problem):
+    start(tmp_path)
+    original = (notebooks / "01_second.ipynb").read_bytes()
+    changed_notebook(tmp_path, notebooks)
+    work.problems["01"] = problem()
+    with pytest.raises(problem):
+        start(tmp_path)
+    # Half of the outputs are the changed notebook's; the change is taken back.
+    (notebooks / "01_second.ipynb").write_bytes(original)
+    work.problems.clear()
+    work.done.clear()
+    assert start(tmp_path) == 0
+    assert work.done == ["01"]
+
+
+def test_after_an_interruption_the_rest_is_done_and_nothing_twice(tmp_path, notebooks, work):
+    work.problems["01"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    work.problems.clear()
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "01", "02"]
+    assert (tmp_path / "smoke" / "report.md").is_file()
+
+
+def test_a_report_that_was_not_written_in_time_is_written_next_time(tmp_path, notebooks, work, monkeypatch):
+    start(tmp_path)
+    changed_notebook(tmp_path, notebooks)
+
+    def interrupted(_run, *, again):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path)
+    assert start(tmp_path) == 0
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert manifest["sections"][1] == record(tmp_path, "01_second")
+    assert manifest["outputs"]["report.md"] == sha256(tmp_path / "smoke" / "report.md")
+
+
+def test_fresh_throws_the_results_away_first(tmp_path, notebooks, work):
+    start(tmp_path)
+    leftover = tmp_path / "smoke" / "stages" / "old"
+    leftover.mkdir(parents=True)
+    beside = tmp_path / "mini"
+    beside.mkdir()
+    assert start(tmp_path, fresh=True) == 0
+    assert work.done == ["00", "01", "02"] * 2
+    assert not leftover.exists()
+    assert beside.is_dir()
+
+
+def test_a_wrong_parameter_is_found_before_anything_is_done_or_thrown_away(tmp_path, notebooks, work):
+    start(tmp_path)
+    work.done.clear()
+    with pytest.raises(CraneError, match=r"00_first\.ipynb: unknown parameter 'valeu'; did you mean 'value'"):
+        start(tmp_path, parameters={"valeu": 3}, fresh=True)
+    assert work.done == []
+    assert (tmp_path / "smoke" / "tables" / "00_a.csv").is_file()
+    assert start(tmp_path) == 0
+    assert work.done == []
+
+
+def test_two_runs_at_once_are_refused(tmp_path, notebooks, work):
+    folder = tmp_path / "smoke"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(CraneError, match="smoke: another run is at work there"):
+            start(tmp_path)
+    assert work.done == []
+    assert start(tmp_path) == 0
+
+
+def test_partial_files_of_a_killed_run_go(tmp_path, notebooks, work):
+    partial = tmp_path / "smoke" / "stages" / ".corpus.0a1b2c3d.partial"
+    partial.mkdir(parents=True)
+    (partial / "documents.parquet").write_text("half")
+    start(tmp_path)
+    assert not partial.exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, notebooks, work):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CraneError, match=r"cannot be written .*; choose another --artifacts"):
+        start(tmp_path / "file")
+
+
+def test_expected_seconds_are_those_of_last_time_or_of_the_profile(tmp_path, notebooks, work):
+    profile = PROFILE.model_copy(update={"expected_seconds": {"00": 30.0}})
+    chosen = sections.choose_sections([], None)
+    run = Run(profile, tmp_path / "smoke", chosen)
+    assert [run.expected(section) for section in chosen] == [30.0, None, None]
+    run_sections(run, fresh=False, console=Console())
+    path = run.record_path(chosen[1])
+    path.write_text(json.dumps(read_json(path) | {"seconds": 12.5}))
+    assert run.expected(chosen[1]) == 12.5
+
+
+def test_the_manifest(tmp_path, notebooks, work):
+    start(tmp_path)
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert manifest["schema"] == "crane.manifest/1"
+    assert manifest["profile"] == PROFILE.resolved()
+    assert manifest["random_seed"] == PROFILE.random_seed
+    assert {"torch", "transformers", "lm_eval", "papermill"} <= {k for k, v in manifest["packages"].items() if v}
+    assert manifest["machine"]["cores"] >= 1
+    assert [item["section"] for item in manifest["sections"]] == ["00_first", "01_second", "02_third"]
+    hashes = manifest["outputs"]
+    assert {"tables/00_a.csv", "notebooks/02_third.ipynb", "report.md", "profile.yaml"} <= set(hashes)
+    assert all(sha256(tmp_path / "smoke" / name) == value for name, value in hashes.items())
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks):
+    flag = tmp_path / "flag"
+    cell = (
+        f"import os\nif not os.path.exists({str(flag)!r}):\n    raise RuntimeError('no flag yet')\nprint('flag seen')"
+    )
+    write_notebook(notebooks / "00_first.ipynb", cell, title="First")
+    (notebooks / "02_third.ipynb").unlink()
+    assert start(tmp_path) == 1
+    executed = tmp_path / "smoke" / "notebooks"
+    assert sorted(path.name for path in executed.iterdir()) == ["00_first.failed.ipynb", "01_second.ipynb"]
+    assert record(tmp_path, "00_first")["error"] == "RuntimeError: no flag yet"
+    before = (executed / "01_second.ipynb").read_bytes()
+    flag.write_text("")
+    assert start(tmp_path) == 0
+    assert sorted(path.name for path in executed.iterdir()) == ["00_first.ipynb", "01_second.ipynb"]
+    assert outputs(executed / "00_first.ipynb") == "flag seen\n"
+    assert (executed / "01_second.ipynb").read_bytes() == before
+    assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]

@@ -1,0 +1,193 @@
+import json
+
+import pytest
+
+from crane_lib.errors import CraneError
+from crane_lib.files import sha256
+from crane_lib.pipeline import store as module
+from crane_lib.pipeline.store import RECORD, Store, remove_partial
+
+calls = []
+
+
+@pytest.fixture(autouse=True)
+def _no_calls():
+    calls.clear()
+
+
+def make_text(folder, *, text, repeat=1):
+    calls.append("text")
+    (folder / "text.txt").write_text(text * repeat)
+    (folder / "deep").mkdir()
+    (folder / "deep" / "more.txt").write_text("more")
+
+
+def make_other_text(folder, *, text, repeat=1):
+    make_text(folder, text=text.upper(), repeat=repeat)
+
+
+def make_length(folder, *, source, unit):
+    calls.append("length")
+    (folder / "length.txt").write_text(f"{len((source / 'text.txt').read_text())} {unit}")
+
+
+def chain(root, *, text="abc", unit="characters", say=None):
+    """Two stages, the second of which reads the first, as a new start of the program would run them."""
+    store = Store(root, say=say or (lambda _line: None))
+    first = store.run("text", make_text, parameters={"text": text})
+    return first, store.run("length", make_length, inputs={"source": first}, parameters={"unit": unit})
+
+
+def test_a_stage_is_made_once(tmp_path):
+    said = []
+    first, second = chain(tmp_path, say=said.append)
+    assert (second / "length.txt").read_text() == "3 characters"
+    assert (first.reused, second.reused) == (False, False)
+    assert calls == ["text", "length"]
+    again = chain(tmp_path, say=said.append)
+    assert [stage.reused for stage in again] == [True, True]
+    assert [stage.key for stage in again] == [first.key, second.key]
+    assert calls == ["text", "length"]
+    assert said[0].startswith("text: made in ")
+    assert said[2].startswith("text: reused")
+
+
+def test_the_record_says_what_it_was_made_of_and_what_it_made(tmp_path):
+    first, second = chain(tmp_path)
+    record = json.loads((second / RECORD).read_text())
+    assert record["inputs"] == {"source": first.key}
+    assert record["parameters"] == {"unit": "characters"}
+    assert record["libraries"]["torch"]
+    record = json.loads((first / RECORD).read_text())
+    assert set(record["outputs"]) == {"text.txt", "deep/more.txt"}
+    assert record["outputs"]["text.txt"] == {"bytes": 3, "sha256": sha256(first / "text.txt")}
+    assert [record["name"] for record in Store(tmp_path).records()] == ["length", "text"]
+
+
+def test_other_parameters_make_it_anew_and_what_reads_it_too(tmp_path):
+    chain(tmp_path)
+    _first, second = chain(tmp_path, text="abcdef")
+    assert calls == ["text", "length"] * 2
+    assert (second / "length.txt").read_text() == "6 characters"
+
+
+def test_what_does_not_depend_on_the_change_is_kept(tmp_path):
+    chain(tmp_path)
+    first, second = chain(tmp_path, unit="letters")
+    assert calls == ["text", "length", "length"]
+    assert first.reused
+    assert (second / "length.txt").read_text() == "3 letters"
+
+
+def test_other_code_makes_it_anew(tmp_path, monkeypatch):
+    chain(tmp_path)
+    monkeypatch.setattr(module, "code_fingerprint", lambda modules: f"changed {modules}")
+    first, second = chain(tmp_path)
+    assert (first.reused, second.reused) == (False, False)
+    assert [stage.reused for stage in chain(tmp_path)] == [True, True]
+
+
+def test_the_code_that_counts_is_that_of_the_stages_module(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "code_fingerprint", lambda modules: asked.append(list(modules)) or "same")
+    chain(tmp_path)
+    assert asked == [[__name__], [__name__]]
+
+
+def test_another_function_of_the_module_is_another_stage(tmp_path):
+    Store(tmp_path, say=calls.append).run("text", make_text, parameters={"text": "abc"})
+    stage = Store(tmp_path, say=calls.append).run("text", make_other_text, parameters={"text": "abc"})
+    assert (stage / "text.txt").read_text() == "ABC"
+
+
+def test_other_libraries_and_other_files_from_outside_make_it_anew(tmp_path, monkeypatch):
+    def run(sources):
+        return Store(tmp_path, say=lambda _: None).run(
+            "text", make_text, parameters={"text": "a"}, sources={"file": sources}
+        )
+
+    assert not run("1").reused
+    assert run("1").reused
+    assert not run("2").reused
+    monkeypatch.setattr(module, "library_versions", lambda: {"torch": "0"})
+    assert not run("2").reused
+
+
+@pytest.mark.parametrize("name", ["text.txt", "deep/more.txt", RECORD])
+def test_a_deleted_output_is_made_again(tmp_path, name):
+    first, _second = chain(tmp_path)
+    (first / name).unlink()
+    again, second = chain(tmp_path)
+    assert (again.reused, second.reused) == (False, True)
+    assert (again / "text.txt").read_text() == "abc"
+    assert again.key == first.key
+
+
+@pytest.mark.parametrize("content", ["", "{half", "[]", '{"schema": "crane.stage/0"}', '"text"', "{}"])
+def test_a_record_that_is_not_one_is_not_trusted(tmp_path, content):
+    first, _second = chain(tmp_path)
+    (first / RECORD).write_text(content)
+    assert not chain(tmp_path)[0].reused
+
+
+def test_an_output_that_was_cut_short_is_made_again(tmp_path):
+    first, _second = chain(tmp_path)
+    (first / "text.txt").write_text("ab")
+    assert not chain(tmp_path)[0].reused
+    assert (first / "text.txt").read_text() == "abc"
+
+
+@pytest.mark.parametrize("problem", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_interrupted_stage_leaves_nothing_that_is_trusted(tmp_path, problem):
+    def interrupted(folder, *, text):
+        make_text(folder, text=text)
+        raise problem
+
+    interrupted.__qualname__ = make_text.__qualname__
+    with pytest.raises(problem):
+        Store(tmp_path).run("text", interrupted, parameters={"text": "abc"})
+    assert list(tmp_path.iterdir()) == []
+    assert not chain(tmp_path)[0].reused
+
+
+def test_a_stage_that_fails_leaves_the_one_before(tmp_path):
+    first, _second = chain(tmp_path)
+
+    def failing(folder, *, text):
+        raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match="new"):
+        Store(tmp_path).run("text", failing, parameters={"text": "new"})
+    assert (first / "text.txt").read_text() == "abc"
+    assert chain(tmp_path)[0].reused
+
+
+def test_a_process_that_was_killed_leaves_a_partial_folder_that_goes(tmp_path):
+    first, _second = chain(tmp_path)
+    partial = tmp_path / ".text.12345678.partial"
+    partial.mkdir()
+    (partial / RECORD).write_text((first / RECORD).read_text())
+    (tmp_path / "text" / ".x.json.12345678.partial").write_text("half")
+    (tmp_path / ".00_setup.partial.ipynb").write_text("half")
+    assert [record["name"] for record in Store(tmp_path).records() if record] != []
+    remove_partial(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["length", "text"]
+    assert chain(tmp_path)[0].reused
+
+
+def test_within_one_start_a_stage_is_looked_up_once(tmp_path):
+    said = []
+    store = Store(tmp_path, say=said.append)
+    stages = [store.run("text", make_text, parameters={"text": "abc"}) for _ in range(3)]
+    assert len(said) == 1
+    assert stages[0] is stages[1] is stages[2]
+    assert not store.run("text", make_text, parameters={"text": "other"}).reused
+
+
+def test_a_full_disk(tmp_path):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CraneError, match="text: the disk is full"):
+        Store(tmp_path).run("text", full)
+    assert list(tmp_path.iterdir()) == []

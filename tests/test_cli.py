@@ -1,0 +1,214 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from crane_lib import cli
+from crane_lib.masking import masked
+from crane_lib.models.loading import load_model
+from crane_lib.neurons import NeuronSet, write_neuron_sets
+from crane_lib.pipeline import runner
+from crane_lib.pipeline.sections import all_sections
+from crane_lib.profile import profile_names
+from tests.small import write_model
+
+ROOT = Path(cli.__file__).resolve().parent.parent
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, arguments)
+
+
+def main(monkeypatch, capsys, *arguments):
+    """The entry point as the shell runs it: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["crane", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    seen = capsys.readouterr()
+    return stop.value.code or 0, seen.out, seen.err
+
+
+def process(*arguments, **environment):
+    command = [sys.executable, "-m", "crane_lib.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120, check=False
+    )
+
+
+def test_the_program_as_a_process(tmp_path):
+    listed = process("run", "--list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    wrong = process("run", "--profile", "minni", "--artifacts", tmp_path)
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: unknown profile 'minni'; did you mean 'mini'?\n"
+    assert wrong.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_in_usage_is_that_of_the_script():
+    done = process("run", "--no-such-option", CRANE_PROGRAM="run_all.sh")
+    assert done.returncode == 2
+    assert "run_all.sh" in done.stderr
+
+
+def test_listing_names_every_section_and_profile():
+    result = call("run", "--list")
+    assert result.exit_code == 0
+    for section in all_sections():
+        assert f"{section.number}  {section.title}  [{section.path.name}]" in result.output
+    for name in profile_names():
+        assert f"profile  {name}" in result.output
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
+    result = call(
+        "run", "--profile", "smoke", "--dry-run", "--only", "03,04", "--only", "01", "--artifacts", str(tmp_path)
+    )
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert [line[:2] for line in lines] == ["01", "03", "04"]
+    assert all("would run" in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.Run, "unchanged", lambda self, section, key: section.number == "00")
+    asked = ("run", "--profile", "smoke", "--dry-run", "--artifacts", str(tmp_path))
+    lines = call(*asked).output.splitlines()
+    assert ["reused" in line for line in lines] == [True] + [False] * (len(lines) - 1)
+    assert "reused" not in call(*asked, "--fresh").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--profile", "smok"), "unknown profile 'smok'; did you mean 'smoke'?"),
+        (("run", "--only", "9"), "unknown section '9'"),
+        (("run", "--only", "03_perplexty"), "did you mean '03_perplexity'?"),
+        (("run", "--from", "zz"), "unknown section 'zz'"),
+        (("run", "--only", "01", "--from", "05"), "no section is left"),
+        (("run", "--profile", "smoke", "-p", "value"), "--parameter 'value': expected name=value"),
+        (("run", "--profile", "smoke", "-p", "=3"), "--parameter '=3': expected name=value"),
+        (("run", "--profile", "smoke", "-p", "profil=x"), "unknown parameter 'profil'; did you mean 'profile'?"),
+    ],
+)
+def test_a_mistake_in_the_call_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
+    code, out, err = main(monkeypatch, capsys, *arguments, *(["--artifacts", tmp_path / "a"]))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not list(tmp_path.glob("a/*/s*"))
+
+
+@pytest.mark.parametrize("arguments", [("run", "--unknown"), ("run", "stray"), ("walk",), ("mask", "only-one")])
+def test_unknown_options_and_commands_are_exit_code_2(monkeypatch, capsys, arguments):
+    code, _out, err = main(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "Usage" in err
+
+
+def test_an_artifacts_folder_that_is_a_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    code, _out, err = main(monkeypatch, capsys, "run", "--profile", "smoke", "--artifacts", tmp_path / "file")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "choose another --artifacts" in err
+
+
+@pytest.mark.parametrize(("result", "code"), [(0, 0), (1, 1)])
+def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
+    given = []
+
+    def run_sections(run, *, fresh, console):
+        given.append((run.profile.name, run.folder, [s.number for s in run.sections], run.parameters, fresh))
+        return result
+
+    monkeypatch.setattr(runner, "run_sections", run_sections)
+    arguments = ["--artifacts", tmp_path, "--from", "05", "--fresh", "-p", "count=3", "-p", "name=[a, b]"]
+    assert main(monkeypatch, capsys, "run", "--profile", "smoke", *arguments)[0] == code
+    assert given == [("smoke", tmp_path / "smoke", ["05", "06"], {"count": 3, "name": ["a", "b"]}, True)]
+
+
+def test_ctrl_c_is_exit_code_130(tmp_path, monkeypatch, capsys):
+    def run_sections(run, *, fresh, console):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_sections", run_sections)
+    code, _out, err = main(monkeypatch, capsys, "run", "--profile", "smoke", "--artifacts", tmp_path)
+    assert code == 130
+    assert err == "interrupted; start again to go on where it stopped\n"
+
+
+def test_artifacts_come_from_the_environment_where_not_given(tmp_path, monkeypatch, capsys):
+    folders = []
+    monkeypatch.setattr(runner, "run_sections", lambda run, **_options: folders.append(run.folder) or 0)
+    monkeypatch.setenv("CRANE_ARTIFACTS", str(tmp_path / "there"))
+    main(monkeypatch, capsys, "run", "--profile", "smoke")
+    main(monkeypatch, capsys, "run", "--profile", "smoke", "--artifacts", tmp_path / "here")
+    assert folders == [tmp_path / "there" / "smoke", tmp_path / "here" / "smoke"]
+
+
+def test_help_without_arguments():
+    result = call()
+    assert "run" in result.output
+    assert "mask" in result.output
+
+
+# --- mask ----------------------------------------------------------------------------------------------------
+
+
+def neuron_set(language, *, random_seed=-1, width=24):
+    sites = {"neuron": [np.array([1, 5 + random_seed]), np.array([0, 2, 4])]}
+    return NeuronSet(
+        sites=sites, widths={"neuron": width}, model="m", method="lape", language=language, random_seed=random_seed
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def test_a_masked_checkpoint_is_written(model, tmp_path):
+    sets = [neuron_set("en"), neuron_set("vi"), neuron_set("vi", random_seed=3)]
+    write_neuron_sets(tmp_path / "sets.json", sets)
+    output = tmp_path / "out"
+    arguments = [str(model), str(tmp_path / "sets.json"), str(output), "--language", "vi", "--draw", "3"]
+    result = call("mask", *arguments)
+    assert result.exit_code == 0
+    assert result.output.strip().endswith(f"{output}: 5 units of 'vi' (lape) zeroed")
+    (whole, tokenizer), (zeroed, _tokenizer) = load_model(model, device="cpu"), load_model(output, device="cpu")
+    ids = torch.tensor([tokenizer("In town number 3")["input_ids"]])
+    with masked(whole, sets[2]):
+        assert torch.equal(zeroed(ids).logits, whole(ids).logits)
+
+
+def test_mistakes_in_masking(model, tmp_path, monkeypatch, capsys):
+    sets = tmp_path / "sets.json"
+    write_neuron_sets(sets, [neuron_set("en"), neuron_set("vi", random_seed=2)])
+
+    def complaint(*arguments):
+        code, _out, err = main(monkeypatch, capsys, "mask", *arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        return err
+
+    output = tmp_path / "out"
+    assert (
+        "has no set for --language de --draw -1; it has --language en --draw -1; --language vi --draw 2"
+        in complaint(model, sets, output, "--language", "de")
+    )
+    assert "no such directory" in complaint(tmp_path / "absent", sets, output, "--language", "en")
+    assert "no such file" in complaint(model, tmp_path / "absent.json", output, "--language", "en")
+    (tmp_path / "broken.json").write_text(json.dumps({"schema": "crane.neurons/1"}))
+    assert "has no list 'sets'" in complaint(model, tmp_path / "broken.json", output, "--language", "en")
+    assert "is not empty" in complaint(model, sets, tmp_path, "--language", "en")
+    write_neuron_sets(sets, [neuron_set("en", width=99)])
+    assert "neuron is 99 wide, in the model 24" in complaint(model, sets, output, "--language", "en")
+    assert not output.exists()
