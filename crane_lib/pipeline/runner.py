@@ -22,6 +22,7 @@ from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import library_versions, remove_partial
 from crane_lib.profile import LocalSource, Profile
 
+_TOLD = ("description", "expected_seconds")  # what a profile tells people; no result depends on it
 _KEPT = ("tables", "figures")
 _SHARED = ("captions.json", "manifest.json")  # files that no one section makes
 
@@ -57,7 +58,8 @@ class Run:
         """Key of what a section would make now."""
         given = {name: value for name, value in self.parameters.items() if name in self._known(section)}
         outside = {**library_versions(), **_outside(self.profile)}
-        return section.key(self.profile.resolved(), given, outside)
+        profile = {name: value for name, value in self.profile.resolved().items() if name not in _TOLD}
+        return section.key(profile, given, outside)
 
     def _known(self, section: Section) -> list[str]:
         from crane_lib.pipeline.notebook import known_parameters
