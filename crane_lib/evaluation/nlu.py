@@ -5,6 +5,7 @@ The harness, its task objects and the model wrapper are built once; each mask th
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crane_lib.errors import CraneError
 
 TASK_PREFIX = "crane"
-_FIELDS = ("question", "options", "gold", "prompt")
+_FIELDS = ("question", "options", "gold")
 
 
 def task_name(language: str) -> str:
@@ -28,34 +29,54 @@ def task_name(language: str) -> str:
     return f"{TASK_PREFIX}_{language}"
 
 
+def _checked_question(row: Any) -> dict[str, Any]:
+    """The fields of one question; raises ValueError with what is wrong with it."""
+    if not isinstance(row, dict):
+        raise ValueError("is not an object of question, options and gold")
+    missing = [name for name in _FIELDS if name not in row]
+    if missing:
+        raise ValueError(f"has no field {missing[0]!r}; needs {', '.join(_FIELDS)}")
+    question, options, gold = (row[name] for name in _FIELDS)
+    prompt = row.get("prompt", question)
+    if not all(isinstance(text, str) and text.strip() for text in (question, prompt)):
+        raise ValueError("its question or prompt is not a text")
+    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o for o in options):
+        raise ValueError("its options are not a list of two or more texts")
+    if type(gold) is not int or not 0 <= gold < len(options):
+        raise ValueError(f"gold is {gold!r}, expected the index of one of its {len(options)} options, from 0")
+    return {"question": question, "prompt": prompt, "options": options, "gold": gold, "subject": row.get("subject", "")}
+
+
 def read_questions(path: Path) -> pd.DataFrame:
     """Four-way (or n-way) questions from a JSON-lines file, checked.
 
+    Returns
+    -------
+    frame of question, prompt (the question unless given), options (list of texts), gold (index) and subject
+
     Raises
     ------
-    CraneError : no such file, no questions, a missing field, or a gold index out of range
+    CraneError : no such file, not JSON lines, no questions, or a line that is not a question
     """
     if not path.is_file():
         raise CraneError(f"questions {path}: no such file")
     try:
-        frame = pd.read_json(path, lines=True, dtype=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CraneError(f"questions {path}: is not JSON lines in UTF-8 ({error})") from error
-    if frame.empty:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise CraneError(f"questions {path}: is not UTF-8 (byte {error.start}); convert it first") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_checked_question(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise CraneError(f"questions {path}: line {number}: is not JSON ({error})") from error
+        except ValueError as error:
+            raise CraneError(f"questions {path}: line {number}: {error}") from error
+    if not rows:
         raise CraneError(f"questions {path}: has no questions")
-    if "prompt" not in frame and "question" in frame:
-        frame["prompt"] = frame["question"]
-    missing = [name for name in _FIELDS if name not in frame]
-    if missing:
-        raise CraneError(f"questions {path}: has no field {missing[0]!r}; needs question, options and gold")
-    wrong = [
-        number
-        for number, row in enumerate(frame.itertuples())
-        if not isinstance(row.options, list) or not 0 <= int(row.gold) < len(row.options)
-    ]
-    if wrong:
-        raise CraneError(f"questions {path}: line {wrong[0] + 1}: gold is not the index of one of its options")
-    return frame
+    return pd.DataFrame(rows)
 
 
 def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> list[str]:
@@ -139,14 +160,14 @@ class Harness:
     ) -> None:
         with _quiet():
             from lm_eval.models.huggingface import HFLM
-            from lm_eval.tasks import TaskManager, get_task_dict
+            from lm_eval.tasks import TaskManager
 
             names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
             if not names:
                 raise CraneError(f"{tasks}: has no task definitions ({TASK_PREFIX}_*.yaml)")
             # The default manager indexes every task the harness ships, which takes many seconds.
             manager = TaskManager(include_defaults=False, include_path=str(tasks))
-            self._tasks = get_task_dict(names, manager)
+            self._tasks = manager.load(names)
             self._model = HFLM(
                 pretrained=model,
                 tokenizer=tokenizer,

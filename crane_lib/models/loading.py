@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
@@ -68,12 +69,17 @@ def load_model(
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=wanted, trust_remote_code=trust_remote_code
+        model: Any
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=wanted, trust_remote_code=trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CraneError(f"model {path}: cannot be loaded ({type(error).__name__}: {reason})") from error
+    if found["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        first, count = sorted(found["missing_keys"])[0], len(found["missing_keys"])
+        raise CraneError(f"model {path}: its weights lack {first} ({count} in all); was the download finished?")
     width = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > width:
         raise CraneError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def read_documents(path: Path) -> list[str]:
         raise CraneError(f"corpus {path}: is not UTF-8 (byte {error.start}); convert it first") from error
     if path.suffix == ".jsonl":
         texts = []
-        for number, line in enumerate(content.splitlines(), start=1):
+        # Not splitlines(), which also parts a text at the line separators of Unicode.
+        for number, line in enumerate(content.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
@@ -37,7 +39,7 @@ def read_documents(path: Path) -> list[str]:
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 raise CraneError(f"corpus {path}: line {number} is not an object with a field 'text'") from error
     else:
-        texts = [part.strip() for part in content.replace("\r\n", "\n").split("\n\n")]
+        texts = [part.strip() for part in re.split(r"\n[^\S\n]*\n", content.replace("\r\n", "\n"))]
     texts = [text for text in texts if text]
     if not texts:
         raise CraneError(f"corpus {path}: holds no text")
