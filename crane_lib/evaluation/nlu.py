@@ -173,6 +173,8 @@ class Harness:
                 tokenizer=tokenizer,
                 batch_size=batch_size,
                 add_bos_token=tokenizer.bos_token_id is not None,
+                # Only asked for where the tokenizer has no token of its own to begin or end a text with.
+                prefix_token_id=None if {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None} else 0,
             )
         self._chat = chat
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
 
@@ -65,6 +66,7 @@ def load_model(
     CraneError : a part is missing or unreadable, or the tokenizer does not fit the model
     """
     check_model_directory(path)
+    transformers_logging.disable_progress_bar()  # a bar of its own a shard, on the error stream
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)

@@ -162,8 +162,15 @@ def test_task_definitions(question_files, tmp_path, chat):
     names = write_tasks(tmp_path, question_files, delimiters=DELIMITERS, chat=chat)
     assert names == [task_name(language) for language in LANGUAGES] == ["crane_en", "crane_zh"]
     tasks = {name: yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in names}
-    assert [task["target_delimiter"] for task in tasks.values()] == (["", ""] if chat else [" ", ""])
-    assert {task["doc_to_text"] for task in tasks.values()} == {"{{question}}" if chat else "{{prompt}}"}
+    assert {task["target_delimiter"] for task in tasks.values()} == {""}
+    for language, delimiter in (("en", " "), ("zh", "")):
+        asked = questions(language)
+        lines = (tmp_path / f"{language}.jsonl").read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        assert [row["choices"] for row in rows] == [[delimiter + option for option in q["options"]] for q in asked]
+        assert [row["text"] for row in rows] == [
+            q["question"] if chat else q.get("prompt", q["question"]) for q in asked
+        ]
 
 
 # --- question files ------------------------------------------------------------------------------------------

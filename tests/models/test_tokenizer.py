@@ -67,7 +67,7 @@ def test_a_conversation_in_the_template(tokenizer):
     tokenizer.chat_template = CHAT_TEMPLATE
     turns = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
     text = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert text == "<|begin|><|user|>Q?<|end|><|assistant|>A.<|end|>"
+    assert text == "<|begin|><|user|> Q?<|end|><|assistant|> A.<|end|>"
     asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-    assert asked == "<|begin|><|user|>Q?<|end|><|assistant|>"
+    assert asked == "<|begin|><|user|> Q?<|end|><|assistant|>"
     assert tokenizer(asked, add_special_tokens=False)["input_ids"][:2] == [0, 2]

@@ -95,7 +95,7 @@ def test_the_loss_of_a_conversation_is_on_what_the_assistant_says(chat_tokenizer
     assert text == chat_tokenizer.apply_chat_template(turns, tokenize=False)
     said = [token for token, label in zip(tokens, labels, strict=True) if label != -100]
     assert [label for label in labels if label != -100] == said
-    assert chat_tokenizer.decode(said) == "three old mills<|end|>a grey one<|end|>"
+    assert chat_tokenizer.decode(said) == " three old mills<|end|> a grey one<|end|>"
 
 
 ARCHITECTURE = {"vocabulary": 320, "layers": 1, "hidden": 16, "intermediate": 24, "heads": 2, "max_length": 64}

@@ -109,9 +109,12 @@ def test_examples_show_the_relevance_of_each_token(root):
     model, texts = documents(root, "relevance")
     first = document_relevance(model, torch.tensor([texts["en"][0]]))
     np.testing.assert_allclose(examples[0]["relevance"], first.token[0].tolist(), rtol=1e-9, atol=1e-12)
-    assert "".join(examples[0]["tokens"][1:]) == pd.read_parquet(root / "corpus" / "documents.parquet").query(
-        "split == 'relevance' and language == 'en'"
-    )["text"].iloc[0]
+    assert (
+        "".join(examples[0]["tokens"][1:])
+        == pd.read_parquet(root / "corpus" / "documents.parquet")
+        .query("split == 'relevance' and language == 'en'")["text"]
+        .iloc[0]
+    )
     assert all(len(example["tokens"]) == len(example["relevance"]) for example in examples)
 
 
