@@ -71,8 +71,8 @@ def load_model(
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-        model: Any
-        model, found = AutoModelForCausalLM.from_pretrained(
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model, found = load(
             path, config=config, dtype=wanted, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

@@ -74,7 +74,7 @@ def asked_tokens(tokenizer, row, *, chat):
 
 def slow_answers(model, tokenizer, language, *, chat):
     """Right or wrong a question, and by how much the best option leads."""
-    delimiter = "" if chat else DELIMITERS.get(language, " ")
+    delimiter = DELIMITERS.get(language, " ")
     answers, margins = [], []
     for row in questions(language):
         context = asked_tokens(tokenizer, row, chat=chat)
