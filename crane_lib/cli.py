@@ -29,6 +29,8 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise CraneError(f"--parameter {pair!r}: expected name=value")
+        if name in ("profile", "artifacts"):
+            raise CraneError(f"--parameter {pair!r}: give it as --{name}, so that runner and notebooks agree")
         parameters[name] = yaml.safe_load(value)
     return parameters
 

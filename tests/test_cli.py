@@ -94,6 +94,7 @@ def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
         (("run", "--from", "zz"), "unknown section 'zz'"),
         (("run", "--only", "01", "--from", "05"), "no section is left"),
         (("run", "--profile", "smoke", "-p", "value"), "--parameter 'value': expected name=value"),
+        (("run", "--profile", "smoke", "-p", "artifacts=x"), "give it as --artifacts"),
         (("run", "--profile", "smoke", "-p", "=3"), "--parameter '=3': expected name=value"),
         (("run", "--profile", "smoke", "-p", "profil=x"), "unknown parameter 'profil'; did you mean 'profile'?"),
     ],

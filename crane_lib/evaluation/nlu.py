@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,11 +125,16 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
 def _quiet() -> Any:
     """No progress bars and chatter of the harness and of datasets inside the block."""
     import datasets
+    from tqdm import tqdm
 
+    def silent(bar: Any, *arguments: Any, **options: Any) -> None:
+        initialize(bar, *arguments, **{**options, "disable": True})
+
+    # TQDM_DISABLE would be too late (tqdm reads it when it is imported) and give way to the harness's own argument.
+    initialize = tqdm.__init__
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "lm-eval")]
     levels = [logger.level for logger in loggers]
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
+    tqdm.__init__ = silent
     datasets.disable_progress_bars()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -140,10 +144,7 @@ def _quiet() -> Any:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         datasets.enable_progress_bars()
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before
+        tqdm.__init__ = initialize
 
 
 class Harness:

@@ -164,6 +164,9 @@ def _run_one(run: Run, section: Section, key: str, console: Console) -> str | No
         except NotebookError as problem:
             error = str(problem)
     seconds = time.monotonic() - started
+    if error is not None:
+        for name in (last or {}).get("outputs", []):  # made under another key; the report must not show them as today's
+            (run.folder / name).unlink(missing_ok=True)
     outputs = [str(executed.relative_to(run.folder))]
     for kind in _KEPT:
         for path in sorted((run.folder / kind).glob(f"{section.number}_*")):

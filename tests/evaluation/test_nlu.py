@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 
 import numpy as np
@@ -6,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tqdm import tqdm
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.nlu import Harness, read_questions, task_name, write_tasks
@@ -131,13 +133,15 @@ def test_nothing_is_fetched(model_and_tokenizer, question_files, tmp_path, monke
     assert len(found) == 48
 
 
-def test_the_harness_is_quiet_and_leaves_the_environment(model_and_tokenizer, question_files, tmp_path, capfd):
-    import os
-
+def test_the_harness_is_quiet_and_leaves_other_progress_bars_alone(
+    model_and_tokenizer, question_files, tmp_path, capfd
+):
     before = dict(os.environ)
     make_harness(model_and_tokenizer, question_files, tmp_path).accuracy()
     assert dict(os.environ) == before
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
+    list(tqdm([1, 2], desc="Mine"))
+    assert "Mine: 100%" in capfd.readouterr().err
 
 
 def test_a_question_that_changed_is_read_anew(model_and_tokenizer, tmp_path):

@@ -311,3 +311,15 @@ def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks
     assert outputs(executed / "00_first.ipynb") == "flag seen\n"
     assert (executed / "01_second.ipynb").read_bytes() == before
     assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
+
+
+def test_a_failure_takes_the_sections_older_outputs_away(tmp_path, notebooks, work):
+    """Else the report would show, as today's, what an earlier state of the code had made."""
+    start(tmp_path)
+    tables = tmp_path / "smoke" / "tables"
+    assert {path.name for path in tables.iterdir()} == {"00_a.csv", "01_a.csv", "02_a.csv"}
+    work.problems["01"] = NotebookError("no such set")
+    work.tables["01"] = []
+    assert start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8})) == 1
+    assert {path.name for path in tables.iterdir()} == {"00_a.csv", "02_a.csv"}
+    assert not (tmp_path / "smoke" / "notebooks" / "01_second.ipynb").exists()
