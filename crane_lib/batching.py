@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def pad_batch(documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of documents padded on the right; which id pads does not matter.
+def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of documents (lists or integer arrays) padded on the right; which id pads does not matter.
 
     Returns
     -------
@@ -18,5 +19,5 @@ def pad_batch(documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(document) for document in documents])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     ids = torch.zeros(mask.shape, dtype=torch.long)
-    ids[mask] = torch.tensor([token for document in documents for token in document])
+    ids[mask] = torch.from_numpy(np.concatenate([np.asarray(document, dtype=np.int64) for document in documents]))
     return ids, mask

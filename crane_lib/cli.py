@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,7 +103,10 @@ def mask(
     language: Annotated[str, typer.Option("--language", help="Language whose set is zeroed.")],
     draw: Annotated[int, typer.Option("--draw", help="Draw, for files of random sets.")] = -1,
 ) -> None:
-    """Write a checkpoint in which a language's neurons are zeroed for good."""
+    """Write a checkpoint in which a language's neurons are zeroed for good.
+
+    Example: crane mask models/llama-2-7b artifacts/mini/stages/selection_base/contrast@0.1.json masked --language vi
+    """
     from crane_lib.masking import export_masked
     from crane_lib.models.loading import load_model
     from crane_lib.neurons import read_neuron_sets
@@ -115,11 +121,149 @@ def mask(
     typer.echo(f"{output}: {chosen[0].count()} units of {language!r} ({chosen[0].method}) zeroed")
 
 
+@app.command()
+def statistics(
+    model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
+    texts: Annotated[Path, typer.Argument(help="Texts: .txt (parted by blank lines) or .jsonl (field 'text').")],
+    output: Annotated[Path, typer.Argument(help="File to write, such as vi.safetensors.")],
+    seed: Annotated[str, typer.Option("--seed", help="Explained: gold_logit or log_probability.")] = "gold_logit",
+    rule: Annotated[str, typer.Option("--rule", help="attnlrp, cplrp or gradient.")] = "attnlrp",
+    max_length: Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")] = 2048,
+    token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")] = 8192,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float64, or auto: as stored.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, or map: one model over all GPUs of this machine.")
+    ] = "auto",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute every layer twice, for less memory.")
+    ] = False,
+    documents: Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts only [0: all].")] = 0,
+) -> None:
+    """Compute the relevance statistics of one file of texts on one model.
+
+    The output (safetensors) holds, for every neuron and weight row, the moments of its relevance over the texts, and
+    how often each neuron fires. What is finished is kept in OUTPUT.shards/ on the way: started again after a kill,
+    the same command goes on from there, also with another number of processes.
+
+    Examples: crane statistics models/llama-2-7b vi.jsonl vi.safetensors --dtype bfloat16;
+    on two GPUs: torchrun --nproc-per-node 2 -m crane_lib.cli statistics models/llama-2-7b vi.jsonl vi.safetensors
+    """
+    from crane_lib.models.loading import load_model
+    from crane_lib.progress import advancing, progress
+    from crane_lib.relevance import stream_statistics
+    from crane_lib.relevance.distributed import barrier, processes, rank
+    from crane_lib.stages.local import read_documents
+    from crane_lib.stages.texts import token_ids
+
+    _check_one_of("--seed", seed, ["gold_logit", "log_probability"])
+    _check_one_of("--rule", rule, ["attnlrp", "cplrp", "gradient"])
+    _check_one_of("--dtype", dtype, ["auto", "float32", "bfloat16", "float64"])
+    if output.is_dir():
+        raise CraneError(f"{output}: is a directory; give the file to write, such as {output / 'vi.safetensors'}")
+    shards = output.with_name(output.name + ".shards")
+    with processes():
+        network, tokenizer = load_model(model, device=device, dtype=dtype)
+        tokens = token_ids(read_documents(texts)[: documents or None], tokenizer, max_length=max_length)
+        if not tokens:
+            raise CraneError(f"corpus {texts}: has no text of two tokens or more")
+        started = time.monotonic()
+        before: list[int] = []  # documents done by an earlier start
+        with progress("Relevance", len(tokens)) if rank() == 0 else nullcontext() as bar:
+            advance = advancing(bar) if bar is not None else None
+
+            def told(done: int, total: int) -> None:
+                if not before:
+                    before.append(done)
+                if advance is not None:
+                    advance(done, total)
+
+            found = stream_statistics(
+                network,
+                tokens,
+                seed=seed,
+                rule=rule,
+                token_budget=token_budget,
+                max_length=max_length,
+                checkpointing=checkpointing,
+                folder=shards,
+                labels={"texts": texts.name},
+                progress=told,
+            )
+        seconds = time.monotonic() - started
+        barrier()  # the others have read the shards too
+        if rank() == 0:
+            found.save(output)
+            shutil.rmtree(shards, ignore_errors=True)
+            speed = f"{before[0]} documents were done before" if before[0] else f"{found.tokens / seconds:.0f} tokens/s"
+            typer.echo(f"{output}: {found.documents} documents, {found.tokens} tokens in {seconds:.1f} s ({speed})")
+
+
+@app.command()
+def relevance(
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
+    model: Annotated[str, typer.Option("--model", help="Which of the study's models: base or chat.")] = "base",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go [default: artifacts/ of the clone].")
+    ] = "",
+) -> None:
+    """Make a study's relevance statistics, by as many processes as torchrun starts.
+
+    The first process makes the corpus and the models that are missing, then all share the passes. run_all.sh with the
+    same profile finds the statistics made and goes on from there. Killed and started again, it goes on where it was.
+
+    Examples: crane relevance --profile mini;  on eight GPUs: torchrun --nproc-per-node 8 -m crane_lib.cli relevance
+    --profile mine.yaml --model chat
+    """
+    from crane_lib.pipeline.runner import alone
+    from crane_lib.profile import artifacts_root, load_profile
+    from crane_lib.relevance.distributed import processes, rank
+    from crane_lib.study import Study
+
+    loaded = load_profile(profile)
+    _check_one_of("--model", model, ["base", "chat"])
+    folder = artifacts_root(artifacts or None) / loaded.name
+    with processes(), alone(folder) if rank() == 0 else nullcontext():
+        study = Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else _say_nothing)
+        _check_one_of("--model", model, study.model_names)
+        study.relevance(model)
+
+
+@app.command(hidden=True)
+def relevance_passes(file: Annotated[Path, typer.Argument(help="What to do, as the stage wrote it.")]) -> None:
+    """Do the passes of a relevance stage that starts processes of its own; not meant to be called by hand."""
+    from crane_lib.relevance.distributed import processes
+    from crane_lib.stages.passes import run_file
+
+    with processes():
+        run_file(file)
+
+
+def _check_one_of(option: str, value: str, known: list[str]) -> None:
+    if value not in known:
+        raise CraneError(f"{option} {value!r}: expected one of {', '.join(known)}")
+
+
+def _say_nothing(_line: str) -> None:
+    """What processes other than the first say."""
+
+
+def _let_others_speak(error: Exception) -> None:
+    """Wait a moment if other processes may say the same better: torchrun ends all as soon as one has ended.
+
+    So a mistake that all processes notice is said once, by the first, and what one process did wrong is not followed
+    by the complaints of those that waited for it.
+    """
+    number = min(int(os.environ.get("RANK", "0")), 8)
+    waiting = type(error).__name__ == "OtherProcessEnded"  # by name, for its module loads torch
+    time.sleep(10.0 if waiting else 2.0 + number / 2 if number else 0.0)
+
+
 def main() -> None:
     """Entry point: a mistake of the user's becomes one line and exit code 2."""
     try:
         app(prog_name=os.environ.get("CRANE_PROGRAM"))
     except CraneError as error:
+        _let_others_speak(error)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:  # a full disk, say, while a notebook is saved

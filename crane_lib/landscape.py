@@ -12,7 +12,7 @@ from IPython.display import HTML, display
 from crane_lib.files import read_json
 from crane_lib.output.figures import token_relevance_html
 from crane_lib.relevance import Statistics
-from crane_lib.selection import ROW_SITES, kurtosis_z
+from crane_lib.selection import kurtosis_z, row_sites
 from crane_lib.stages.relevance import load_statistics
 
 Example = tuple[str, list[str], list[float]]
@@ -34,9 +34,10 @@ def corpus_table(statistics: ByLanguage) -> pd.DataFrame:
 
 def magnitudes(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
     """Mean absolute value over documents of every site's units.  language -> site -> (L, units)"""
-    sites = ("neuron", *ROW_SITES)
     return {
-        language: {site: item.moments[site].mean_absolute.numpy() for site in sites}
+        language: {
+            site: item.moments[site].mean_absolute.numpy() for site in ("neuron", *row_sites(item.moments))
+        }
         for language, item in statistics.items()
     }
 
@@ -49,11 +50,11 @@ def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:
 def kurtosis_scores(statistics: ByLanguage) -> dict[str, np.ndarray]:
     """z-score of the kurtosis of every row, over all matrices and layers.  language -> (rows,)"""
     kurtosis = {
-        language: {site: item.moments[site].excess_kurtosis().numpy() for site in ROW_SITES}
+        language: {site: item.moments[site].excess_kurtosis().numpy() for site in row_sites(item.moments)}
         for language, item in statistics.items()
     }
     return {
-        language: np.concatenate([sites[site].ravel() for site in ROW_SITES])
+        language: np.concatenate([array.ravel() for array in sites.values()])
         for language, sites in kurtosis_z(kurtosis).items()
     }
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic
 from crane_lib.neurons import NeuronSet
-from crane_lib.relevance.families import parts_of
 from crane_lib.relevance.hooks import HookSet
+from crane_lib.relevance.parts import Rows, parts_of
 
 _MARK = "_crane_masked"
 
@@ -29,9 +29,10 @@ def _zero_input(indices: Tensor) -> Any:
     return hook
 
 
-def _zero_rows(projection: nn.Module, indices: Tensor) -> Any:
+def _zero_rows(rows: Rows, indices: Tensor) -> Any:
     """Hook that does to the output what zeroing these rows of the weight would: only the bias is left of them."""
-    bias = getattr(projection, "bias", None)
+    bias = rows.module.bias
+    indices = indices + rows.start
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         chosen = indices.to(output.device)
@@ -67,8 +68,8 @@ def masked(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[PreTrainedMod
                 if site == "neuron":
                     hooks.before(parts.down, _zero_input(indices))
                 else:
-                    projection = getattr(parts, site)
-                    hooks.after(projection, _zero_rows(projection, indices))
+                    rows = parts.rows[site]
+                    hooks.after(rows.module, _zero_rows(rows, indices))
         yield model
     finally:
         hooks.remove()
@@ -93,7 +94,7 @@ def export_masked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ne
         for layer, parts in enumerate(parts_of(model).layers):
             for site, by_layer in neurons.sites.items():
                 indices = torch.as_tensor(by_layer[layer], dtype=torch.long, device=model.device)
-                weight = getattr(parts, "down" if site == "neuron" else site).weight
+                weight = parts.rows["down" if site == "neuron" else site].weight()
                 saved.append((weight, weight.clone()))
                 weight.index_fill_(1 if site == "neuron" else 0, indices, 0.0)
         with atomic(folder) as temporary:

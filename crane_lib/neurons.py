@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_lib.relevance.parts import parts_of
 
 SCHEMA = "crane.neurons/1"
 SITES = ("neuron", "gate", "up", "down")
@@ -67,13 +68,15 @@ class NeuronSet:
         ------
         CraneError : the model has other layers or widths than the one the set was made for
         """
-        config = model.config
-        seen = site_widths(config)
-        name = config._name_or_path or type(model).__name__
+        parts = parts_of(model)
+        seen = parts.widths
+        name = model.config._name_or_path or type(model).__name__
         made_for = f"this set was made for {self.model!r}, the model is {name!r}"
-        if self.layers != config.num_hidden_layers:
-            raise CraneError(f"{source}: has {self.layers} layers, the model {config.num_hidden_layers}; {made_for}")
+        if self.layers != len(parts.layers):
+            raise CraneError(f"{source}: has {self.layers} layers, the model {len(parts.layers)}; {made_for}")
         for site, layers in self.sites.items():
+            if site not in seen:
+                raise CraneError(f"{source}: has units at {site}, the model's MLP has none; {made_for}")
             for layer, indices in enumerate(layers):
                 if len(indices) and (np.min(indices) < 0 or np.max(indices) >= seen[site]):
                     worst = int(np.min(indices) if np.min(indices) < 0 else np.max(indices))
@@ -83,12 +86,6 @@ class NeuronSet:
                     )
             if self.widths[site] != seen[site]:
                 raise CraneError(f"{source}: {site} is {self.widths[site]} wide, in the model {seen[site]}; {made_for}")
-
-
-def site_widths(config: PretrainedConfig) -> dict[str, int]:
-    """Number of units of each site in one layer of a gated model."""
-    inner, hidden = config.intermediate_size, config.hidden_size
-    return {"neuron": inner, "gate": inner, "up": inner, "down": hidden}
 
 
 def write_neuron_sets(path: Path, sets: Sequence[NeuronSet]) -> None:

@@ -94,6 +94,8 @@ class Relevance(_Strict):
     seeds: tuple[Literal["gold_logit", "log_probability"], ...] = ("gold_logit", "log_probability")
     token_budget: Count = 4096
     max_length: Count = 2048
+    checkpointing: bool = False  # every layer computed twice, for less memory
+    processes: Count = 1  # on this machine; see docs/distributed.md for more
 
 
 class Lape(_Strict):

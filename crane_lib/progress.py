@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,11 +18,12 @@ _INTERVAL = 0.5  # seconds between writes of the file
 
 
 class Task:
-    """Something being done step by step; `advance` after each."""
+    """Something being done step by step; `advance` after each, `skip` what was done before."""
 
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total, self.done = description, total, 0
         self.started = time.monotonic()
+        self._skipped = 0
         self._written = 0.0
         path = os.environ.get(FILE_VARIABLE)
         self._path = Path(path) if path else None
@@ -49,9 +50,17 @@ class Task:
             self._written = time.monotonic()
             self._write(note)
 
+    def skip(self, steps: int) -> None:
+        """Count `steps` that cost no time now, so that the time left does not come out too short."""
+        self.done += steps
+        self._skipped += steps
+        if self._bar is not None:
+            self._bar.tasks[0].completed += steps  # not through the bar, which would take it for speed
+
     def _write(self, note: str) -> None:
         elapsed = time.monotonic() - self.started
-        left = elapsed / self.done * (self.total - self.done) if self.done else None
+        worked = self.done - self._skipped
+        left = elapsed / worked * (self.total - self.done) if worked else None
         state = {"description": self.description, "done": self.done, "total": self.total, "left": left, "note": note}
         assert self._path is not None
         temporary = self._path.with_suffix(".partial")
@@ -74,6 +83,24 @@ def progress(description: str, total: int) -> Iterator[Task]:
         yield task
     finally:
         task.close()
+
+
+def advancing(task: Task) -> Callable[[int, int], None]:
+    """A callback `(done, total)` that moves `task` by what has been done since the last call.
+
+    The first call says where the work starts: that much was done before.
+    """
+    before: int | None = None
+
+    def advance(done: int, _total: int) -> None:
+        nonlocal before
+        if before is None:
+            task.skip(done)
+        else:
+            task.advance(done - before)
+        before = done
+
+    return advance
 
 
 def read_progress(path: Path) -> str:

@@ -7,6 +7,7 @@ that methods are compared at the same size.  Scores are arrays a language; `top`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,12 @@ Scores = Mapping[str, np.ndarray]  # language -> (L, I)
 RowScores = Mapping[str, Mapping[str, np.ndarray]]  # language -> site -> (L, units)
 Chosen = dict[str, list[np.ndarray]]  # site -> per layer sorted indices
 
-ROW_SITES = ("gate", "up", "down")
+ROW_SITES = ("gate", "up", "down")  # of which an ungated MLP has no gate
+
+
+def row_sites(values: Mapping[str, Any]) -> list[str]:
+    """The row sites that a model has, in their order."""
+    return [site for site in ROW_SITES if site in values]
 
 
 def _indices(mask: np.ndarray) -> list[np.ndarray]:
@@ -76,11 +82,11 @@ def kurtosis_z(kurtosis: RowScores) -> dict[str, dict[str, np.ndarray]]:
     """
     result = {}
     for language, sites in kurtosis.items():
-        everything = np.concatenate([sites[site].ravel() for site in ROW_SITES])
+        everything = np.concatenate([sites[site].ravel() for site in row_sites(sites)])
         mean, deviation = np.nanmean(everything), np.nanstd(everything)
         if not np.isfinite(deviation) or deviation == 0:
             raise CraneError(f"kurtosis: the statistics of {language!r} do not vary; it needs four documents or more")
-        result[language] = {site: (sites[site] - mean) / deviation for site in ROW_SITES}
+        result[language] = {site: (sites[site] - mean) / deviation for site in row_sites(sites)}
     return result
 
 
@@ -96,12 +102,13 @@ def select_kurtosis_budget(kurtosis: RowScores, *, budget: float) -> dict[str, C
     """The `budget` share of rows with the largest kurtosis, over all layers and matrices."""
     chosen = {}
     for language, sites in kurtosis.items():
-        shapes = [sites[site].shape for site in ROW_SITES]
-        everything = np.concatenate([sites[site].ravel() for site in ROW_SITES])
+        names = row_sites(sites)
+        shapes = [sites[site].shape for site in names]
+        everything = np.concatenate([sites[site].ravel() for site in names])
         mask = top(everything, budget_count(budget, everything.size))
         parts = np.split(mask, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
         chosen[language] = {
-            site: _indices(part.reshape(shape)) for site, part, shape in zip(ROW_SITES, parts, shapes, strict=True)
+            site: _indices(part.reshape(shape)) for site, part, shape in zip(names, parts, shapes, strict=True)
         }
     return chosen
 

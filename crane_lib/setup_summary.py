@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from transformers import AutoConfig
 
-from crane_lib.files import read_frame, read_json
+from crane_lib.files import read_frame
 from crane_lib.models.loading import model_directory
 from crane_lib.pipeline.store import Stage
 
@@ -29,21 +31,27 @@ def model_sizes(models: Mapping[str, Stage]) -> pd.DataFrame:
     """Architecture of each model, from its configuration, and what its training took where it was trained here."""
     rows = []
     for name, stage in models.items():
-        config = read_json(model_directory(stage.folder) / "config.json")
+        config = AutoConfig.from_pretrained(model_directory(stage.folder))
+        width = _mlp_width(config)
         trained = (stage.folder / "training.csv").is_file()
         rows.append(
             {
                 "model": name,
-                "family": config.get("model_type"),
-                "layers": config.get("num_hidden_layers"),
-                "hidden": config.get("hidden_size"),
-                "mlp_width": config.get("intermediate_size"),
-                "neurons": config.get("num_hidden_layers", 0) * config.get("intermediate_size", 0),
-                "vocabulary": config.get("vocab_size"),
+                "family": config.model_type,
+                "layers": config.num_hidden_layers,
+                "hidden": config.hidden_size,
+                "mlp_width": width,
+                "neurons": config.num_hidden_layers * width,
+                "vocabulary": config.vocab_size,
                 "training_tokens": int(read_frame(stage / "training.csv")["tokens"].iloc[-1]) if trained else 0,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _mlp_width(config: Any) -> int:
+    """Neurons of a layer: GPT-2 and BLOOM, which need not say, have four times the hidden size."""
+    return getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
 
 
 def training_histories(models: Mapping[str, Stage]) -> dict[str, pd.DataFrame]:

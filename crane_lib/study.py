@@ -203,6 +203,8 @@ class Study:
                 "max_length": options.max_length,
                 **self._loading(),
             },
+            settings={"checkpointing": options.checkpointing, "processes": options.processes},
+            scratch=True,
         )
 
     def selection(self, name: str) -> Stage:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from crane_lib.models.tokenizer import CHAT_TEMPLATE, train_tokenizer
 
@@ -50,6 +57,20 @@ def small_model(vocabulary: int, *, random_seed=0) -> LlamaForCausalLM:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+def write_ungated(folder: Path) -> Path:
+    """Put a GPT-2 in the place of the model of a folder; its tokenizer stays."""
+    vocabulary = AutoConfig.from_pretrained(folder).vocab_size
+    config = GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_inner=24, n_positions=128)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return folder
 
 
 def write_model(folder: Path, *, texts=None, random_seed=0, chat=False) -> Path:

@@ -10,13 +10,17 @@ import torch
 from typer.testing import CliRunner
 
 from crane_lib import cli
+from crane_lib.errors import CraneError
 from crane_lib.masking import masked
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.pipeline import runner
 from crane_lib.pipeline.sections import all_sections
 from crane_lib.profile import profile_names
-from tests.small import write_model
+from crane_lib.relevance import Statistics, stream_statistics
+from crane_lib.relevance.distributed import OtherProcessEnded
+from crane_lib.study import Study
+from tests.small import TEXTS, write_lines, write_model, write_study
 
 ROOT = Path(cli.__file__).resolve().parent.parent
 
@@ -158,8 +162,136 @@ def test_artifacts_come_from_the_environment_where_not_given(tmp_path, monkeypat
 
 def test_help_without_arguments():
     result = call()
-    assert "run" in result.output
-    assert "mask" in result.output
+    for command in ("run", "statistics", "relevance", "mask"):
+        assert f" {command} " in result.output
+    assert "relevance-passes" not in result.output
+
+
+@pytest.mark.parametrize("command", ["run", "statistics", "relevance", "mask"])
+def test_every_command_shows_an_example(command):
+    assert "Example" in call(command, "--help").output
+
+
+@pytest.mark.parametrize(("error", "rank", "seconds"), [
+    (CraneError("x"), None, 0.0),
+    (CraneError("x"), "0", 0.0),
+    (CraneError("x"), "3", 3.5),
+    (OtherProcessEnded("x"), "0", 10.0),
+])
+def test_a_process_lets_the_one_that_knows_more_speak_first(monkeypatch, error, rank, seconds):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    naps = []
+    monkeypatch.setattr(cli.time, "sleep", naps.append)
+    cli._let_others_speak(error)
+    assert naps == [seconds]
+
+
+# --- statistics and relevance --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return write_lines(tmp_path_factory.mktemp("texts") / "vi.jsonl", [{"text": text} for text in TEXTS["vi"]])
+
+
+def test_statistics_of_a_file_of_texts(model, texts, tmp_path):
+    output = tmp_path / "deep" / "vi.safetensors"
+    options = ("--seed", "log_probability", "--rule", "cplrp", "--max-length", "12", "--documents", "9")
+    result = call("statistics", str(model), str(texts), str(output), *options, "--dtype", "float64", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    network, tokenizer = load_model(model, device="cpu", dtype="float64")
+    tokens = [tokenizer(text)["input_ids"][:12] for text in TEXTS["vi"][:9]]
+    expected = stream_statistics(network, tokens, seed="log_probability", rule="cplrp", max_length=12)
+    seen = Statistics.load(output)
+    assert (seen.provenance, seen.corpus) == (expected.provenance, expected.corpus)
+    torch.testing.assert_close(seen.moments["down"].m4, expected.moments["down"].m4, rtol=1e-9, atol=0)
+    assert seen.labels == {"texts": "vi.jsonl"}
+    assert f"{output}: 9 documents, {seen.tokens} tokens in " in result.output
+    assert result.output.endswith(" tokens/s)\n")
+    assert [path.name for path in output.parent.iterdir()] == ["vi.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (("--seed", "gold"), "--seed 'gold': expected one of gold_logit, log_probability"),
+        (("--rule", "lrp"), "--rule 'lrp': expected one of attnlrp, cplrp, gradient"),
+        (("--dtype", "float16"), "--dtype 'float16': expected one of auto, float32, bfloat16, float64"),
+        (("--device", "quantum"), "device 'quantum': not a device"),
+    ],
+)
+def test_mistakes_in_options_of_statistics(model, texts, tmp_path, monkeypatch, capsys, changes, words):
+    code, _out, err = main(monkeypatch, capsys, "statistics", model, texts, tmp_path / "x", *changes)
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_in_files_of_statistics(model, texts, tmp_path, monkeypatch, capsys):
+    def complaint(*arguments):
+        code, _out, err = main(monkeypatch, capsys, "statistics", *arguments, "--device", "cpu")
+        assert (code, err.count("\n")) == (2, 1)
+        return err
+
+    assert f"{tmp_path}: is a directory; give the file" in complaint(model, texts, tmp_path)
+    assert "no such directory" in complaint(tmp_path / "absent", texts, tmp_path / "x")
+    assert "no such file" in complaint(model, tmp_path / "absent.txt", tmp_path / "x")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A profile and the folder in which its relevance was made by `crane relevance`."""
+    folder = tmp_path_factory.mktemp("study")
+    profile = write_study(folder, questions=False)
+    result = call("relevance", "--profile", str(profile), "--artifacts", str(folder / "one"))
+    assert result.exit_code == 0, result.output
+    assert "relevance_base: made in " in result.output
+    return profile, folder
+
+
+def test_relevance_made_by_the_command_is_used_by_the_study(study):
+    profile, folder = study
+    said = []
+    Study.open(str(profile), artifacts=folder / "one", say=said.append).relevance("base")
+    assert [line.split(" (")[0] for line in said] == ["corpus: reused", "relevance_base: reused"]
+    assert not (folder / "one" / "small" / "stages" / ".scratch").exists()
+
+
+def test_two_processes_make_the_same_relevance(study):
+    profile, folder = study
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "crane_lib.cli", "relevance", "--profile", str(profile), "--artifacts", str(folder / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("relevance_base: made in ") == 1
+    one, two = (folder / name / "small" / "stages" / "relevance_base" for name in ("one", "two"))
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in two.iterdir())
+    assert len(names) == 8
+    for name in names:
+        if name.endswith(".safetensors"):
+            first, second = Statistics.load(one / name), Statistics.load(two / name)
+            assert (first.corpus, first.provenance) == (second.corpus, second.provenance)
+            torch.testing.assert_close(first.moments["up"].m2, second.moments["up"].m2, rtol=1e-4, atol=1e-9)
+
+
+def test_mistakes_in_relevance(study, tmp_path, monkeypatch, capsys):
+    profile, folder = study
+
+    def complaint(*arguments):
+        code, _out, err = main(monkeypatch, capsys, "relevance", *arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        return err
+
+    there = ("--artifacts", folder / "one")
+    assert "unknown profile 'smok'" in complaint("--profile", "smok", *there)
+    assert "--model 'bas': expected one of base, chat" in complaint("--profile", profile, *there, "--model", "bas")
+    assert "--model 'chat': expected one of base" in complaint("--profile", profile, *there, "--model", "chat")
+    with runner.alone(folder / "one" / "small"):
+        assert "another run is at work there" in complaint("--profile", profile, *there)
 
 
 # --- mask ----------------------------------------------------------------------------------------------------

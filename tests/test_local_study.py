@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from crane_lib import landscape, setup_summary
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.rows import langspec_of
 from crane_lib.files import read_frame
@@ -13,7 +14,7 @@ from crane_lib.models.loading import load_model
 from crane_lib.neurons import read_all_sets
 from crane_lib.profile import load_profile
 from crane_lib.study import Study
-from tests.small import TEXTS, small_model, small_tokenizer, write_lines, write_model, write_study
+from tests.small import TEXTS, small_model, small_tokenizer, write_lines, write_model, write_study, write_ungated
 
 
 def quiet(_line):
@@ -269,3 +270,19 @@ def test_a_tokenizer_without_special_tokens(tmp_path):
 def test_write_model_gives_a_model_that_loads(tmp_path):
     model, tokenizer = load_model(write_model(tmp_path / "m"), device="cpu")
     assert model.config.vocab_size == len(tokenizer)
+
+
+def test_a_model_without_gates_is_studied_as_well(tmp_path):
+    profile = write_study(tmp_path, questions=False, relevance_documents=10, perplexity_documents=4)
+    write_ungated(tmp_path / "model")
+    study = opened(profile, tmp_path)
+    rows = study.rows("base")
+    assert rows["value"].notna().all()
+    assert {"kurtosis", "contrast", "lape", "random_like_kurtosis"} <= set(rows["method"])
+    sets = {item.method: item for item in read_all_sets(study.selection("base").folder) if item.budget == "0.1"}
+    assert set(sets["kurtosis"].sites) == {"up", "down"}
+    statistics = landscape.load(study.relevance("base").folder, study.seeds, study.languages)["gold_logit"]
+    assert {site for sites in landscape.magnitudes(statistics).values() for site in sites} == {"neuron", "up", "down"}
+    assert all(len(scores) == 2 * (24 + 16) for scores in landscape.kurtosis_scores(statistics).values())
+    sizes = setup_summary.model_sizes({"base": study.model("base")})
+    assert sizes.loc[0, ["family", "layers", "hidden", "mlp_width", "neurons"]].tolist() == ["gpt2", 2, 16, 24, 48]

@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from crane_lib.errors import CraneError
 from crane_lib.masking import export_masked, masked
-from crane_lib.neurons import NeuronSet, site_widths
+from crane_lib.neurons import NeuronSet
+from crane_lib.relevance import parts_of
 from tests.relevance.tiny import documents, hook_count, padded, tiny_model
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -18,7 +19,8 @@ KINDS = [("llama", {}), ("qwen2", {}), ("llama", {"mlp_bias": True, "attention_b
 
 def neuron_set(model, sites, *, share=0.3, random_seed=0, **labels):
     generator = np.random.default_rng(random_seed)
-    widths = {site: site_widths(model.config)[site] for site in sites}
+    found = parts_of(model).widths
+    widths = {site: found[site] for site in sites if site in found}
     return NeuronSet(
         sites={
             site: [np.flatnonzero(generator.random(width) < share) for _layer in range(model.config.num_hidden_layers)]

@@ -12,9 +12,9 @@ from crane_lib.neurons import (
     NeuronSet,
     read_all_sets,
     read_neuron_sets,
-    site_widths,
     write_neuron_sets,
 )
+from crane_lib.relevance import parts_of
 from tests.relevance.tiny import tiny_model
 
 WIDTHS = {"neuron": 20, "gate": 20, "up": 20, "down": 16}  # of the tiny model
@@ -85,7 +85,7 @@ def test_an_empty_set_counts_nothing():
 
 def test_a_set_fits_the_model_it_is_for():
     model = tiny_model()
-    assert site_widths(model.config) == WIDTHS
+    assert parts_of(model).widths == WIDTHS
     neuron_set({"neuron": [[0, 19], []], "down": [[15], [0]]}).check(model)
 
 

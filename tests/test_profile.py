@@ -10,6 +10,7 @@ from crane_lib.profile import (
     EmbeddedSource,
     LocalSource,
     Profile,
+    Relevance,
     load_profile,
     nearest,
     profile_names,
@@ -228,3 +229,10 @@ def test_the_folder_of_profiles_is_the_repositorys(monkeypatch, tmp_path):
     written(tmp_path, embedded())
     assert profile_names() == ["own"]
     assert isinstance(load_profile("own"), Profile)
+
+
+def test_processes_and_checkpointing_of_the_relevance_pass(tmp_path):
+    assert (Relevance().processes, Relevance().checkpointing) == (1, False)
+    loaded = load_profile(written(tmp_path, embedded(relevance={"processes": 4, "checkpointing": True})))
+    assert (loaded.relevance.processes, loaded.relevance.checkpointing) == (4, True)
+    assert "relevance.processes" in complaint(tmp_path, embedded(relevance={"processes": 0}))

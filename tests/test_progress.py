@@ -3,7 +3,7 @@ import json
 import pytest
 
 from crane_lib import progress as module
-from crane_lib.progress import FILE_VARIABLE, progress, read_progress
+from crane_lib.progress import FILE_VARIABLE, advancing, progress, read_progress
 
 
 @pytest.fixture
@@ -51,6 +51,17 @@ def test_the_time_left_is_in_proportion(file, monkeypatch):
         assert json.loads(file.read_text())["left"] == 15.0
 
 
+def test_what_was_done_before_costs_no_time(file, monkeypatch):
+    clock = iter([0.0, 10.0, 10.0, 10.0, 10.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with progress("Work", 10) as bar:
+        advance = advancing(bar)
+        advance(5, 10)  # 5 were there at the start
+        advance(7, 10)
+        state = json.loads(file.read_text())
+        assert (state["done"], state["left"]) == (7, 15.0)
+
+
 def test_the_file_is_not_written_at_every_step(file, monkeypatch):
     monkeypatch.setattr(module, "_INTERVAL", 1e9)
     with progress("Work", 3) as bar:
@@ -59,6 +70,15 @@ def test_the_file_is_not_written_at_every_step(file, monkeypatch):
         assert not file.exists()
         bar.advance(2)
         assert json.loads(file.read_text())["done"] == 3
+
+
+def test_the_bar_of_a_terminal_counts_what_was_done_before(monkeypatch):
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
+    with progress("Work", 10) as bar:
+        bar.skip(4)
+        bar.advance(2)
+        (shown,) = bar._bar.tasks
+        assert (shown.completed, shown.total) == (6, 10)
 
 
 def test_without_terminal_and_file_nothing_is_shown(capsys):

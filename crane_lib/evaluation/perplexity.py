@@ -29,7 +29,7 @@ def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int
 
 @torch.no_grad()
 def document_nll(
-    model: PreTrainedModel, documents: Sequence[Sequence[int]], *, token_budget: int
+    model: PreTrainedModel, documents: Sequence[Sequence[int] | np.ndarray], *, token_budget: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Total NLL of every document and the number of tokens predicted in it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,35 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
+MAP = "map"  # the device name that spreads a model over all GPUs
+
+
 def pick_device(name: str) -> torch.device:
     """The device called `name`; ``auto`` takes a GPU where there is one.
+
+    Under torchrun ``auto`` and ``cuda`` are the GPU of this process: the one with its number on this machine.
 
     Raises
     ------
     CraneError : the name is no device, or the machine lacks it
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise CraneError(f"device {name!r}: not a device; use auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CraneError(f"device {name!r}: not a device; use auto, cpu, cuda or {MAP}") from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
         raise CraneError(f"device {name!r}: no CUDA GPU is visible to torch {torch.__version__}; use device: auto")
+    if device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise CraneError(
+                f"process {device.index} of this machine has no GPU of its own: {torch.cuda.device_count()} are "
+                "visible; start as many processes as GPUs (--nproc-per-node)"
+            )
     return device
 
 
@@ -57,15 +72,24 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer for inference.
 
+    Parameters
+    ----------
+    device : ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or ``map``: in parts over all GPUs of this machine
+    dtype : name of a floating-point type of torch, or ``auto`` for that of the file
+
     Returns
     -------
     model in evaluation mode with parameters that take no gradient, and tokenizer with a pad token
 
     Raises
     ------
-    CraneError : a part is missing or unreadable, or the tokenizer does not fit the model
+    CraneError : a part is missing or unreadable, the tokenizer does not fit the model, or the model not the GPUs
     """
     check_model_directory(path)
+    mapped = device == MAP
+    if mapped:
+        _check_map_possible()
+    place = torch.device("cpu") if mapped else pick_device(device)
     transformers_logging.disable_progress_bar()  # a bar of its own a shard, on the error stream
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -73,7 +97,12 @@ def load_model(
         wanted = dtype if dtype == "auto" else getattr(torch, dtype)
         load: Any = AutoModelForCausalLM.from_pretrained
         model, found = load(
-            path, config=config, dtype=wanted, trust_remote_code=trust_remote_code, output_loading_info=True
+            path,
+            config=config,
+            dtype=wanted,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **({"device_map": "auto"} if mapped else {}),
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -91,7 +120,36 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
-    return model.to(pick_device(device)).eval(), tokenizer
+    if mapped:
+        check_placement(model, path)
+        return model.eval(), tokenizer
+    return model.to(place).eval(), tokenizer
+
+
+def _check_map_possible() -> None:
+    if not torch.cuda.is_available():
+        raise CraneError(f"device {MAP!r}: no CUDA GPU is visible to torch {torch.__version__}; use device: auto")
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise CraneError(
+            f"device {MAP!r}: takes all GPUs of a machine, but {os.environ['LOCAL_WORLD_SIZE']} processes were started "
+            "on it; start one (--nproc-per-node 1)"
+        )
+
+
+def check_placement(model: PreTrainedModel, path: Path) -> None:
+    """Make sure that all of a model spread by accelerate lies on GPUs, for no backward pass goes through the rest.
+
+    Raises
+    ------
+    CraneError : parts were left to the CPU or the disk; how many and the first are named
+    """
+    placed = getattr(model, "hf_device_map", {})
+    outside = sorted(name for name, device in placed.items() if str(device) in ("cpu", "disk", "meta"))
+    if outside:
+        raise CraneError(
+            f"model {path}: does not fit on the GPUs: {len(outside)} of its {len(placed)} parts were left over (the "
+            f"first: {outside[0] or 'all of it'}); use more GPUs or dtype: bfloat16"
+        )
 
 
 def model_directory(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from crane_lib.errors import CraneError
@@ -76,7 +77,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, prog
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     variables = {FILE_VARIABLE: str(progress_file), "PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     try:
-        with _environment(variables):
+        with _environment(variables), TemporaryDirectory(prefix="crane-") as sockets:
             papermill.execute_notebook(
                 str(notebook),
                 str(running),
@@ -84,8 +85,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, prog
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=str(_ROOT),
-                # Kernels talk through sockets of the file system, which other users of the machine cannot reach.
-                config=Config({"KernelManager": {"transport": "ipc"}}),
+                # Kernels talk through sockets in a folder of this user's own, which others cannot reach.
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
                 extra_arguments=["--IPKernelApp.log_level=50"],
             )
     except PapermillExecutionError as error:

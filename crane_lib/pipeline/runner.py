@@ -90,7 +90,7 @@ def _outside(profile: Profile) -> dict[str, str]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the run's folder, so that two runs do not write into it at once."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
     -------
     0 if every section is done, 1 if one failed
     """
-    with _alone(run.folder):
+    with alone(run.folder):
         if run.parameters:
             for section in run.sections:
                 check_parameters(section.path, run.parameters)

@@ -3,14 +3,19 @@
 A stage is a function that writes files into a folder. Its key is made of its parameters, the keys of the stages it
 reads, the source of its code and the versions of the libraries that do the arithmetic. A folder whose key is the
 wanted one is used again; any other is made anew. A folder takes its name only when it is complete.
+
+Where torchrun started several processes, all of them ask for the same stages in the same order: the first one makes
+them, the others wait and find them made. A stage with a scratch folder is made by all together.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,8 @@ from crane_lib.pipeline.code import code_fingerprint
 
 SCHEMA = "crane.stage/1"
 RECORD = "stage.json"
+SCRATCH = ".scratch"  # folder of what unfinished stages have done so far
+VISIBLE_SECONDS = 60.0  # network file systems may show a finished stage to other machines only after a while
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "babel", "lm_eval")
 
 
@@ -58,6 +65,56 @@ def _complete(folder: Path, key: str) -> dict[str, Any] | None:
     return record
 
 
+def _make(folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Make a stage's folder; returns its record."""
+    started = time.perf_counter()
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        make(temporary, **given)
+        outputs = {
+            str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            for file in sorted(temporary.rglob("*"))
+            if file.is_file()
+        }
+        record = {**about, "seconds": time.perf_counter() - started, "outputs": outputs}
+        write_json(temporary / RECORD, record)
+    return record
+
+
+def _several() -> bool:
+    """Whether torchrun started several processes; answered without loading torch, for most often it did not."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _is_first() -> bool:
+    if not _several():
+        return True
+    from crane_lib.relevance.distributed import rank
+
+    return rank() == 0
+
+
+def _from_first(value: Any) -> Any:
+    """The first process's value, in every process, when all have come here."""
+    if not _several():
+        return value
+    from crane_lib.relevance.distributed import share
+
+    return share(value)
+
+
+def _wait_for(folder: Path, key: str) -> None:
+    """Wait until a stage that the first process has finished is to be seen here."""
+    patience = time.monotonic() + VISIBLE_SECONDS
+    while _complete(folder, key) is None:
+        if time.monotonic() > patience:
+            raise CraneError(
+                f"{folder}: the first process made it, but it is not to be seen from here; --artifacts must be on a "
+                "disk that all machines share"
+            )
+        time.sleep(0.2)
+
+
 class Store:
     """Folder of a run's stages."""
 
@@ -75,6 +132,8 @@ class Store:
         inputs: Mapping[str, Stage] | None = None,
         parameters: Mapping[str, Any] | None = None,
         sources: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        scratch: bool = False,
     ) -> Stage:
         """Make a stage or find it made.
 
@@ -85,6 +144,9 @@ class Store:
         inputs : stages it reads
         parameters : values it is given, JSON-like; they are part of the key
         sources : further things that determine the result (a fingerprint of files from outside), part of the key
+        settings : values it is given too, but on which the result does not depend; no part of the key
+        scratch : pass ``scratch=``, a folder that outlives a kill, so that the next start goes on from what is there;
+            under several processes each calls `make` with it, and only the first one's ``folder`` exists
 
         Returns
         -------
@@ -102,41 +164,53 @@ class Store:
                 "libraries": self._libraries,
             }
         )
+        if _from_first(key) != key:
+            raise CraneError(f"{name}: the processes disagree on what to make; run the same code and libraries in all")
         known = self._finished.get(name)
         if known is not None and known.key == key:
             return known
         folder = self.root / name
-        record = _complete(folder, key)
-        if record is not None:
-            self._say(f"{name}: reused (made in {record['seconds']:.1f} s, inputs unchanged)")
-            self._finished[name] = Stage(name, folder, key, True, record["seconds"])
-            return self._finished[name]
-        started = time.perf_counter()
-        with atomic(folder) as temporary:
-            temporary.mkdir()
-            make(temporary, **{role: stage.folder for role, stage in inputs.items()}, **parameters)
-            outputs = {
-                str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
-                for file in sorted(temporary.rglob("*"))
-                if file.is_file()
+        record = _from_first(_complete(folder, key))
+        reused = record is not None
+        if record is None:
+            given = {role: stage.folder for role, stage in inputs.items()} | parameters | dict(settings or {})
+            if scratch:
+                given["scratch"] = self.root / SCRATCH / f"{name}-{key}"
+                given["scratch"].mkdir(parents=True, exist_ok=True)
+            about = {
+                "schema": SCHEMA,
+                "name": name,
+                "key": key,
+                "inputs": {role: stage.key for role, stage in inputs.items()},
+                "parameters": parameters,
+                "libraries": self._libraries,
             }
-            seconds = time.perf_counter() - started
-            write_json(
-                temporary / RECORD,
-                {
-                    "schema": SCHEMA,
-                    "name": name,
-                    "key": key,
-                    "inputs": {role: stage.key for role, stage in inputs.items()},
-                    "parameters": parameters,
-                    "libraries": self._libraries,
-                    "seconds": seconds,
-                    "outputs": outputs,
-                },
-            )
-        self._say(f"{name}: made in {seconds:.1f} s")
-        self._finished[name] = Stage(name, folder, key, False, seconds)
+            try:
+                if _is_first():
+                    record = _make(folder, make, given, about)
+                elif scratch:
+                    make(folder, **given)
+            finally:
+                self._remove_scratch(name, done=record is not None)
+            record = _from_first(record)
+            assert record is not None
+        if not _is_first():
+            _wait_for(folder, key)
+        seconds = record["seconds"]
+        unchanged = ", inputs unchanged)" if reused else ""
+        self._say(f"{name}: {'reused (' if reused else ''}made in {seconds:.1f} s{unchanged}")
+        self._finished[name] = Stage(name, folder, key, reused, seconds)
         return self._finished[name]
+
+    def _remove_scratch(self, name: str, *, done: bool) -> None:
+        """Take away what a finished stage, and earlier attempts at it, had in the scratch folder; else what is empty."""
+        for path in (self.root / SCRATCH).glob(f"{name}-{'[0-9a-f]' * 16}"):
+            if done:
+                shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                path.rmdir()
+        with suppress(OSError):  # other stages may have something there
+            (self.root / SCRATCH).rmdir()
 
     def records(self) -> list[dict[str, Any]]:
         """Records of all finished stages, by name."""

@@ -1,8 +1,9 @@
 """Exact relevance (AttnLRP) of MLP neurons and weight rows, and its statistics over a corpus."""
 
 from crane_lib.relevance.engine import DocumentRelevance, document_relevance
-from crane_lib.relevance.families import FAMILIES, Family, ModelParts, family_of, parts_of
+from crane_lib.relevance.families import FAMILIES, Family, Norm, register_family
 from crane_lib.relevance.moments import Moments
+from crane_lib.relevance.parts import ModelParts, family_of, parts_of
 from crane_lib.relevance.rules import RULES, relevance_rules
 from crane_lib.relevance.seeds import SEEDS
 from crane_lib.relevance.statistics import SCHEMA, Statistics
@@ -19,11 +20,13 @@ __all__ = [
     "Family",
     "ModelParts",
     "Moments",
+    "Norm",
     "Statistics",
     "document_relevance",
     "family_of",
     "fingerprint_weights",
     "parts_of",
+    "register_family",
     "relevance_rules",
     "stream_statistics",
 ]

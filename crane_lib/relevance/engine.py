@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance.families import parts_of
+from crane_lib.relevance.checkpointing import checkpointed
 from crane_lib.relevance.hooks import frozen
-from crane_lib.relevance.rules import relevance_rules
-from crane_lib.relevance.seeds import seed_gradient, seed_named
-from crane_lib.relevance.taps import Taps, widened
+from crane_lib.relevance.parts import parts_of
+from crane_lib.relevance.rules import RULES, relevance_rules
+from crane_lib.relevance.seeds import Logits, seed_gradient, seed_named
+from crane_lib.relevance.taps import SITES, Taps, widened
 
 
 @dataclass(frozen=True)
 class DocumentRelevance:
-    """What one pass gives for each of B documents; float64 but for the counts.
+    """What one pass gives for each of B documents; float64 for a float64 model, else float32.
 
     With h the input of `down_proj`: `neuron` is sum_t h dS/dh and `abs_neuron` is sum_t |h dS/dh|, both (B, L, I).
-    `gate`, `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient of that weight matrix summed over
-    its input dimension. `token` (B, T) is the relevance of the input embeddings, 0 at pads. `target` (B,) is S.
-    `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0.
+    `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
+    of that weight matrix summed over its input dimension. `token` (B, T) is the relevance of the input embeddings, 0
+    at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0.
     """
 
     target: Tensor
     neuron: Tensor
     abs_neuron: Tensor
-    gate: Tensor
+    gate: Tensor | None
     up: Tensor
     down: Tensor
     token: Tensor
     lengths: Tensor
     active: Tensor
+
+    @property
+    def sites(self) -> dict[str, Tensor]:
+        """The values of every site that the model has, by name."""
+        return {site: getattr(self, site) for site in SITES if getattr(self, site) is not None}
 
 
 def document_relevance(
@@ -43,6 +50,7 @@ def document_relevance(
     *,
     seed: str = "gold_logit",
     rule: str = "attnlrp",
+    checkpointing: bool = False,
 ) -> DocumentRelevance:
     """Compute relevance for a right-padded batch of documents; the model leaves as it came.
 
@@ -54,6 +62,7 @@ def document_relevance(
     input_ids, attention_mask : (B, T); the mask is 1 at tokens and 0 at pads, no pads if it is left out
     seed : "gold_logit" or "log_probability", see `crane_lib.relevance.seeds`
     rule : "attnlrp", "cplrp" or "gradient", see `crane_lib.relevance.rules`
+    checkpointing : compute each layer a second time instead of keeping what its backward pass needs
 
     Raises
     ------
@@ -70,26 +79,25 @@ def document_relevance(
         frozen(model),
         relevance_rules(model, rule),
         Taps(parts, mask) as taps,
+        checkpointed([layer.module for layer in parts.layers] if checkpointing else []),
     ):
         hidden = parts.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        target, gradient = seed_gradient(seed, parts.head, hidden, input_ids=input_ids, lengths=lengths)
+        logits = Logits(parts.head, cap=parts.final_softcap, identity_rule=RULES[rule] is not None)
+        target, gradient = seed_gradient(seed, logits, hidden, input_ids=input_ids, lengths=lengths)
         (slope,) = torch.autograd.grad(hidden, taps.embedding, gradient)
+    taps.check_complete()
 
     def collected(layers: dict[int, Tensor]) -> Tensor:
         return torch.stack([layers[index].to(target.device) for index in sorted(layers)], dim=1)
 
+    found: dict[str, Any] = {site: collected(layers) for site, layers in taps.sums.items()}
     return DocumentRelevance(
-        target=_double(target),
-        **{site: _double(collected(layers)) for site, layers in taps.sums.items()},
-        token=_double((widened(taps.embedding.detach()) * slope).sum(-1)),
+        target=target,
+        **({"gate": None} | found),
+        token=(widened(taps.embedding.detach()) * slope).sum(-1),
         lengths=lengths,
         active=collected(taps.active),
     )
-
-
-def _double(value: Tensor) -> Tensor:
-    """Float64 on the same device, or on the CPU where the device has no float64."""
-    return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 def _checked_mask(input_ids: Tensor, attention_mask: Tensor | None, *, shortest: int) -> Tensor:

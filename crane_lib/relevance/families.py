@@ -1,169 +1,195 @@
-"""Where each model family keeps the modules that the relevance rules and the taps attach to.
+"""What the package knows of model families: a row a family, a row a norm class, a row an activation class.
 
-A family is a row of `FAMILIES`, a norm class a row of `NORMS`, an activation class a row of `QUOTIENTS`; nothing else
-in the package knows a model by name.
+Nothing else in the package knows a model by name. `register_family` adds rows of a user's own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crane_lib.errors import CraneError
+from crane_lib.relevance import quotients
+
+# What the outputs of an attention projection are: one of the three, all of them one after another ("stacked": queries
+# of every head, then keys, then values), or head by head ("by_head": query, key and value of head 0, then of head 1).
+Layout = Literal["query", "key", "value", "stacked", "by_head"]
+
+
+def _separate() -> Mapping[str, Layout]:
+    return {"self_attn.q_proj": "query", "self_attn.k_proj": "key", "self_attn.v_proj": "value"}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Dotted paths: from the causal language model, and from one decoder layer."""
+    """Where a family keeps its modules: dotted paths from the causal language model, and from one decoder layer.
+
+    Norms need no path: a module of a class in `NORMS` gets that row's rule wherever it stands.
+
+    Parameters
+    ----------
+    backbone, embedding, layers, head : paths from the model; `layers` is a module list, `head` linear
+    projections : attention projections by path from a layer, with the layout of their outputs
+    attention : path of the attention module, whose soft-capping is given a rule where there is one
+    gate, up, down, activation : paths of the MLP's parts from a layer. `gate` is None for an ungated MLP, whose one
+        matrix before the activation is `up`; where gate and up are one module, its first half is the gate
+    attention_softcap, final_softcap : names of the settings that cap attention logits and final logits, if it has them
+    linear : names of further module classes that are linear or constant, so that the ordinary gradient is their rule
+    """
 
     backbone: str = "model"
     embedding: str = "model.embed_tokens"
     layers: str = "model.layers"
-    final_norm: str = "model.norm"
     head: str = "lm_head"
-    layer_norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    query: str = "self_attn.q_proj"
-    key: str = "self_attn.k_proj"
-    value: str = "self_attn.v_proj"
-    gate: str = "mlp.gate_proj"
+    projections: Mapping[str, Layout] = field(default_factory=_separate)
+    attention: str = "self_attn"
+    gate: str | None = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
     activation: str = "mlp.act_fn"
+    attention_softcap: str | None = None
+    final_softcap: str | None = None
+    linear: tuple[str, ...] = ()
 
 
-FAMILIES: dict[str, Family] = {"llama": Family(), "qwen2": Family()}  # by config.model_type
+_GATED = Family()
 
-
-@dataclass(frozen=True)
-class Norm:
-    """How an RMSNorm class scales: `effective_weight(norm) * x * rsqrt(mean(x^2) + epsilon(norm))`."""
-
-    effective_weight: Callable[[Any], Tensor] = lambda norm: norm.weight
-    epsilon: Callable[[Any], float] = lambda norm: norm.variance_epsilon
-
-
-NORMS: dict[str, Norm] = {"LlamaRMSNorm": Norm(), "Qwen2RMSNorm": Norm()}  # by class name
-
-
-def _tanh_gelu_quotient(g: Tensor) -> Tensor:
-    wide = g.to(torch.promote_types(g.dtype, torch.float32))
-    # (1 + tanh z) / 2 = sigmoid(2 z), which does not cancel for very negative g
-    return torch.sigmoid(math.sqrt(8 / math.pi) * (wide + 0.044715 * wide**3)).to(g.dtype)
-
-
-def _gelu_quotient(g: Tensor) -> Tensor:
-    return torch.special.ndtr(g.to(torch.promote_types(g.dtype, torch.float32))).to(g.dtype)
-
-
-# act(g) / g in closed form, by class name: there is no division, so g = 0 is an ordinary point (1/2).
-QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "SiLUActivation": torch.sigmoid,
-    "SiLU": torch.sigmoid,
-    "GELUActivation": _gelu_quotient,
-    "GELUTanh": _tanh_gelu_quotient,
-    "NewGELUActivation": _tanh_gelu_quotient,
+FAMILIES: dict[str, Family] = {  # by config.model_type
+    "llama": _GATED,
+    "mistral": _GATED,
+    "qwen2": _GATED,
+    "qwen3": _GATED,
+    "olmo2": _GATED,
+    "gemma2": Family(attention_softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping"),
+    "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
+    "phi3": Family(
+        projections={"self_attn.qkv_proj": "stacked"},
+        gate="mlp.gate_up_proj",
+        up="mlp.gate_up_proj",
+        activation="mlp.activation_fn",
+    ),
+    "gpt2": Family(
+        backbone="transformer",
+        embedding="transformer.wte",
+        layers="transformer.h",
+        projections={"attn.c_attn": "stacked"},
+        attention="attn",
+        gate=None,
+        up="mlp.c_fc",
+        down="mlp.c_proj",
+        activation="mlp.act",
+    ),
+    "bloom": Family(
+        backbone="transformer",
+        embedding="transformer.word_embeddings",
+        layers="transformer.h",
+        projections={"self_attention.query_key_value": "by_head"},
+        attention="self_attention",
+        gate=None,
+        up="mlp.dense_h_to_4h",
+        down="mlp.dense_4h_to_h",
+        activation="mlp.gelu_impl",
+    ),
+    "gpt_neox": Family(
+        backbone="gpt_neox",
+        embedding="gpt_neox.embed_in",
+        layers="gpt_neox.layers",
+        projections={"attention.query_key_value": "by_head"},
+        attention="attention",
+        gate=None,
+        up="mlp.dense_h_to_4h",
+        down="mlp.dense_4h_to_h",
+        activation="mlp.act",
+    ),
 }
 
 
 @dataclass(frozen=True)
-class LayerParts:
-    """The modules of one decoder layer."""
+class Norm:
+    """How a norm class scales: weight * (x - centre) / sqrt(mean((x - centre)^2) + epsilon), plus a bias or not.
 
-    norms: tuple[nn.Module, ...]
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
-    gate: nn.Module
-    up: nn.Module
-    down: nn.Module
-    activation: nn.Module
+    Parameters
+    ----------
+    weight : effective weight of a module of the class, None for none
+    epsilon : its epsilon
+    centred : the centre is the mean of x (LayerNorm) rather than 0 (RMSNorm)
+    precision : dtype that the module computes the normaliser in whatever it is given; None for at least float32
+    """
 
-
-@dataclass(frozen=True)
-class ModelParts:
-    """The modules of a causal language model, found by its family's paths."""
-
-    backbone: nn.Module
-    embedding: nn.Module
-    final_norm: nn.Module
-    head: nn.Module
-    layers: tuple[LayerParts, ...]
+    weight: Callable[[Any], Tensor | None] = lambda norm: norm.weight
+    epsilon: Callable[[Any], float] = lambda norm: norm.variance_epsilon
+    centred: bool = False
+    precision: torch.dtype | None = torch.float32
 
 
-def family_of(model: nn.Module) -> Family:
-    """Look up the family of a causal language model by the `model_type` of its configuration.
+def _epsilon(norm: Any) -> float:
+    return norm.eps
+
+
+_RMS_NORM = Norm()
+_ONE_PLUS_WEIGHT = Norm(weight=lambda norm: 1 + norm.weight.float(), epsilon=_epsilon)
+
+NORMS: dict[str, Norm] = {  # by class name
+    "LlamaRMSNorm": _RMS_NORM,
+    "MistralRMSNorm": _RMS_NORM,
+    "Qwen2RMSNorm": _RMS_NORM,
+    "Qwen3RMSNorm": _RMS_NORM,
+    "Olmo2RMSNorm": _RMS_NORM,
+    "Phi3RMSNorm": _RMS_NORM,
+    "Gemma2RMSNorm": _ONE_PLUS_WEIGHT,
+    "Gemma3RMSNorm": _ONE_PLUS_WEIGHT,
+    "LayerNorm": Norm(epsilon=_epsilon, centred=True, precision=None),
+}
+
+# act(g) / g by class name, see `crane_lib.relevance.quotients`.
+QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "SiLUActivation": torch.sigmoid,
+    "SiLU": torch.sigmoid,
+    "GELUActivation": quotients.gelu,
+    "GELUTanh": quotients.tanh_gelu,
+    "NewGELUActivation": quotients.tanh_gelu,
+    "FastGELUActivation": partial(quotients.tanh_gelu, slope=0.7978845608),
+    "BloomGelu": partial(quotients.tanh_gelu, slope=0.79788456),
+    "QuickGELUActivation": quotients.quick_gelu,
+    "ReLU": quotients.relu,
+    "ReLUSquaredActivation": torch.relu,
+    "Tanh": quotients.tanh,
+}
+
+
+def register_family(
+    model_type: str,
+    family: Family,
+    *,
+    norms: Mapping[str, Norm] | None = None,
+    activations: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+) -> None:
+    """Teach the package a model family; see docs/families.md.
+
+    Parameters
+    ----------
+    model_type : `config.model_type` of its models
+    family : where their modules are
+    norms : rows for norm classes that `NORMS` lacks, by class name
+    activations : act(g) / g for activation classes that `QUOTIENTS` lacks, by class name; exact at g = 0
 
     Raises
     ------
-    CraneError : the model type has no row in `FAMILIES`
+    CraneError : one of the names has a row already that is not the same
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
-    if model_type not in FAMILIES:
-        seen = f"model type {model_type!r}" if model_type else f"{type(model).__name__} (it has no model type)"
-        raise CraneError(f"{seen} has no relevance rules; the model types that have them: {', '.join(FAMILIES)}")
-    return FAMILIES[model_type]
-
-
-def parts_of(model: nn.Module) -> ModelParts:
-    """Find the modules of a model and check that each norm and activation has a rule.
-
-    Raises
-    ------
-    CraneError : unknown model type, a module that is not where its family keeps it, or a module without a rule
-    """
-    family = family_of(model)
-
-    def find(path: str) -> nn.Module:
-        try:
-            return model.get_submodule(path)
-        except AttributeError as error:
-            raise CraneError(
-                f"{type(model).__name__} has no module '{path}'; pass the causal language model itself "
-                "(and merge an adapter into it first)"
-            ) from error
-
-    def layer_parts(index: int) -> LayerParts:
-        def part(path: str) -> nn.Module:
-            return find(f"{family.layers}.{index}.{path}")
-
-        return LayerParts(
-            norms=tuple(part(path) for path in family.layer_norms),
-            query=part(family.query),
-            key=part(family.key),
-            value=part(family.value),
-            gate=part(family.gate),
-            up=part(family.up),
-            down=part(family.down),
-            activation=part(family.activation),
-        )
-
-    layers = find(family.layers)
-    parts = ModelParts(
-        backbone=find(family.backbone),
-        embedding=find(family.embedding),
-        final_norm=find(family.final_norm),
-        head=find(family.head),
-        layers=tuple(layer_parts(index) for index in range(len(list(layers.children())))),
-    )
-    _check_rules_exist(model, parts)
-    return parts
-
-
-def _check_rules_exist(model: nn.Module, parts: ModelParts) -> None:
-    placed = {id(norm) for layer in parts.layers for norm in layer.norms} | {id(parts.final_norm)}
-    for path, module in model.named_modules():
-        name = type(module).__name__
-        has_rule = name in NORMS if id(module) in placed else "norm" not in name.lower()
-        if not has_rule:
-            raise CraneError(f"{path}: {name} has no relevance rule; norms that have one: {', '.join(NORMS)}")
-    for index, layer in enumerate(parts.layers):
-        name = type(layer.activation).__name__
-        if name not in QUOTIENTS:
-            raise CraneError(
-                f"layer {index}: activation {name} has no relevance rule; those that have one: {', '.join(QUOTIENTS)}"
-            )
+    tables: list[tuple[str, dict[str, Any], Mapping[str, Any]]] = [
+        ("model type", FAMILIES, {model_type: family}),
+        ("norm", NORMS, norms or {}),
+        ("activation", QUOTIENTS, activations or {}),
+    ]
+    for kind, table, rows in tables:
+        for name, row in rows.items():
+            if name in table and table[name] != row:
+                raise CraneError(f"{kind} {name!r} has a row already; give yours another name")
+    for _, table, rows in tables:
+        table.update(rows)

@@ -9,6 +9,11 @@ from crane_lib.errors import CraneError
 
 TENSORS = ("mean", "m2", "m3", "m4", "mean_absolute")
 
+# Values worked on at one time, in float64. On the CPU they and their few copies stay in the cache (1 MiB each); a GPU
+# wants few large kernels instead (64 MiB each).
+CHUNK_VALUES_CPU = 1 << 17
+CHUNK_VALUES_GPU = 1 << 23
+
 
 class Moments:
     """Count, mean, sums of the second to fourth power of deviations, and mean absolute value, per unit, in float64.
@@ -25,18 +30,9 @@ class Moments:
 
     @classmethod
     def of(cls, batch: Tensor) -> Moments:
-        """Moments of a batch (B, *shape) of B documents."""
-        batch = batch.double()
-        moments = cls(tuple(batch.shape[1:]), batch.device)
-        moments.count = len(batch)
-        if moments.count:
-            moments.mean = batch.mean(0)
-            moments.mean_absolute = batch.abs().mean(0)
-            deviation = batch - moments.mean
-            power = deviation * deviation
-            moments.m2 = power.sum(0)
-            moments.m3 = (power * deviation).sum(0)
-            moments.m4 = power.square_().sum(0)
+        """Moments of a batch (B, *shape) of B documents, on the device of the batch (on the CPU for MPS)."""
+        moments = cls(tuple(batch.shape[1:]), "cpu" if batch.device.type == "mps" else batch.device)
+        moments.update(batch)
         return moments
 
     @property
@@ -45,8 +41,27 @@ class Moments:
         return tuple(self.mean.shape)
 
     def update(self, batch: Tensor) -> None:
-        """Add a batch (B, *shape) of documents."""
-        self.merge(Moments.of(batch))
+        """Add a batch (B, *shape) of documents, of any floating-point type; float64 is made of it piece by piece.
+
+        Raises
+        ------
+        CraneError : the units have another shape
+        """
+        if self.shape != tuple(batch.shape[1:]):
+            raise CraneError(f"moments of units {self.shape} cannot take in a batch of {tuple(batch.shape)}")
+        documents = len(batch)
+        if not documents or not self.mean.numel():
+            self.count += documents
+            return
+        flat = batch.detach().reshape(documents, -1)
+        own = self._flat()
+        size = max(1, self._chunk_values() // documents)
+        for start in range(0, flat.shape[1], size):
+            here = slice(start, start + size)
+            # first the device, then the type: MPS has no float64; a copy in any case, for it is used up
+            values = flat[:, here].to(self.mean.device).to(torch.float64, copy=True)  # (B, units)
+            _merge([tensor[here] for tensor in own], self.count, _moments_of(values), documents)
+        self.count += documents
 
     def merge(self, other: Moments) -> None:
         """Add what another stream saw; `other` stays as it is.
@@ -59,23 +74,12 @@ class Moments:
             raise CraneError(f"moments of units {self.shape} cannot take in moments of units {other.shape}")
         if not other.count:
             return
-        a, b = self.count, other.count
-        n = a + b
-        delta = other.mean - self.mean
-        step = delta / n
-        # the highest moment first: each formula needs the lower moments of both parts as they were
-        self.m4 = (
-            self.m4
-            + other.m4
-            + delta * step**3 * (a * b * (a * a - a * b + b * b))
-            + 6 * step**2 * (a * a * other.m2 + b * b * self.m2)
-            + 4 * step * (a * other.m3 - b * self.m3)
-        )
-        self.m3 = self.m3 + other.m3 + delta * step**2 * (a * b * (a - b)) + 3 * step * (a * other.m2 - b * self.m2)
-        self.m2 = self.m2 + other.m2 + delta * step * (a * b)
-        self.mean = self.mean + step * b
-        self.mean_absolute = self.mean_absolute + (other.mean_absolute - self.mean_absolute) * (b / n)
-        self.count = n
+        own, others = self._flat(), other._flat()
+        for start in range(0, self.mean.numel(), self._chunk_values()):
+            here = slice(start, start + self._chunk_values())
+            arriving = [tensor[here].to(self.mean.device) for tensor in others]
+            _merge([tensor[here] for tensor in own], self.count, arriving, other.count)
+        self.count += other.count
 
     def variance(self) -> Tensor:
         """Unbiased variance over documents; NaN with fewer than two."""
@@ -101,3 +105,49 @@ class Moments:
         for name in TENSORS:
             setattr(self, name, getattr(self, name).to(device))
         return self
+
+    def _flat(self) -> list[Tensor]:
+        """Views of the tensors as (units,), in the order of `TENSORS`."""
+        return [getattr(self, name).view(-1) for name in TENSORS]
+
+    def _chunk_values(self) -> int:
+        return CHUNK_VALUES_CPU if self.mean.device.type == "cpu" else CHUNK_VALUES_GPU
+
+
+def _moments_of(values: Tensor) -> list[Tensor]:
+    """Moments of (B, units) in the order of `TENSORS`; `values` is used up."""
+    mean = values.mean(0)
+    absolute = values.abs()
+    mean_absolute = absolute.mean(0)
+    deviation = values.sub_(mean)
+    power = torch.mul(deviation, deviation, out=absolute)
+    m2 = power.sum(0)
+    m3 = deviation.mul_(power).sum(0)
+    m4 = power.square_().sum(0)
+    return [mean, m2, m3, m4, mean_absolute]
+
+
+def _merge(own: list[Tensor], a: int, other: list[Tensor], b: int) -> None:
+    """Put the moments of b documents in `other` to those of a documents in `own`, in place (Pebay, eqs. 2.1)."""
+    if not a:  # exactly what came, without the rounding of a sum
+        for mine, theirs in zip(own, other, strict=True):
+            mine.copy_(theirs)
+        return
+    mean, m2, m3, m4, mean_absolute = own
+    other_mean, other_m2, other_m3, other_m4, other_absolute = other
+    n = a + b
+    delta = other_mean - mean
+    step = delta / n
+    square = step * step
+    # the highest moment first: each formula needs the lower moments of both parts as they were
+    m4 += other_m4
+    m4 += delta * step * square * (a * b * (a * a - a * b + b * b))
+    m4 += square.mul(6).mul_(other_m2 * (a * a) + m2 * (b * b))
+    m4 += step.mul(4).mul_(other_m3 * a - m3 * b)
+    m3 += other_m3
+    m3 += delta * square * (a * b * (a - b))
+    m3 += step.mul(3).mul_(other_m2 * a - m2 * b)
+    m2 += other_m2
+    m2 += delta * step * (a * b)
+    mean += step * b
+    mean_absolute += (other_absolute - mean_absolute) * (b / n)

@@ -7,17 +7,20 @@ Transformers", ICML 2024, equations 7 and 9; LRP as input x gradient: Arras et a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance.families import NORMS, QUOTIENTS, Norm, parts_of
-from crane_lib.relevance.hooks import HookSet
+from crane_lib.relevance import quotients
+from crane_lib.relevance.families import NORMS, QUOTIENTS, Layout, Norm
+from crane_lib.relevance.hooks import HookSet, wrapped_forward
+from crane_lib.relevance.parts import LayerParts, ModelParts, gradient_scale, parts_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class _ScaledGradient(torch.autograd.Function):
     """Identity whose gradient is `scale * G`: the uniform rule for a product of two factors."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, value: Tensor, scale: Any) -> Tensor:
         ctx.scale = scale
         return value.view_as(value)
 
@@ -71,28 +74,53 @@ class _QuotientGradient(torch.autograd.Function):
 
 
 class _ConstantNormaliser(torch.autograd.Function):
-    """The output of an RMSNorm, with gradient `G * weight * rsqrt(mean(x^2) + eps)`: the normaliser is a constant."""
+    """The output of a norm whose normaliser f = 1 / sqrt(mean((x - centre)^2) + epsilon) counts as a constant.
+
+    The gradient is G * weight * f, less its mean over the hidden dimension where the centre is the mean of x.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, normalised: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        # In float32 both ways, as the module itself does for every dtype: this is the normaliser the forward pass used.
-        factor = torch.rsqrt(x.to(torch.float32).pow(2).mean(-1, keepdim=True) + epsilon)  # (B, T, 1)
+    def forward(ctx: Any, x: Tensor, normalised: Tensor, weight: Tensor | None, epsilon: float, norm: Norm) -> Tensor:
+        # In the precision that the module itself uses: this is the normaliser of the forward pass.
+        wide = x.to(norm.precision or torch.promote_types(x.dtype, torch.float32))
+        centred = wide - wide.mean(-1, keepdim=True) if norm.centred else wide
+        factor = torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + epsilon)  # (..., 1)
         ctx.save_for_backward(weight, factor)
-        ctx.dtype = x.dtype
+        ctx.centred, ctx.dtype = norm.centred, x.dtype
         return normalised.view_as(normalised)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         weight, factor = ctx.saved_tensors
-        return ((gradients[0] * weight).to(torch.float32) * factor).to(ctx.dtype), None, None, None
+        slope = (gradients[0] if weight is None else gradients[0] * weight).to(factor.dtype) * factor
+        if ctx.centred:
+            slope = slope - slope.mean(-1, keepdim=True)
+        return slope.to(ctx.dtype), None, None, None, None
+
+
+class _TanhRule(TorchFunctionMode):
+    """Inside the block `torch.tanh`, which only a soft-cap c * tanh(x / c) calls there, has the identity rule."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.tanh, Tensor.tanh) and not kwargs:
+            return _QuotientGradient.apply(args[0], func(*args).detach(), quotients.tanh)
+        return func(*args, **(kwargs or {}))
+
+
+def _with_tanh_rule(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _TanhRule():
+            return forward(*args, **kwargs)
+
+    return run
 
 
 @contextmanager
 def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
     """Let the backward pass of `model` compute relevance inside the block; the model leaves as it came.
 
-    Relevance of a value is then `value * dS/dvalue`. The gradient of the MLP's hidden activation h is halved between
-    the input of `down_proj` and the product, so read it at the input of `down_proj`.
+    Relevance of a value is then `value * dS/dvalue`. Weights of norms get no gradient. The gradient of the MLP's hidden activation h is halved between
+    the input of `down_proj` and the product of gate and up, so read it at the input of `down_proj`.
 
     Parameters
     ----------
@@ -113,28 +141,52 @@ def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
     hooks = HookSet()
     _under_rules.add(model)
     try:
-        if chosen is not None:
-            _attach_norm(hooks, parts.final_norm)
-            for layer in parts.layers:
-                for norm in layer.norms:
-                    _attach_norm(hooks, norm)
-                _attach_scale(hooks, layer.query, chosen.query_key_scale)
-                _attach_scale(hooks, layer.key, chosen.query_key_scale)
-                _attach_scale(hooks, layer.value, chosen.value_scale)
-                _attach_activation(hooks, layer.activation, detached=chosen.gate_detached)
-                _attach_product(hooks, layer.down, chosen.product_scale)
-        yield
+        with ExitStack() as forwards:
+            if chosen is not None:
+                _check_attention(model, parts, chosen)
+                _attach(hooks, model, parts, chosen)
+                for capped in _soft_capped(model, parts):
+                    forwards.enter_context(wrapped_forward(capped, _with_tanh_rule))
+            yield
     finally:
         hooks.remove()
         _under_rules.discard(model)
 
 
+def _attach(hooks: HookSet, model: nn.Module, parts: ModelParts, rule: Rule) -> None:
+    for norm in parts.norms:
+        _attach_norm(hooks, norm)
+    for layer in parts.layers:
+        _attach_attention(hooks, layer, rule, config=model.config)
+        _attach_activation(hooks, layer.activation, detached=layer.gated and rule.gate_detached)
+        if layer.gated:
+            _attach_product(hooks, layer.down, rule.product_scale)
+
+
+def _soft_capped(model: nn.Module, parts: ModelParts) -> list[nn.Module]:
+    """Modules in whose own forward a soft-cap stands."""
+    capped = [layer.attention for layer in parts.layers] if parts.attention_softcap else []
+    return [*capped, model] if parts.final_softcap else capped
+
+
+def _check_attention(model: nn.Module, parts: ModelParts, rule: Rule) -> None:
+    """A kernel that caps attention logits by itself hides the cap from its rule."""
+    config: Any = model.config
+    kernel = getattr(config, "_attn_implementation", "eager")
+    if parts.attention_softcap and rule.query_key_scale is not None and kernel != "eager":
+        raise CraneError(
+            f"attention {kernel!r} caps logits inside its kernel, where no rule reaches; load the model with "
+            "attn_implementation='eager'"
+        )
+
+
 def _attach_norm(hooks: HookSet, norm: nn.Module) -> None:
-    row: Norm = NORMS[type(norm).__name__]
+    row = NORMS[type(norm).__name__]
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        weight = row.effective_weight(module).detach()
-        return _ConstantNormaliser.apply(args[0], output.detach(), weight, row.epsilon(module))
+        weight = row.weight(module)
+        weight = None if weight is None else weight.detach()
+        return _ConstantNormaliser.apply(args[0], output.detach(), weight, row.epsilon(module), row)
 
     hooks.after(norm, hook)
 
@@ -150,14 +202,27 @@ def _attach_activation(hooks: HookSet, activation: nn.Module, *, detached: bool)
     hooks.after(activation, hook)
 
 
-def _attach_scale(hooks: HookSet, projection: nn.Module, scale: float | None) -> None:
-    """Scale the gradient of a projection's output. From there to the attention all is linear: same for every kernel."""
+def _attach_attention(hooks: HookSet, layer: LayerParts, rule: Rule, *, config: Any) -> None:
+    """Scale the gradient of the projections' outputs. From there to the attention all is linear: any kernel will do."""
+    for projection, layout in layer.projections:
+        hooks.after(projection, _scaling(layout, rule, config))
+
+
+def _scaling(layout: Layout, rule: Rule, config: Any) -> Any:
+    scale: Tensor | float | None = 1.0
+    known = False
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        nonlocal scale, known
+        if not known:
+            scale = gradient_scale(
+                layout, output.shape[-1], config=config, query_key=rule.query_key_scale, value=rule.value_scale
+            )
+            scale = scale.to(output) if isinstance(scale, Tensor) else scale
+            known = True
         return output.detach() if scale is None else _ScaledGradient.apply(output, scale)
 
-    if scale != 1.0:
-        hooks.after(projection, hook)
+    return hook
 
 
 def _attach_product(hooks: HookSet, down: nn.Module, scale: float) -> None:

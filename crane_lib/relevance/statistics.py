@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,7 +22,24 @@ from crane_lib.files import atomic
 from crane_lib.relevance.moments import TENSORS, Moments
 from crane_lib.relevance.taps import SITES
 
-SCHEMA = "crane.statistics/1"
+SCHEMA = "crane.statistics/2"
+NO_CORPUS = "0" * 32  # fingerprint of no documents
+
+
+def corpus_fingerprint(documents: Iterable[np.ndarray]) -> str:
+    """128-bit hash of a multiset of documents (their token ids): parts add up to the whole, in any order.
+
+    It is the sum modulo 2^128 of the BLAKE2b hashes of the ids as little-endian 64-bit integers, in hexadecimal.
+    """
+    total = 0
+    for document in documents:
+        ids = np.asarray(document).astype("<i8").tobytes()
+        total += int.from_bytes(hashlib.blake2b(ids, digest_size=16).digest(), "little")
+    return _hexadecimal(total)
+
+
+def _hexadecimal(value: int) -> str:
+    return f"{value % (1 << 128):032x}"
 
 
 @dataclass
@@ -27,11 +48,13 @@ class Statistics:
 
     Parameters
     ----------
-    moments : by site: "neuron", "abs_neuron", "gate", "up" of (L, I) units and "down" of (L, H) units
+    moments : by site: "neuron", "abs_neuron", "gate" (unless the MLP is ungated), "up" of (L, I) units and "down" of
+        (L, H) units
     active : (L, I) number of tokens with act(g) > 0
     tokens : number of tokens seen, the denominator of `active`
     provenance : what the numbers depend on besides the text: model, rule, seed, dtype, max_length
     labels : free text of the caller, such as the language
+    corpus : `corpus_fingerprint` of the documents as the model saw them, cut at max_length
     """
 
     moments: dict[str, Moments]
@@ -39,6 +62,7 @@ class Statistics:
     tokens: int
     provenance: dict[str, str]
     labels: dict[str, str] = field(default_factory=dict)
+    corpus: str = NO_CORPUS
 
     @property
     def documents(self) -> int:
@@ -59,6 +83,8 @@ class Statistics:
         ------
         CraneError : the two do not come from the same model, rule, seed, dtype and truncation
         """
+        if self.moments.keys() != other.moments.keys():
+            raise CraneError(f"statistics of {sorted(self.moments)} cannot take in those of {sorted(other.moments)}")
         if self.provenance != other.provenance:
             names = self.provenance.keys() | other.provenance.keys()
             seen = [
@@ -71,6 +97,7 @@ class Statistics:
             moments.merge(other.moments[site])
         self.active = self.active + other.active
         self.tokens += other.tokens
+        self.corpus = _hexadecimal(int(self.corpus, 16) + int(other.corpus, 16))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; equal statistics give equal bytes."""
@@ -79,8 +106,10 @@ class Statistics:
             tensors |= {f"{site}.{name}": getattr(moments, name) for name in TENSORS}
         header = {
             "schema": SCHEMA,
+            "sites": [site for site in SITES if site in self.moments],
             "documents": self.documents,
             "tokens": self.tokens,
+            "corpus": self.corpus,
             "provenance": self.provenance,
             "labels": self.labels,
         }
@@ -97,19 +126,47 @@ class Statistics:
         ------
         CraneError : the file is missing, damaged, or not of this schema
         """
-        if not Path(path).is_file():
-            raise CraneError(f"{path}: no such file; compute the statistics first")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = _checked_header(path, file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise CraneError(f"{path}: is not a readable safetensors file ({error})") from error
-        expected = {"active"} | {f"{site}.{name}" for site in SITES for name in TENSORS}
-        if tensors.keys() != expected:
-            raise CraneError(f"{path}: missing or foreign tensors {sorted(tensors.keys() ^ expected)}; make it anew")
-        moments = {site: _read_moments(tensors, site, header["documents"]) for site in SITES}
-        return cls(moments, tensors["active"], header["tokens"], header["provenance"], header["labels"])
+        with _opened(path) as (file, header):
+            tensors = {name: file.get_tensor(name) for name in _tensor_names(header["sites"])}
+        moments = {site: _read_moments(tensors, site, header["documents"]) for site in header["sites"]}
+        return cls(
+            moments, tensors["active"], header["tokens"], header["provenance"], header["labels"], header["corpus"]
+        )
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file of statistics says of itself; its numbers stay unread, but that they are all there is checked.
+
+    Returns
+    -------
+    schema, sites, documents, tokens, corpus, provenance and labels
+
+    Raises
+    ------
+    CraneError : the file is missing, damaged, or not of this schema
+    """
+    with _opened(path) as (_file, header):
+        return header
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file and its header, both checked; errors of reading become one line."""
+    if not Path(path).is_file():
+        raise CraneError(f"{path}: no such file; compute the statistics first")
+    try:
+        with safe_open(path, framework="pt") as file:  # compares the file's size with what its table of tensors says
+            header = _checked_header(path, file.metadata() or {})
+            differing = set(file.keys()) ^ _tensor_names(header["sites"])
+            if differing:
+                raise CraneError(f"{path}: missing or foreign tensors {sorted(differing)}; make it anew")
+            yield file, header
+    except (SafetensorError, OSError) as error:
+        raise CraneError(f"{path}: is not a readable safetensors file ({error})") from error
+
+
+def _tensor_names(sites: list[str]) -> set[str]:
+    return {"active"} | {f"{site}.{name}" for site in sites for name in TENSORS}
 
 
 def _checked_header(path: str | os.PathLike[str], metadata: dict[str, str]) -> dict[str, Any]:
@@ -119,7 +176,12 @@ def _checked_header(path: str | os.PathLike[str], metadata: dict[str, str]) -> d
         header = {}
     schema = header.get("schema") if isinstance(header, dict) else None
     if schema != SCHEMA:
-        raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r}; make it anew")
+        older = "of an older version" if str(schema).startswith("crane.statistics/") else "not a file of statistics"
+        raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({older}); make it anew")
+    needed = {"neuron", "abs_neuron", "up", "down"}
+    sites = header.get("sites", [])
+    if not needed <= set(sites) <= set(SITES):
+        raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it anew")
     return header
 
 

@@ -5,16 +5,18 @@ Nothing of size (tokens, units) outlives the layer's own backward step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crane_lib.relevance.families import ModelParts
+from crane_lib.errors import CraneError
 from crane_lib.relevance.hooks import HookSet
+from crane_lib.relevance.parts import ModelParts, Rows
 
-SITES = ("neuron", "abs_neuron", "gate", "up", "down")
+SITES = ("neuron", "abs_neuron", "gate", "up", "down")  # an ungated MLP has no gate
 
 
 class Taps:
@@ -26,7 +28,8 @@ class Taps:
     """
 
     def __init__(self, parts: ModelParts, mask: Tensor) -> None:
-        self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES}
+        present = {"neuron", "abs_neuron", *parts.widths}
+        self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES if site in present}
         self.active: dict[int, Tensor] = {}
         self.embedding: Tensor  # (B, T, H), the leaf that gradients flow down to; set by the forward pass
         self._parts = parts
@@ -38,8 +41,8 @@ class Taps:
             self._hooks.after(self._parts.embedding, self._start_gradients)
             for index, layer in enumerate(self._parts.layers):
                 self._tap_neurons(index, layer.down)
-                for site, projection in (("gate", layer.gate), ("up", layer.up), ("down", layer.down)):
-                    self._tap_rows(site, index, projection)
+                for module, rows in _by_module(layer.rows):
+                    self._tap_rows(index, module, rows)
                 self._tap_activation(index, layer.activation)
         except BaseException:
             self._hooks.remove()
@@ -51,31 +54,49 @@ class Taps:
     ) -> None:
         self._hooks.remove()
 
+    def check_complete(self) -> None:
+        """Make sure that every tap was reached.
+
+        Raises
+        ------
+        CraneError : a layer was computed without calling its modules
+        """
+        for site, found in {**self.sums, "activation": self.active}.items():
+            for index in range(len(self._parts.layers)):
+                if index not in found:
+                    raise CraneError(
+                        f"layer {index}: its {site} was passed by; the model computes this layer without calling the "
+                        "module (slow_but_exact or a fused kernel?)"
+                    )
+
     def _start_gradients(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         self.embedding = output.detach().requires_grad_()
         return self.embedding
 
     def _tap_neurons(self, index: int, down: nn.Module) -> None:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            held = [args[0].detach()]  # emptied by `read` at once, long before the graph dies
+        def write(relevance: Tensor) -> None:
+            self.sums["neuron"][index] = relevance.sum(1)
+            self.sums["abs_neuron"][index] = relevance.abs_().sum(1)
 
-            def read(gradient: Tensor) -> None:
-                relevance = widened(held.pop()) * gradient  # (B, T, I)
-                self.sums["neuron"][index] = relevance.sum(1)
-                self.sums["abs_neuron"][index] = relevance.abs_().sum(1)
-
-            args[0].register_hook(read)
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (_ReadRelevance.apply(args[0], write), *args[1:])
 
         self._hooks.before(down, hook)
 
-    def _tap_rows(self, site: str, index: int, projection: nn.Module) -> None:
+    def _tap_rows(self, index: int, projection: nn.Module, rows: dict[str, Rows]) -> None:
+        """Row sums of one module, which may hold the rows of two sites."""
+
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             input_sum = widened(args[0].detach()).sum(-1)  # (B, T)
-            self.sums[site][index] = input_sum.new_zeros(len(output), output.shape[-1])  # (B, rows)
+            for site, part in rows.items():
+                # what stays if no gradient comes; a checkpointed layer runs again after its gradients were read
+                self.sums[site].setdefault(index, input_sum.new_zeros(len(output), len(part)))  # (B, rows)
 
             def read(gradient: Tensor) -> None:
                 # sum_j dS/dW[row, j] = sum_t G[t, row] * (sum_j in[t, j]): no weight gradient is needed
-                self.sums[site][index] = torch.einsum("btr,bt->br", widened(gradient), input_sum)
+                sums = torch.einsum("btr,bt->br", widened(gradient), input_sum)
+                for site, part in rows.items():
+                    self.sums[site][index] = part.of(sums)
 
             output.register_hook(read)
 
@@ -87,6 +108,30 @@ class Taps:
             self.active[index] = ((output.detach() > 0) & mask[..., None]).sum(1)  # (B, I)
 
         self._hooks.after(activation, hook)
+
+
+class _ReadRelevance(torch.autograd.Function):
+    """Identity that hands value * gradient to `write` on the way back, and lets go of the value there."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, write: Callable[[Tensor], None]) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.write = write
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (value,) = ctx.saved_tensors
+        ctx.write(widened(value) * gradients[0])
+        return gradients[0], None
+
+
+def _by_module(rows: dict[str, Rows]) -> list[tuple[nn.Module, dict[str, Rows]]]:
+    """The rows of a layer grouped by the module that holds them."""
+    groups: dict[int, tuple[nn.Module, dict[str, Rows]]] = {}
+    for site, part in rows.items():
+        groups.setdefault(id(part.module), (part.module, {}))[1][site] = part
+    return list(groups.values())
 
 
 def widened(value: Tensor) -> Tensor:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_json
-from crane_lib.models.loading import load_model, model_directory
-from crane_lib.progress import Task, progress
-from crane_lib.relevance import Statistics, document_relevance, stream_statistics
-from crane_lib.stages.texts import tokenized
+from crane_lib.relevance import Statistics, document_relevance
+from crane_lib.relevance.distributed import rank, world
+from crane_lib.stages.passes import GRADIENT, Passes, run_in_processes
 
-GRADIENT = "gradient"
+__all__ = [
+    "GRADIENT",
+    "check_same_model",
+    "load_statistics",
+    "make_relevance",
+    "readable_tokens",
+    "statistics_file",
+]
+
 _EXAMPLES = 2  # documents a language whose relevance is kept token by token
 _EXAMPLE_TOKENS = 48
 
@@ -44,41 +51,57 @@ def make_relevance(
     device: str,
     dtype: str,
     trust_remote_code: bool,
+    checkpointing: bool = False,
+    processes: int = 1,
+    scratch: Path | None = None,
 ) -> None:
-    """Write ``<seed>.<language>.safetensors``, ``gradient.<language>.safetensors`` and ``tokens.json``."""
-    network, tokenizer = load_model(
-        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    """Write ``<seed>.<language>.safetensors``, ``gradient.<language>.safetensors`` and ``tokens.json``.
+
+    Under torchrun every process calls this and the first one writes; otherwise `processes` above 1 starts as many on
+    this machine. Finished shards lie in `scratch`, from where a later call goes on.
+    """
+    passes = Passes(
+        corpus=str(corpus),
+        model=str(model),
+        languages=languages,
+        rule=rule,
+        seeds=seeds,
+        token_budget=token_budget,
+        max_length=max_length,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        checkpointing=checkpointing,
     )
-    frame = pd.read_parquet(corpus / "documents.parquet")
-    documents = {
-        language: tokenized(frame, tokenizer, split="relevance", language=language, max_length=max_length)
-        for language in languages
-    }
-    # The plain gradient is the rival of relevance that shares everything but its rules.
-    passes = [(seed, seed, rule) for seed in seeds] + [(GRADIENT, seeds[0], "gradient")]
-    total = len(passes) * sum(len(texts) for texts in documents.values())
-    with progress("Relevance", total) as bar:
-        for name, seed, chosen_rule in passes:
-            for language, tokens in documents.items():
-                statistics = stream_statistics(
-                    network,
-                    tokens,
-                    seed=seed,
-                    rule=chosen_rule,
-                    token_budget=token_budget,
-                    max_length=max_length,
-                    labels={"language": language},
-                    progress=_advance(bar),
-                )
-                statistics.save(statistics_file(folder, name, language))
+    if processes > 1 and world() == 1:
+        if scratch is None:
+            raise CraneError(f"relevance in {processes} processes needs a scratch folder, for their shards")
+        run_in_processes(passes, count=processes, scratch=scratch)  # what follows finds every shard made
+    network, tokenizer, documents = passes.load()
+    for name, language, statistics in passes.run(network, documents, scratch=scratch):
+        if rank() == 0:
+            statistics.save(statistics_file(folder, name, language))
+    if rank() == 0:
+        write_json(folder / "tokens.json", _examples(network, tokenizer, documents, seed=seeds[0], rule=rule))
+
+
+def _examples(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: dict[str, list[np.ndarray]],
+    *,
+    seed: str,
+    rule: str,
+) -> list[dict[str, Any]]:
+    """The first documents of each language with the relevance of their tokens."""
     examples = []
     for language, tokens in documents.items():
         for document in tokens[:_EXAMPLES]:
             cut = document[:_EXAMPLE_TOKENS]
-            found = document_relevance(network, torch.tensor([cut]), seed=seeds[0], rule=rule)
-            pieces, relevance = readable_tokens(tokenizer, cut, found.token[0].tolist())
+            found = document_relevance(network, torch.from_numpy(cut)[None], seed=seed, rule=rule)
+            pieces, relevance = readable_tokens(tokenizer, cut.tolist(), found.token[0].tolist())
             examples.append({"language": language, "tokens": pieces, "relevance": relevance})
-    write_json(folder / "tokens.json", examples)
+    return examples
 
 
 def readable_tokens(
@@ -101,17 +124,6 @@ def readable_tokens(
         texts.append(str(tokenizer.decode(held)))
         sums.append(total)
     return texts, sums
-
-
-def _advance(bar: Task) -> Callable[[int, int], None]:
-    before = 0
-
-    def advance(done: int, _total: int) -> None:
-        nonlocal before
-        bar.advance(done - before)
-        before = done
-
-    return advance
 
 
 def check_same_model(statistics: dict[str, Statistics]) -> str:

@@ -26,7 +26,7 @@ def _means(statistics: dict[str, Statistics], site: str) -> dict[str, np.ndarray
 
 def _kurtosis(statistics: dict[str, Statistics]) -> dict[str, dict[str, np.ndarray]]:
     return {
-        language: {site: item.moments[site].excess_kurtosis().numpy() for site in selection.ROW_SITES}
+        language: {site: item.moments[site].excess_kurtosis().numpy() for site in selection.row_sites(item.moments)}
         for language, item in statistics.items()
     }
 
@@ -64,7 +64,7 @@ def make_selection(
         ("gradient_contrast", at): selection.select_contrast(gradient, budget=budget),
     }
     sample = statistics[languages[0]]
-    widths = {site: sample.moments[site].shape[-1] for site in ("neuron", *selection.ROW_SITES)}
+    widths = {site: sample.moments[site].shape[-1] for site in ("neuron", *selection.row_sites(sample.moments))}
 
     def neuron_set(method: str, level: str, language: str, sites: Chosen, draw: int = -1) -> NeuronSet:
         return NeuronSet(

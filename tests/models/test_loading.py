@@ -3,16 +3,20 @@ import shutil
 
 import pytest
 import torch
+from accelerate import dispatch_model
+from accelerate.hooks import remove_hook_from_submodules
 from safetensors.torch import load_file, save_file
 
 from crane_lib.errors import CraneError
 from crane_lib.models.loading import (
     check_model_directory,
+    check_placement,
     directory_fingerprint,
     load_model,
     model_directory,
     pick_device,
 )
+from crane_lib.relevance import document_relevance
 from tests.small import small_model, small_tokenizer, write_model
 
 
@@ -137,7 +141,7 @@ def test_an_embedding_that_is_padded_beyond_the_tokenizer_is_fine(folder):
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(CraneError, match="device 'quantum': not a device; use auto, cpu or cuda"):
+    with pytest.raises(CraneError, match="device 'quantum': not a device; use auto, cpu, cuda or map"):
         pick_device("quantum")
 
 
@@ -146,6 +150,74 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     with pytest.raises(CraneError, match="device 'cuda:1': no CUDA GPU"):
         pick_device("cuda:1")
     assert pick_device("auto") == torch.device("cpu")
+
+
+def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda:1")
+    assert pick_device("cuda:0") == torch.device("cuda:0")
+    assert pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(CraneError, match="process 2 of this machine has no GPU of its own: 2 are visible"):
+        pick_device("auto")
+
+
+# --- one model over several devices ------------------------------------------------------------------------------
+
+
+def test_a_model_in_parts_needs_gpus_and_one_process_a_machine(original, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CraneError, match="device 'map': no CUDA GPU is visible"):
+        load_model(original, device="map")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(CraneError, match="takes all GPUs of a machine, but 4 processes were started on it"):
+        load_model(original, device="map")
+
+
+@pytest.mark.parametrize("left_over", ["cpu", "disk"])
+def test_parts_that_do_not_fit_on_the_gpus_are_named(left_over, tmp_path):
+    model = small_model(400)
+    check_placement(model, tmp_path)  # not in parts at all
+    model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "lm_head": 1}
+    check_placement(model, tmp_path)
+    model.hf_device_map |= {"model.layers.1": left_over, "lm_head": left_over}
+    with pytest.raises(CraneError, match=r"does not fit on the GPUs: 2 of its 4 parts .* \(the first: lm_head\)"):
+        check_placement(model, tmp_path)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("rule", ["attnlrp", "gradient"])
+def test_relevance_of_a_model_in_parts(rule, checkpointing):
+    ids = torch.tensor([[0, 7, 9, 30], [3, 5, 5, 8]])
+    model = small_model(400).double()
+    expected = document_relevance(model, ids, rule=rule)
+    parts = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head"]
+    dispatch_model(model, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
+    before = state(model)
+    assert any("forward" in vars(module) for module in model.modules())  # accelerate's hooks are there
+    found = document_relevance(model, ids, rule=rule, checkpointing=checkpointing)
+    for site, values in expected.sites.items():
+        assert torch.equal(found.sites[site], values)
+    assert torch.equal(found.token, expected.token)
+    assert state(model) == before
+    remove_hook_from_submodules(model)
+    assert torch.equal(document_relevance(model, ids, rule=rule).neuron, expected.neuron)
+
+
+def state(model):
+    """What a pass might leave behind in a model: its modules' own attributes, hooks, modes and parameters' flags."""
+    modules = [
+        (
+            *(name, sorted(vars(module)), id(vars(module).get("forward")), module.training),
+            *(len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks)),
+        )
+        for name, module in model.named_modules()
+    ]
+    return modules, [parameter.requires_grad for parameter in model.parameters()]
 
 
 def test_the_directory_of_a_trained_model_and_of_ones_own(original, tmp_path):

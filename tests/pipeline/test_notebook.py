@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +63,10 @@ def test_a_notebook_that_fails_and_then_does_not(tmp_path):
 
 def test_a_kernel_that_dies(tmp_path):
     path = write_notebook(tmp_path / "a.ipynb", "import os; os._exit(9)")
+    clone = Path(__file__).parents[2]
+    before = names(clone)
     with pytest.raises(NotebookError, match="its kernel died"):
         execute(path, tmp_path / "out" / "a.ipynb", {}, progress_file=tmp_path / "p.json")
     assert "a.ipynb" not in names(tmp_path / "out")
     assert not any("partial" in name for name in names(tmp_path / "out"))
+    assert names(clone) == before  # its sockets lay elsewhere

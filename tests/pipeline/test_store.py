@@ -6,6 +6,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import sha256
 from crane_lib.pipeline import store as module
 from crane_lib.pipeline.store import RECORD, Store, remove_partial
+from crane_lib.relevance import distributed
 
 calls = []
 
@@ -182,6 +183,118 @@ def test_within_one_start_a_stage_is_looked_up_once(tmp_path):
     assert len(said) == 1
     assert stages[0] is stages[1] is stages[2]
     assert not store.run("text", make_text, parameters={"text": "other"}).reused
+
+
+# --- scratch folders ---------------------------------------------------------------------------------------------
+
+
+def make_in_parts(folder, *, text, scratch, stop_at=None, hurry=False):
+    """Writes one part a letter, each once; what is there already is not done again."""
+    for place, letter in enumerate(text):
+        if place == stop_at:
+            raise KeyboardInterrupt
+        part = scratch / f"{place}.txt"
+        if not part.exists():
+            calls.append(letter)
+            part.write_text(letter)
+    (folder / "text.txt").write_text("".join(part.read_text() for part in sorted(scratch.iterdir())))
+
+
+def in_parts(root, text="abc", **settings):
+    store = Store(root, say=lambda _line: None)
+    return store.run("parts", make_in_parts, parameters={"text": text}, settings=settings, scratch=True)
+
+
+def test_a_stage_with_a_scratch_folder_goes_on_after_a_kill(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(tmp_path, stop_at=2)
+    (scratch,) = (tmp_path / ".scratch").iterdir()
+    assert sorted(path.name for path in scratch.iterdir()) == ["0.txt", "1.txt"]
+    remove_partial(tmp_path)
+    stage = in_parts(tmp_path)
+    assert calls == ["a", "b", "c"]
+    assert (stage / "text.txt").read_text() == "abc"
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+    assert Store(tmp_path).records()[0]["name"] == "parts"
+
+
+def test_a_stage_that_fails_at_once_leaves_no_empty_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(tmp_path, stop_at=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scratch_folder_belongs_to_one_key(tmp_path):
+    for text in ("xyz", "abc"):
+        with pytest.raises(KeyboardInterrupt):
+            in_parts(tmp_path, text, stop_at=1)
+    assert len(list((tmp_path / ".scratch").iterdir())) == 2
+    (tmp_path / ".scratch" / "parts_of_another-0123456789abcdef").mkdir()
+    assert (in_parts(tmp_path) / "text.txt").read_text() == "abc"
+    left = [path.name for path in (tmp_path / ".scratch").iterdir()]
+    assert left == ["parts_of_another-0123456789abcdef"]
+
+
+def test_settings_are_given_but_do_not_matter(tmp_path):
+    first = in_parts(tmp_path, hurry=True)
+    again = in_parts(tmp_path, hurry=False)
+    assert (first.reused, again.reused) == (False, True)
+    assert "hurry" not in (first / RECORD).read_text()
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """Stands for process `number` of two; what the first one shares is taken from `given`."""
+
+    def become(number, given=()):
+        values = iter(given)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setattr(distributed, "rank", lambda: number)
+        monkeypatch.setattr(distributed, "share", lambda value: next(values, value) if number else value)
+
+    return become
+
+
+def test_the_first_process_makes_a_stage_and_the_others_find_it(tmp_path, process):
+    process(0)
+    made = Store(tmp_path, say=calls.append).run("text", make_text, parameters={"text": "abc"})
+    record = json.loads((made / RECORD).read_text())
+    calls.clear()
+    process(1, [made.key, None, record])  # it was not there when they started
+    found = Store(tmp_path, say=lambda _line: None).run("text", make_text, parameters={"text": "abc"})
+    assert calls == []
+    assert (found.key, found.seconds) == (made.key, made.seconds)
+
+
+def test_a_stage_with_a_scratch_folder_is_made_by_all_and_written_by_the_first(tmp_path, process):
+    folders = []
+
+    def together(folder, *, scratch):
+        folders.append((folder.exists(), scratch))
+
+    process(0)
+    made = Store(tmp_path, say=calls.append).run("parts", together, scratch=True)
+    process(1, [made.key, None, json.loads((made / RECORD).read_text())])
+    Store(tmp_path, say=calls.append).run("parts", together, scratch=True)
+    assert folders == [(True, tmp_path / ".scratch" / f"parts-{made.key}")] * 2
+
+
+def test_a_stage_that_another_machine_does_not_see(tmp_path, process, monkeypatch):
+    monkeypatch.setattr(module, "VISIBLE_SECONDS", -1.0)
+    process(0)
+    made = Store(tmp_path / "here").run("text", make_text, parameters={"text": "abc"})
+    process(1, [made.key, json.loads((made / RECORD).read_text())])
+    with pytest.raises(CraneError, match=r"text: the first process made it, but .* a disk that all machines share"):
+        Store(tmp_path / "there").run("text", make_text, parameters={"text": "abc"})
+
+
+def test_processes_with_other_code_are_refused(tmp_path, process):
+    process(1, ["0123456789abcdef"])
+    with pytest.raises(CraneError, match="text: the processes disagree on what to make"):
+        Store(tmp_path).run("text", make_text, parameters={"text": "abc"})
 
 
 def test_a_full_disk(tmp_path):

@@ -6,9 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crane_lib.errors import CraneError
 from crane_lib.relevance import Moments
+from crane_lib.relevance import moments as module
+from crane_lib.relevance.moments import TENSORS
 
 
 def close(a: Moments, b: Moments) -> None:
@@ -75,16 +78,86 @@ def test_constant_units_have_no_kurtosis():
     assert Moments((2,)).variance().isnan().all()
 
 
-def test_float32_batches_are_taken_in_float64_and_shapes_are_kept():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batches_of_other_types_are_taken_in_float64(dtype):
+    batch = (1000 + torch.randn(50, 2, 3)).to(dtype)
     moments = Moments((2, 3))
-    moments.update(torch.randn(5, 2, 3, dtype=torch.float32))
+    moments.update(batch[:20])
+    moments.update(batch[20:])
     assert moments.shape == (2, 3)
     assert moments.m4.dtype == torch.float64
+    expected = stats.kurtosis(batch.double().numpy(), axis=0, bias=False)
+    np.testing.assert_allclose(moments.excess_kurtosis(), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("values", [1, 8, 30, 64, 1000])
+def test_the_size_of_the_chunks_does_not_matter(values, monkeypatch):
+    batches = torch.randn(3, 4, 5, 7, dtype=torch.float64)
+    whole, parts = Moments((5, 7)), Moments((5, 7))
+    for batch in batches:
+        whole.update(batch)
+    monkeypatch.setattr(module, "CHUNK_VALUES_CPU", values)
+    for batch in batches:
+        parts.update(batch)
+    close(parts, whole)
+    parts.merge(whole)
+    whole.merge(Moments.of(batches.flatten(0, 1)))
+    close(parts, whole)
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e5, 1e7])
+def test_a_large_mean_with_a_small_spread(ratio):
+    values = ratio + np.random.default_rng(2).standard_gamma(2.0, size=(400, 5))
+    moments = Moments((5,))
+    for batch in np.array_split(values, 23):
+        moments.update(torch.from_numpy(batch))
+    expected = stats.kurtosis(values, axis=0, bias=False)
+    np.testing.assert_allclose(moments.excess_kurtosis(), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_the_batch_stays_as_it_is():
+    batch = torch.randn(3, 4, dtype=torch.float64)
+    before = batch.clone()
+    moments = Moments((4,))
+    moments.update(batch)
+    moments.update(batch)
+    assert torch.equal(batch, before)
+    assert torch.equal(moments.mean, Moments.of(batch).mean)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest storage, in bytes, that is made inside the block."""
+
+    def __init__(self, *known):
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in self.known:
+            self.bytes = max(self.bytes, out.untyped_storage().nbytes())
+        return out
+
+
+def test_nothing_large_is_made_on_the_way():
+    units = 1 << 19
+    moments, other = Moments((units,)), Moments((units,))
+    other.update(torch.randn(2, units))
+    batch = torch.randn(2, units)
+    with Largest(batch, *(getattr(m, name) for m in (moments, other) for name in TENSORS)) as largest:
+        moments.update(batch)
+        moments.update(batch)
+        moments.merge(other)
+    assert 0 < largest.bytes <= 8 * module.CHUNK_VALUES_CPU < 8 * units
+    assert moments.count == 6
 
 
 def test_other_units_are_refused():
     with pytest.raises(CraneError, match=r"\(2, 3\).*\(2, 4\)"):
         Moments((2, 3)).merge(Moments((2, 4)))
+    with pytest.raises(CraneError, match=r"\(2, 3\).*batch of \(5, 3\)"):
+        Moments((2, 3)).update(torch.zeros(5, 3))
 
 
 def test_merging_leaves_the_other_as_it_was():

@@ -1,14 +1,63 @@
-"""Small random models, a slow AttnLRP pass written out from the equations, and a distance."""
+"""Small random models of every family, documents for them, and a distance."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
-KINDS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+from tests.relevance.slow import slow_pass as slow_pass
+
+KINDS = ("llama", "qwen2")  # those with published values to compare with
+GATED_KINDS = (*KINDS, "mistral", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2")
+FAMILY_KINDS = (*GATED_KINDS, "gpt2", "bloom", "gpt_neox")
+
+GEMMA = {
+    "head_dim": 6,
+    "query_pre_attn_scalar": 5,
+    "sliding_window": 5,  # shorter than the documents here, as everywhere below
+    "layer_types": ["sliding_attention", "full_attention"],
+    "final_logit_softcapping": 3.0,  # small enough to bend the logits
+}
+SETTINGS = {
+    "mistral": {"sliding_window": 5, "head_dim": 6},
+    "qwen3": {"head_dim": 6},
+    "gemma2": GEMMA | {"attn_logit_softcapping": 1.5},
+    "gemma3_text": GEMMA,
+    "phi3": {"sliding_window": 6, "partial_rotary_factor": 0.5, "eos_token_id": 2},
+    "olmo2": {"eos_token_id": 2},
+    "gpt2": {"n_inner": 20, "bos_token_id": 1, "eos_token_id": 2},
+    "gpt_neox": {"num_attention_heads": 2, "rotary_pct": 0.25},
+}
+NOT_TAKEN = {
+    "gpt2": ("intermediate_size", "num_key_value_heads"),
+    "bloom": ("intermediate_size", "num_key_value_heads", "max_position_embeddings"),
+    "gpt_neox": ("num_key_value_heads",),
+}
+SLIDING_QWEN = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+VARIANTS: dict[str, tuple[str, dict]] = {kind: (kind, {}) for kind in FAMILY_KINDS} | {
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True, "head_dim": 6}),
+    "llama, gelu": ("llama", {"hidden_act": "gelu"}),
+    "mistral, all positions": ("mistral", {"sliding_window": None, "num_key_value_heads": 4}),
+    "qwen2, one sliding layer": ("qwen2", SLIDING_QWEN),
+    "qwen3, biases and a sliding layer": ("qwen3", {"attention_bias": True} | SLIDING_QWEN),
+    "gemma2, untied, biases": ("gemma2", {"tie_word_embeddings": False, "attention_bias": True}),
+    "gemma2, no caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma3_text, untied, no cap": ("gemma3_text", {"tie_word_embeddings": False, "final_logit_softcapping": None}),
+    "gemma3_text, biases, a cap nobody reads": ("gemma3_text", {"attention_bias": True, "attn_logit_softcapping": 1.5}),
+    "phi3, whole rotary": ("phi3", {"sliding_window": None, "partial_rotary_factor": 1.0, "num_key_value_heads": 4}),
+    "olmo2, biases": ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}),
+    "gpt2, scaled by layer": ("gpt2", {"n_inner": None, "scale_attn_by_inverse_layer_idx": True}),
+    "gpt2, untied, not scaled": ("gpt2", {"tie_word_embeddings": False, "scale_attn_weights": False}),
+    "bloom, residual after norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    "bloom, three heads": ("bloom", {"hidden_size": 18, "num_attention_heads": 3, "tie_word_embeddings": False}),
+    "gpt_neox, in turn": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
+    "gpt_neox, tied": ("gpt_neox", {"tie_word_embeddings": True, "hidden_act": "gelu_new"}),
+}
 
 
-def tiny_model(kind="llama", *, dtype=torch.float64, attention="eager", random_seed=0, **settings):
+def tiny_model(kind="llama", *, dtype=torch.float64, attention="eager", random_seed=0, config=None, **settings):
     """A random model; biases and norm weights random too, so that nothing is hidden behind 0 and 1."""
     defaults = {
         "vocab_size": 53,
@@ -18,18 +67,41 @@ def tiny_model(kind="llama", *, dtype=torch.float64, attention="eager", random_s
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 64,
+        "pad_token_id": None,
     }
-    configuration, architecture = KINDS[kind]
-    config = configuration(**(defaults | settings), attn_implementation=attention)
+    for name in NOT_TAKEN.get(kind, ()):
+        del defaults[name]
+    if config is None:
+        wanted = defaults | SETTINGS.get(kind, {}) | settings
+        config = AutoConfig.for_model(kind, **wanted, attn_implementation=attention)
     with torch.random.fork_rng():
         torch.manual_seed(random_seed)
-        model = architecture(config)
+        model = AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 nn.init.normal_(parameter, mean=0.5, std=0.5)
             else:
                 nn.init.normal_(parameter, std=0.3)
     return model.to(dtype).eval()
+
+
+def variant(name):
+    """The random model of a name in `VARIANTS`."""
+    kind, settings = VARIANTS[name]
+    return tiny_model(kind, **settings)
+
+
+def without_constants(model):
+    """The same model with all biases and learned positions 0: nothing left but what comes from the tokens."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias") or name == "transformer.wpe.weight":
+            nn.init.zeros_(parameter)
+    return model
+
+
+def attentions(kind) -> list[str]:
+    """Attention implementations that the family has: soft-caps (Gemma 2) and ALiBi (BLOOM) are eager only."""
+    return ["eager"] if kind in ("gemma2", "bloom") else ["eager", "sdpa"]
 
 
 def documents(lengths, *, vocabulary=53, random_seed=1):
@@ -53,89 +125,20 @@ def distance(seen: Tensor, expected: Tensor) -> float:
 
 def hook_count(model) -> int:
     return sum(
-        len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        len(module._forward_hooks)
+        + len(module._forward_pre_hooks)
+        + len(module._backward_hooks)
+        + len(module._backward_pre_hooks)
         for module in model.modules()
     )
 
 
-def scaled(x: Tensor, share: float) -> Tensor:
-    """The same value with its gradient times `share`."""
-    return share * x + ((1 - share) * x).detach()
+class InDouble(TorchFunctionMode):
+    """Inside, whatever a model would compute in float32 (norms, softmax, rotary angles) it computes in float64."""
 
-
-def slow_pass(model, ids: Tensor, *, rule="attnlrp", seed="gold_logit") -> dict[str, Tensor]:
-    """Relevance of one document (T,), head by head and with real weight gradients, as the equations say."""
-    config, weights = model.config, {name: p.detach().clone() for name, p in model.named_parameters()}
-    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-    for name, weight in weights.items():
-        weight.requires_grad_(".mlp." in name)
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    query_key = {"attnlrp": 0.25, "cplrp": 0.0, "gradient": 1.0}[rule]
-    value_share = {"attnlrp": 0.5, "cplrp": 1.0, "gradient": 1.0}[rule]
-    n = len(ids)
-
-    def linear(x, name):
-        return F.linear(x, weights[name + ".weight"], weights.get(name + ".bias"))
-
-    def norm(x, name):
-        factor = 1 / torch.sqrt((x**2).mean(-1, keepdim=True) + config.rms_norm_eps)
-        return weights[name + ".weight"] * x * (factor if rule == "gradient" else factor.detach())
-
-    def rotated(x):  # (T, size)
-        theta = config.rope_parameters["rope_theta"]
-        angle = torch.arange(n)[:, None] * theta ** (-torch.arange(0, size, 2) / size)
-        cosine, sine = angle.double().cos(), angle.double().sin()
-        first, second = x[:, : size // 2], x[:, size // 2 :]
-        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
-
-    def attention(x, prefix):
-        q, k, v = (linear(x, f"{prefix}.{name}_proj") for name in "qkv")
-        out = []
-        for head in range(heads):
-            shared = head * kv_heads // heads
-            q_head = scaled(rotated(q[:, head * size : (head + 1) * size]), query_key)
-            k_head = scaled(rotated(k[:, shared * size : (shared + 1) * size]), query_key)
-            v_head = scaled(v[:, shared * size : (shared + 1) * size], value_share)
-            scores = q_head @ k_head.T / size**0.5
-            scores = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf)
-            out.append(scores.softmax(-1) @ v_head)
-        return linear(torch.cat(out, -1), f"{prefix}.o_proj")
-
-    def gated(x, prefix):
-        g, u = linear(x, f"{prefix}.gate_proj"), linear(x, f"{prefix}.up_proj")
-        if rule == "attnlrp":
-            return scaled(g * torch.sigmoid(g).detach() * u, 0.5), g
-        return (F.silu(g).detach() if rule == "cplrp" else F.silu(g)) * u, g
-
-    embedding = weights["model.embed_tokens.weight"][ids].requires_grad_()
-    x, inner = embedding, []
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        x = x + attention(norm(x, f"{prefix}.input_layernorm"), f"{prefix}.self_attn")
-        product, g = gated(norm(x, f"{prefix}.post_attention_layernorm"), f"{prefix}.mlp")
-        h = product.view_as(product)  # a node of its own: its gradient is read before the product's halving
-        h.retain_grad()
-        inner.append((h, g))
-        x = x + linear(h, f"{prefix}.mlp.down_proj")
-    logits = F.linear(norm(x, "model.norm"), weights["lm_head.weight"])
-    if seed == "gold_logit":
-        target = (logits[torch.arange(n - 1), ids[1:]].sum() + logits[-1].max()) / n
-    else:
-        target = logits.log_softmax(-1)[torch.arange(n - 1), ids[1:]].mean()
-    target.backward()
-
-    def rows(site):
-        found = [weights[f"model.layers.{i}.mlp.{site}_proj.weight"] for i in range(config.num_hidden_layers)]
-        return torch.stack([(torch.zeros_like(w) if w.grad is None else w.grad).sum(1) for w in found])
-
-    return {
-        "target": target.detach(),
-        "token": (embedding * embedding.grad).sum(-1).detach(),
-        "neuron": torch.stack([(h * h.grad).sum(0).detach() for h, _ in inner]),
-        "abs_neuron": torch.stack([(h * h.grad).abs().sum(0).detach() for h, _ in inner]),
-        "gate": rows("gate"),
-        "up": rows("up"),
-        "down": rows("down"),
-        "active": torch.stack([(F.silu(g) > 0).sum(0) for _, g in inner]),
-    }
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.float:
+            function = Tensor.double
+        args = [torch.float64 if value is torch.float32 else value for value in args]
+        kwargs = {k: torch.float64 if value is torch.float32 else value for k, value in (kwargs or {}).items()}
+        return function(*args, **kwargs)

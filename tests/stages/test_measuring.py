@@ -91,7 +91,7 @@ def test_statistics_are_those_of_single_documents(root, name, seed, rule):
     statistics = load_statistics(root / "relevance", name, LANGUAGES)
     for language, tokens in texts.items():
         item = statistics[language]
-        single = [document_relevance(model, torch.tensor([d]), seed=seed, rule=rule) for d in tokens]
+        single = [document_relevance(model, torch.from_numpy(d)[None], seed=seed, rule=rule) for d in tokens]
         assert (item.documents, item.tokens) == (10, sum(map(len, tokens)))
         expected = torch.cat([found.neuron for found in single]).double().mean(0)
         torch.testing.assert_close(item.moments["neuron"].mean, expected, rtol=1e-9, atol=1e-12)
@@ -107,7 +107,7 @@ def test_examples_show_the_relevance_of_each_token(root):
     examples = read_json(root / "relevance" / "tokens.json")
     assert [example["language"] for example in examples] == ["en", "en", "vi", "vi"]
     model, texts = documents(root, "relevance")
-    first = document_relevance(model, torch.tensor([texts["en"][0]]))
+    first = document_relevance(model, torch.from_numpy(texts["en"][0])[None])
     np.testing.assert_allclose(examples[0]["relevance"], first.token[0].tolist(), rtol=1e-9, atol=1e-12)
     assert (
         "".join(examples[0]["tokens"][1:])

@@ -1,8 +1,10 @@
+import numpy as np
 import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.stages.texts import tokenized
+from crane_lib.stages import texts
+from crane_lib.stages.texts import token_ids, tokenized
 from tests.small import TEXTS, small_tokenizer
 
 FRAME = pd.DataFrame(
@@ -18,8 +20,17 @@ FRAME = pd.DataFrame(
 def test_documents_of_one_split_and_language_cut_and_without_the_empty_ones():
     tokenizer = small_tokenizer()
     found = tokenized(FRAME, tokenizer, split="relevance", language="vi", max_length=9)
-    assert found == [tokenizer(text)["input_ids"][:9] for text in TEXTS["vi"][:4]]
-    assert all(isinstance(token, int) for document in found for token in document)
+    assert [document.tolist() for document in found] == [tokenizer(text)["input_ids"][:9] for text in TEXTS["vi"][:4]]
+    assert {document.dtype for document in found} == {np.dtype(np.int64)}
+
+
+def test_many_texts_are_taken_in_parts(monkeypatch):
+    tokenizer = small_tokenizer()
+    whole = token_ids(TEXTS["en"], tokenizer, max_length=20)
+    monkeypatch.setattr(texts, "_AT_ONCE", 7)
+    parts = token_ids(TEXTS["en"], tokenizer, max_length=20)
+    assert [document.tolist() for document in parts] == [document.tolist() for document in whole]
+    assert len(parts) == len(TEXTS["en"])
 
 
 def test_a_document_that_fits_is_whole():

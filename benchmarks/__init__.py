@@ -1,0 +1,1 @@
+"""What the relevance engine costs, against the released procedure and against the bare passes: see README.md."""

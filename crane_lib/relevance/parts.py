@@ -1,0 +1,210 @@
+"""Finding the modules of a model that rules and taps attach to, and refusing what has no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from crane_lib.errors import CraneError
+from crane_lib.relevance.families import FAMILIES, NORMS, QUOTIENTS, Family, Layout
+
+_LINEAR = (nn.Linear, Conv1D, nn.Embedding, nn.Dropout, nn.Identity)  # the ordinary gradient is their rule
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Output rows `start` to `stop` of a linear module: a whole matrix, or its part of a fused one."""
+
+    module: Any
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def weight(self) -> Tensor:
+        """The rows (rows, inputs), a view of the module's weight."""
+        weight = self.module.weight.T if isinstance(self.module, Conv1D) else self.module.weight
+        return weight[self.start : self.stop]
+
+    def bias(self) -> Tensor | None:
+        """Their biases (rows,), a view, or None."""
+        return None if self.module.bias is None else self.module.bias[self.start : self.stop]
+
+    def of(self, output: Tensor) -> Tensor:
+        """Their part of the module's output (..., rows)."""
+        return output[..., self.start : self.stop]
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """The modules of one decoder layer.
+
+    `rows` has "gate" (unless ungated), "up" and "down"; `projections` are those of the attention, with their layout.
+    """
+
+    module: nn.Module
+    attention: nn.Module
+    projections: tuple[tuple[nn.Module, Layout], ...]
+    rows: dict[str, Rows]
+    activation: nn.Module
+
+    @property
+    def gated(self) -> bool:
+        """Whether the hidden activation is act(gate) * up rather than act(up)."""
+        return "gate" in self.rows
+
+    @property
+    def down(self) -> nn.Module:
+        """The module whose input is the hidden activation."""
+        return self.rows["down"].module
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """The modules of a causal language model, found by its family's paths."""
+
+    backbone: nn.Module
+    embedding: nn.Module
+    head: nn.Module
+    norms: tuple[nn.Module, ...]
+    layers: tuple[LayerParts, ...]
+    attention_softcap: float | None
+    final_softcap: float | None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of units a layer has at each site: "neuron", "gate" (unless ungated), "up", "down"."""
+        rows = self.layers[0].rows
+        return {"neuron": len(rows["up"]), **{site: len(matrix) for site, matrix in rows.items()}}
+
+
+def family_of(model: nn.Module) -> Family:
+    """Look up the family of a causal language model by the `model_type` of its configuration.
+
+    Raises
+    ------
+    CraneError : the model type has no row in `FAMILIES`
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type not in FAMILIES:
+        seen = f"model type {model_type!r}" if model_type else f"{type(model).__name__} (it has no model type)"
+        raise CraneError(
+            f"{seen} has no relevance rules; the model types that have them: {', '.join(FAMILIES)}; "
+            "docs/families.md shows how to add one"
+        )
+    return FAMILIES[model_type]
+
+
+def parts_of(model: nn.Module) -> ModelParts:
+    """Find the modules of a model and check that each of them has a rule.
+
+    Raises
+    ------
+    CraneError : unknown model type, a module that is not where its family keeps it, or a module without a rule
+    """
+    family = family_of(model)
+    config: Any = model.config
+
+    def find(path: str) -> nn.Module:
+        try:
+            return model.get_submodule(path)
+        except AttributeError as error:
+            raise CraneError(
+                f"{type(model).__name__} has no module '{path}'; pass the causal language model itself "
+                "(and merge an adapter into it first)"
+            ) from error
+
+    def layer_parts(index: int) -> LayerParts:
+        at = f"{family.layers}.{index}"
+        return LayerParts(
+            module=find(at),
+            attention=find(f"{at}.{family.attention}"),
+            projections=tuple((find(f"{at}.{path}"), layout) for path, layout in family.projections.items()),
+            rows={site: _rows(family, site, find(f"{at}.{path}")) for site, path in _sites(family)},
+            activation=find(f"{at}.{family.activation}"),
+        )
+
+    layers, backbone = find(family.layers), find(family.backbone)
+    parts = ModelParts(
+        backbone=backbone,
+        embedding=find(family.embedding),
+        head=find(family.head),
+        norms=tuple(module for module in backbone.modules() if type(module).__name__ in NORMS),
+        layers=tuple(layer_parts(index) for index in range(len(list(layers.children())))),
+        attention_softcap=getattr(config, family.attention_softcap or "", None),
+        final_softcap=getattr(config, family.final_softcap or "", None),
+    )
+    _check_rules_exist(model, family, parts)
+    return parts
+
+
+def _sites(family: Family) -> Iterator[tuple[str, str]]:
+    if family.gate is not None:
+        yield "gate", family.gate
+    yield "up", family.up
+    yield "down", family.down
+
+
+def _rows(family: Family, site: str, module: nn.Module) -> Rows:
+    linear: Any = module
+    outputs = linear.nf if isinstance(module, Conv1D) else linear.out_features
+    if site == "down" or family.gate != family.up:
+        return Rows(module, 0, outputs)
+    half = outputs // 2
+    return Rows(module, 0, half) if site == "gate" else Rows(module, half, outputs)
+
+
+def _check_rules_exist(model: nn.Module, family: Family, parts: ModelParts) -> None:
+    activations = {id(layer.activation) for layer in parts.layers}
+    for path, module in model.named_modules():
+        if next(module.children(), None) is not None or isinstance(module, nn.ModuleList):
+            continue
+        name = type(module).__name__
+        if id(module) in activations:
+            if name not in QUOTIENTS:
+                raise CraneError(
+                    f"{path}: activation {name} has no relevance rule; those that have one: {', '.join(QUOTIENTS)}"
+                )
+        elif not (
+            name in NORMS or isinstance(module, _LINEAR) or name.endswith("RotaryEmbedding") or name in family.linear
+        ):
+            raise CraneError(
+                f"{path}: {name} has no relevance rule; norms that have one: {', '.join(NORMS)}; "
+                f"families: {', '.join(FAMILIES)}; docs/families.md shows how to add a rule"
+            )
+
+
+def gradient_scale(
+    layout: Layout, outputs: int, *, config: Any, query_key: float | None, value: float
+) -> Tensor | float | None:
+    """Factor on the gradient of an attention projection's output; None where nothing flows back.
+
+    Parameters
+    ----------
+    outputs : number of the projection's outputs
+    query_key, value : factors of queries and keys (None for nothing) and of values
+
+    Returns
+    -------
+    one factor, or one an output (outputs,) where the projection is fused
+    """
+    if layout in ("query", "key"):
+        return query_key
+    if layout == "value":
+        return value
+    if query_key == value:
+        return value
+    heads = config.num_attention_heads
+    query_key = query_key or 0.0
+    if layout == "by_head":
+        size = outputs // (3 * heads)
+        return torch.tensor([query_key, query_key, value]).repeat_interleave(size).repeat(heads)
+    values = getattr(config, "num_key_value_heads", None) or heads
+    counts = torch.tensor([heads + values, values]) * (outputs // (heads + 2 * values))
+    return torch.tensor([query_key, value]).repeat_interleave(counts)

@@ -1,0 +1,162 @@
+"""What the eleven model families compute, as data for the slow pass; see `slow.py`.
+
+Read from the architectures' own modelling code; nothing here comes from `crane_lib`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Names of a family's weights and the options its decoder layer takes; None where it has no such part."""
+
+    embedding: str = "model.embed_tokens"
+    embedding_norm: str | None = None
+    learned_positions: str | None = None
+    layers: str = "model.layers"
+    final_norm: str = "model.norm"
+
+    attention: str = "self_attn"
+    query_key_value: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")  # one name: fused
+    fused_by_head: bool = False  # a fused projection is q k v of head 0, q k v of head 1, ...; else all q, all k, all v
+    attention_out: str = "o_proj"
+    query_key_norm: str | None = None  # "head" by head, or over "all" heads at once
+    positions: str = "rotary"  # or "alibi" or "none"
+
+    before_attention: str | None = "input_layernorm"
+    after_attention: str | None = None
+    before_mlp: str | None = "post_attention_layernorm"
+    after_mlp: str | None = None
+
+    gate: str | None = "mlp.gate_proj"
+    up: str = "mlp.up_proj"  # where it is the gate's name too, gate is its first half
+    down: str = "mlp.down_proj"
+
+    input_first: bool = False  # weights are (in, out)
+    norm: str = "rms"  # or "rms_plus_one" (the weight is added to 1) or "layer" (mean subtracted, bias)
+    scaled_embedding: bool = False  # by the square root of the hidden size
+    attention_cap: bool = False  # whether the family's code reads `attn_logit_softcapping`
+
+
+_GEMMA = {
+    "norm": "rms_plus_one",
+    "scaled_embedding": True,
+    "after_attention": "post_attention_layernorm",
+    "before_mlp": "pre_feedforward_layernorm",
+    "after_mlp": "post_feedforward_layernorm",
+}
+_DENSE = {
+    "query_key_value": ("query_key_value",),
+    "fused_by_head": True,
+    "attention_out": "dense",
+    "gate": None,
+    "up": "mlp.dense_h_to_4h",
+    "down": "mlp.dense_4h_to_h",
+    "norm": "layer",
+}
+
+ARCHITECTURES = {
+    "llama": Architecture(),
+    "mistral": Architecture(),
+    "qwen2": Architecture(),
+    "qwen3": Architecture(query_key_norm="head"),
+    "gemma2": Architecture(**_GEMMA, attention_cap=True),
+    "gemma3_text": Architecture(**_GEMMA, query_key_norm="head"),
+    "phi3": Architecture(query_key_value=("qkv_proj",), gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
+    "olmo2": Architecture(
+        query_key_norm="all",
+        before_attention=None,
+        after_attention="post_attention_layernorm",
+        before_mlp=None,
+        after_mlp="post_feedforward_layernorm",
+    ),
+    "gpt2": Architecture(
+        embedding="transformer.wte",
+        learned_positions="transformer.wpe",
+        layers="transformer.h",
+        final_norm="transformer.ln_f",
+        attention="attn",
+        query_key_value=("c_attn",),
+        attention_out="c_proj",
+        positions="none",
+        before_attention="ln_1",
+        before_mlp="ln_2",
+        gate=None,
+        up="mlp.c_fc",
+        down="mlp.c_proj",
+        input_first=True,
+        norm="layer",
+    ),
+    "bloom": Architecture(
+        **_DENSE,
+        embedding="transformer.word_embeddings",
+        embedding_norm="transformer.word_embeddings_layernorm",
+        layers="transformer.h",
+        final_norm="transformer.ln_f",
+        attention="self_attention",
+        positions="alibi",
+    ),
+    "gpt_neox": Architecture(
+        **_DENSE,
+        embedding="gpt_neox.embed_in",
+        layers="gpt_neox.layers",
+        final_norm="gpt_neox.final_layer_norm",
+        attention="attention",
+    ),
+}
+
+
+def first(config, *names):
+    """The first of these settings that the configuration has."""
+    return next(getattr(config, name) for name in names if hasattr(config, name))
+
+
+def epsilon(config) -> float:
+    return first(config, "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
+
+
+def activation_name(config) -> str:
+    if config.model_type == "bloom":
+        return "bloom"
+    return first(config, "hidden_act", "hidden_activation", "activation_function")
+
+
+def head_size(config) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def score_scale(config, layer: int) -> float:
+    """What the products of queries and keys are multiplied by."""
+    if config.model_type == "gpt2":
+        scale = head_size(config) ** -0.5 if config.scale_attn_weights else 1.0
+        return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+    return (getattr(config, "query_pre_attn_scalar", None) or head_size(config)) ** -0.5
+
+
+def layer_type(config, layer: int) -> str | None:
+    types = getattr(config, "layer_types", None)
+    return types[layer] if types else None
+
+
+def window(config, layer: int) -> int | None:
+    """How many positions, its own among them, a token sees; None: all before it."""
+    if layer_type(config, layer) == "full_attention":
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def rotary(config, layer: int) -> tuple[float, int]:
+    """Base of the rotary frequencies, and how many dimensions of a head are rotated."""
+    parameters = config.rope_parameters
+    parameters = parameters.get(layer_type(config, layer), parameters)
+    return parameters["rope_theta"], int(head_size(config) * parameters.get("partial_rotary_factor", 1.0))
+
+
+def residual_after_norm(config) -> bool:
+    """Whether the residual stream is taken after the norms in front of attention and MLP."""
+    return getattr(config, "apply_residual_connection_post_layernorm", False)
+
+
+def parallel(config) -> bool:
+    """Whether attention and MLP read the same residual stream."""
+    return config.model_type == "gpt_neox" and config.use_parallel_residual
