@@ -96,7 +96,7 @@ def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
         (("run", "--only", "9"), "unknown section '9'"),
         (("run", "--only", "03_perplexty"), "did you mean '03_perplexity'?"),
         (("run", "--from", "zz"), "unknown section 'zz'"),
-        (("run", "--only", "01", "--from", "05"), "no section is left"),
+        (("run", "--only", "01", "--from", "07"), "no section is left"),
         (("run", "--profile", "smoke", "-p", "value"), "--parameter 'value': expected name=value"),
         (("run", "--profile", "smoke", "-p", "artifacts=x"), "give it as --artifacts"),
         (("run", "--profile", "smoke", "-p", "=3"), "--parameter '=3': expected name=value"),
@@ -136,9 +136,9 @@ def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
         return result
 
     monkeypatch.setattr(runner, "run_sections", run_sections)
-    arguments = ["--artifacts", tmp_path, "--from", "05", "--fresh", "-p", "count=3", "-p", "name=[a, b]"]
+    arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "-p", "count=3", "-p", "name=[a, b]"]
     assert main(monkeypatch, capsys, "run", "--profile", "smoke", *arguments)[0] == code
-    assert given == [("smoke", tmp_path / "smoke", ["05", "06"], {"count": 3, "name": ["a", "b"]}, True)]
+    assert given == [("smoke", tmp_path / "smoke", ["07", "09"], {"count": 3, "name": ["a", "b"]}, True)]
 
 
 def test_ctrl_c_is_exit_code_130(tmp_path, monkeypatch, capsys):

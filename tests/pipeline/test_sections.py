@@ -38,7 +38,7 @@ def test_sections_are_chosen_by_number_or_name():
     assert chosen(["03", "01_relevance"]) == ["01", "03"]
     assert chosen(["03", "03"]) == ["03"]
     assert chosen(first="04") == NUMBERS[NUMBERS.index("04") :]
-    assert chosen(["02", "05"], "03") == ["05"]
+    assert chosen(["02", "07"], "03") == ["07"]
 
 
 @pytest.mark.parametrize("where", ["only", "first"])
@@ -53,8 +53,8 @@ def test_an_unknown_section_names_the_nearest(where, wrong, right):
 
 
 def test_nothing_is_left():
-    with pytest.raises(CraneError, match="no section is left: --only 01,02 lies before --from 05"):
-        choose_sections(["01", "02"], "05")
+    with pytest.raises(CraneError, match="no section is left: --only 01,02 lies before --from 07"):
+        choose_sections(["01", "02"], "07")
 
 
 def test_no_notebooks(monkeypatch, tmp_path):
