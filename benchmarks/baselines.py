@@ -163,5 +163,6 @@ def _training(model: LlamaForCausalLM, *, checkpointing: bool) -> Iterator[None]
         yield
     finally:
         model.activation_checkpointing_disable()
+        model.disable_input_require_grads()  # enabling hooks the embedding, disabling leaves that hook
         model.zero_grad()
         model.requires_grad_(False).eval()
