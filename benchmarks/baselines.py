@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -33,7 +34,9 @@ class ReleasedResult:
     seeds: np.ndarray
 
 
-def released(model: LlamaForCausalLM, documents: Sequence[np.ndarray], *, checkpointing: bool = True) -> ReleasedResult:
+def released(
+    model: LlamaForCausalLM, documents: Sequence[np.ndarray], *, checkpointing: bool = True, exact_limit: bool = False
+) -> ReleasedResult:
     """Baseline A: one document at a time, a gradient for every parameter, all samples kept, SciPy at the end.
 
     The AttnLRP rules are a plain version of those the released code takes from LXT: replaced forward functions, with
@@ -43,12 +46,13 @@ def released(model: LlamaForCausalLM, documents: Sequence[np.ndarray], *, checkp
     Parameters
     ----------
     checkpointing : recompute each layer's activations in the backward pass
+    exact_limit : act(g) / g with its limit at 0, instead of act(g) / (g + 1e-10), which is off near 0
     """
     embedding: Any = model.get_input_embeddings()
     layers: Any = model.model.layers
     device = embedding.weight.device
     samples, seeds = [], []
-    with _plain_rules(model), _training(model, checkpointing=checkpointing):
+    with _plain_rules(model, exact_limit=exact_limit), _training(model, checkpointing=checkpointing):
         for document in documents:
             model.zero_grad()
             input_ids = torch.from_numpy(document).long()[None].to(device)  # (1, T)
@@ -95,14 +99,15 @@ def _gold_logit(logits: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
 
 class _IdentityRule(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, g: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, g: Tensor, activation: Callable[[Tensor], Tensor], exact_limit: bool) -> Tensor:
         activated = activation(g)
-        ctx.save_for_backward(activated / (g + 1e-10))
+        quotient = torch.where(g == 0, 0.5, activated / g) if exact_limit else activated / (g + 1e-10)
+        ctx.save_for_backward(quotient)
         return activated
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0] * ctx.saved_tensors[0], None
+        return gradients[0] * ctx.saved_tensors[0], None, None
 
 
 class _DividedGradient(torch.autograd.Function):
@@ -122,16 +127,19 @@ def _norm_forward(self: LlamaRMSNorm, hidden: Tensor) -> Tensor:
     return self.weight * (wide * factor).to(hidden.dtype)
 
 
-def _mlp_forward(self: LlamaMLP, x: Tensor) -> Tensor:
-    gated = _IdentityRule.apply(self.gate_proj(x), self.act_fn) * self.up_proj(x)
+def _mlp_forward(self: LlamaMLP, x: Tensor, *, exact_limit: bool = False) -> Tensor:
+    gated = _IdentityRule.apply(self.gate_proj(x), self.act_fn, exact_limit) * self.up_proj(x)
     return self.down_proj(_DividedGradient.apply(gated, 2.0))
 
 
 @contextmanager
-def _plain_rules(model: LlamaForCausalLM) -> Iterator[None]:
+def _plain_rules(model: LlamaForCausalLM, *, exact_limit: bool) -> Iterator[None]:
     """AttnLRP by other forward functions on this model's modules, taken away at the end."""
     layers: Any = model.model.layers
-    forwards: dict[type, Any] = {LlamaRMSNorm: _norm_forward, LlamaMLP: _mlp_forward}
+    forwards: dict[type, Any] = {
+        LlamaRMSNorm: _norm_forward,
+        LlamaMLP: partial(_mlp_forward, exact_limit=exact_limit),
+    }
     replaced: list[Any] = [module for module in model.modules() if type(module) in forwards]
     hooks = []
     for module in replaced:
@@ -163,5 +171,6 @@ def _training(model: LlamaForCausalLM, *, checkpointing: bool) -> Iterator[None]
         yield
     finally:
         model.activation_checkpointing_disable()
+        model.disable_input_require_grads()  # enabling hooks the embedding, disabling leaves that hook
         model.zero_grad()
         model.requires_grad_(False).eval()

@@ -44,7 +44,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Measurement]]] = {
 LOGGED_WIDTH = 120  # columns of a table that goes to a file
 RESULTS = Path(__file__).resolve().parent / "results"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.command()

@@ -191,7 +191,8 @@ class Store:
                 elif scratch:
                     make(folder, **given)
             finally:
-                self._remove_scratch(name, done=record is not None)
+                if _is_first():
+                    self._remove_scratch(name, done=record is not None)
             record = _from_first(record)
             assert record is not None
         if not _is_first():
@@ -203,7 +204,7 @@ class Store:
         return self._finished[name]
 
     def _remove_scratch(self, name: str, *, done: bool) -> None:
-        """Take away what a finished stage, and earlier attempts at it, had in the scratch folder; else what is empty."""
+        """Take away a stage's scratch folders: all of them, of earlier attempts too, if it is done, else empty ones."""
         for path in (self.root / SCRATCH).glob(f"{name}-{'[0-9a-f]' * 16}"):
             if done:
                 shutil.rmtree(path, ignore_errors=True)

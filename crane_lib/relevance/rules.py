@@ -119,8 +119,9 @@ def _with_tanh_rule(forward: Callable[..., Any]) -> Callable[..., Any]:
 def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
     """Let the backward pass of `model` compute relevance inside the block; the model leaves as it came.
 
-    Relevance of a value is then `value * dS/dvalue`. Weights of norms get no gradient. The gradient of the MLP's hidden activation h is halved between
-    the input of `down_proj` and the product of gate and up, so read it at the input of `down_proj`.
+    Relevance of a value is then `value * dS/dvalue`. The gradient of the MLP's hidden activation h is halved between
+    the input of `down_proj` and the product of gate and up, so read it at the input of `down_proj`. Weights of norms
+    get no gradient.
 
     Parameters
     ----------
