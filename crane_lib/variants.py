@@ -91,9 +91,7 @@ def kurtosis_variants(kurtosis: RowScores) -> Variants:
     found |= _thresholds("kurtosis_margin", margins(z), MARGIN, strictly=False)
     found |= _thresholds("kurtosis_share", shares(z), SHARE, strictly=False)
     relative = gaps(z)
-    found |= {
-        ("kurtosis_gap", f"kept rate {rate:g}"): _tails(relative, 1 - rate) for rate in KEPT_RATE
-    }
+    found |= {("kurtosis_gap", f"kept rate {rate:g}"): _tails(relative, 1 - rate) for rate in KEPT_RATE}
     turned = {language: {site: -values for site, values in sites.items()} for language, sites in kurtosis.items()}
     for share in TAILS:
         found["kurtosis_top", f"{share:g}"] = _tails(kurtosis, share)
@@ -114,9 +112,7 @@ def weighted_contrast(values: Scores, *, weight: float) -> dict[str, np.ndarray]
     }
 
 
-def relevance_variants(
-    relevance: Scores, log_probability: Mapping[str, Scores] | None, *, budget: float
-) -> Variants:
+def relevance_variants(relevance: Scores, log_probability: Mapping[str, Scores] | None, *, budget: float) -> Variants:
     """Our contrast with other weights of the largest other language, and on the log-probability seed.
 
     That seed is taken as it stands, with its sign turned (a log-probability is negative and relevance shares out its

@@ -14,7 +14,10 @@ LANGUAGES = ("en", "zh", "vi")
 def kurtosis():
     generator = np.random.default_rng(0)
     values = {
-        k: {site: 4 * generator.standard_normal((2, width)) ** 2 for site, width in (("gate", 30), ("up", 30), ("down", 20))}
+        k: {
+            site: 4 * generator.standard_normal((2, width)) ** 2
+            for site, width in (("gate", 30), ("up", 30), ("down", 20))
+        }
         for k in LANGUAGES
     }
     values["en"]["up"][1, 3] = np.nan
@@ -22,7 +25,9 @@ def kurtosis():
 
 
 def rows_of(chosen):
-    return {(site, layer, int(i)) for site, layers in chosen.items() for layer, index in enumerate(layers) for i in index}
+    return {
+        (site, layer, int(i)) for site, layers in chosen.items() for layer, index in enumerate(layers) for i in index
+    }
 
 
 def where(condition, kurtosis):
@@ -52,8 +57,8 @@ def test_thresholds_are_those_of_single_rows(kurtosis):
         mine, rest = at(site, layer, i)
         return abs(mine) / (abs(mine) + sum(map(abs, rest))) >= 0.5
 
-    assert rows_of(found["kurtosis_raw", "> 3"][own]) == where(lambda s, l, i: kurtosis[own][s][l, i] > 3, kurtosis)
-    assert rows_of(found["kurtosis_z", "> 0.5"][own]) == where(lambda s, l, i: z[own][s][l, i] > 0.5, kurtosis)
+    assert rows_of(found["kurtosis_raw", "> 3"][own]) == where(lambda s, n, i: kurtosis[own][s][n, i] > 3, kurtosis)
+    assert rows_of(found["kurtosis_z", "> 0.5"][own]) == where(lambda s, n, i: z[own][s][n, i] > 0.5, kurtosis)
     unknown = ("up", 1, 3)
     assert rows_of(found["kurtosis_margin", "≥ 0.5"][own]) == where(margin, kurtosis) - {unknown}
     assert rows_of(found["kurtosis_share", "≥ 0.5"][own]) == where(share, kurtosis) - {unknown}
@@ -65,13 +70,17 @@ def test_tails_and_gaps_keep_their_share(kurtosis):
     found = kurtosis_variants(kurtosis)
     assert len(rows_of(found["kurtosis_gap", "kept rate 0.9"]["zh"])) == 16  # a tenth of 160 rows
     assert len(rows_of(found["kurtosis_top", "0.01"]["zh"])) == 2
-    flat = {(s, l, i): kurtosis["vi"][s][l, i] for s, l, i in where(lambda *_: True, kurtosis)}
+    flat = {(s, n, i): kurtosis["vi"][s][n, i] for s, n, i in where(lambda *_: True, kurtosis)}
     assert max(flat, key=flat.get) in rows_of(found["kurtosis_top", "0.005"]["vi"])
     assert rows_of(found["kurtosis_bottom", "0.0001"]["vi"]) == {min(flat, key=flat.get)}
 
 
 def test_margins_shares_and_gaps_by_hand():
-    z = {"en": {"up": np.array([[2.0, -1.0]])}, "zh": {"up": np.array([[1.0, 0.0]])}, "vi": {"up": np.array([[-1.0, 3.0]])}}
+    z = {
+        "en": {"up": np.array([[2.0, -1.0]])},
+        "zh": {"up": np.array([[1.0, 0.0]])},
+        "vi": {"up": np.array([[-1.0, 3.0]])},
+    }
     assert margins(z)["en"]["up"].tolist() == [[1.0, -4.0]]
     assert shares(z)["en"]["up"].tolist() == [[0.5, 0.25]]
     assert gaps(z)["en"]["up"][0].tolist() == pytest.approx([(1 / 3 + 1) / 2, -1.0])
@@ -79,7 +88,15 @@ def test_margins_shares_and_gaps_by_hand():
 
 def test_every_level_of_the_ablation_is_there(kurtosis):
     found = kurtosis_variants(kurtosis)
-    levels = [variants.RAW, variants.Z, variants.MARGIN, variants.SHARE, variants.KEPT_RATE, variants.TAILS, variants.TAILS]
+    levels = [
+        variants.RAW,
+        variants.Z,
+        variants.MARGIN,
+        variants.SHARE,
+        variants.KEPT_RATE,
+        variants.TAILS,
+        variants.TAILS,
+    ]
     assert len(found) == sum(map(len, levels))
     assert all(set(by_language) == set(LANGUAGES) for by_language in found.values())
 

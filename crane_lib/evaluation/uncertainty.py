@@ -31,7 +31,7 @@ class Resampled:
     metric : what the scores are
     languages : evaluation languages, the last axis (K)
     masks : the columns of `MASK`, one row a mask (M)
-    unmasked, values : (K,) and (M, K) as measured
+    unmasked, measured : (K,) and (M, K) as measured
     unmasked_draws, draws : (B, K) and (B, M, K) under resampling
     """
 
@@ -39,7 +39,7 @@ class Resampled:
     languages: tuple[str, ...]
     masks: pd.DataFrame
     unmasked: np.ndarray
-    values: np.ndarray
+    measured: np.ndarray
     unmasked_draws: np.ndarray
     draws: np.ndarray
 
@@ -90,7 +90,7 @@ def _arranged(frame: pd.DataFrame, *, language: str, item: str, values: Sequence
         part = numbered[numbered[language] == code]
         if part.duplicated(["_mask", item]).any():
             raise CraneError(f"bootstrap: a mask has an item of {code!r} twice; evaluate anew")
-        tables = [part.pivot(index="_mask", columns=item, values=name).reindex(range(len(masks))) for name in values]
+        tables = [part.pivot_table(index="_mask", columns=item, values=name, aggfunc="sum").reindex(range(len(masks))) for name in values]
         if any(table.isna().to_numpy().any() for table in tables):
             raise CraneError(f"bootstrap: not every mask was evaluated on the same items of {code!r}; evaluate anew")
         arrays.append([table.to_numpy(dtype=float) for table in tables])
@@ -176,7 +176,7 @@ def langspec_draws(found: Resampled) -> tuple[np.ndarray, np.ndarray]:
     """LangSpec-F1 of every mask as measured (M,) and under resampling (B, M)."""
     targets = np.array([found.languages.index(code) for code in found.masks["masked_language"]])
     return (
-        langspec_values(found.unmasked[None], found.values, targets),
+        langspec_values(found.unmasked[None], found.measured, targets),
         langspec_values(found.unmasked_draws[:, None], found.draws, targets),
     )
 
@@ -194,7 +194,7 @@ def drop_intervals(found: Resampled, *, level: float = LEVEL) -> pd.DataFrame:
     -------
     frame with the columns of `MASK`, evaluation_language, metric, change (masked - unmasked), low and high
     """
-    change = found.values - found.unmasked
+    change = found.measured - found.unmasked
     low, high = interval(found.draws - found.unmasked_draws[:, None], level=level)
     parts = [
         found.masks.assign(

@@ -22,7 +22,6 @@ from crane_lib.neurons import NeuronSet, read_neuron_sets
 from crane_lib.progress import progress
 from crane_lib.stages.texts import tokenized
 
-
 Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
 
 
