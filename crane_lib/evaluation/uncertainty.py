@@ -90,7 +90,8 @@ def _arranged(frame: pd.DataFrame, *, language: str, item: str, values: Sequence
         part = numbered[numbered[language] == code]
         if part.duplicated(["_mask", item]).any():
             raise CraneError(f"bootstrap: a mask has an item of {code!r} twice; evaluate anew")
-        tables = [part.pivot_table(index="_mask", columns=item, values=name, aggfunc="sum").reindex(range(len(masks))) for name in values]
+        wide = part.pivot_table(index="_mask", columns=item, values=list(values), aggfunc="sum")
+        tables = [wide[name].reindex(range(len(masks))) for name in values]
         if any(table.isna().to_numpy().any() for table in tables):
             raise CraneError(f"bootstrap: not every mask was evaluated on the same items of {code!r}; evaluate anew")
         arrays.append([table.to_numpy(dtype=float) for table in tables])

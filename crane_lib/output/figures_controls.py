@@ -52,6 +52,6 @@ def dose_response(curves: pd.DataFrame, path: Path) -> str:
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return (
         "LangSpec-F1, mean over languages, of every method over the share of units that it masks. Bands: 95 % "
-        "bootstrap intervals over the sampled documents or questions; for random masks (dashed) the lowest to highest draw. "
-        "A mask that destroys all languages alike scores up to two thirds, which is where random masks end."
+        "bootstrap intervals over the sampled documents or questions; for random masks (dashed) the lowest to highest "
+        "draw. A mask that destroys all languages alike scores up to two thirds, which is where random masks end."
     )

@@ -20,7 +20,7 @@ from crane_lib.output.frames import SET, pick, tidy
 from crane_lib.output.style import budget_label
 from crane_lib.output.tables import _sorted
 
-PUBLISHED_ROWS = "kurtosis"  # the one rule that selects rows, not neurons
+ROW_RULES = "kurtosis"  # these rules select rows, not neurons
 # Rules of the ablation table by code, in its order.
 RULES = {
     "kurtosis_raw": "Kurtosis of rows",
@@ -58,7 +58,7 @@ def _control(method: str, budget: str, sets: set[tuple[str, str]]) -> str:
     matched = f"random_like_{method}"
     if (matched, budget) in sets:
         return matched
-    if not method.startswith(PUBLISHED_ROWS):
+    if not method.startswith(ROW_RULES):
         for other in ("random_like_contrast", "random_global"):
             if (other, budget) in sets:
                 return other
@@ -136,7 +136,7 @@ def area(budgets: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def dose_curves(found: Resampled) -> pd.DataFrame:
-    """Mean LangSpec-F1 of every method at every budget that is a number, with interval and, for random masks, range.
+    """Mean LangSpec-F1 of every method at every budget, with interval and, for random masks, range.
 
     Returns
     -------
@@ -145,6 +145,7 @@ def dose_curves(found: Resampled) -> pd.DataFrame:
     sets, means, draws = method_means(found)
     low, high = interval(draws)
     table = sets.assign(mean=means, low=low, high=high, metric=found.metric)
+    table = table[table["method"].isin([*_AT_BUDGETS, "random_global"])]
     table = table.assign(share=pd.to_numeric(table["budget"], errors="coerce")).dropna(subset="share")
     of_draws = _draw_means(found).groupby(["selected_on", "method", "budget"]).agg(["min", "max", "count"])
     of_draws = of_draws.rename(columns={"min": "lowest", "max": "highest", "count": "draws"}).reset_index()
@@ -199,11 +200,14 @@ def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:
     records = []
     for place, row in enumerate(sets.itertuples()):
         drawn = str(row.method).startswith("random")
-        if row.budget != budget and not (drawn and row.budget in ("any", "published")):
+        if row.budget != budget and not (drawn and row.budget == "any"):
+            continue
+        if not drawn and row.method not in _AT_BUDGETS:
             continue
         scores = by_draw.xs((row.method, row.budget), level=("method", "budget")).to_numpy()
         share = pick(found.masks, method=row.method, budget=row.budget)["masked_share"].mean()
-        compared = random.get(budget, np.empty(0)) if not drawn else np.empty(0)
+        rows = str(row.method).startswith(ROW_RULES)  # rows are other units than the neurons of the random masks
+        compared = random.get(budget, np.empty(0)) if not drawn and not rows else np.empty(0)
         records.append(
             {
                 "method": row.method,
@@ -247,9 +251,8 @@ def ablation_table(found: Resampled, *, budget: str) -> pd.DataFrame:
         record |= {k: by_language.loc[k, "value"] for k in found.languages}
         records.append(record | {"mean": part["value"].mean(), "low": float(low), "high": float(high)})
     order = {name: place for place, name in enumerate(RULES.values())}
-    return pd.DataFrame(records).sort_values(
-        "rule", key=lambda column: column.map(order), kind="stable", ignore_index=True
-    )
+    table = pd.DataFrame(records).sort_values(f"share_{found.languages[0]}", ascending=False, kind="stable")
+    return table.sort_values("rule", key=lambda column: column.map(order), kind="stable", ignore_index=True)
 
 
 def silenced_table(frame: pd.DataFrame) -> pd.DataFrame:
