@@ -114,6 +114,20 @@ class Selection(_Strict):
     random_draws: Annotated[int, Field(ge=5)] = 5
 
 
+class Controls(_Strict):
+    """Dose-response curves, random controls and the ablation of selection rules, on some of the texts.
+
+    The documents and questions are a seeded sample of each language's; accuracy is measured at `question_budgets` only.
+    """
+
+    budgets: Annotated[tuple[Share, ...], Field(min_length=2)] = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    question_budgets: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05, 0.1, 0.2, 0.3, 0.5)
+    draws: Count = 5  # random sets a budget other than the common one, which has selection.random_draws
+    documents: Count = 30
+    questions: Count = 40
+    ablation: Literal["all", "few"] = "all"
+
+
 class Evaluation(_Strict):
     """Question answering under a mask: what stands between prompt and answer, a language, and for the chat model."""
 
@@ -134,6 +148,7 @@ class Profile(_Strict):
     source: Annotated[EmbeddedSource | LocalSource, Field(discriminator="kind")]
     relevance: Relevance = Relevance()
     selection: Selection = Selection()
+    controls: Controls = Controls()
     evaluation: Evaluation = Evaluation()
     expected_seconds: dict[str, float] = {}
 

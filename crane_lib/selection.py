@@ -7,7 +7,7 @@ that methods are compared at the same size.  Scores are arrays a language; `top`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,13 +47,14 @@ def top(scores: np.ndarray, count: int) -> np.ndarray:
     return mask.reshape(scores.shape)
 
 
-def normalized_contrast(values: Scores) -> dict[str, np.ndarray]:
-    """Own minus the largest other, each language first normalised by its L1 norm.
+def normalized_contrast(values: Scores, *, against: Literal["largest", "mean"] = "largest") -> dict[str, np.ndarray]:
+    """Own minus the largest other (or the others' mean), each language first normalised by its L1 norm.
 
     Parameters
     ----------
     values : per language the mean over documents of a unit's relevance, or its activation probability  (L, I)
     """
+    others = {"largest": np.max, "mean": np.mean}[against]
     if len(values) < 2:
         raise CraneError(f"contrast needs at least two languages, saw {sorted(values)}")
     norms = {language: np.abs(array).sum() for language, array in values.items()}
@@ -62,17 +63,24 @@ def normalized_contrast(values: Scores) -> dict[str, np.ndarray]:
             raise CraneError(f"contrast: the statistics of {language!r} sum to {norm}; was its corpus empty?")
     scaled = {language: array / norms[language] for language, array in values.items()}
     return {
-        language: scaled[language] - np.max([scaled[other] for other in scaled if other != language], axis=0)
+        language: scaled[language] - others([scaled[other] for other in scaled if other != language], axis=0)
         for language in scaled
     }
 
 
-def select_contrast(values: Scores, *, budget: float) -> dict[str, Chosen]:
-    """The `budget` share of neurons with the largest normalised contrast, a language."""
+def select_top(scores: Scores, *, budget: float) -> dict[str, Chosen]:
+    """The `budget` share of neurons with the largest score, a language."""
     return {
         language: {"neuron": _indices(top(score, budget_count(budget, score.size)))}
-        for language, score in normalized_contrast(values).items()
+        for language, score in scores.items()
     }
+
+
+def select_contrast(
+    values: Scores, *, budget: float, against: Literal["largest", "mean"] = "largest"
+) -> dict[str, Chosen]:
+    """The `budget` share of neurons with the largest normalised contrast, a language."""
+    return select_top(normalized_contrast(values, against=against), budget=budget)
 
 
 def kurtosis_z(kurtosis: RowScores) -> dict[str, dict[str, np.ndarray]]:
@@ -100,17 +108,17 @@ def select_kurtosis(kurtosis: RowScores, *, threshold: float) -> dict[str, Chose
 
 def select_kurtosis_budget(kurtosis: RowScores, *, budget: float) -> dict[str, Chosen]:
     """The `budget` share of rows with the largest kurtosis, over all layers and matrices."""
-    chosen = {}
-    for language, sites in kurtosis.items():
-        names = row_sites(sites)
-        shapes = [sites[site].shape for site in names]
-        everything = np.concatenate([sites[site].ravel() for site in names])
-        mask = top(everything, budget_count(budget, everything.size))
-        parts = np.split(mask, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
-        chosen[language] = {
-            site: _indices(part.reshape(shape)) for site, part, shape in zip(names, parts, shapes, strict=True)
-        }
-    return chosen
+    return {language: select_top_rows(sites, share=budget) for language, sites in kurtosis.items()}
+
+
+def select_top_rows(scores: Mapping[str, np.ndarray], *, share: float) -> Chosen:
+    """The `share` of rows with the largest score, over all layers and matrices of one language."""
+    names = row_sites(scores)
+    shapes = [scores[site].shape for site in names]
+    everything = np.concatenate([scores[site].ravel() for site in names])
+    mask = top(everything, budget_count(share, everything.size))
+    parts = np.split(mask, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+    return {site: _indices(part.reshape(shape)) for site, part, shape in zip(names, parts, shapes, strict=True)}
 
 
 def activation_entropy(probability: Scores) -> tuple[np.ndarray, np.ndarray]:
@@ -172,3 +180,16 @@ def select_random_like(chosen: Chosen, widths: Mapping[str, int], *, generator: 
         ]
         for site, layers in chosen.items()
     }
+
+
+def select_random(layers: int, width: int, *, count: int, generator: np.random.Generator) -> Chosen:
+    """So many random neurons out of all layers together (global uniform)."""
+    mask = np.zeros(layers * width, dtype=bool)
+    mask[generator.choice(mask.size, size=count, replace=False)] = True
+    return {"neuron": _indices(mask.reshape(layers, width))}
+
+
+def select_fully_random(layers: int, width: int, *, generator: np.random.Generator) -> Chosen:
+    """Random neurons of which the number is random, too: uniform from none to all (fully random)."""
+    count = int(generator.integers(0, layers * width, endpoint=True))
+    return select_random(layers, width, count=count, generator=generator)

@@ -25,6 +25,7 @@ from crane_lib.profile import EmbeddedSource, LocalSource, Profile, artifacts_ro
 # The transfer study masks fewer sets: the judged rules, LAPE, and random sets like the judged rules'.
 _TRANSFER_METHODS = ("kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast")
 _CHAT_METHODS = ("kurtosis", "contrast")
+_TRANSFER_DRAWS = 5  # of the random sets, which no claim about the chat model rests on
 
 
 class Study:
@@ -265,11 +266,88 @@ class Study:
     def _masking(self, stage: str, make: Callable[..., None], name: str, parameters: dict[str, Any]) -> Stage:
         """Evaluate the base model under all base sets; the chat model under the transfer's base sets and its own."""
         inputs = {"corpus": self.corpus, "model": self.model(name), "selected_on_base": self.selection("base")}
-        methods = None
+        chosen: dict[str, Any] = {"methods": None}
         if name == "chat":
             inputs["selected_on_chat"] = self.selection("chat")
             methods = {"base": list(_TRANSFER_METHODS), "chat": list(_CHAT_METHODS)}
+            chosen = {"methods": methods, "draws": _TRANSFER_DRAWS}
+        return self.store.run(stage, make, inputs=inputs, parameters={**chosen, **parameters})
+
+    def _back(self, stage: str, make: Callable[..., None], parameters: dict[str, Any]) -> Stage:
+        """Evaluate the base model under the sets selected on the chat model."""
+        inputs = {"corpus": self.corpus, "model": self.model("base"), "selected_on_chat": self.selection("chat")}
+        methods = {"chat": list(_CHAT_METHODS)}
         return self.store.run(stage, make, inputs=inputs, parameters={"methods": methods, **parameters})
+
+    def back_transfer(self) -> list[Stage]:
+        """Perplexity of the base model under the chat model's sets, and accuracy where there are questions."""
+        from crane_lib.stages.masking import make_nlu, make_perplexity
+
+        options = self.profile.relevance
+        parameters = {"token_budget": options.token_budget, "max_length": options.max_length, **self._common("base")}
+        stages = [self._back("perplexity_back", make_perplexity, parameters)]
+        if self.has_questions:
+            stages.append(self._back("nlu_back", make_nlu, self._nlu_parameters("base")))
+        return stages
+
+    # --- controls ---------------------------------------------------------------------------------------------
+
+    @property
+    def control_sets(self) -> Stage:
+        """Sets of every method at every budget of the dose-response, random controls, variants of the rules."""
+        from crane_lib.stages.controls import make_control_sets
+
+        options = self.profile.controls
+        return self.store.run(
+            "control_sets",
+            make_control_sets,
+            inputs={"relevance": self.relevance("base")},
+            parameters={
+                "languages": self.languages,
+                "seeds": self.seeds,
+                "budget": self.profile.selection.budget,
+                "budgets": list(options.budgets),
+                "draws": options.draws,
+                "random_draws": self.profile.selection.random_draws,
+                "ablation": options.ablation,
+                "random_seed": self.profile.random_seed,
+            },
+        )
+
+    def control_perplexity(self) -> Stage:
+        """Perplexity of the base model under the control sets, on sampled documents."""
+        from crane_lib.stages.controls import make_control_perplexity
+
+        options = self.profile.relevance
+        return self.store.run(
+            "control_perplexity",
+            make_control_perplexity,
+            inputs={"corpus": self.corpus, "model": self.model("base"), "sets": self.control_sets},
+            parameters={
+                "documents": self.profile.controls.documents,
+                "token_budget": options.token_budget,
+                "max_length": options.max_length,
+                "random_seed": self.profile.random_seed,
+                **self._common("base"),
+            },
+        )
+
+    def control_nlu(self) -> Stage:
+        """Accuracy of the base model under the control sets, on sampled questions."""
+        from crane_lib.stages.controls import ANY, make_control_nlu
+
+        options = self.profile.controls
+        return self.store.run(
+            "control_nlu",
+            make_control_nlu,
+            inputs={"corpus": self.corpus, "model": self.model("base"), "sets": self.control_sets},
+            parameters={
+                "questions": options.questions,
+                "budgets": [*(f"{budget:g}" for budget in options.question_budgets), ANY],
+                "random_seed": self.profile.random_seed,
+                **self._nlu_parameters("base"),
+            },
+        )
 
     # --- results ----------------------------------------------------------------------------------------------
 
@@ -279,8 +357,12 @@ class Study:
         return pd.concat([read_frame(stage / "rows.csv") for stage in stages], ignore_index=True)
 
     def all_rows(self) -> pd.DataFrame:
-        """Result rows of every model."""
-        return pd.concat([self.rows(name) for name in self.model_names], ignore_index=True)
+        """Result rows of every model, under its own sets and the other one's."""
+        frames = [self.rows(name) for name in self.model_names]
+        if self.has_chat:
+            back = [read_frame(stage / "rows.csv") for stage in self.back_transfer()]
+            frames += [rows[rows["method"] != "none"] for rows in back]  # unmasked they are there already
+        return pd.concat(frames, ignore_index=True)
 
     def unmasked_accuracy(self) -> pd.DataFrame:
         """Accuracy rows of the models as they are."""

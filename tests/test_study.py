@@ -72,6 +72,8 @@ def test_rows_are_tidy_and_complete(run):
         "none",
         "kurtosis",
         "contrast",
+        "contrast_mean",
+        "contrast_abs",
         "lape",
         "activation_contrast",
         "gradient_contrast",

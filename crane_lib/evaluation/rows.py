@@ -28,6 +28,8 @@ COLUMNS = (
 )
 # What identifies a mask within a model.
 MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
+# A method's masks at a budget, over the languages and random draws.
+SET = ["model", "selected_on", "method", "budget"]
 Measure = Literal["token_probability", "accuracy"]
 MEASURES: tuple[Measure, ...] = ("token_probability", "accuracy")
 

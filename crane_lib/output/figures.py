@@ -2,6 +2,7 @@
 returns the caption.
 """
 
+from crane_lib.output.figures_controls import dose_response
 from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
 from crane_lib.output.figures_knowledge import guessers, training_loss
 from crane_lib.output.figures_relevance import (
@@ -15,6 +16,7 @@ from crane_lib.output.figures_sets import overlap_matrix, set_counts_figure
 
 __all__ = [
     "delta_matrices",
+    "dose_response",
     "guessers",
     "heavy_tails",
     "langspec_bars",

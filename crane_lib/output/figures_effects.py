@@ -48,7 +48,13 @@ def _nothing(what: str) -> CraneError:
 
 
 def delta_matrices(
-    rows: pd.DataFrame, path: Path, *, metric: str = "nll", model: str = "base", selected_on: str | None = None
+    rows: pd.DataFrame,
+    path: Path,
+    *,
+    metric: str = "nll",
+    model: str = "base",
+    selected_on: str | None = None,
+    intervals: pd.DataFrame | None = None,
 ) -> str:
     """Heat maps of what each mask costs each language, one a method and budget, all on one colour scale.
 
@@ -57,6 +63,7 @@ def delta_matrices(
     rows : tidy result rows
     metric : ``nll`` (its rise), ``accuracy`` or ``token_probability`` (its drop)
     selected_on : model the sets were chosen on; the masked one unless given
+    intervals : rows of `crane_lib.evaluation.uncertainty.drop_intervals`, for the cells of masks that were not drawn
 
     Returns
     -------
@@ -69,6 +76,8 @@ def delta_matrices(
         raise _nothing(f"masked {metric} for {model}")
     found = found.assign(cost=sign * found["change"])
     cells = over_draws(found, by=["method", "budget", "masked_language", "evaluation_language"], value="cost")
+    if intervals is not None:
+        cells = _with_intervals(cells, intervals, metric=metric, selected_on=selected_on, sign=sign)
     languages = ordered_languages(cells["evaluation_language"])
     sets = ordered_sets(zip(cells["method"], cells["budget"], strict=True))
     # The range of what is drawn, widened to both sides of zero where something was gained.
@@ -95,6 +104,7 @@ def delta_matrices(
         bar.ax.set_ylim(low if low < -0.02 * largest else 0.0, largest)
     draws = int(cells["draws"].max())
     spread = f" Random sets: mean over {draws} draws, below it their lowest to highest." if draws > 1 else ""
+    spread += "" if intervals is None else " Other sets: below it the 95 % interval of a paired bootstrap over items."
     where = MODEL_LABELS.get(model, model).lower()
     source = f", units selected on the {MODEL_LABELS.get(selected_on, selected_on).lower()}"
     source = "" if selected_on == model else source
@@ -104,10 +114,27 @@ def delta_matrices(
     )
 
 
+def _with_intervals(
+    cells: pd.DataFrame, intervals: pd.DataFrame, *, metric: str, selected_on: str, sign: int
+) -> pd.DataFrame:
+    """Cells of masks that were not drawn, with the interval in the place of the range over draws."""
+    by = ["method", "budget", "masked_language", "evaluation_language"]
+    found = pick(tidy(intervals, needed=[*by, "low", "high"]), metric=metric, selected_on=selected_on, random_seed=-1)
+    bounds = (sign * found[["low", "high"]]).agg(["min", "max"], axis=1)
+    found = found[by].assign(low=bounds["min"], high=bounds["max"])
+    cells = cells.merge(found, on=by, how="left", validate="one_to_one")
+    known = cells["low"].notna()
+    cells["lowest"], cells["highest"] = (
+        cells["low"].where(known, cells["lowest"]),
+        cells["high"].where(known, cells["highest"]),
+    )
+    return cells.drop(columns=["low", "high"])
+
+
 def _cell_text(cell: pd.Series) -> str:
-    """Mean of a cell, with the range over draws below it where there are any."""
+    """Mean of a cell, with the range over draws or the interval below it where there is one."""
     mean, lowest, highest = (f"{cell[name]:z.3f}" for name in ("mean", "lowest", "highest"))
-    return mean if cell["draws"] <= 1 else f"{mean}\n{lowest}\nto {highest}"
+    return mean if cell["lowest"] == cell["highest"] else f"{mean}\n{lowest}\nto {highest}"
 
 
 def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", selected_on: str | None = None) -> str:

@@ -22,22 +22,30 @@ _FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5
 METHOD_COLOURS = {
     "none": "#222222",
     "contrast": "#332288",
+    "contrast_mean": "#4477AA",
+    "contrast_abs": "#882255",
     "kurtosis": "#AA4499",
     "lape": "#DDCC77",
     "activation_contrast": "#88CCEE",
     "gradient_contrast": "#117733",
     "random_like_contrast": "#777777",
     "random_like_kurtosis": "#BDBDBD",
+    "random_global": "#999999",
+    "random_full": "#D0D0D0",
 }
 METHOD_LABELS = {
     "none": "Unmasked",
     "contrast": "Relevance contrast",
+    "contrast_mean": "Relevance contrast (mean)",
+    "contrast_abs": "|Relevance| contrast",
     "kurtosis": "Relevance kurtosis",
     "lape": "LAPE",
     "activation_contrast": "Activation contrast",
     "gradient_contrast": "Gradient contrast",
     "random_like_contrast": "Random (like contrast)",
     "random_like_kurtosis": "Random (like kurtosis)",
+    "random_global": "Random (global)",
+    "random_full": "Random (any number)",
 }
 MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#B0679A"}
 MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}
@@ -95,6 +103,8 @@ def budget_label(budget: str) -> str:
     """A budget in words: as published, or a percentage."""
     if budget in ("", "published"):
         return "as published" if budget else ""
+    if budget == "any":
+        return "any number"
     try:
         return f"{float(budget) * 100:g} %"
     except ValueError:

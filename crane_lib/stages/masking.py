@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
@@ -21,30 +22,82 @@ from crane_lib.neurons import NeuronSet, read_neuron_sets
 from crane_lib.progress import progress
 from crane_lib.stages.texts import tokenized
 
+Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
 
-def _masks(selections: dict[str, Path], methods: dict[str, list[str]] | None) -> list[tuple[str, NeuronSet | None]]:
-    """Where a set was selected, and the set; first the unmasked model.
 
-    methods : for each model that sets were selected on the methods to mask, all of them if None
+def masks_of(
+    selections: dict[str, Path], methods: dict[str, list[str]] | None = None, *, draws: int | None = None
+) -> list[Mask]:
+    """The unmasked model, and every set of the folders.
+
+    Parameters
+    ----------
+    selections : for each model that sets were selected on their folder
+    methods : for each of them the methods to mask, all of them if None
+    draws : so many of the random sets, all of them if None
     """
-    masks: list[tuple[str, NeuronSet | None]] = [("", None)]
+    masks: list[Mask] = [("", None)]
     for selected_on, folder in selections.items():
         for path in sorted(folder.glob("*@*.json")):
             method = path.stem.partition("@")[0]
             if methods is None or method in methods[selected_on]:
-                masks += [(selected_on, item) for item in read_neuron_sets(path)]
+                sets = read_neuron_sets(path)
+                masks += [(selected_on, item) for item in sets if draws is None or item.random_seed < draws]
     return masks
 
 
+def _units(neurons: NeuronSet | None) -> tuple[Any, ...]:
+    """What is zeroed: equal for sets that mask the same units, whatever they are called."""
+    sites = neurons.sites if neurons is not None else {}
+    zeroed = [(site, n, tuple(index)) for site in sites for n, index in enumerate(sites[site]) if len(index)]
+    return tuple(sorted(zeroed))
+
+
 def _under_masks(
-    model: PreTrainedModel, masks: list[tuple[str, NeuronSet | None]], labels: dict[str, Any], description: str
-) -> Iterator[dict[str, Any]]:
-    """Mask after mask on one model; gives the columns that name the mask while it is in force."""
-    with progress(description, len(masks)) as bar:
-        for selected_on, neurons in masks:
+    model: PreTrainedModel, masks: list[Mask], labels: dict[str, Any], description: str
+) -> Iterator[list[dict[str, Any]]]:
+    """Mask after mask on one model; gives the columns that name the mask while it is in force.
+
+    Sets of the same units (a global random mask is one for all languages) are masked once, under all their names.
+    """
+    equal: dict[tuple[Any, ...], list[Mask]] = {}
+    for mask in masks:
+        equal.setdefault(_units(mask[1]), []).append(mask)
+    with progress(description, len(equal)) as bar:
+        for named in equal.values():
+            neurons = named[0][1]
             with masked(model, neurons) if neurons is not None else nullcontext():
-                yield {**labels, **mask_labels(neurons, selected_on=selected_on)}
+                yield [{**labels, **mask_labels(item, selected_on=selected_on)} for selected_on, item in named]
             bar.advance()
+
+
+def measure_documents(
+    folder: Path,
+    network: PreTrainedModel,
+    documents: dict[str, list[np.ndarray]],
+    masks: list[Mask],
+    *,
+    labels: dict[str, Any],
+    token_budget: int,
+    numbers: dict[str, list[int]] | None = None,
+) -> None:
+    """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask).
+
+    Parameters
+    ----------
+    numbers : numbers of the documents, where they are some of more; else they are counted from 0
+    """
+    rows, per_document = [], []
+    for named in _under_masks(network, masks, labels, "Perplexity under masks"):
+        for language, tokens in documents.items():
+            nll, predicted = document_nll(network, tokens, token_budget=token_budget)
+            which = numbers[language] if numbers else range(len(nll))
+            for mask in named:
+                here = {**mask, "evaluation_language": language}
+                rows += perplexity_rows(nll, predicted, here)
+                per_document.append(pd.DataFrame({**here, "document": which, "nll": nll, "tokens": predicted}))
+    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
+    write_frame(folder / "documents.parquet", pd.concat(per_document, ignore_index=True))
 
 
 def _selections(base: Path | None, chat: Path | None) -> dict[str, Path]:
@@ -62,6 +115,7 @@ def make_perplexity(
     model_name: str,
     languages: list[str],
     methods: dict[str, list[str]] | None,
+    draws: int | None = None,
     token_budget: int,
     max_length: int,
     device: str,
@@ -77,26 +131,9 @@ def make_perplexity(
         language: tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)
         for language in languages
     }
-    masks = _masks(_selections(selected_on_base, selected_on_chat), methods)
-    rows, per_document = [], []
+    masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
     labels = {"profile": profile, "model": model_name}
-    for mask in _under_masks(network, masks, labels, "Perplexity under masks"):
-        for language, tokens in documents.items():
-            nll, predicted = document_nll(network, tokens, token_budget=token_budget)
-            rows += perplexity_rows(nll, predicted, {**mask, "evaluation_language": language})
-            per_document.append(
-                pd.DataFrame(
-                    {
-                        **mask,
-                        "evaluation_language": language,
-                        "document": range(len(nll)),
-                        "nll": nll,
-                        "tokens": predicted,
-                    }
-                )
-            )
-    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
-    write_frame(folder / "documents.parquet", pd.concat(per_document, ignore_index=True))
+    measure_documents(folder, network, documents, masks, labels=labels, token_budget=token_budget)
 
 
 def _harness(
@@ -129,6 +166,33 @@ def _accuracy_rows(found: pd.DataFrame, mask: dict[str, Any]) -> list[dict[str, 
     ]
 
 
+def measure_questions(
+    folder: Path,
+    network: PreTrainedModel,
+    harness: Harness,
+    masks: list[Mask],
+    *,
+    labels: dict[str, Any],
+    numbers: dict[str, list[int]] | None = None,
+) -> None:
+    """Write rows.csv and items.parquet (every question under every mask: right or wrong).
+
+    Parameters
+    ----------
+    numbers : numbers of the questions, where they are some of more
+    """
+    rows, items = [], []
+    for named in _under_masks(network, masks, labels, "Questions under masks"):
+        found = harness.accuracy()
+        if numbers:
+            found["item"] = [numbers[k][i] for k, i in zip(found["language"], found["item"], strict=True)]
+        for mask in named:
+            items.append(found.assign(**mask))
+            rows += _accuracy_rows(found, mask)
+    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
+    write_frame(folder / "items.parquet", pd.concat(items, ignore_index=True))
+
+
 def make_nlu(
     folder: Path,
     *,
@@ -139,6 +203,7 @@ def make_nlu(
     profile: str,
     model_name: str,
     methods: dict[str, list[str]] | None,
+    draws: int | None = None,
     **options: Any,
 ) -> None:
     """Write rows.csv and items.parquet (every question under every mask: right or wrong).
@@ -148,15 +213,8 @@ def make_nlu(
     # The harness reads task definitions from a folder; they name files of this machine, so they do not stay.
     with TemporaryDirectory() as tasks:
         network, harness = _harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
-        masks = _masks(_selections(selected_on_base, selected_on_chat), methods)
-        rows, items = [], []
-        labels = {"profile": profile, "model": model_name}
-        for mask in _under_masks(network, masks, labels, "Questions under masks"):
-            found = harness.accuracy()
-            items.append(found.assign(**mask))
-            rows += _accuracy_rows(found, mask)
-    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
-    write_frame(folder / "items.parquet", pd.concat(items, ignore_index=True))
+        masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
+        measure_questions(folder, network, harness, masks, labels={"profile": profile, "model": model_name})
 
 
 def make_unmasked_nlu(

@@ -56,6 +56,8 @@ def make_selection(
         ("kurtosis", PUBLISHED): selection.select_kurtosis(kurtosis, threshold=kurtosis_threshold),
         ("kurtosis", at): selection.select_kurtosis_budget(kurtosis, budget=budget),
         ("contrast", at): selection.select_contrast(neuron_means, budget=budget),
+        ("contrast_mean", at): selection.select_contrast(neuron_means, budget=budget, against="mean"),
+        ("contrast_abs", at): selection.select_contrast(_means(statistics, "abs_neuron"), budget=budget),
         ("lape", PUBLISHED): selection.select_lape(
             firing, threshold_quantile=lape_threshold_quantile, share=lape_share
         ),

@@ -154,6 +154,8 @@ METHODS = [
     ("kurtosis", PUBLISHED),
     ("kurtosis", "0.25"),
     ("contrast", "0.25"),
+    ("contrast_mean", "0.25"),
+    ("contrast_abs", "0.25"),
     ("lape", PUBLISHED),
     ("lape", "0.25"),
     ("activation_contrast", "0.25"),
@@ -194,6 +196,12 @@ def test_the_sets_are_the_rules_on_the_statistics(root):
         ("kurtosis", "0.25"): selection.select_kurtosis_budget(rows, budget=0.25),
         ("contrast", "0.25"): selection.select_contrast(
             {k: item.moments["neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25
+        ),
+        ("contrast_mean", "0.25"): selection.select_contrast(
+            {k: item.moments["neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25, against="mean"
+        ),
+        ("contrast_abs", "0.25"): selection.select_contrast(
+            {k: item.moments["abs_neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25
         ),
         ("gradient_contrast", "0.25"): selection.select_contrast(
             {k: item.moments["neuron"].mean.numpy() for k, item in gradient.items()}, budget=0.25

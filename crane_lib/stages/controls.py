@@ -1,0 +1,242 @@
+"""Stages: random controls, dose-response and the ablation of selection rules, on a sample of the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from crane_lib import selection
+from crane_lib.errors import CraneError
+from crane_lib.evaluation.nlu import read_questions
+from crane_lib.evaluation.perplexity import document_nll
+from crane_lib.files import write_frame
+from crane_lib.models.loading import load_model, model_directory
+from crane_lib.neurons import NeuronSet, write_neuron_sets
+from crane_lib.relevance.hooks import HookSet
+from crane_lib.relevance.parts import parts_of
+from crane_lib.selection import Chosen, select_contrast
+from crane_lib.stages.masking import _harness, masks_of, measure_documents, measure_questions
+from crane_lib.stages.relevance import GRADIENT, check_same_model, load_statistics
+from crane_lib.stages.selection import _kurtosis, _means, sets_file
+from crane_lib.stages.texts import tokenized
+from crane_lib.variants import kurtosis_variants, relevance_variants
+
+FEW = ("kurtosis_z", "contrast_weighted")  # rules of the ablation where it is to be short
+ANY = "any"
+
+
+def sample(count: int, *, of: int, generator: np.random.Generator) -> list[int]:
+    """Numbers of so many items out of `of`, or of all of them; sorted."""
+    return sorted(int(i) for i in generator.choice(of, size=min(count, of), replace=False))
+
+
+def make_control_sets(
+    folder: Path,
+    *,
+    relevance: Path,
+    languages: list[str],
+    seeds: list[str],
+    budget: float,
+    budgets: list[float],
+    draws: int,
+    random_draws: int,
+    ablation: str,
+    random_seed: int,
+) -> None:
+    """Write ``<method>@<budget>.json`` for every method, budget and random control, and ``variants@all.json``."""
+    statistics = load_statistics(relevance, seeds[0], languages)
+    model, kurtosis = check_same_model(statistics), _kurtosis(statistics)
+    neuron = _means(statistics, "neuron")
+    gradient = _means(load_statistics(relevance, GRADIENT, languages), "neuron")
+    firing = {language: item.active.double().numpy() / item.tokens for language, item in statistics.items()}
+    first = statistics[languages[0]]
+    widths = {site: first.moments[site].shape[-1] for site in ("neuron", *selection.row_sites(first.moments))}
+    layers = first.moments["neuron"].shape[0]
+
+    def sets_of(method: str, level: str, chosen: Mapping[str, Chosen], draw: int = -1) -> list[NeuronSet]:
+        return [
+            NeuronSet(
+                sites=sites,
+                widths={site: widths[site] for site in sites},
+                model=model,
+                method=method,
+                budget=level,
+                language=language,
+                random_seed=draw,
+            )
+            for language, sites in chosen.items()
+        ]
+
+    def write(method: str, level: str, sets: list[NeuronSet]) -> None:
+        write_neuron_sets(sets_file(folder, method, level), sets)
+
+    for share in sorted({budget, *budgets}):
+        at = f"{share:g}"
+        chosen = {
+            "contrast": select_contrast(neuron, budget=share),
+            "contrast_mean": select_contrast(neuron, budget=share, against="mean"),
+            "contrast_abs": select_contrast(_means(statistics, "abs_neuron"), budget=share),
+            "kurtosis": selection.select_kurtosis_budget(kurtosis, budget=share),
+            "lape": selection.select_lape_budget(firing, budget=share),
+            "activation_contrast": select_contrast(firing, budget=share),
+            "gradient_contrast": select_contrast(gradient, budget=share),
+        }
+        for method, by_language in chosen.items():
+            write(method, at, sets_of(method, at, by_language))
+        count = selection.budget_count(share, layers * widths["neuron"])
+        random = []
+        for draw in range(random_draws if share == budget else draws):
+            generator = np.random.default_rng([random_seed, draw, round(1e6 * share)])
+            same = selection.select_random(layers, widths["neuron"], count=count, generator=generator)
+            random += sets_of("random_global", at, dict.fromkeys(languages, same), draw)
+        write("random_global", at, random)
+    full = []
+    for draw in range(random_draws):
+        generator = np.random.default_rng([random_seed, draw, 0])
+        same = selection.select_fully_random(layers, widths["neuron"], generator=generator)
+        full += sets_of("random_full", ANY, dict.fromkeys(languages, same), draw)
+    write("random_full", ANY, full)
+    logs = None
+    if "log_probability" in seeds:
+        of_logs = load_statistics(relevance, "log_probability", languages)
+        logs = {"signed": _means(of_logs, "neuron"), "absolute": _means(of_logs, "abs_neuron")}
+    variants = kurtosis_variants(kurtosis) | relevance_variants(neuron, logs, budget=budget)
+    kept = {key: chosen for key, chosen in variants.items() if ablation == "all" or key[0] in FEW}
+    write("variants", "all", [item for key, chosen in kept.items() for item in sets_of(*key, chosen)])
+
+
+def _documents(
+    corpus: Path, tokenizer: Any, *, languages: Sequence[str], documents: int, max_length: int, random_seed: int
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]]]:
+    """A sample of each language's held-out documents as tokens, and their numbers among all of them."""
+    frame = pd.read_parquet(corpus / "documents.parquet")
+    tokens, numbers = {}, {}
+    for place, language in enumerate(languages):
+        found = tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)
+        numbers[language] = sample(documents, of=len(found), generator=np.random.default_rng([random_seed, place]))
+        tokens[language] = [found[i] for i in numbers[language]]
+    return tokens, numbers
+
+
+def make_control_perplexity(
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    sets: Path,
+    profile: str,
+    model_name: str,
+    languages: list[str],
+    documents: int,
+    token_budget: int,
+    max_length: int,
+    random_seed: int,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+) -> None:
+    """Write rows.csv, documents.parquet and parts.csv (a layer's MLP or attention silenced), on sampled documents."""
+    network, tokenizer = load_model(
+        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    tokens, numbers = _documents(
+        corpus, tokenizer, languages=languages, documents=documents, max_length=max_length, random_seed=random_seed
+    )
+    measure_documents(
+        folder,
+        network,
+        tokens,
+        masks_of({model_name: sets}),
+        labels={"profile": profile, "model": model_name},
+        token_budget=token_budget,
+        numbers=numbers,
+    )
+
+    def score() -> dict[str, float]:
+        sums = {k: document_nll(network, found, token_budget=token_budget) for k, found in tokens.items()}
+        return {k: float(np.exp(-nll.sum() / predicted.sum())) for k, (nll, predicted) in sums.items()}
+
+    write_frame(folder / "parts.csv", _silenced(network, score, metric="token_probability"))
+
+
+def make_control_nlu(
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    sets: Path,
+    profile: str,
+    model_name: str,
+    languages: list[str],
+    questions: int,
+    budgets: list[str],
+    random_seed: int,
+    **options: Any,
+) -> None:
+    """Write rows.csv, items.parquet and parts.csv, on sampled questions and at these budgets.
+
+    options : the rest of those of `crane_lib.stages.masking.make_nlu`
+    """
+    with TemporaryDirectory() as temporary:
+        chosen, numbers = Path(temporary), {}
+        for place, language in enumerate(languages):
+            found = read_questions(corpus / f"questions.{language}.jsonl")
+            generator = np.random.default_rng([random_seed, place])
+            numbers[language] = sample(questions, of=len(found), generator=generator)
+            path = chosen / f"questions.{language}.jsonl"
+            found.iloc[numbers[language]].to_json(path, orient="records", lines=True, force_ascii=False)
+        network, harness = _harness(
+            chosen / "tasks", corpus=chosen, model=model, model_name=model_name, languages=languages, **options
+        )
+        masks = [
+            (name, neurons)
+            for name, neurons in masks_of({model_name: sets})
+            if neurons is None or (neurons.budget in budgets and not neurons.method.startswith("log_"))
+        ]
+        if len(masks) == 1:
+            raise CraneError(f"controls.question_budgets: none of {budgets} is among controls.budgets")
+        labels = {"profile": profile, "model": model_name}
+        measure_questions(folder, network, harness, masks, labels=labels, numbers=numbers)
+
+        def score() -> dict[str, float]:
+            return {str(k): float(v) for k, v in harness.accuracy().groupby("language")["correct"].mean().items()}
+
+        write_frame(folder / "parts.csv", _silenced(network, score, metric="accuracy"))
+
+
+def _silence(module: torch.nn.Module, args: Any, output: Any) -> Any:
+    """Hook: the module adds nothing to the residual stream."""
+    if isinstance(output, tuple):
+        return (torch.zeros_like(output[0]), *output[1:])
+    return torch.zeros_like(output)
+
+
+def _silenced(network: Any, score: Any, *, metric: str) -> pd.DataFrame:
+    """Scores with the MLP or the attention of one layer, or of all, adding nothing.
+
+    Returns
+    -------
+    frame with part (none, mlp or attention), layer (-1: all), evaluation_language, metric and value
+    """
+    layers = parts_of(network).layers
+    cases: list[tuple[str, int, list[torch.nn.Module]]] = [("none", -1, [])]
+    for part in ("mlp", "attention"):
+        modules = [layer.down if part == "mlp" else layer.attention for layer in layers]
+        cases += [(part, number, [module]) for number, module in enumerate(modules)] + [(part, -1, modules)]
+    records = []
+    for part, number, modules in cases:
+        hooks = HookSet()
+        try:
+            for module in modules:
+                hooks.after(module, _silence)
+            found = score()
+        finally:
+            hooks.remove()
+        records += [(part, number, language, metric, value) for language, value in found.items()]
+    return pd.DataFrame(records, columns=["part", "layer", "evaluation_language", "metric", "value"])

@@ -1,0 +1,161 @@
+"""Tables with intervals: p against the right random masks, areas of known curves, variants and silenced parts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crane_lib.errors import CraneError
+from crane_lib.evaluation.rows import langspec_rows
+from crane_lib.evaluation.uncertainty import resample_items
+from crane_lib.output import figures, tables, tables_statistics
+
+LANGUAGES = ("en", "vi", "zh")
+BUDGETS = ("0.01", "0.1")
+SIZE = 40
+
+
+def mask_frames(method, budget, *, own, other, draw=-1, share=0.1):
+    """Right answers: the first `own` (of the masked language) or `other` questions of 40 are lost."""
+    for masked in LANGUAGES if method != "none" else [""]:
+        for language in LANGUAGES:
+            lost = own if language == masked else other
+            yield pd.DataFrame(
+                {
+                    "profile": "p",
+                    "model": "base",
+                    "selected_on": "base" if masked else "",
+                    "method": method,
+                    "budget": budget,
+                    "masked_language": masked,
+                    "random_seed": draw,
+                    "masked_share": share,
+                    "language": language,
+                    "item": range(SIZE),
+                    "correct": np.arange(SIZE) >= lost,
+                }
+            )
+
+
+@pytest.fixture(scope="module")
+def items():
+    frames = [*mask_frames("none", "", own=0, other=0, share=0.0)]
+    for budget, own in zip(BUDGETS, (10, 20), strict=True):
+        frames += mask_frames("contrast", budget, own=own, other=0)
+        frames += mask_frames("lape", budget, own=2, other=2)
+        frames += mask_frames("kurtosis", budget, own=8, other=4)
+        for draw in range(4):
+            frames += mask_frames("random_global", budget, own=1 + draw, other=1, draw=draw)
+    for draw in range(3):
+        frames += mask_frames("random_like_kurtosis", "published", own=5 * draw, other=1, draw=draw)
+        frames += mask_frames("random_full", "any", own=10 * draw, other=10 * draw, draw=draw, share=0.5)
+    frames += mask_frames("kurtosis", "published", own=6, other=1)
+    frames += mask_frames("kurtosis_z", "> 2", own=4, other=1, share=0.03)
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def found(items):
+    return resample_items(items, resamples=300)
+
+
+def f1(own, other):
+    precision, recall = own / (own + other), own / SIZE
+    return 2 * precision * recall / (precision + recall)
+
+
+def test_p_is_against_matched_masks_or_masks_of_the_same_units_and_budget(found):
+    table = tables_statistics.p_values(found).set_index(["method", "budget"])
+    assert table.loc[("contrast", "0.1"), "control"] == "random_global"
+    assert table.loc[("contrast", "0.1"), "p_value"] == 1 / 5
+    # By hand: 2 lost in every language score .0909; draws lose 1, 2, 3, 4 against 1 elsewhere: .0476 .0930 .1364 .1778
+    assert table.loc[("lape", "0.1"), "p_value"] == 4 / 5
+    assert table.loc[("kurtosis", "published"), "control"] == "random_like_kurtosis"
+    assert table.loc[("kurtosis", "published"), "p_value"] == 2 / 4
+    assert np.isnan(table.loc[("kurtosis", "0.1"), "p_value"])  # rows are not held against neurons
+    assert table.loc[("kurtosis", "0.1"), "control"] == ""
+    assert (table["p_holm"].dropna() >= table["p_value"].dropna()).all()
+
+
+def test_the_main_table_gets_intervals_and_keeps_its_columns(items, found):
+    rows = (
+        items.rename(columns={"language": "evaluation_language"})
+        .groupby([*found.masks.columns, "evaluation_language"], sort=False)["correct"]
+        .mean()
+        .reset_index(name="value")
+        .assign(task="nlu", metric="accuracy")
+    )
+    plain = tables.main_table(langspec_rows(rows, measure="accuracy"), rows)
+    table = tables_statistics.with_statistics(plain, found)
+    pd.testing.assert_frame_equal(table[list(plain.columns)], plain)
+    row = table[(table["method"] == "contrast") & (table["budget"] == "0.1")].iloc[0]
+    assert row["mean"] == pytest.approx(f1(20, 0))
+    assert row["mean_low"] < row["mean"] < row["mean_high"]
+    assert table["mean_low"].notna().all()
+
+
+def test_areas_of_curves_that_are_known():
+    budgets = np.array([0.01, 0.1, 1.0])
+    assert tables_statistics.area(budgets, np.ones(3)) == pytest.approx(1.0)
+    assert tables_statistics.area(budgets, np.array([0.0, 0.5, 1.0])) == pytest.approx(0.5)  # straight in the logarithm
+    assert tables_statistics.area(budgets, np.array([[0, 0, 0.0], [0, 1, 0.0]])) == pytest.approx([0, 0.5])
+
+
+def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
+    table = tables_statistics.area_table(found).set_index("method")
+    assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global"}
+    assert table.loc["contrast", "area"] == pytest.approx((f1(10, 0) + f1(20, 0)) / 2)
+    assert (table.loc["contrast", "best_budget"], table.loc["contrast", "best"]) == ("0.1", pytest.approx(f1(20, 0)))
+    assert (table["low"] <= table["high"]).all()
+
+
+def test_control_table_compares_neurons_with_global_masks_only(found):
+    table = tables_statistics.control_table(found, budget="0.1").set_index("method")
+    assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global", "random_full"}
+    assert table.loc["contrast", "p_value"] == 1 / 5
+    assert np.isnan(table.loc["kurtosis", "p_value"])
+    assert (table.loc["random_global", "lowest"], table.loc["random_global", "draws"]) == (pytest.approx(f1(1, 1)), 4)
+    assert table.loc["random_full", "masked_share"] == 0.5
+
+
+def test_ablation_says_what_a_variant_masks(found):
+    table = tables_statistics.ablation_table(found, budget="0.1").set_index("rule")
+    row = table.loc["Kurtosis, z (released: > 1)"]
+    assert (row["level"], row["share_en"], row["mean"]) == ("> 2", 0.03, pytest.approx(f1(4, 1)))
+    assert table.loc["Contrast (judged)", "level"] == "10 %"
+    assert len(table) == 4  # one budget of each method
+
+
+def test_intervals_and_differences_leave_random_masks_where_they_belong(found):
+    assert not tables_statistics.interval_table(found)["method"].str.startswith("random").any()
+    drops = tables_statistics.drop_table(found)
+    own = drops[(drops["method"] == "contrast") & (drops["budget"] == "0.1") & (drops["masked_language"] == "vi")]
+    assert own.set_index("evaluation_language")["change"].to_dict() == {"en": 0, "vi": -0.5, "zh": 0}
+    table = tables_statistics.difference_table(found, of=("contrast", "0.1")).set_index(["method", "budget"])
+    assert table.loc[("lape", "0.1"), "low"] > 0
+    assert ("random_global", "0.1") in table.index
+
+
+def test_dose_response_is_drawn_for_methods_and_random_masks(found, tmp_path):
+    curves = tables_statistics.dose_curves(found)
+    assert set(curves["method"]) == {"contrast", "lape", "kurtosis", "random_global"}
+    assert list(curves[curves["method"] == "contrast"]["share"]) == [0.01, 0.1]
+    random = curves[curves["method"] == "random_global"].iloc[0]
+    assert random["lowest"] < random["mean"] < random["highest"]
+    assert "95 % bootstrap intervals" in figures.dose_response(curves, tmp_path / "dose")
+    assert (tmp_path / "dose.png").stat().st_size > 5000
+    with pytest.raises(CraneError, match="no dose-response rows"):
+        figures.dose_response(curves.head(0), tmp_path / "none")
+
+
+def test_silenced_parts_in_words():
+    cases = [("none", -1), ("mlp", 0), ("attention", -1)]
+    frame = pd.DataFrame(
+        [(part, layer, k, "accuracy", 0.5) for part, layer in cases for k in LANGUAGES],
+        columns=["part", "layer", "evaluation_language", "metric", "value"],
+    )
+    table = tables_statistics.silenced_table(frame)
+    assert list(zip(table["part"], table["layer"], strict=True)) == [
+        ("nothing", ""),
+        ("MLP", "0"),
+        ("attention", "all"),
+    ]
