@@ -361,6 +361,15 @@ class Study:
             settings={"concurrency": options.concurrency, "cache": self.folder.parent / "judge_cache"},
         )
 
+    def open_rows(self) -> pd.DataFrame:
+        """Result rows of open-ended generation: mean scores of every judge."""
+        return read_frame(self.open_scores() / "rows.csv")
+
+    def open_items(self) -> pd.DataFrame:
+        """Answers as the study's main judge scored them."""
+        items = read_frame(self.open_scores() / "items.parquet")
+        return items[items["judge"] == self.judges[0]].reset_index(drop=True)
+
     # --- results ----------------------------------------------------------------------------------------------
 
     def rows(self, name: str) -> pd.DataFrame:

@@ -124,7 +124,7 @@ def _answer(tokenizer: PreTrainedTokenizerBase, row: Sequence[int], ends: Sequen
     """A row of generated tokens, cut after the first that ends it; what follows there is padding."""
     stop = next((place for place, token in enumerate(row) if token in ends), None)
     ids = tuple(row if stop is None else row[: stop + 1])
-    return Answer(str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), ids, stop is not None)
+    return Answer(str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip(), ids, stop is not None)
 
 
 @torch.no_grad()

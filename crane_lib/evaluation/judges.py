@@ -119,7 +119,7 @@ class OfflineJudge:
             facts = found.value
             says = f"{asked['answer']!r} {'named' if found.named else 'not named'}"
             says += " in another language" if found.named and not found.in_language else ""
-            says += f", also names {', '.join(found.others[:3])}" if found.others else ""
+            says += f", {'also' if found.named else 'but'} {', '.join(found.others[:3])}" if found.others else ""
         kept = self._identifier.share(answer, language)
         fluency = 0.0 if np.isnan(kept) else min(1.0, float(np.exp(usual - nll)))
         parts = {"facts": facts, "language_kept": float(np.nan_to_num(kept)), "fluency": fluency}

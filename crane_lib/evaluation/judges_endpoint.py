@@ -104,7 +104,7 @@ def parse_judging(content: Any) -> tuple[float, str] | None:
         value = json.loads(fenced.group(1) if fenced else content)
     except ValueError:
         return None
-    score = value.get("score") if isinstance(value, dict) else None
+    score: Any = value.get("score") if isinstance(value, dict) else None
     reason = value.get("reason", "") if isinstance(value, dict) else ""
     if type(score) not in (int, float) or not LOWEST <= score <= HIGHEST or not isinstance(reason, str):
         return None
@@ -159,6 +159,7 @@ class EndpointJudge:
         self._first_wait = first_wait
         self._timeout = timeout
         self._stop = threading.Event()
+        self._failure: CraneError | None = None
 
     def _cache_file(self, body: Mapping[str, Any], number: int) -> Path:
         name = fingerprint({"schema": SCHEMA, "address": self._endpoint.url, "body": body, "number": number})
@@ -187,7 +188,8 @@ class EndpointJudge:
             usable = [judging for judging in given if judging is not None]
             score = sum(value for value, _reason in usable) / len(usable) if usable else float("nan")
             reason = usable[0][1] if usable else "missing: the judge gave no usable score"
-            rows.append({"score": score, "reason": reason, "judgings": len(usable), **dict.fromkeys(PARTS, float("nan"))})
+            none = dict.fromkeys(PARTS, float("nan"))
+            rows.append({"score": score, "reason": reason, "judgings": len(usable), **none})
         if rows and not any(row["judgings"] for row in rows):
             raise CraneError(
                 f"judge at {self._endpoint.host}: none of {len(found)} replies was a score from 1 to 10; does "
@@ -219,16 +221,23 @@ class EndpointJudge:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
                     bar.advance()
-            except BaseException:
+            except BaseException as problem:
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                if isinstance(problem, _Stopped) and self._failure is not None:
+                    raise self._failure from None
                 raise
         return found
 
     def _one(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> tuple[float, str] | None:
         """One judging, kept in `file`."""
         for _try in range(_MALFORMED_TRIES):
-            judging = parse_judging(self._ask(client, body))
+            try:
+                judging = parse_judging(self._ask(client, body))
+            except CraneError as error:  # will not get better; the other threads are not to ask on
+                self._failure = error
+                self._stop.set()
+                raise
             if judging is not None:
                 write_json(file, {"schema": SCHEMA, "score": judging[0], "reason": judging[1]})
                 return judging
@@ -256,8 +265,8 @@ class EndpointJudge:
                 told = retry_after(reply.headers.get("retry-after"), now=time.time())
             if last:
                 raise CraneError(
-                    f"judge at {self._endpoint.host}: {problem}; gave up after {number} tries; what was judged is kept, "
-                    "start again to go on"
+                    f"judge at {self._endpoint.host}: {problem}; gave up after {number} tries; what was judged is "
+                    "kept, start again to go on"
                 )
             self._stop.wait(told if told is not None else wait)
             wait = min(2 * wait, _LONGEST_WAIT)

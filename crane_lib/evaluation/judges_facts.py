@@ -60,8 +60,10 @@ class KnowledgeBase:
 
     def __init__(self, entries: Iterable[Mapping[str, Any]]) -> None:
         self._meaning: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+        self._said: dict[str, str] = {}
         for entry in entries:
             for name in entry["names"]:
+                self._said.setdefault(_plain(name), name)
                 self._meaning[_plain(name)].add((entry["subject"], entry["answer_key"], entry["language"]))
         # The longest name at a place is the one that stands there: Central European Time, not a part of it.
         longest_first = sorted(self._meaning, key=lambda name: (-len(name), name))
@@ -77,5 +79,5 @@ class KnowledgeBase:
                 named = True
                 in_language = in_language or (answer_key, language) in meant
             elif keys:
-                others.append(match.group())
+                others.append(self._said[match.group()])
         return FactFinding(named, in_language, named and bool(others), tuple(dict.fromkeys(others)))

@@ -58,7 +58,8 @@ def _resample(items: pd.DataFrame, *, resamples: int, random_seed: int) -> _Resa
     numbered = items.merge(masks.assign(_mask=range(len(masks))), on=MASK, how="left", validate="many_to_one")
     point, draws, counts = [], [], []
     for language in languages:
-        table = numbered[numbered["language"] == language].pivot(index="_mask", columns="question", values="score")
+        part = numbered[numbered["language"] == language]
+        table = part.pivot_table(index="_mask", columns="question", values="score")
         values = table.reindex(range(len(masks))).to_numpy(float)
         # Questions of one number are translations of one another: with the same seed they are drawn together.
         generator = np.random.default_rng([random_seed, 31])

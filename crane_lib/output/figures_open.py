@@ -68,8 +68,8 @@ def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "bas
     drawn = f" Random sets: mean over {draws} draws." if draws > 1 else ""
     return (
         "Points of the judge's score (1 to 10) that the chat model's answers lose when a language's units, selected on "
-        f"the {selected_on} model, are masked (rows), by language of the question (columns). Below each number its 95 % "
-        f"interval (paired bootstrap over {int(found['n'].max())} questions a language). One colour scale.{drawn}"
+        f"the {selected_on} model, are masked (rows), by language of the question (columns). Below each number its "
+        f"95 % interval (paired bootstrap over {int(found['n'].max())} questions a language). One colour scale.{drawn}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from crane_lib.output.frames import pick
-from crane_lib.output.style import ordered_languages
+from crane_lib.output.style import language_name, ordered_languages
 from crane_lib.output.tables import in_study_order
 
 _LONGEST = 160  # characters of an answer in a table
@@ -78,7 +78,7 @@ def example_answers(
 
     Returns
     -------
-    frame with language, question, unmasked and one column ``<code> masked`` a language
+    frame with language, question, unmasked and one column a masked language
     """
     unmasked = pick(items, method="none")
     lowest = unmasked.groupby("question")["score"].min()
@@ -94,6 +94,6 @@ def example_answers(
             record = {"language": language, "question": own.text, "unmasked": _short(own.answer)}
             for code in languages:
                 under = pick(masked, question=number, language=language, masked_language=code)["answer"]
-                record[f"{code} masked"] = _short(under.iloc[0]) if len(under) else ""
+                record[f"{language_name(code)} masked"] = _short(under.iloc[0]) if len(under) else ""
             records.append(record)
     return pd.DataFrame(records)
