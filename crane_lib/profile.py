@@ -136,6 +136,25 @@ class Evaluation(_Strict):
     chat_target_delimiter: str = ""
 
 
+class OpenEnded(_Strict):
+    """Open-ended generation by the chat model, and who judges it.
+
+    ``questions`` names for each language a text file, one question a line, the same number in every file; the embedded
+    model has questions of its own. Paths are relative to the profile's file. The endpoint's address, model and key
+    come from the environment (``CRANE_JUDGE_URL``, ``CRANE_JUDGE_MODEL``, ``CRANE_JUDGE_KEY``).
+    """
+
+    questions: dict[str, Path] | None = None
+    embedded_questions: Count = 40  # a language
+    max_new_tokens: Count = 32
+    repetition_penalty: Annotated[float, Field(ge=1)] = 1.1
+    batch_size: Count = 32
+    random_draws: Annotated[int, Field(ge=0)] = 3
+    judge: Literal["offline", "endpoint", "both"] = "offline"
+    judgings: Count = 3
+    concurrency: Count = 8
+
+
 class Profile(_Strict):
     """A whole study: model, texts, and every parameter of every stage."""
 
@@ -150,6 +169,7 @@ class Profile(_Strict):
     selection: Selection = Selection()
     controls: Controls = Controls()
     evaluation: Evaluation = Evaluation()
+    open_ended: OpenEnded = OpenEnded()
     expected_seconds: dict[str, float] = {}
 
     @model_validator(mode="after")
@@ -170,6 +190,12 @@ class Profile(_Strict):
             raise ValueError(
                 f"languages: has {list(self.languages)}, the embedded facts are in en, zh and vi; "
                 "use a local source for others"
+            )
+        asked = self.open_ended.questions
+        if asked is not None and set(asked) != set(self.languages):
+            raise ValueError(
+                f"open_ended.questions: has {sorted(asked)}, the languages are {sorted(self.languages)}; "
+                "name one file a language"
             )
         return self
 
@@ -263,6 +289,10 @@ def load_profile(name: str) -> Profile:
         raise CraneError(f"profile {path.name}: {_first_error(error)}") from error
     if isinstance(profile.source, LocalSource):
         profile = profile.model_copy(update={"source": _absolute(profile.source, path.parent)})
+    if profile.open_ended.questions is not None:
+        asked = {language: (path.parent / file).resolve() for language, file in profile.open_ended.questions.items()}
+        open_ended = profile.open_ended.model_copy(update={"questions": asked})
+        profile = profile.model_copy(update={"open_ended": open_ended})
     return profile
 
 

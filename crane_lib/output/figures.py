@@ -5,6 +5,7 @@ returns the caption.
 from crane_lib.output.figures_controls import dose_response
 from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
 from crane_lib.output.figures_knowledge import guessers, training_loss
+from crane_lib.output.figures_open import open_langspec_bars, score_matrices
 from crane_lib.output.figures_relevance import (
     heavy_tails,
     relevance_by_layer,
@@ -20,8 +21,10 @@ __all__ = [
     "guessers",
     "heavy_tails",
     "langspec_bars",
+    "open_langspec_bars",
     "overlap_matrix",
     "relevance_by_layer",
+    "score_matrices",
     "seed_agreement",
     "set_counts_figure",
     "token_relevance",

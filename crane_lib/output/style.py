@@ -54,6 +54,7 @@ METRIC_LABELS = {
     "perplexity": "Perplexity",
     "token_probability": "Token probability",
     "accuracy": "Accuracy",
+    "judge_score": "Judge score (1 to 10)",
 }
 UNKNOWN_COLOUR = "#994F00"
 

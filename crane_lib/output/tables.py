@@ -49,6 +49,11 @@ def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return frame.sort_values(columns, key=rank, kind="stable").reset_index(drop=True)
 
 
+def in_study_order(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Rows sorted by these columns as in every table of the study."""
+    return _sorted(frame, columns)
+
+
 def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     """LangSpec-F1 of every method and budget, a language and on average.
 

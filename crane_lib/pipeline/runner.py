@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,14 +79,21 @@ class Run:
 
 
 def _outside(profile: Profile) -> dict[str, str]:
-    """State of the files from outside that a profile names: sizes and times, cheap to read."""
+    """State of what a profile names from outside: sizes and times of files, cheap to read, and the judge."""
+    asked = _state((profile.open_ended.questions or {}).values())
+    if profile.open_ended.judge != "offline":
+        asked |= {name: os.environ.get(name, "") for name in ("CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL")}
     if not isinstance(profile.source, LocalSource):
-        return {}
+        return asked
     source = profile.source
     paths = [*source.texts.values(), *(source.questions or {}).values()]
     for folder in (source.base_model, source.chat_model):
         if folder is not None and folder.is_dir():
             paths += sorted(path for path in folder.iterdir() if path.is_file())
+    return asked | _state(paths)
+
+
+def _state(paths: Iterable[Path]) -> dict[str, str]:
     return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()}
 
 

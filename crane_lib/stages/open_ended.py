@@ -1,0 +1,175 @@
+"""Stages: open questions, the chat model's answers to them under every mask, and what judges make of those."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from crane_lib.evaluation.generation import Answer, answer_nll, chat_prompt, greedy_answers
+from crane_lib.evaluation.judges import Judge, OfflineJudge, agreement
+from crane_lib.evaluation.judges_endpoint import Endpoint, EndpointJudge
+from crane_lib.evaluation.open_ended import score_rows
+from crane_lib.evaluation.open_questions import read_question_files
+from crane_lib.evaluation.rows import mask_labels
+from crane_lib.files import read_frame, read_json, write_frame, write_json
+from crane_lib.knowledge.facts import Fact
+from crane_lib.knowledge.open_questions import choose_facts, known_answers, open_questions
+from crane_lib.masking import masked
+from crane_lib.models.loading import load_model, model_directory
+from crane_lib.neurons import NeuronSet, read_neuron_sets
+from crane_lib.progress import progress
+from crane_lib.stages.selection import sets_file
+
+OFFLINE, ENDPOINT = "offline", "endpoint"
+
+
+def _write_questions(folder: Path, questions: pd.DataFrame, knowledge: list[dict[str, Any]]) -> None:
+    write_frame(folder / "questions.parquet", questions)
+    write_json(folder / "knowledge.json", knowledge)
+
+
+def make_embedded_questions(folder: Path, *, corpus: Path, count: int, random_seed: int) -> None:
+    """Write questions.parquet and knowledge.json: open questions about benchmark facts, and all answers known."""
+    facts = [Fact(**entry) for entry in read_json(corpus / "facts.json")]
+    held_out = set(pd.read_json(corpus / "questions.en.jsonl", lines=True)["key"])
+    chosen = choose_facts(facts, held_out=held_out, count=count, random_seed=random_seed)
+    _write_questions(folder, pd.DataFrame(open_questions(chosen)), known_answers(facts))
+
+
+def make_file_questions(folder: Path, *, questions: dict[str, str]) -> None:
+    """Write questions.parquet from text files and an empty knowledge.json, for no answers are known."""
+    _write_questions(folder, read_question_files({language: Path(path) for language, path in questions.items()}), [])
+
+
+def _masks(
+    selections: dict[str, Path | None], sets: dict[str, list[tuple[str, str]]], random_draws: int
+) -> list[tuple[str, NeuronSet | None]]:
+    """The model that a set was selected on, and the set; first the unmasked model."""
+    masks: list[tuple[str, NeuronSet | None]] = [("", None)]
+    for selected_on, folder in selections.items():
+        for method, budget in sets.get(selected_on, []) if folder is not None else []:
+            found = read_neuron_sets(sets_file(folder, method, budget)) if folder is not None else []
+            masks += [(selected_on, item) for item in found if item.random_seed < random_draws]
+    return masks
+
+
+def _distinct_nll(model: PreTrainedModel, prompts: list[list[int]], answers: list[Answer]) -> list[float]:
+    """NLL of every answer by the model as it is; the same answer to the same question is computed once."""
+    pairs = list({(tuple(p), a.ids): None for p, a in zip(prompts, answers, strict=True)})
+    values = answer_nll(model, [prompt for prompt, _ids in pairs], [ids for _prompt, ids in pairs])
+    known = dict(zip(pairs, values.tolist(), strict=True))
+    return [known[tuple(p), a.ids] for p, a in zip(prompts, answers, strict=True)]
+
+
+def make_answers(
+    folder: Path,
+    *,
+    questions: Path,
+    model: Path,
+    selected_on_base: Path | None = None,
+    selected_on_chat: Path | None = None,
+    profile: str,
+    model_name: str,
+    sets: dict[str, list[tuple[str, str]]],
+    random_draws: int,
+    max_new_tokens: int,
+    repetition_penalty: float,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+) -> None:
+    """Write answers.parquet: every answer under every mask.
+
+    Columns: profile, model, the mask's, language, question (its number), text, answer, tokens (of the answer, without
+    the one that ends it), finished, nll (of the answer and its end by the unmasked model, in nats) and nll_tokens.
+
+    Parameters
+    ----------
+    sets : for each model that sets were selected on the methods and budgets to mask
+    random_draws : so many draws of each random set
+    """
+    network, tokenizer = load_model(
+        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    asked = read_frame(questions / "questions.parquet")
+    prompts = [chat_prompt(tokenizer, text) for text in asked["text"]]
+    masks = _masks({"base": selected_on_base, "chat": selected_on_chat}, sets, random_draws)
+    frames, answers = [], []
+    with progress("Open questions under masks", len(masks)) as bar:
+        for selected_on, neurons in masks:
+            with masked(network, neurons) if neurons is not None else nullcontext():
+                found = greedy_answers(
+                    network,
+                    tokenizer,
+                    prompts,
+                    max_new_tokens=max_new_tokens,
+                    repetition_penalty=repetition_penalty,
+                    batch_size=batch_size,
+                )
+            labels = {"profile": profile, "model": model_name, **mask_labels(neurons, selected_on=selected_on)}
+            frames.append(
+                asked[["language", "question", "text"]].assign(
+                    answer=[answer.text for answer in found],
+                    tokens=[len(answer.ids) - answer.finished for answer in found],
+                    finished=[answer.finished for answer in found],
+                    nll_tokens=[len(answer.ids) for answer in found],
+                    **labels,
+                )
+            )
+            answers += found
+            bar.advance()
+    frame = pd.concat(frames, ignore_index=True)
+    frame["nll"] = _distinct_nll(network, prompts * len(masks), answers)
+    first = ["profile", "model", *mask_labels(None, selected_on="")]
+    rest = ["language", "question", "text", "answer", "tokens", "finished", "nll", "nll_tokens"]
+    write_frame(folder / "answers.parquet", frame[[*first, *rest]])
+
+
+def _offline_judge(questions: Path, corpus: Path) -> OfflineJudge:
+    documents = pd.read_parquet(corpus / "documents.parquet", columns=["split", "language", "text"])
+    told = documents[documents["split"] == "relevance"]
+    return OfflineJudge(
+        read_frame(questions / "questions.parquet"),
+        read_json(questions / "knowledge.json"),
+        {str(language): part["text"].tolist() for language, part in told.groupby("language")},
+    )
+
+
+def make_judged(
+    folder: Path,
+    *,
+    corpus: Path,
+    questions: Path,
+    answers: Path,
+    judges: list[str],
+    judgings: int,
+    endpoint_model: str | None,
+    concurrency: int,
+    cache: Path,
+) -> None:
+    """Write items.parquet (every answer by every judge), rows.csv, and agreement.csv where there are two judges.
+
+    Parameters
+    ----------
+    judges : ``offline``, ``endpoint`` or both, the study's main one first
+    endpoint_model : part of what identifies the stage; the environment names it again
+    cache : folder of the endpoint's judgings
+    """
+    frame = read_frame(answers / "answers.parquet")
+    items = []
+    for name in judges:
+        judge: Judge = _offline_judge(questions, corpus)
+        if name == ENDPOINT:
+            endpoint = Endpoint.from_environment()
+            judge = EndpointJudge(endpoint, cache, judgings=judgings, concurrency=concurrency)
+        items.append(pd.concat([frame, judge.score(frame)], axis=1).assign(judge=name))
+    judged = pd.concat(items, ignore_index=True)
+    write_frame(folder / "items.parquet", judged)
+    write_frame(folder / "rows.csv", score_rows(judged, main=judges[0]))
+    if len(judges) > 1:
+        write_frame(folder / "agreement.csv", agreement(judged))

@@ -1,0 +1,91 @@
+"""A judge on loopback that answers as it is told."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def judging(score=7, reason="It names the city."):
+    """The reply of a judge that gives this score."""
+    return reply(json.dumps({"score": score, "reason": reason}))
+
+
+def reply(content: str, *, status=200, **headers):
+    body = {"choices": [{"message": {"role": "assistant", "content": content}}]}
+    return status, headers, json.dumps(body).encode()
+
+
+class Stub:
+    """What the server was asked, and how many requests it had at one time.
+
+    `answer` gets the number of the request (from 1) and its body, and returns status, headers and body.
+    """
+
+    def __init__(self, answer: Callable, key: str) -> None:
+        self.answer, self.key = answer, key
+        self.bodies: list[dict] = []
+        self.paths: list[str] = []
+        self.open = self.most = 0
+        self._lock = threading.Lock()
+
+    def handle(self, path, headers, body):
+        with self._lock:
+            self.open += 1
+            self.most = max(self.most, self.open)
+            self.bodies.append(body)
+            self.paths.append(path)
+            number = len(self.bodies)
+        try:
+            if headers.get("Authorization") != f"Bearer {self.key}":
+                return 401, {}, json.dumps({"error": f"wrong key {headers.get('Authorization')}"}).encode()
+            return self.answer(number, body)
+        finally:
+            with self._lock:
+                self.open -= 1
+
+
+@contextmanager
+def stub_server(answer: Callable, *, key="secret-key-123") -> Iterator[tuple[str, Stub]]:
+    """Address and record of a server in a thread of this process."""
+    stub = Stub(answer, key)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, headers, content = stub.handle(self.path, self.headers, body)
+            try:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # who asked did not wait
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", stub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def slowly(answer: Callable, seconds: float) -> Callable:
+    """The same answers, late."""
+
+    def late(number, body):
+        time.sleep(seconds)
+        return answer(number, body)
+
+    return late
