@@ -122,6 +122,14 @@ class Evaluation(_Strict):
     chat_target_delimiter: str = ""
 
 
+class Paper(_Strict):
+    """What of a study is the paper's own, so that published values may stand beside ours (notebook 08)."""
+
+    model: Literal["Llama-2-7b"] | None = None  # checked against the sizes in config.json
+    benchmarks: dict[str, Literal["MMLU", "C-Eval", "Belebele-vi"]] = {}  # which questions a language is asked
+    lape_list: Path | None = None  # neurons as LAPE's authors published them, a .pth file
+
+
 class Profile(_Strict):
     """A whole study: model, texts, and every parameter of every stage."""
 
@@ -135,6 +143,7 @@ class Profile(_Strict):
     relevance: Relevance = Relevance()
     selection: Selection = Selection()
     evaluation: Evaluation = Evaluation()
+    paper: Paper = Paper()
     expected_seconds: dict[str, float] = {}
 
     @model_validator(mode="after")
@@ -248,6 +257,9 @@ def load_profile(name: str) -> Profile:
         raise CraneError(f"profile {path.name}: {_first_error(error)}") from error
     if isinstance(profile.source, LocalSource):
         profile = profile.model_copy(update={"source": _absolute(profile.source, path.parent)})
+    if profile.paper.lape_list is not None:
+        listed = (path.parent / profile.paper.lape_list).resolve()
+        profile = profile.model_copy(update={"paper": profile.paper.model_copy(update={"lape_list": listed})})
     return profile
 
 

@@ -16,6 +16,7 @@ from crane_lib.output.style import METRIC_LABELS, ordered_languages, ordered_set
 from crane_lib.output.writing import write_table
 
 __all__ = [
+    "by_study_order",
     "facts_table",
     "guesser_table",
     "main_table",
@@ -47,6 +48,11 @@ def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         return pd.Series([position[value] for value in values], index=column.index)
 
     return frame.sort_values(columns, key=rank, kind="stable").reset_index(drop=True)
+
+
+def by_study_order(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Rows sorted by columns in the order of the study, for tables made elsewhere."""
+    return _sorted(frame, columns)
 
 
 def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
