@@ -2,6 +2,7 @@
 returns the caption.
 """
 
+from crane_lib.output.figures_agreement import jaccard_forest, rule_matrix, set_sites_figure, upset
 from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
 from crane_lib.output.figures_knowledge import guessers, training_loss
 from crane_lib.output.figures_relevance import (
@@ -17,13 +18,17 @@ __all__ = [
     "delta_matrices",
     "guessers",
     "heavy_tails",
+    "jaccard_forest",
     "langspec_bars",
     "overlap_matrix",
     "relevance_by_layer",
+    "rule_matrix",
     "seed_agreement",
     "set_counts_figure",
+    "set_sites_figure",
     "token_relevance",
     "token_relevance_html",
     "training_loss",
     "transfer_figure",
+    "upset",
 ]

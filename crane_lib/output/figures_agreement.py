@@ -45,8 +45,7 @@ def site_map(
         colours = matplotlib.colormaps["Purples"]
         for row, column in np.ndindex(values.shape):
             ink = ink_on(colours(scale(values[row, column])))
-            text = f"{values[row, column]:.3g}" if values[row, column] < 10 else f"{values[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=6)
+            axes.text(column, row, _percentage(values[row, column]), ha="center", va="center", color=ink, fontsize=6)
         axes.set_xticks(range(values.shape[1]))
     languages = [language for _site, language in shares]
     axes.set_yticks(range(len(shares)), languages)
@@ -66,7 +65,13 @@ def site_map(
                 ha="center", va="center", rotation=90, fontsize=7,
             )  # fmt: skip
     axes.spines[:].set_visible(False)
+    axes.set_ylim(len(shares) - 0.5, -0.8)  # room for the line of a title
     return image
+
+
+def _percentage(value: float) -> str:
+    """A percentage in three characters or four."""
+    return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
 
 
 def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
@@ -92,8 +97,9 @@ def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
     tall = [key for key in sets if len(tables[key]) > len(languages)]
     flat = [key for key in sets if key not in tall]
     rows = [line for keys, columns in ((tall, 2), (flat, 3)) for line in _lines(keys, columns)]
-    heights = [0.42 + 0.155 * max(len(tables[key]) for key in line) for line in rows]
-    with drawing(path, width=7.0, height=sum(heights) + 0.35) as figure:
+    heights = [0.62 + 0.16 * max(len(tables[key]) for key in line) for line in rows]
+    heights[-1] += 0.2  # the label of the axis
+    with drawing(path, width=7.0, height=sum(heights)) as figure:
         parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, line in zip(parts, rows, strict=True):
             columns = 2 if line[0] in tall else 3
@@ -132,8 +138,8 @@ def upset(intersections: Mapping[tuple[str, str], pd.DataFrame], path: Path) -> 
     with drawing(path, width=7.0, height=grid_height(len(keys), columns=columns, panel=1.75)) as figure:
         parts = figure.subfigures(-(-len(keys) // columns), min(columns, len(keys)), squeeze=False).ravel()
         for part, key in zip(parts, keys, strict=False):
-            frame = intersections[key].sort_values(["degree", "count"], ascending=[True, False], kind="stable")
-            _upset_panel(part, frame.nlargest(_MOST_COMBINATIONS, "count", keep="first") if cut else frame, key)
+            frame = intersections[key].nlargest(_MOST_COMBINATIONS, "count") if cut else intersections[key]
+            _upset_panel(part, frame.sort_values("degree", kind="stable"), key)
     return (
         "Units that lie in exactly the sets marked below a bar, and in no other language's, by rule. A black dash is "
         "the mean number when the sets are placed at random with their counts kept in every layer and site; exact 95 % "
@@ -151,8 +157,8 @@ def _upset_panel(part: Figure, frame: pd.DataFrame, key: tuple[str, str]) -> Non
     places = np.arange(len(frame))
     bars.bar(places, frame["count"], 0.62, color=[colours[c[0]] if len(c) == 1 else "#8A8A8A" for c in combinations])
     bars.hlines(frame["expected"], places - 0.42, places + 0.42, color="black", linewidth=1.3)
-    for place, count in zip(places, frame["count"], strict=True):
-        bars.annotate(f"{count:,}", (place, count), (0, 1), textcoords="offset points", ha="center", fontsize=6)
+    for place, count, expected in zip(places, frame["count"], frame["expected"], strict=True):
+        bars.annotate(f"{count:,}", (place, max(count, expected)), (0, 2), textcoords="offset points", ha="center", fontsize=6)
     bars.set_ylim(0, 1.15 * max(frame["count"].max(), frame["expected"].max()))
     bars.spines[["bottom", "left"]].set_visible(False)
     bars.tick_params(bottom=False, left=False, labelleft=False)
@@ -243,9 +249,9 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
             for row in agreement[agreement["language"] == language].itertuples():
                 i, j = rules.index((row.method_a, row.budget_a)), rules.index((row.method_b, row.budget_b))
                 values[i, j] = 100 * row.share_of_a
-                inside = row.chance_low <= row.share_of_a <= row.chance_high
-                text = f"{values[i, j]:.0f}\n({100 * row.expected_share_of_a:.0f})"
-                ink = "#777777" if inside else ink_on(colours(scale(values[i, j])))
+                star = "" if row.chance_low <= row.share_of_a <= row.chance_high else "*"
+                text = f"{values[i, j]:.0f}{star}\n({100 * row.expected_share_of_a:.0f})"
+                ink = ink_on(colours(scale(values[i, j])))
                 panel.text(j, i, text, ha="center", va="center", fontsize=5.6, linespacing=0.95, color=ink)
             image = panel.imshow(np.ma.masked_invalid(values), cmap=colours, norm=scale)
             panel.set_title(language_name(language), color=language_colours(languages)[language], fontweight="bold")
@@ -258,6 +264,6 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
         figure.colorbar(image, ax=panels, shrink=0.6, label="Share of the row's set (%)")
     return (
         "Share (%) of a rule's set (rows) that another rule takes for the same language (columns); in brackets by "
-        "chance, the counts kept in every layer and site. Grey numbers lie within the 95 % range of chance. Where one "
-        "of two sets is of neurons, rows count as the neuron whose gate or up row they are, and down rows are left out."
+        "chance, the counts kept in every layer and site. A star marks a share outside the 95 % range of chance. Where "
+        "one of two sets is of neurons, rows count as the neuron whose gate or up row they are, and down rows are left out."
     )
