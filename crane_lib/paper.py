@@ -70,7 +70,8 @@ def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Toleran
     why = why_no_values(study, model)
     place = f"Benchmarks, {model} model, sets selected on the base model"
     if not why:
-        return beside.values_beside(rows, model=model, metric=beside.ACCURACY, tolerances=tolerances), caption(place, "")
+        table = beside.values_beside(rows, model=model, metric=beside.ACCURACY, tolerances=tolerances)
+        return table, caption(place, "")
     measure, noise = study.measures[-1], beside.no_noise
     if measure == beside.ACCURACY:
         noise = beside.noise_of_accuracy(tolerances)

@@ -172,7 +172,7 @@ def _agreement(published: tuple[str, str], ours: tuple[str, str] | None) -> str:
     if ours is None:
         return NOT_RUN
     own, most = published[0] == ours[0], published[1] == ours[1]
-    return {(True, True): "yes", (True, False): "in the first", (False, True): "in the second"}.get((own, most), "no")
+    return {(True, True): "yes", (True, False): "its score only", (False, True): "loses most only"}.get((own, most), "no")
 
 
 def directions_beside(
@@ -189,7 +189,7 @@ def directions_beside(
     -------
     frame with method, budget, masked_language, and published and ours: what the masked language's score does
     (own_published, own_ours: falls, rises, no clear change), which language loses the largest share of its score
-    (most_published, most_ours), and same_direction (yes, in the first, in the second, no, NOT RUN)
+    (most_published, most_ours), and same_direction (yes, its score only, loses most only, no, NOT RUN)
     """
     published = _published(model, open_ended=open_ended).assign(items=float(tolerances.judge.questions))
     if not open_ended:

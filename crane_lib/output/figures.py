@@ -5,6 +5,7 @@ returns the caption.
 from crane_lib.output.figures_agreement import jaccard_forest, rule_matrix, set_sites_figure, upset
 from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
 from crane_lib.output.figures_knowledge import guessers, training_loss
+from crane_lib.output.figures_landscape import relevance_map, value_tails
 from crane_lib.output.figures_relevance import (
     heavy_tails,
     relevance_by_layer,
@@ -22,6 +23,7 @@ __all__ = [
     "langspec_bars",
     "overlap_matrix",
     "relevance_by_layer",
+    "relevance_map",
     "rule_matrix",
     "seed_agreement",
     "set_counts_figure",
@@ -31,4 +33,5 @@ __all__ = [
     "training_loss",
     "transfer_figure",
     "upset",
+    "value_tails",
 ]

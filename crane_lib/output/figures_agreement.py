@@ -254,7 +254,8 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
                 ink = ink_on(colours(scale(values[i, j])))
                 panel.text(j, i, text, ha="center", va="center", fontsize=5.6, linespacing=0.95, color=ink)
             image = panel.imshow(np.ma.masked_invalid(values), cmap=colours, norm=scale)
-            panel.set_title(language_name(language), color=language_colours(languages)[language], fontweight="bold")
+            colour = language_colours(languages)[language]
+            panel.set_title(language_name(language), color=colour, family=LATIN, fontweight="bold")
             panel.set_xticks(range(len(rules)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=6.5)
             panel.set_yticks(range(len(rules)), names, fontsize=6.5)
             panel.tick_params(length=0)
@@ -265,5 +266,5 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
     return (
         "Share (%) of a rule's set (rows) that another rule takes for the same language (columns); in brackets by "
         "chance, the counts kept in every layer and site. A star marks a share outside the 95 % range of chance. Where "
-        "one of two sets is of neurons, rows count as the neuron whose gate or up row they are, and down rows are left out."
+        "one of two sets is of neurons, rows count as the neuron whose gate or up row they are; down rows are left out."
     )

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy.stats import t
 
+from crane_lib.output.fonts import LATIN
 from crane_lib.output.panels import grid
 from crane_lib.output.style import (
     METRIC_LABELS,
@@ -91,11 +92,11 @@ def nll_rise_seeds(rises: pd.DataFrame, path: Path) -> str:
             part = frame[frame["masked_language"] == language]
             for y, (method, budget) in enumerate(sets):
                 found = part[(part["method"] == method) & (part["budget"] == budget)]
-                _spread(panel, found["worst_other_rise"].to_numpy(float), y, colour="#777777", filled=False)
-                _spread(panel, found["own_rise"].to_numpy(float), y, colour=colours[language])
+                _spread(panel, found["worst_other_rise"].to_numpy(float), y + 0.2, colour="#777777", filled=False)
+                _spread(panel, found["own_rise"].to_numpy(float), y - 0.12, colour=colours[language])
             _rows(panel, sets)
             panel.axvline(0, color="black", linewidth=0.6)
-            panel.set_title(f"{language_name(language)} masked", color=colours[language], fontweight="bold")
+            panel.set_title(f"{language_name(language)} masked", color=colours[language], family=LATIN, fontweight="bold")
             panel.set_xlabel("NLL rise (nats per token)")
     return (
         "Rise of the NLL on the masked language (filled) and on the language that suffers most beside it (hollow, grey), "

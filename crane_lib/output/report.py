@@ -134,7 +134,7 @@ def _over_seeds(folder: Path) -> list[str]:
         return []
     if not is_current(folder, output):
         return ["## Over model seeds", "The summary in `seeds/` was made of earlier results; run with --seeds again."]
-    return ["## Over model seeds", *summary_parts(output, prefix="seeds/")]
+    return ["## Over model seeds", *summary_parts(output, prefix="seeds/", longest=LONGEST_TABLE)]
 
 
 def _missing(manifest: Mapping[str, Any], verdicts: Claims | None) -> list[str]:

@@ -156,18 +156,19 @@ def write_summary(folders: Mapping[int, Path], output: Path, *, budget: float) -
     return report
 
 
-def summary_parts(output: Path, *, prefix: str = "") -> list[str]:
+def summary_parts(output: Path, *, prefix: str = "", longest: int = 200) -> list[str]:
     """Paragraphs of Markdown: what was repeated, every table, every figure.
 
     Parameters
     ----------
     prefix : path from the report to the summary's folder, with a slash
+    longest : rows of the longest table that is shown, not linked
     """
     record = read_json(output / RECORD)
     seeds = ", ".join(record["seeds"])
     parts = [
-        f"The whole study with random seeds {seeds}: the facts that are drawn, the split into trained and held-out "
-        "wordings, the initial weights, the order of training and the random sets all change with it. The t-intervals "
+        f"The whole study with random seeds {seeds}: the facts and questions drawn, which wordings are held out, the "
+        "initial weights, the order of training and the random sets all change with it. The t-intervals "
         "say how far the mean over such studies is known; they rest on few seeds and on a normal distribution."
     ]
     for name, caption in record["captions"].items():
@@ -175,7 +176,7 @@ def summary_parts(output: Path, *, prefix: str = "") -> list[str]:
         if name.startswith("tables/"):
             text = (output / f"{name}.md").read_text(encoding="utf-8").rstrip()
             parts.append(f"**{caption}** ([CSV]({path}.csv), [Markdown]({path}.md), [LaTeX]({path}.tex))")
-            parts.append(text.partition("\n\n")[2])
+            parts.append(text.partition("\n\n")[2] if text.count("\n|") - 2 <= longest else "See the files.")
         else:
             parts += [f"![{name.partition('/')[2]}]({path}.png)", f"*{caption}* ([PDF]({path}.pdf))"]
     return parts
