@@ -26,7 +26,9 @@ def as_neurons(item: NeuronSet) -> NeuronSet:
         return item
     sites = [site for site in _OF_NEURON if site in item.sites]
     if not sites:
-        raise CraneError(f"{item.method}, {item.language!r}: has units at {sorted(item.sites)}, none belongs to a neuron")
+        raise CraneError(
+            f"{item.method}, {item.language!r}: has units at {sorted(item.sites)}, none belongs to a neuron"
+        )
     layers = [np.unique(np.concatenate([item.sites[site][layer] for site in sites])) for layer in range(item.layers)]
     return replace(item, sites={NEURON: layers}, widths={NEURON: item.widths[sites[0]]})
 

@@ -76,8 +76,8 @@ def run(
     """
     from crane_lib.pipeline.console import Console, seconds_text
     from crane_lib.pipeline.runner import Run, run_sections
-    from crane_lib.pipeline.seeds import run_seeds, seed_runs
     from crane_lib.pipeline.sections import choose_sections
+    from crane_lib.pipeline.seeds import run_seeds, seed_runs
     from crane_lib.profile import artifacts_root, load_profile, profile_names
 
     names = [name for group in only for name in group.split(",")]

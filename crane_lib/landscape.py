@@ -37,9 +37,7 @@ def corpus_table(statistics: ByLanguage) -> pd.DataFrame:
 def magnitudes(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
     """Mean absolute value over documents of every site's units.  language -> site -> (L, units)"""
     return {
-        language: {
-            site: item.moments[site].mean_absolute.numpy() for site in ("neuron", *row_sites(item.moments))
-        }
+        language: {site: item.moments[site].mean_absolute.numpy() for site in ("neuron", *row_sites(item.moments))}
         for language, item in statistics.items()
     }
 
@@ -73,9 +71,7 @@ def relevance_shares(statistics: ByLanguage) -> dict[str, dict[tuple[str, str], 
 def mean_values(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
     """Mean value over documents of every unit.  language -> site -> (units of all layers,)"""
     return {
-        language: {
-            site: item.moments[site].mean.numpy().ravel() for site in ("neuron", *row_sites(item.moments))
-        }
+        language: {site: item.moments[site].mean.numpy().ravel() for site in ("neuron", *row_sites(item.moments))}
         for language, item in statistics.items()
     }
 

@@ -71,7 +71,9 @@ def read_lape_list(path: Path, *, layers: int, width: int, model: str = "") -> l
     sets = []
     for language, by_layer in zip(LANGUAGES[len(value)], value, strict=True):
         if len(by_layer) != layers:
-            raise CraneError(f"{path}: {language!r} has {len(by_layer)} layers, the model {layers}; it is of another model")
+            raise CraneError(
+                f"{path}: {language!r} has {len(by_layer)} layers, the model {layers}; it is of another model"
+            )
         indices = [_layer(t, place=f"{path}: {language!r}, layer {n}", width=width) for n, t in enumerate(by_layer)]
         sets.append(NeuronSet({NEURON: indices}, {NEURON: width}, model, PUBLISHED_LIST, "published", language))
     return sets

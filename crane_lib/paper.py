@@ -72,7 +72,8 @@ def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Toleran
     if not why:
         table = beside.values_beside(rows, model=model, metric=beside.ACCURACY, tolerances=tolerances)
         return table, caption(place, "")
-    measure, noise = study.measures[-1], beside.no_noise
+    measure = study.measures[-1]
+    noise: beside.Noise = beside.no_noise
     if measure == beside.ACCURACY:
         noise = beside.noise_of_accuracy(tolerances)
     table = beside.directions_beside(rows, model=model, metric=measure, tolerances=tolerances, noise=noise)

@@ -10,7 +10,9 @@ from tests.output.synthetic import make_sets
 
 
 def neurons(language, *layers, method="a", width=10):
-    return NeuronSet({"neuron": [np.array(layer, dtype=int) for layer in layers]}, {"neuron": width}, "m", method, "0.1", language)
+    return NeuronSet(
+        {"neuron": [np.array(layer, dtype=int) for layer in layers]}, {"neuron": width}, "m", method, "0.1", language
+    )
 
 
 def rows(language, *, method="rows", **sites):
@@ -65,7 +67,7 @@ def test_intersections_add_up_to_the_sets():
     for item in sets:
         inside = table["languages"].str.split("+").map(lambda codes, code=item.language: code in codes)
         assert table.loc[inside, "count"].sum() == item.count()
-        assert table.loc[inside, "expected"].sum() == pytest.approx(item.count(), abs=1)  # what expects none is left out
+        assert table.loc[inside, "expected"].sum() == pytest.approx(item.count(), abs=1)
     with pytest.raises(CraneError, match="two sets of one language"):
         intersections([sets[0], sets[0]])
 

@@ -172,7 +172,9 @@ def _agreement(published: tuple[str, str], ours: tuple[str, str] | None) -> str:
     if ours is None:
         return NOT_RUN
     own, most = published[0] == ours[0], published[1] == ours[1]
-    return {(True, True): "yes", (True, False): "its score only", (False, True): "loses most only"}.get((own, most), "no")
+    return {(True, True): "yes", (True, False): "its score only", (False, True): "loses most only"}.get(
+        (own, most), "no"
+    )
 
 
 def directions_beside(

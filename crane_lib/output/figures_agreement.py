@@ -45,7 +45,7 @@ def site_map(
         colours = matplotlib.colormaps["Purples"]
         for row, column in np.ndindex(values.shape):
             ink = ink_on(colours(scale(values[row, column])))
-            axes.text(column, row, _percentage(values[row, column]), ha="center", va="center", color=ink, fontsize=6)
+            axes.text(column, row, _percentage(float(values[row, column])), ha="center", va="center", color=ink, fontsize=6)
         axes.set_xticks(range(values.shape[1]))
     languages = [language for _site, language in shares]
     axes.set_yticks(range(len(shares)), languages)
@@ -103,7 +103,9 @@ def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
         parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, line in zip(parts, rows, strict=True):
             columns = 2 if line[0] in tall else 3
-            for panel, key in zip(part.subplots(1, columns, squeeze=False)[0], [*line, *[None] * columns], strict=False):
+            for panel, key in zip(
+                part.subplots(1, columns, squeeze=False)[0], [*line, *[None] * columns], strict=False
+            ):
                 if key is None:
                     panel.set_visible(False)
                     continue
@@ -158,7 +160,9 @@ def _upset_panel(part: Figure, frame: pd.DataFrame, key: tuple[str, str]) -> Non
     bars.bar(places, frame["count"], 0.62, color=[colours[c[0]] if len(c) == 1 else "#8A8A8A" for c in combinations])
     bars.hlines(frame["expected"], places - 0.42, places + 0.42, color="black", linewidth=1.3)
     for place, count, expected in zip(places, frame["count"], frame["expected"], strict=True):
-        bars.annotate(f"{count:,}", (place, max(count, expected)), (0, 2), textcoords="offset points", ha="center", fontsize=6)
+        bars.annotate(
+            f"{count:,}", (place, max(count, expected)), (0, 2), textcoords="offset points", ha="center", fontsize=6
+        )
     bars.set_ylim(0, 1.15 * max(frame["count"].max(), frame["expected"].max()))
     bars.spines[["bottom", "left"]].set_visible(False)
     bars.tick_params(bottom=False, left=False, labelleft=False)
@@ -221,8 +225,8 @@ def jaccard_forest(overlaps: pd.DataFrame, path: Path) -> str:
         axes.set_xlabel("Jaccard index")
         axes.grid(axis="x")
     return (
-        "Jaccard index of the sets of two languages (dots), by rule. Grey: the range that holds 95 % of what sets share "
-        "that are placed at random with their counts kept in every layer and site (exact); the tick in it is its mean."
+        "Jaccard index of the sets of two languages (dots), by rule. Grey: the range that holds 95 % of what sets "
+        "share that are placed at random with their counts kept in every layer and site (exact); the tick in it is its mean."
     )
 
 

@@ -41,7 +41,7 @@ def relevance_map(shares: Mapping[str, Mapping[tuple[str, str], np.ndarray]], pa
         axes[-1].set_xlabel("Layer")
     return (
         "Share (%) of a language's summed absolute relevance that lies in each layer and site. Neurons add up to 100 % "
-        "a language, and so do the rows of the three matrices together; means over documents, each panel with its scale."
+        "a language, and so do the rows of the three matrices together; means over documents, a scale a panel."
     )
 
 
@@ -67,7 +67,9 @@ def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> s
                 array = np.asarray(values[language][site], dtype=float)
                 deviation = float(array.std())
                 if not deviation > 0:
-                    raise CraneError(f"tails: the mean values of {language!r} at {site} do not vary; were they measured?")
+                    raise CraneError(
+                        f"tails: the mean values of {language!r} at {site} do not vary; were they measured?"
+                    )
                 sizes = np.sort(np.abs(array - array.mean()) / deviation)
                 above = 1 - np.arange(len(sizes)) / len(sizes)
                 panel.step(sizes, above, where="pre", color=colours[language], label=language_name(language))
@@ -86,6 +88,6 @@ def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> s
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return (
         "How far the units' mean relevance (neurons) or mean row statistic lies from the mean over units: the share of "
-        "units beyond a distance, both axes logarithmic. A curve right of the dotted one has heavier tails than a normal "
-        "distribution; every unit of the model is counted once, so there is no sampling error over units."
+        "units beyond a distance, both axes logarithmic. A curve right of the dotted one has heavier tails than a "
+        "normal distribution; every unit of the model is counted once, so there is no sampling error over units."
     )

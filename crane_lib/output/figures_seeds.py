@@ -96,9 +96,11 @@ def nll_rise_seeds(rises: pd.DataFrame, path: Path) -> str:
                 _spread(panel, found["own_rise"].to_numpy(float), y - 0.12, colour=colours[language])
             _rows(panel, sets)
             panel.axvline(0, color="black", linewidth=0.6)
-            panel.set_title(f"{language_name(language)} masked", color=colours[language], family=LATIN, fontweight="bold")
+            panel.set_title(
+                f"{language_name(language)} masked", color=colours[language], family=LATIN, fontweight="bold"
+            )
             panel.set_xlabel("NLL rise (nats per token)")
     return (
-        "Rise of the NLL on the masked language (filled) and on the language that suffers most beside it (hollow, grey), "
-        f"base model. {_DOTS}"
+        "Rise of the NLL on the masked language (filled) and on the language that suffers most beside it (hollow, "
+        f"grey), base model. {_DOTS}"
     )

@@ -88,10 +88,12 @@ def nll_numbers(rows: pd.DataFrame, *, budget: float) -> pd.DataFrame:
 
 def verdict_counts(folders: Mapping[int, Path]) -> pd.DataFrame:
     """For every claim, method and measure in how many seeds it is reproduced, is not, or was not run."""
-    verdicts: list[dict[str, Any]] = [item for folder in folders.values() for item in read_claims(folder / "claims.json")]
+    verdicts: list[dict[str, Any]] = [
+        item for folder in folders.values() for item in read_claims(folder / "claims.json")
+    ]
     frame = pd.DataFrame(verdicts).rename(columns={"id": "claim", "measure": "metric"})
     keys = ["claim", "title", "method", "budget", "metric"]
-    table = frame.groupby([*keys, "verdict"], sort=False).size().unstack(fill_value=0).reset_index()
+    table = frame.pivot_table(index=keys, columns="verdict", aggfunc="size", fill_value=0, sort=False).reset_index()
     table = table.reindex(columns=[*keys, REPRODUCED, NOT_REPRODUCED, NOT_RUN], fill_value=0)
     return by_study_order(table.rename_axis(columns=None), ["claim", "method", "metric"])
 

@@ -79,13 +79,13 @@ class Run:
 
 def _outside(profile: Profile) -> dict[str, str]:
     """State of the files from outside that a profile names: sizes and times, cheap to read."""
-    if not isinstance(profile.source, LocalSource):
-        return {}
     source = profile.source
-    paths = [*source.texts.values(), *(source.questions or {}).values()]
-    for folder in (source.base_model, source.chat_model):
-        if folder is not None and folder.is_dir():
-            paths += sorted(path for path in folder.iterdir() if path.is_file())
+    paths = [profile.paper.lape_list] if profile.paper.lape_list is not None else []
+    if isinstance(source, LocalSource):
+        paths += [*source.texts.values(), *(source.questions or {}).values()]
+        for folder in (source.base_model, source.chat_model):
+            if folder is not None and folder.is_dir():
+                paths += sorted(path for path in folder.iterdir() if path.is_file())
     return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()}
 
 

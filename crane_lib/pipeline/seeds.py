@@ -29,7 +29,9 @@ def seed_profiles(profile: Profile, count: int) -> list[Profile]:
         raise CraneError(f"--seeds {count}: expected {LEAST} or more, for a deviation needs two")
     seeds = range(profile.random_seed, profile.random_seed + count)
     return [
-        profile if number == 0 else profile.model_copy(update={"name": f"{profile.name}-seed{seed}", "random_seed": seed})
+        profile
+        if number == 0
+        else profile.model_copy(update={"name": f"{profile.name}-seed{seed}", "random_seed": seed})
         for number, seed in enumerate(seeds)
     ]
 

@@ -36,7 +36,9 @@ def test_a_value_beyond_the_tolerance_is_not_within(exact):
     moved = exact["value"].where(~(chosen & (exact["evaluation_language"] == "en")), exact["value"] - 0.02)
     table = beside.values_beside(exact.assign(value=moved), model="base", metric="accuracy", tolerances=TOLERANCES)
     outside = table[table["within"] == "no"]
-    assert outside[["method", "masked_language", "evaluation_language"]].to_numpy().tolist() == [["kurtosis", "en", "en"]]
+    assert outside[["method", "masked_language", "evaluation_language"]].to_numpy().tolist() == [
+        ["kurtosis", "en", "en"]
+    ]
     assert outside["difference"].item() == pytest.approx(-0.02)
 
 
@@ -119,7 +121,14 @@ def test_ranks(exact):
 
 
 OVERLAPS = pd.DataFrame(
-    [("en", "vi", 0.1), ("vi", "en", 0.3), ("en", "zh", 0.02), ("zh", "en", 0.2), ("zh", "vi", 0.25), ("vi", "zh", np.nan)],
+    [
+        ("en", "vi", 0.1),
+        ("vi", "en", 0.3),
+        ("en", "zh", 0.02),
+        ("zh", "en", 0.2),
+        ("zh", "vi", 0.25),
+        ("vi", "zh", np.nan),
+    ],
     columns=["language_a", "language_b", "share_of_a"],
 )
 RANDOM = {"en": 0.09, "zh": 0.09, "vi": 0.09}

@@ -1,6 +1,7 @@
 """The study over several model seeds."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,7 +35,7 @@ def work(tmp_path, monkeypatch):
     state = SimpleNamespace(seeds=[], problems={}, results=True)
 
     def execute(notebook, output, parameters, *, progress_file):
-        seed = yaml.safe_load(open(parameters["profile"], encoding="utf-8"))["random_seed"]
+        seed = yaml.safe_load(Path(parameters["profile"]).read_text(encoding="utf-8"))["random_seed"]
         state.seeds.append(seed)
         if seed in state.problems:
             raise state.problems[seed]
@@ -86,7 +87,9 @@ def test_every_seed_has_a_folder_and_the_first_the_summary(tmp_path, work, capsy
     summary = tmp_path / "smoke" / "seeds"
     assert f"{summary / 'report.md'}" in said
     table = read_frame(summary / "tables" / "langspec.csv")
-    chosen = table[(table["model"] == "base") & (table["method"] == "contrast") & (table["metric"] == "token_probability")]
+    chosen = table[
+        (table["model"] == "base") & (table["method"] == "contrast") & (table["metric"] == "token_probability")
+    ]
     each = []
     for name in ("smoke", "smoke-seed1", "smoke-seed2"):
         scores = read_frame(tmp_path / name / "langspec.csv")
