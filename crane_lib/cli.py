@@ -54,6 +54,10 @@ def run(
     list_: Annotated[bool, typer.Option("--list", help="List the sections and profiles, run nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw this profile's results away first.")] = False,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", metavar="N", help="Repeat the study with N model seeds, then sum them up (embedded)."),
+    ] = 0,
 ) -> None:
     """Run the whole study, section by section, and write every table and figure.
 
@@ -62,11 +66,18 @@ def run(
     goes on where it stopped. The exit code is 0 if every section is done, 1 if one failed, 2 for a mistake in the
     call, 130 after Ctrl-C.
 
-    Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --from 02 --dry-run
+    --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
+    to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how
+    often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md. Started again, it goes on where it
+    stopped; N times as long as one run.
+
+    Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --from 02 --dry-run;
+    run_all.sh --profile mini --seeds 3
     """
     from crane_lib.pipeline.console import Console, seconds_text
     from crane_lib.pipeline.runner import Run, run_sections
     from crane_lib.pipeline.sections import choose_sections
+    from crane_lib.pipeline.seeds import run_seeds, seed_runs
     from crane_lib.profile import artifacts_root, load_profile, profile_names
 
     names = [name for group in only for name in group.split(",")]
@@ -78,17 +89,24 @@ def run(
         return
     loaded = load_profile(profile)
     study = Run(loaded, artifacts_root(artifacts or None) / loaded.name, sections, _parameters(parameter))
+    studies = seed_runs(study, seeds) if seeds else [study]
     if dry_run:
-        plan = []
-        for section in sections:
-            expected = study.expected(section)
-            about = f"about {seconds_text(expected)}" if expected else "time not known yet"
-            reuse = not fresh and study.unchanged(section, study.key(section))
-            plan.append((section.number, section.title, "would be reused" if reuse else f"would run, {about}"))
-        console.plan(plan)
+        for one in studies:
+            plan = []
+            for section in sections:
+                expected = one.expected(section)
+                about = f"about {seconds_text(expected)}" if expected else "time not known yet"
+                reuse = not fresh and one.unchanged(section, one.key(section))
+                plan.append((section.number, section.title, "would be reused" if reuse else f"would run, {about}"))
+            if seeds:
+                console.say(f"Random seed {one.profile.random_seed}, {one.folder}:")
+            console.plan(plan)
         return
     try:
-        code = run_sections(study, fresh=fresh, console=console)
+        if seeds:
+            code = run_seeds(study, seeds, fresh=fresh, console=console)
+        else:
+            code = run_sections(study, fresh=fresh, console=console)
     except KeyboardInterrupt:
         print("interrupted; start again to go on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
+from scipy.stats import kurtosis
 
+from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.output.figures import token_relevance_html
 from crane_lib.relevance import Statistics
@@ -35,11 +37,71 @@ def corpus_table(statistics: ByLanguage) -> pd.DataFrame:
 def magnitudes(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
     """Mean absolute value over documents of every site's units.  language -> site -> (L, units)"""
     return {
-        language: {
-            site: item.moments[site].mean_absolute.numpy() for site in ("neuron", *row_sites(item.moments))
-        }
+        language: {site: item.moments[site].mean_absolute.numpy() for site in ("neuron", *row_sites(item.moments))}
         for language, item in statistics.items()
     }
+
+
+def relevance_shares(statistics: ByLanguage) -> dict[str, dict[tuple[str, str], np.ndarray]]:
+    """Share (%) of a language's absolute relevance in each layer and site.
+
+    The rows of gate, up and down have one statistic and add up to 100 % together; the neurons have another, and add up
+    to 100 % by themselves.
+
+    Returns
+    -------
+    ``neurons`` and ``rows`` -> (site, language) -> percentage in every layer  (L,)
+    """
+    sums = {
+        language: {site: np.abs(values).sum(axis=1) for site, values in sites.items()}
+        for language, sites in magnitudes(statistics).items()
+    }
+    rows = [site for site in next(iter(sums.values())) if site != "neuron"]
+    shares: dict[str, dict[tuple[str, str], np.ndarray]] = {"neurons": {}, "rows": {}}
+    for name, sites in (("neurons", ["neuron"]), ("rows", rows)):
+        for site in sites:
+            for language, of_site in sums.items():
+                total = sum(float(of_site[one].sum()) for one in sites)
+                if not total > 0:
+                    raise CraneError(f"relevance of {language!r}: {name} sum to {total}; was it measured?")
+                shares[name][site, language] = 100 * of_site[site] / total
+    return shares
+
+
+def mean_values(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
+    """Mean value over documents of every unit.  language -> site -> (units of all layers,)"""
+    return {
+        language: {site: item.moments[site].mean.numpy().ravel() for site in ("neuron", *row_sites(item.moments))}
+        for language, item in statistics.items()
+    }
+
+
+def tails_table(statistics: ByLanguage) -> pd.DataFrame:
+    """How heavy the tails of the mean values over units are, and those over documents.
+
+    Returns
+    -------
+    frame with language, site, units, kurtosis_over_units (excess kurtosis of the mean values; 0 for a normal
+    distribution), top_1_percent (share of the summed |mean| in the largest 1 % of the units), and
+    median_kurtosis_over_documents (excess kurtosis over documents of a unit, the median unit)
+    """
+    records = []
+    for language, sites in mean_values(statistics).items():
+        for site, values in sites.items():
+            over_documents = statistics[language].moments[site].excess_kurtosis().numpy()
+            sizes = np.sort(np.abs(values))[::-1]
+            total = float(sizes.sum())
+            top = float(sizes[: max(1, round(0.01 * len(sizes)))].sum())
+            record = {
+                "language": language,
+                "site": site,
+                "units": len(values),
+                "kurtosis_over_units": float(kurtosis(values, bias=False)),
+                "top_1_percent": top / total if total > 0 else float("nan"),
+                "median_kurtosis_over_documents": float(np.nanmedian(over_documents)),
+            }
+            records.append(record)
+    return pd.DataFrame(records)
 
 
 def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:

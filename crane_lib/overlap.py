@@ -72,7 +72,7 @@ def chance(strata: Sequence[Counts], *, shared: int) -> dict[str, float]:
 
     Returns
     -------
-    mean (exact), low, high : units; p_value : P(shared units >= `shared`), never below `SMALLEST_P`
+    mean (exact), low, high : units; p_value : P(shared units >= `shared`), never below `SMALLEST_P`; jaccard : mean
     """
     start, pmf = shared_distribution(strata)
     below = np.cumsum(pmf)
@@ -83,11 +83,15 @@ def chance(strata: Sequence[Counts], *, shared: int) -> dict[str, float]:
     else:
         p_value = float(above[position]) if position < len(pmf) else 0.0
     last = len(pmf) - 1
+    counts = start + np.arange(len(pmf))
+    together = sum(first + second for _units, first, second in strata)
+    jaccards = np.divide(counts, together - counts, out=np.zeros(len(pmf)), where=together > counts)
     return {
         "mean": sum(first * second / units for units, first, second in strata),
         "low": start + min(int(np.searchsorted(below, 0.025)), last),
         "high": start + min(int(np.searchsorted(below, 0.975)), last),
         "p_value": min(max(p_value, SMALLEST_P), 1.0),
+        "jaccard": float(pmf @ jaccards / pmf.sum()),
     }
 
 
@@ -118,14 +122,50 @@ def _strata(first: NeuronSet, second: NeuronSet) -> tuple[list[Counts], int]:
     return strata, shared
 
 
+def _jaccard(shared: float, together: int) -> float:
+    """Jaccard index of two sets that have `together` units when each is counted by itself."""
+    return shared / (together - shared) if together > shared else 0.0
+
+
+def compare(first: NeuronSet, second: NeuronSet) -> dict[str, float]:
+    """What two sets share, and what they would share by chance.
+
+    Returns
+    -------
+    count_a, count_b, shared, share_of_a, jaccard and, for sets placed at random with their counts kept in every layer
+    and site: expected_share_of_a, chance_low, chance_high (95 % range of share_of_a), expected_jaccard, jaccard_low,
+    jaccard_high (95 % range) and p_value (upper tail). Shares of an empty set are 0.
+    """
+    strata, shared = _strata(first, second)
+    expected = chance(strata, shared=shared)
+    count_a, count_b = first.count(), second.count()
+    together, per_unit = count_a + count_b, 1 / count_a if count_a else 0.0
+    return {
+        "count_a": count_a,
+        "count_b": count_b,
+        "shared": shared,
+        "share_of_a": shared * per_unit,
+        "jaccard": _jaccard(shared, together),
+        "expected_share_of_a": expected["mean"] * per_unit,
+        "chance_low": expected["low"] * per_unit,
+        "chance_high": expected["high"] * per_unit,
+        "p_value": expected["p_value"],
+        "expected_jaccard": expected["jaccard"],
+        "jaccard_low": _jaccard(expected["low"], together),
+        "jaccard_high": _jaccard(expected["high"], together),
+    }
+
+
+COMPARED = ["count_a", "count_b", "shared", "share_of_a", "jaccard", "expected_share_of_a", "chance_low", "chance_high"]
+COMPARED += ["p_value", "expected_jaccard", "jaccard_low", "jaccard_high"]
+
+
 def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:
     """Shared units of every ordered pair of languages of a model, method, budget and draw.
 
     Returns
     -------
-    frame with model, method, budget, random_seed, language_a, language_b, count_a, count_b, shared, share_of_a,
-    jaccard and, for sets placed at random with their counts kept in every layer and site, expected_share_of_a,
-    chance_low and chance_high (95 % range of share_of_a) and p_value (upper tail). Shares of an empty set are 0.
+    frame with model, method, budget, random_seed, language_a, language_b and the values of `compare`
 
     Raises
     ------
@@ -133,36 +173,10 @@ def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:
     """
     records = []
     for (model, method, budget, random_seed), group in _groups(sets):
-        chances: dict[frozenset[str], tuple[int, dict[str, float]]] = {}
+        named = {"model": model, "method": method, "budget": budget, "random_seed": random_seed}
         for a, b in permutations(group, 2):
-            pair = frozenset((a, b))
-            if pair not in chances:
-                strata, shared = _strata(group[a], group[b])
-                chances[pair] = shared, chance(strata, shared=shared)
-            shared, expected = chances[pair]
-            count_a, count_b = group[a].count(), group[b].count()
-            union, per_unit = count_a + count_b - shared, 1 / count_a if count_a else 0.0
-            records.append(
-                {
-                    "model": model,
-                    "method": method,
-                    "budget": budget,
-                    "random_seed": random_seed,
-                    "language_a": a,
-                    "language_b": b,
-                    "count_a": count_a,
-                    "count_b": count_b,
-                    "shared": shared,
-                    "share_of_a": shared * per_unit,
-                    "jaccard": shared / union if union else 0.0,
-                    "expected_share_of_a": expected["mean"] * per_unit,
-                    "chance_low": expected["low"] * per_unit,
-                    "chance_high": expected["high"] * per_unit,
-                    "p_value": expected["p_value"],
-                }
-            )
-    columns = ["model", "method", "budget", "random_seed", "language_a", "language_b", "count_a", "count_b", "shared"]
-    columns += ["share_of_a", "jaccard", "expected_share_of_a", "chance_low", "chance_high", "p_value"]
+            records.append({**named, "language_a": a, "language_b": b, **compare(group[a], group[b])})
+    columns = ["model", "method", "budget", "random_seed", "language_a", "language_b", *COMPARED]
     return pd.DataFrame(records, columns=columns)
 
 

@@ -155,6 +155,14 @@ class OpenEnded(_Strict):
     concurrency: Count = 8
 
 
+class Paper(_Strict):
+    """What of a study is the paper's own, so that published values may stand beside ours (notebook 08)."""
+
+    model: Literal["Llama-2-7b"] | None = None  # checked against the sizes in config.json
+    benchmarks: dict[str, Literal["MMLU", "C-Eval", "Belebele-vi"]] = {}  # which questions a language is asked
+    lape_list: Path | None = None  # neurons as LAPE's authors published them, a .pth file
+
+
 class Profile(_Strict):
     """A whole study: model, texts, and every parameter of every stage."""
 
@@ -170,6 +178,7 @@ class Profile(_Strict):
     controls: Controls = Controls()
     evaluation: Evaluation = Evaluation()
     open_ended: OpenEnded = OpenEnded()
+    paper: Paper = Paper()
     expected_seconds: dict[str, float] = {}
 
     @model_validator(mode="after")
@@ -293,6 +302,9 @@ def load_profile(name: str) -> Profile:
         asked = {language: (path.parent / file).resolve() for language, file in profile.open_ended.questions.items()}
         open_ended = profile.open_ended.model_copy(update={"questions": asked})
         profile = profile.model_copy(update={"open_ended": open_ended})
+    if profile.paper.lape_list is not None:
+        listed = (path.parent / profile.paper.lape_list).resolve()
+        profile = profile.model_copy(update={"paper": profile.paper.model_copy(update={"lape_list": listed})})
     return profile
 
 

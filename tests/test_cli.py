@@ -345,3 +345,16 @@ def test_mistakes_in_masking(model, tmp_path, monkeypatch, capsys):
     write_neuron_sets(sets, [neuron_set("en", width=99)])
     assert "neuron is 99 wide, in the model 24" in complaint(model, sets, output, "--language", "en")
     assert not output.exists()
+
+
+def test_seeds_are_planned_and_refused_where_nothing_is_trained(tmp_path, monkeypatch, capsys):
+    asked = ("run", "--profile", "smoke", "--seeds", "2", "--dry-run", "--artifacts", tmp_path / "out")
+    code, out, _err = main(monkeypatch, capsys, *asked)
+    assert code == 0
+    assert f"Random seed 1, {tmp_path / 'out' / 'smoke-seed1'}:" in out
+    assert out.count("would run") == 2 * len(all_sections())
+    profile = write_study(tmp_path)
+    code, _out, err = main(monkeypatch, capsys, "run", "--profile", profile, "--seeds", "2")
+    assert code == 2
+    assert err.startswith("error: --seeds: profile small has models of its own")
+    assert err.count("\n") == 1

@@ -1,5 +1,7 @@
 """Overlaps against a simulation of chance and against hand-made sets."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from scipy.stats import hypergeom
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
 from crane_lib.overlap import SMALLEST_P, chance, hypergeometric, overlaps, set_counts, shared_distribution
+from tests.output.synthetic import make_sets
 
 STRATA = [(40, 10, 12), (40, 0, 7), (16, 9, 11), (30, 5, 30)]
 
@@ -65,7 +68,7 @@ def test_one_stratum_is_hypergeometric():
 def test_chance_at_the_ends():
     assert chance(STRATA, shared=0)["p_value"] == 1.0
     everything = chance([(5, 5, 5), (4, 4, 2)], shared=7)
-    assert everything == {"mean": 7.0, "low": 7, "high": 7, "p_value": 1.0}
+    assert everything == {"mean": 7.0, "low": 7, "high": 7, "p_value": 1.0, "jaccard": pytest.approx(7 / 9)}
     wide = [(11008, 900, 880)] * 96
     assert chance(wide, shared=20_000)["p_value"] == SMALLEST_P
     assert chance(wide, shared=6_900)["p_value"] > 0.5
@@ -127,3 +130,23 @@ def test_set_counts():
     assert list(frame["share"]) == [0.2, 0.0, 0.1]
     assert list(frame["layer"]) == [0, 1, 2]
     pd.testing.assert_frame_equal(frame, set_counts([neuron_set("en", [[0, 1], [], [4]])]))
+
+
+def test_the_chance_of_jaccard_is_that_of_all_placements():
+    """Against every way to place the second set in each of two strata."""
+    strata = [(5, 2, 2), (4, 1, 2)]
+    first = [set(range(a)) for _units, a, _b in strata]
+    placements = [list(combinations(range(units), b)) for units, _a, b in strata]
+    shared = [len(first[0] & set(one)) + len(first[1] & set(two)) for one in placements[0] for two in placements[1]]
+    jaccards = [count / (7 - count) for count in shared]
+    assert chance(strata, shared=0)["jaccard"] == pytest.approx(np.mean(jaccards))
+
+
+def test_jaccard_lies_in_its_chance_range_for_random_sets():
+    random = [item for item in make_sets() if item.method == "random_like_contrast" and item.random_seed == 0]
+    table = overlaps(random)
+    assert (table["jaccard_low"] <= table["expected_jaccard"]).all()
+    assert (table["expected_jaccard"] <= table["jaccard_high"]).all()
+    assert table["jaccard"].between(table["jaccard_low"], table["jaccard_high"]).mean() >= 2 / 3
+    apart = overlaps([item for item in make_sets() if item.method == "contrast"])
+    assert (apart["jaccard"] < apart["jaccard_low"]).all()

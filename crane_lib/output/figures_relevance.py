@@ -193,6 +193,8 @@ def _write_tokens(axes: Axes, examples: Sequence[Example], *, width: float, line
             text = (token.strip() or "·") if drawable(token) else f"#{number}"
             # Full-width characters take about twice the room of Latin ones.
             room = 0.07 + sum(0.135 if ord(character) > 0x2E80 else 0.078 for character in text)
+            if token[:1].isspace() and x > 0.05:  # a word begins; the pieces of one stand close together
+                x += 0.05
             if x + room > width - 0.05:
                 x, y = 0.05, y + line
             colour = colours(scale(value))

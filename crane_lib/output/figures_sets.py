@@ -87,14 +87,16 @@ def overlap_matrix(overlaps: pd.DataFrame, path: Path, *, model: str | None = No
                 i, j = languages.index(row.language_a), languages.index(row.language_b)
                 values[i, j] = 100 * row.share_of_a
                 star = "*" if row.p_value < SIGNIFICANCE else ""
-                texts[i][j] = f"{values[i, j]:.1f}{star}\n({100 * row.expected_share_of_a:.1f})"
+                low, high = 100 * row.chance_low, 100 * row.chance_high
+                texts[i][j] = f"{values[i, j]:.1f}{star}\n({low:.1f}–{high:.1f})"
             image = language_heat_map(panel, values, texts, languages=languages, colours=colours, scale=scale)
             name_panel(panel, method, budget)
             panel.set_ylabel("Units of" if number % columns == 0 else "")
             panel.set_xlabel("that are also units of" if number + columns >= len(sets) else "")
         figure.colorbar(image, ax=panels, shrink=0.6, label="Share of the row's set (%)")
     return (
-        "Share (%) of each language's set (rows) that is also in the other language's (columns). In brackets the share "
-        "expected when both sets are placed at random with their counts kept in every layer and site; a star marks "
+        "Share (%) of each language's set (rows) that is also in the other language's (columns). In brackets the "
+        "range that holds 95 % of the shares of sets placed at random with their counts kept in every layer and site "
+        "(exact); a star marks "
         f"more than chance at p < {SIGNIFICANCE}."
     )

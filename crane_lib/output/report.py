@@ -13,6 +13,7 @@ from crane_lib.files import read_json, write_text
 from crane_lib.output.claims import load_rules, not_run, read_claims, verdict_table
 from crane_lib.output.judging import NOT_REPRODUCED, NOT_RUN, REPRODUCED
 from crane_lib.output.published import judge_published
+from crane_lib.output.seeds import is_current, summary_parts
 from crane_lib.output.style import METRIC_LABELS, method_label
 from crane_lib.output.writing import markdown
 
@@ -126,6 +127,16 @@ def _sections(folder: Path, manifest: Mapping[str, Any], captions: Mapping[str, 
     return parts
 
 
+def _over_seeds(folder: Path) -> list[str]:
+    """The summary over model seeds, where one was made (`--seeds`) of the results that are here now."""
+    output = folder / "seeds"
+    if not (output / "seeds.json").is_file():
+        return []
+    if not is_current(folder, output):
+        return ["## Over model seeds", "The summary in `seeds/` was made of earlier results; run with --seeds again."]
+    return ["## Over model seeds", *summary_parts(output, prefix="seeds/", longest=LONGEST_TABLE)]
+
+
 def _missing(manifest: Mapping[str, Any], verdicts: Claims | None) -> list[str]:
     """What was not run, and why."""
     lines = [
@@ -190,5 +201,6 @@ def write_report(folder: Path) -> None:
     else:
         parts += [*_overview(verdicts), *_claims(verdicts)]
     parts += _sections(folder, manifest, captions, profile)
+    parts += _over_seeds(folder)
     parts += [*_missing(manifest, verdicts), *_times(manifest), *_made_with(manifest)]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")

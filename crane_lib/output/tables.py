@@ -18,6 +18,7 @@ from crane_lib.output.writing import write_table
 __all__ = [
     "facts_table",
     "guesser_table",
+    "in_study_order",
     "main_table",
     "matrix_table",
     "perplexity_table",

@@ -16,6 +16,14 @@ from crane_lib.output.style import METRIC_LABELS, MODEL_LABELS, budget_label, la
 MISSING = "–"
 
 _HEADERS = {
+    "paper_method": "Method in the paper",
+    "own_published": "Its score: published",
+    "own_ours": "Its score: ours",
+    "most_published": "Loses most: published",
+    "most_ours": "Loses most: ours",
+    "expected_jaccard": "Jaccard by chance",
+    "jaccard_low": "By chance, low",
+    "jaccard_high": "By chance, high",
     "selected_on": "Selected on",
     "masked_share": "Share masked",
     "nll": "NLL (nats/token)",
@@ -92,9 +100,9 @@ def header_text(column: str) -> str:
 
 def _in_words(column: str) -> Callable[[str], str]:
     """How the values of a text column are shown."""
-    if column == "method":
+    if column in ("method", "method_a", "method_b"):
         return method_label
-    if column == "budget":
+    if column in ("budget", "budget_a", "budget_b"):
         return budget_label
     if column == "metric":
         return lambda metric: METRIC_LABELS.get(metric, metric)

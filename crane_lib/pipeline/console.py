@@ -38,6 +38,10 @@ class Console:
         about = f", about {seconds_text(sum(known))} if nothing can be reused" if len(known) == len(sections) else ""
         self._print(f"CRANE, profile {profile}: {len(sections)} sections into {folder}{about}")
 
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
+        self._print(text)
+
     def plan(self, lines: list[tuple[str, str, str]]) -> None:
         """List sections: number, title, remark."""
         for number, title, remark in lines:

@@ -80,7 +80,8 @@ class Run:
 
 def _outside(profile: Profile) -> dict[str, str]:
     """State of what a profile names from outside: sizes and times of files, cheap to read, and the judge."""
-    asked = _state((profile.open_ended.questions or {}).values())
+    named = [*(profile.open_ended.questions or {}).values(), *filter(None, [profile.paper.lape_list])]
+    asked = _state(named)
     if profile.open_ended.judge != "offline":
         asked |= {name: os.environ.get(name, "") for name in ("CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL")}
     if not isinstance(profile.source, LocalSource):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from crane_lib.agreement import agreement, intersections
 from crane_lib.errors import CraneError
 from crane_lib.output import figures, fonts, tables
 from tests.output import synthetic
@@ -27,6 +28,34 @@ def correlations():
     return tables.seed_correlations(one, {code: one[code] + 0.5 * other[code] for code in one})
 
 
+def main_sets_of(frame):
+    return frame[~frame["method"].str.startswith("random")]
+
+
+def one_a_rule():
+    return [item for item in synthetic.make_sets() if not item.method.startswith("random")]
+
+
+def combined():
+    groups = {}
+    for item in one_a_rule():
+        groups.setdefault((item.method, item.budget), []).append(item)
+    return {rule: intersections(sets) for rule, sets in groups.items()}
+
+
+def synthetic_values():
+    relevance = synthetic.make_relevance()
+    return {code: {site: np.ravel(array) for site, array in sites.items()} for code, sites in relevance.items()}
+
+
+def synthetic_shares():
+    relevance = synthetic.make_relevance()
+    return {
+        name: {(site, code): np.abs(relevance[code][site]).sum(axis=1) for site in sites for code in relevance}
+        for name, sites in (("neurons", ["neuron"]), ("rows", ["gate", "up", "down"]))
+    }
+
+
 def draw_all(folder, rows, langspec, shared, counts):
     """Every figure once; returns the captions."""
     return {
@@ -36,6 +65,12 @@ def draw_all(folder, rows, langspec, shared, counts):
         "tails": figures.heavy_tails(synthetic.make_z(), folder / "tails"),
         "seeds": figures.seed_agreement(correlations(), folder / "seeds"),
         "counts": figures.set_counts_figure(counts, folder / "counts"),
+        "sites": figures.set_sites_figure(main_sets_of(counts), folder / "sites"),
+        "combinations": figures.upset(combined(), folder / "combinations"),
+        "jaccard": figures.jaccard_forest(main_sets_of(shared), folder / "jaccard"),
+        "rules": figures.rule_matrix(agreement(one_a_rule()), folder / "rules"),
+        "map": figures.relevance_map(synthetic_shares(), folder / "map"),
+        "values": figures.value_tails(synthetic_values(), folder / "values"),
         "overlap": figures.overlap_matrix(shared, folder / "overlap"),
         "nll": figures.delta_matrices(rows, folder / "nll"),
         "accuracy": figures.delta_matrices(

@@ -1,0 +1,112 @@
+"""Neurons that LAPE's authors published for a model, read as neuron sets and set beside our own LAPE selection."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from crane_lib.errors import CraneError
+from crane_lib.neurons import NeuronSet
+from crane_lib.overlap import COMPARED, compare
+
+PUBLISHED_LIST = "lape_list"  # the method's name in tables
+NEURON = "neuron"
+# Which language each entry of a list is; the file does not say it, the authors' code does. By number of entries.
+LANGUAGES = {7: ("en", "zh", "fr", "es", "vi", "id", "ja"), 6: ("en", "zh", "fr", "es", "vi", "id")}
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise CraneError(f"{path}: no such file; paper.lape_list names the list that LAPE's authors published (.pth)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CraneError(f"{path}: is not a file of tensors that torch reads ({type(error).__name__})") from error
+
+
+def _layer(tensor: Any, *, place: str, width: int) -> np.ndarray:
+    """Sorted indices of one layer, checked."""
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.int64 or tensor.ndim != 1:
+        tensors = isinstance(tensor, torch.Tensor)
+        seen = f"{tensor.dtype} of shape {tuple(tensor.shape)}" if tensors else type(tensor).__name__
+        raise CraneError(f"{place}: expected indices (int64, one dimension), saw {seen}; is it a list of LAPE's?")
+    indices = tensor.numpy()
+    unique = np.unique(indices)
+    if len(unique) != len(indices):
+        raise CraneError(f"{place}: names a neuron twice; is the file damaged?")
+    if len(unique) and (unique[0] < 0 or unique[-1] >= width):
+        worst = int(unique[0] if unique[0] < 0 else unique[-1])
+        raise CraneError(f"{place}: index {worst} is out of range for a width of {width}; it is of another model")
+    return unique
+
+
+def read_lape_list(path: Path, *, layers: int, width: int, model: str = "") -> list[NeuronSet]:
+    """Read a published list: over languages, over layers, the indices of neurons.
+
+    Parameters
+    ----------
+    path : ``.pth`` file as LAPE's authors published it
+    layers, width : of the model's MLPs, that the list must fit
+    model : name of the model, for the sets
+
+    Returns
+    -------
+    one set a language, in the list's order
+
+    Raises
+    ------
+    CraneError : no such file, not such a list, or not one of this model (layers, or an index beyond the width)
+    """
+    value = _load(path)
+    if not isinstance(value, list) or not all(isinstance(entry, list) for entry in value):
+        raise CraneError(f"{path}: expected a list over languages of lists over layers, saw {type(value).__name__}")
+    if len(value) not in LANGUAGES:
+        known = " or ".join(str(count) for count in LANGUAGES)
+        raise CraneError(f"{path}: has {len(value)} languages, LAPE's lists have {known}; which they are is not known")
+    sets = []
+    for language, by_layer in zip(LANGUAGES[len(value)], value, strict=True):
+        if len(by_layer) != layers:
+            raise CraneError(
+                f"{path}: {language!r} has {len(by_layer)} layers, the model {layers}; it is of another model"
+            )
+        indices = [_layer(t, place=f"{path}: {language!r}, layer {n}", width=width) for n, t in enumerate(by_layer)]
+        sets.append(NeuronSet({NEURON: indices}, {NEURON: width}, model, PUBLISHED_LIST, "published", language))
+    return sets
+
+
+def list_counts(sets: list[NeuronSet]) -> pd.DataFrame:
+    """Neurons of each language and of all together.
+
+    Returns
+    -------
+    frame with language (``all``: the union), neurons and share of the model's neurons
+    """
+    total = sets[0].widths[NEURON] * sets[0].layers
+    counts = {item.language: item.count() for item in sets}
+    counts["all"] = len(np.unique(np.concatenate([item.flat() for item in sets])))
+    return pd.DataFrame({"set": language, "neurons": n, "share": n / total} for language, n in counts.items())
+
+
+def beside_list(listed: list[NeuronSet], ours: list[NeuronSet]) -> pd.DataFrame:
+    """What our LAPE sets share with the published list, a language that both have.
+
+    Parameters
+    ----------
+    ours : our LAPE sets, one a language, of the same model
+
+    Returns
+    -------
+    frame with language and the values of `crane_lib.overlap.compare` (a: ours, b: the list)
+    """
+    by_language = {item.language: item for item in listed}
+    records = [
+        {"language": item.language, **compare(item, by_language[item.language])}
+        for item in ours
+        if item.language in by_language
+    ]
+    return pd.DataFrame(records, columns=["language", *COMPARED])

@@ -1,0 +1,129 @@
+"""How far our value may lie from a published one, by ``expected/tolerances.yaml``, which says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from crane_lib.errors import CraneError
+from crane_lib.metrics import langspec
+
+TOLERANCES = Path(__file__).resolve().parents[2] / "expected" / "tolerances.yaml"
+_COVERED = 0.95  # of the draws of LangSpec-F1
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Benchmark(_Strict):
+    """A benchmark of the paper: how many questions it has."""
+
+    items: Count
+
+
+class Measurements(_Strict):
+    """How many binomial errors a difference from the published accuracy has."""
+
+    unmasked: Count
+    masked: Count
+
+
+class Judge(_Strict):
+    """Open-ended questions of the paper, and the assumed deviation of a score over them."""
+
+    questions: Count
+    deviation: Positive
+    measurements: Count
+
+
+class Draws(_Strict):
+    """Draws from which the tolerance of LangSpec-F1 is read."""
+
+    draws: Count
+    random_seed: Annotated[int, Field(ge=0)]
+
+
+class Tolerances(_Strict):
+    """Constants of ``expected/tolerances.yaml``."""
+
+    schema_: Literal["crane.tolerances/1"] = Field(alias="schema")
+    z: Positive
+    benchmarks: dict[str, Benchmark]
+    measurements: Measurements
+    judge: Judge
+    overlap_share: Positive
+    langspec: Draws
+
+    def _error(self, task: str, published: float, *, masked: bool) -> float:
+        """Standard error of the difference between two measured accuracies of a benchmark."""
+        if task not in self.benchmarks:
+            raise CraneError(f"{TOLERANCES.name}: has no benchmark {task!r}; it has {', '.join(self.benchmarks)}")
+        count = self.measurements.masked if masked else self.measurements.unmasked
+        return float(np.sqrt(count * published * (1 - published) / self.benchmarks[task].items))
+
+    def accuracy(self, task: str, published: float, *, masked: bool, deviation: float = 0.0) -> float:
+        """Tolerance of an accuracy.
+
+        Parameters
+        ----------
+        published : the published accuracy
+        masked : whether units are masked
+        deviation : standard deviation over our random draws, 0 where nothing is drawn
+        """
+        return float(self.z * np.hypot(self._error(task, published, masked=masked), deviation))
+
+    def judge_score(self) -> float:
+        """Tolerance of a mean judge score, in points."""
+        return float(self.z * self.judge.deviation * np.sqrt(self.judge.measurements / self.judge.questions))
+
+    def langspec_f1(
+        self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, tasks: Mapping[str, str]
+    ) -> float:
+        """Tolerance of LangSpec-F1: what the errors of the masked accuracies do to it.
+
+        Parameters
+        ----------
+        unmasked, masked : published accuracy a language
+        target : the masked language
+        tasks : language -> benchmark
+        """
+        generator = np.random.default_rng(self.langspec.random_seed)
+        errors = {code: self._error(tasks[code], value, masked=True) for code, value in masked.items()}
+        centre = langspec(unmasked, masked, target=target).f
+        drawn = generator.standard_normal((self.langspec.draws, len(masked)))
+        scores = [
+            langspec(
+                unmasked,
+                {code: value + errors[code] * step for (code, value), step in zip(masked.items(), steps, strict=True)},
+                target=target,
+            ).f
+            for steps in drawn
+        ]
+        return float(np.quantile(np.abs(np.array(scores) - centre), _COVERED))
+
+
+def load_tolerances(path: Path = TOLERANCES) -> Tolerances:
+    """Read and check the tolerances.
+
+    Raises
+    ------
+    CraneError : no such file, not YAML, or a value that is missing, unknown or out of range
+    """
+    try:
+        return Tolerances.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CraneError(f"{path}: no such file; run from a clone of the repository") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CraneError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CraneError(f"{path}: {place}: {first['msg']} (seen: {str(first.get('input'))[:60]!r})") from error
