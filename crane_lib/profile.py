@@ -180,6 +180,19 @@ class Profile(_Strict):
             )
         return self
 
+    @property
+    def has_needs(self) -> bool:
+        """Whether a preflight has anything to look at."""
+        return isinstance(self.source, HubSource) or self.needs != Needs() or bool(self.evaluation.tasks)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a model or corpus asks for a licence to be accepted on the hub."""
+        if not isinstance(self.source, HubSource):
+            return False
+        models = [model for model in (self.source.base_model, self.source.chat_model) if model is not None]
+        return any(given.gated for given in (*models, *self.source.texts.values()))
+
     def resolved(self) -> dict[str, Any]:
         """The profile with every default filled in, as plain values."""
         return self.model_dump(mode="json")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crane_lib.errors import CraneError
+from crane_lib.files import read_json
 from crane_lib.models.loading import check_model_directory
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -26,7 +27,6 @@ def is_local(name: str) -> bool:
 @contextmanager
 def naming_mistakes(what: str, revision: str) -> Iterator[None]:
     """Turn what the hub's libraries raise inside the block into one line that says what to do."""
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -49,7 +49,7 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise CraneError(_not_there(what)) from error
-    except (httpx.HTTPError, ConnectionError, errors.HfHubHTTPError) as error:
+    except (errors.HTTPError, ConnectionError) as error:  # of whichever HTTP library the hub's own uses
         reason = " ".join(str(error).split())[:120]
         raise CraneError(
             f"{what}: the hub cannot be reached ({type(error).__name__}: {reason}); start again"
@@ -110,3 +110,52 @@ def dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> Path:
             "give the task a path"
         )
     return folder
+
+
+def cached_model(name: str, *, revision: str) -> bool:
+    """Whether a model of the hub lies complete in the cache; asks nobody."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        check_model_directory(folder)
+    except (OSError, CraneError, ValueError):
+        return False
+    return all((folder / file).is_file() for file in _weight_files(folder))
+
+
+def _weight_files(folder: Path) -> set[str]:
+    """Files that the index of a model in parts names; none for a model in one part."""
+    index = folder / "model.safetensors.index.json"
+    return set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+
+
+def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> bool:
+    """Whether each kind of file wanted of a data set lies in the cache; asks nobody."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return False
+    return all(next(folder.glob(pattern), None) for pattern in patterns)
+
+
+def check_reachable(name: str, *, kind: str) -> None:
+    """Ask the hub whether a model or a data set (`kind`) can be fetched with the token there is, if any.
+
+    Raises
+    ------
+    CraneError : it cannot, the reason in one line
+    """
+    from huggingface_hub import HfApi
+
+    with naming_mistakes(f"{kind} {name}", "main"):
+        HfApi().auth_check(name, repo_type=kind)
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are kept."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)

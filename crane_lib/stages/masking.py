@@ -112,9 +112,9 @@ def _harness(
     device: str,
     dtype: str,
     trust_remote_code: bool,
-    chat_template: bool,
-    few_shot: int,
-    random_seed: int,
+    chat_template: bool = True,
+    few_shot: int = 5,
+    random_seed: int = 2025,
 ) -> tuple[PreTrainedModel, Harness]:
     """A model and its question tasks; the chat model is asked in its template, where it has one and that is wanted.
 
