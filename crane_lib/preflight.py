@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -177,5 +178,6 @@ def _asked(what: str, remark: str, ask: Callable[[], None]) -> Check:
     try:
         ask()
     except CraneError as error:
-        return Check(what, False, str(error).removeprefix(f"{what}: "))
+        # Without "model x: " or "dataset x: " before it, which `what` says already.
+        return Check(what, False, re.sub(r"^(model|dataset) \S+: ", "", str(error)))
     return Check(what, True, remark)

@@ -196,4 +196,6 @@ def write_report(folder: Path) -> None:
         parts += [*_overview(verdicts), *_claims(verdicts)]
     parts += _sections(folder, manifest, captions, profile)
     parts += [*_missing(manifest, verdicts), *_times(manifest), *_made_with(manifest)]
+    if manifest.get("profile", {}).get("rehearsal"):
+        parts = [f"{part} (REHEARSAL)" if part.startswith("## ") else part for part in parts]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")
