@@ -8,12 +8,15 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from crane_lib.errors import CraneError
+
+if TYPE_CHECKING:
+    from crane_lib.profile import Profile
 
 app = typer.Typer(
     help="CRANE: which neurons of a multilingual language model a language needs.",
@@ -58,13 +61,19 @@ def run(
         int,
         typer.Option("--seeds", metavar="N", help="Repeat the study with N model seeds, then sum them up (embedded)."),
     ] = 0,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Walk the profile's path with a small random model and made-up data.")
+    ] = False,
+    skip_preflight: Annotated[
+        bool, typer.Option("--skip-preflight", help="Do not look first whether the profile's needs are met.")
+    ] = False,
 ) -> None:
     """Run the whole study, section by section, and write every table and figure.
 
     Each section is a notebook. Its tables, figures and executed copy go to artifacts/<profile>/, with report.md,
     claims.json and manifest.json. What did not change since the last run is used again; a run that was interrupted
     goes on where it stopped. The exit code is 0 if every section is done, 1 if one failed, 2 for a mistake in the
-    call, 130 after Ctrl-C.
+    call or a need that is not met, 130 after Ctrl-C.
 
     --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
     to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how
@@ -72,7 +81,7 @@ def run(
     stopped; N times as long as one run.
 
     Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --from 02 --dry-run;
-    run_all.sh --profile mini --seeds 3
+    run_all.sh --profile mini --seeds 3;  run_all.sh --profile llama2-7b --rehearse
     """
     from crane_lib.pipeline.console import Console, seconds_text
     from crane_lib.pipeline.runner import Run, run_sections
@@ -85,9 +94,13 @@ def run(
     console = Console()
     if list_:
         console.plan([(section.number, section.title, section.path.name) for section in sections])
-        console.plan([("profile", name, load_profile(name).description) for name in profile_names()])
+        console.plan([("profile", name, _told(load_profile(name))) for name in profile_names()])
         return
     loaded = load_profile(profile)
+    if rehearse:
+        from crane_lib.rehearsal import rehearsal_profile
+
+        loaded = rehearsal_profile(loaded, artifacts_root(artifacts or None))
     study = Run(loaded, artifacts_root(artifacts or None) / loaded.name, sections, _parameters(parameter))
     studies = seed_runs(study, seeds) if seeds else [study]
     if dry_run:
@@ -102,6 +115,9 @@ def run(
                 console.say(f"Random seed {one.profile.random_seed}, {one.folder}:")
             console.plan(plan)
         return
+    work = fresh or any(not study.unchanged(section, study.key(section)) for section in sections)
+    if work and not skip_preflight and loaded.has_needs and not _look_first(loaded, study.folder, only_missing=True):
+        raise typer.Exit(2)
     try:
         if seeds:
             code = run_seeds(study, seeds, fresh=fresh, console=console)
@@ -111,6 +127,56 @@ def run(
         print("interrupted; start again to go on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
     raise typer.Exit(code)
+
+
+@app.command()
+def preflight(
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go [default: artifacts/ of the clone].")
+    ] = "",
+) -> None:
+    """Look whether this machine, the hub and the token have what a profile needs; run and write nothing.
+
+    The exit code is 0 if all is there, 2 if something is missing.
+
+    Example: crane preflight --profile llama2-7b
+    """
+    from crane_lib.profile import artifacts_root, load_profile
+
+    loaded = load_profile(profile)
+    typer.echo(f"{loaded.name}: {_told(loaded)}")
+    if not _look_first(loaded, artifacts_root(artifacts or None) / loaded.name, only_missing=False):
+        raise typer.Exit(2)
+
+
+def _look_first(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
+    """Say what a profile needs and lacks; False if it lacks something."""
+    from crane_lib.preflight import preflight as check_all
+
+    checks = check_all(profile, folder)
+    missing = [check for check in checks if not check.met]
+    for check in missing if only_missing else checks:
+        typer.echo(f"  {'there' if check.met else 'MISSING'}  {check.what}: {check.remark}", err=only_missing)
+    if missing:
+        count = f"{len(missing)} of {len(checks)} needs are not met"
+        typer.echo(f"error: profile {profile.name}: {count}; nothing was run", err=True)
+    return not missing
+
+
+def _told(profile: Profile) -> str:
+    """What a profile says of itself: what it is and what it takes."""
+    needs = profile.needs
+    sizes = {
+        "GPU": needs.gpu_memory_gb,
+        "memory": needs.memory_gb,
+        "disk": needs.disk_gb,
+        "download": needs.download_gb,
+    }
+    parts = [f"{name} {size:g} GB" for name, size in sizes.items() if size]
+    parts += [f"about {needs.hours:g} h"] if needs.hours else []
+    parts += ["licence to accept on the hub"] if profile.is_gated else []
+    return profile.description + (f"; needs {', '.join(parts)}" if parts else "")
 
 
 @app.command()

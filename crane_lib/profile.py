@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crane_lib.errors import CraneError
+from crane_lib.profile_hub import HubSource, Needs, Task, absolute_source, absolute_tasks
 
 ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
 DEFAULT_ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+TEMPLATE = "template"  # configs/template.yaml, a profile to start from
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -129,11 +131,18 @@ class Controls(_Strict):
 
 
 class Evaluation(_Strict):
-    """Question answering under a mask: what stands between prompt and answer, a language, and for the chat model."""
+    """Question answering under a mask: what stands between prompt and answer, a language, and for the chat model.
+
+    `tasks` puts published benchmarks in the place of the source's own questions, one a language.
+    """
 
     batch_size: Count = 64
     target_delimiter: dict[str, str] = {}
     chat_target_delimiter: str = ""
+    chat_template: bool = True  # ask the chat model in its template, where it has one
+    tasks: dict[str, Task] = {}
+    few_shot: Annotated[int, Field(ge=0)] = 5  # worked examples before a question of a task
+    random_seed: Annotated[int, Field(ge=0)] = 2025  # of the draw of examples
 
 
 class OpenEnded(_Strict):
@@ -172,7 +181,7 @@ class Profile(_Strict):
     random_seed: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    source: Annotated[EmbeddedSource | LocalSource, Field(discriminator="kind")]
+    source: Annotated[EmbeddedSource | LocalSource | HubSource, Field(discriminator="kind")]
     relevance: Relevance = Relevance()
     selection: Selection = Selection()
     controls: Controls = Controls()
@@ -180,6 +189,8 @@ class Profile(_Strict):
     open_ended: OpenEnded = OpenEnded()
     paper: Paper = Paper()
     expected_seconds: dict[str, float] = {}
+    needs: Needs = Needs()
+    rehearsal: bool = False  # a small random model and made-up data stand in; set by --rehearse
 
     @model_validator(mode="after")
     def _languages_agree(self) -> Profile:
@@ -195,6 +206,12 @@ class Profile(_Strict):
                         f"source.{field}: has {sorted(given)}, the languages are {sorted(self.languages)}; "
                         "name one file a language"
                     )
+        elif isinstance(self.source, HubSource):
+            if set(self.source.texts) != set(self.languages):
+                raise ValueError(
+                    f"source.texts: has {sorted(self.source.texts)}, the languages are {sorted(self.languages)}; "
+                    "name one corpus a language"
+                )
         elif set(self.languages) != {"en", "zh", "vi"}:
             raise ValueError(
                 f"languages: has {list(self.languages)}, the embedded facts are in en, zh and vi; "
@@ -206,11 +223,32 @@ class Profile(_Strict):
                 f"open_ended.questions: has {sorted(asked)}, the languages are {sorted(self.languages)}; "
                 "name one file a language"
             )
+        if self.evaluation.tasks and set(self.evaluation.tasks) != set(self.languages):
+            raise ValueError(
+                f"evaluation.tasks: has {sorted(self.evaluation.tasks)}, the languages are {sorted(self.languages)}; "
+                "name one task a language"
+            )
         return self
+
+    @property
+    def has_needs(self) -> bool:
+        """Whether a preflight has anything to look at."""
+        return isinstance(self.source, HubSource) or self.needs != Needs() or bool(self.evaluation.tasks)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a model or corpus asks for a licence to be accepted on the hub."""
+        if not isinstance(self.source, HubSource):
+            return False
+        models = [model for model in (self.source.base_model, self.source.chat_model) if model is not None]
+        return any(given.gated for given in (*models, *self.source.texts.values()))
 
     def resolved(self) -> dict[str, Any]:
         """The profile with every default filled in, as plain values."""
         return self.model_dump(mode="json")
+
+
+_KINDS: dict[Any, Any] = {"embedded": EmbeddedSource, "local": LocalSource, "hub": HubSource}
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -222,12 +260,17 @@ def nearest(word: str, known: list[str]) -> str:
 def _known_keys(path: tuple[Any, ...]) -> list[str]:
     """Names of the fields that the section of the profile at `path` has."""
     model: Any = Profile
+    in_dictionary = False
     for part in path:
-        if part in ("embedded", "local"):
-            model = EmbeddedSource if part == "embedded" else LocalSource
-            continue
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None
+        if part in _KINDS:
+            model = _KINDS[part]
+        elif in_dictionary:  # a language; what it names is the section
+            in_dictionary = False
+        else:
+            field = getattr(model, "model_fields", {}).get(part)
+            annotation = field.annotation if field is not None else None
+            in_dictionary = get_origin(annotation) is dict
+            model = next((one for one in (annotation, *get_args(annotation)) if hasattr(one, "model_fields")), None)
     return list(getattr(model, "model_fields", {}))
 
 
@@ -235,7 +278,7 @@ def _first_error(error: ValidationError) -> str:
     """One line on the first thing wrong in a profile."""
     first = error.errors()[0]
     location = tuple(first["loc"])
-    name = ".".join(str(part) for part in location if part not in ("embedded", "local"))
+    name = ".".join(str(part) for part in location if part not in _KINDS)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"unknown key {name!r}; {nearest(str(location[-1]), _known_keys(location[:-1]))}{more}"
@@ -252,7 +295,7 @@ def artifacts_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 def profile_names() -> list[str]:
     """Names of the profiles in ``configs/``."""
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != TEMPLATE)
 
 
 def profile_path(name: str) -> Path:
@@ -298,6 +341,12 @@ def load_profile(name: str) -> Profile:
         raise CraneError(f"profile {path.name}: {_first_error(error)}") from error
     if isinstance(profile.source, LocalSource):
         profile = profile.model_copy(update={"source": _absolute(profile.source, path.parent)})
+    elif isinstance(profile.source, HubSource):
+        profile = profile.model_copy(update={"source": absolute_source(profile.source, path.parent)})
+    if profile.evaluation.tasks:
+        tasks = absolute_tasks(profile.evaluation.tasks, path.parent)
+        evaluation = profile.evaluation.model_copy(update={"tasks": tasks})
+        profile = profile.model_copy(update={"evaluation": evaluation})
     if profile.open_ended.questions is not None:
         asked = {language: (path.parent / file).resolve() for language, file in profile.open_ended.questions.items()}
         open_ended = profile.open_ended.model_copy(update={"questions": asked})

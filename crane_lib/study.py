@@ -21,6 +21,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_frame, write_text
 from crane_lib.pipeline.store import Stage, Store
 from crane_lib.profile import EmbeddedSource, LocalSource, Profile, artifacts_root, load_profile
+from crane_lib.profile_hub import HubModel, HubSource
 
 # The transfer study masks fewer sets: the judged rules, LAPE, and random sets like the judged rules'.
 _TRANSFER_METHODS = ("kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast")
@@ -68,6 +69,8 @@ class Study:
                 make_embedded_corpus,
                 parameters={"knowledge": source.knowledge.model_dump(), "random_seed": self.profile.random_seed},
             )
+        if isinstance(source, HubSource):
+            return self._hub_corpus(source)
         from crane_lib.stages.local import make_local_corpus
 
         files = {**source.texts, **{f"questions.{k}": path for k, path in (source.questions or {}).items()}}
@@ -82,6 +85,39 @@ class Study:
                 "random_seed": self.profile.random_seed,
             },
             sources={name: _file_key(path) for name, path in files.items()},
+        )
+
+    def _hub_corpus(self, source: HubSource) -> Stage:
+        from crane_lib.stages.hub import make_hub_corpus
+
+        texts = {language: text.model_dump(mode="json") for language, text in source.texts.items()}
+        return self.store.run(
+            "corpus",
+            make_hub_corpus,
+            parameters={
+                "texts": texts,
+                "relevance_documents": source.relevance_documents,
+                "perplexity_documents": source.perplexity_documents,
+                "sampling": source.sampling.model_dump(),
+            },
+            sources={language: _file_key(text.file) for language, text in source.texts.items() if text.file},
+            scratch=True,
+        )
+
+    @property
+    def questions(self) -> Stage:
+        """The stage whose questions are asked: the benchmarks', where the profile names some, else the corpus's."""
+        options = self.profile.evaluation
+        if not options.tasks:
+            return self.corpus
+        from crane_lib.stages.benchmarks import make_benchmarks
+
+        tasks = {language: task.model_dump(mode="json") for language, task in options.tasks.items()}
+        return self.store.run(
+            "benchmarks",
+            make_benchmarks,
+            parameters={"tasks": tasks, "few_shot": options.few_shot},
+            sources={language: _folder_key(task.path) for language, task in options.tasks.items() if task.path},
         )
 
     @property
@@ -122,21 +158,30 @@ class Study:
     @property
     def has_questions(self) -> bool:
         """Whether the study has questions to answer."""
-        return isinstance(self.profile.source, EmbeddedSource) or self.profile.source.questions is not None
+        source = self.profile.source
+        if self.profile.evaluation.tasks or isinstance(source, EmbeddedSource):
+            return True
+        return isinstance(source, LocalSource) and source.questions is not None
 
     def model(self, name: str) -> Stage:
         """The ``base`` or ``chat`` model: trained, or the user's own directory."""
         source = self.profile.source
-        if isinstance(source, LocalSource):
-            return self._local_model(source, name)
+        if not isinstance(source, EmbeddedSource):
+            return self._given_model(source, name)
         return self._base_model if name == "base" else self._chat_model
 
-    def _local_model(self, source: LocalSource, name: str) -> Stage:
+    def _given_model(self, source: LocalSource | HubSource, name: str) -> Stage:
         from crane_lib.models.loading import check_model_directory, directory_fingerprint
 
-        path = source.base_model if name == "base" else source.chat_model
-        if path is None:
+        given = source.base_model if name == "base" else source.chat_model
+        if given is None:
             raise CraneError(f"profile {self.profile.name}: names no {name} model")
+        if isinstance(given, HubModel):
+            from crane_lib.models.hub import model_directory_of
+
+            path = model_directory_of(given.id, revision=given.revision, trust_remote_code=source.trust_remote_code)
+        else:
+            path = given
         check_model_directory(path)
         return Stage(f"{name}_model", path, directory_fingerprint(path), True, 0.0)
 
@@ -184,7 +229,7 @@ class Study:
         return {
             "device": self.profile.device,
             "dtype": self.profile.dtype,
-            "trust_remote_code": isinstance(source, LocalSource) and source.trust_remote_code,
+            "trust_remote_code": not isinstance(source, EmbeddedSource) and source.trust_remote_code,
         }
 
     def relevance(self, name: str) -> Stage:
@@ -245,7 +290,14 @@ class Study:
         delimiters = options.target_delimiter
         if name == "chat":
             delimiters = dict.fromkeys(self.languages, options.chat_target_delimiter)
-        return {"batch_size": options.batch_size, "delimiters": delimiters, **self._common(name)}
+        return {
+            "batch_size": options.batch_size,
+            "delimiters": delimiters,
+            "chat_template": options.chat_template,
+            "few_shot": options.few_shot,
+            "random_seed": options.random_seed,
+            **self._common(name),
+        }
 
     def perplexity(self, name: str) -> Stage:
         """Perplexity of a model under every mask."""
@@ -261,11 +313,23 @@ class Study:
 
         if not self.has_questions:
             raise CraneError(f"profile {self.profile.name}: names no questions; give source.questions its files")
-        return self._masking(f"nlu_{name}", make_nlu, name, self._nlu_parameters(name))
+        return self._masking(f"nlu_{name}", make_nlu, name, self._nlu_parameters(name), corpus=self.questions)
 
-    def _masking(self, stage: str, make: Callable[..., None], name: str, parameters: dict[str, Any]) -> Stage:
+    def _masking(
+        self,
+        stage: str,
+        make: Callable[..., None],
+        name: str,
+        parameters: dict[str, Any],
+        *,
+        corpus: Stage | None = None,
+    ) -> Stage:
         """Evaluate the base model under all base sets; the chat model under the transfer's base sets and its own."""
-        inputs = {"corpus": self.corpus, "model": self.model(name), "selected_on_base": self.selection("base")}
+        inputs = {
+            "corpus": corpus or self.corpus,
+            "model": self.model(name),
+            "selected_on_base": self.selection("base"),
+        }
         chosen: dict[str, Any] = {"methods": None}
         if name == "chat":
             inputs["selected_on_chat"] = self.selection("chat")
@@ -273,9 +337,9 @@ class Study:
             chosen = {"methods": methods, "draws": _TRANSFER_DRAWS}
         return self.store.run(stage, make, inputs=inputs, parameters={**chosen, **parameters})
 
-    def _back(self, stage: str, make: Callable[..., None], parameters: dict[str, Any]) -> Stage:
+    def _back(self, stage: str, make: Callable[..., None], parameters: dict[str, Any], *, corpus: Stage) -> Stage:
         """Evaluate the base model under the sets selected on the chat model."""
-        inputs = {"corpus": self.corpus, "model": self.model("base"), "selected_on_chat": self.selection("chat")}
+        inputs = {"corpus": corpus, "model": self.model("base"), "selected_on_chat": self.selection("chat")}
         methods = {"chat": list(_CHAT_METHODS)}
         return self.store.run(stage, make, inputs=inputs, parameters={"methods": methods, **parameters})
 
@@ -285,9 +349,9 @@ class Study:
 
         options = self.profile.relevance
         parameters = {"token_budget": options.token_budget, "max_length": options.max_length, **self._common("base")}
-        stages = [self._back("perplexity_back", make_perplexity, parameters)]
+        stages = [self._back("perplexity_back", make_perplexity, parameters, corpus=self.corpus)]
         if self.has_questions:
-            stages.append(self._back("nlu_back", make_nlu, self._nlu_parameters("base")))
+            stages.append(self._back("nlu_back", make_nlu, self._nlu_parameters("base"), corpus=self.questions))
         return stages
 
     # --- controls ---------------------------------------------------------------------------------------------
@@ -472,7 +536,7 @@ class Study:
             stage = self.store.run(
                 f"unmasked_{name}",
                 make_unmasked_nlu,
-                inputs={"corpus": self.corpus, "model": self.model(name)},
+                inputs={"corpus": self.questions, "model": self.model(name)},
                 parameters=self._nlu_parameters(name),
             )
             frames.append(read_frame(stage / "rows.csv"))
@@ -494,3 +558,8 @@ def _file_key(path: Path) -> str:
     from crane_lib.files import sha256
 
     return sha256(path) if path.is_file() else "missing"
+
+
+def _folder_key(folder: Path) -> dict[str, str]:
+    """Hashes of the files of a folder of the user's; none where it is missing (the stage then says so)."""
+    return {str(path.relative_to(folder)): _file_key(path) for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,14 +1,16 @@
 """Question answering through lm-evaluation-harness: tasks of our own, one a language, evaluated mask after mask.
 
-The harness, its task objects and the model wrapper are built once; each mask then costs forward passes only.
+The harness, its task objects, the model wrapper and all prompts are built once; a mask costs forward passes only.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
+from crane_lib.evaluation.scoring import Requests
 
 TASK_PREFIX = "crane"
+SUBJECT_MARK = "__"  # between language and subject in the name of a task
 _FIELDS = ("question", "options", "gold")
 
 
@@ -148,7 +152,17 @@ def _quiet() -> Any:
 
 
 class Harness:
-    """A model and its tasks, ready to be evaluated as often as there are masks."""
+    """A model and its tasks, ready to be evaluated as often as there are masks.
+
+    Prompts, examples and answers are the harness's; they are rendered and tokenized once. What an evaluation then takes
+    is forward passes (`crane_lib.evaluation.scoring`).
+
+    Parameters
+    ----------
+    tasks : folder of task definitions, named ``crane_<language>`` or ``crane_<language>__<subject>``
+    chat : put every prompt into the tokenizer's chat template
+    random_seed : of the draw of examples, for tasks that draw theirs
+    """
 
     def __init__(
         self,
@@ -158,17 +172,19 @@ class Harness:
         *,
         batch_size: int,
         chat: bool,
+        random_seed: int = 0,
     ) -> None:
+        names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
+        if not names:
+            raise CraneError(f"{tasks}: has no task definitions ({TASK_PREFIX}_*.yaml)")
         with _quiet():
             from lm_eval.models.huggingface import HFLM
             from lm_eval.tasks import TaskManager
 
-            names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
-            if not names:
-                raise CraneError(f"{tasks}: has no task definitions ({TASK_PREFIX}_*.yaml)")
             # The default manager indexes every task the harness ships, which takes many seconds.
             manager = TaskManager(include_defaults=False, include_path=str(tasks))
-            self._tasks = manager.load(names)
+            loaded = manager.load(names)
+            self._tasks = {name: loaded["tasks"][name] for name in names}
             self._model = HFLM(
                 pretrained=model,
                 tokenizer=tokenizer,
@@ -177,35 +193,64 @@ class Harness:
                 # Only asked for where the tokenizer has no token of its own to begin or end a text with.
                 prefix_token_id=None if {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None} else 0,
             )
-        self._chat = chat
+            for task in self._tasks.values():
+                task.set_fewshot_seed(random_seed)
+                task.build_all_requests(
+                    apply_chat_template=chat, chat_template=self._model.apply_chat_template if chat else None
+                )
+        asked = [instance for task in self._tasks.values() for instance in task.instances]
+        self.requests = Requests(
+            [self._tokens(*instance.args) for instance in asked],
+            batch_size=batch_size,
+            max_length=self._model.max_length,
+        )
+        if self.requests.cut:
+            warnings.warn(
+                f"{self.requests.cut} of {self.requests.count} prompts are longer than the model's "
+                f"{self._model.max_length} tokens and lose their beginning",
+                stacklevel=2,
+            )
+        self._items = self._collect_items()
+
+    def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and an answer, parted as the harness parts them."""
+        if context:
+            return self._model._encode_pair(context, continuation)
+        answer = self._model.tok_encode(continuation, add_special_tokens=False)
+        prefix = self._model.prefix_token_id
+        return ([prefix], answer) if answer[0] != prefix else (answer[:1], answer[1:])
+
+    def _collect_items(self) -> pd.DataFrame:
+        """One row an item: language, item, subject, its first request, its options and the right one of them."""
+        rows = []
+        counts: dict[str, int] = {}
+        start = 0
+        for name, task in self._tasks.items():
+            language, _, subject = name.removeprefix(f"{TASK_PREFIX}_").partition(SUBJECT_MARK)
+            for _doc, instances in groupby(task.instances, key=lambda instance: instance.doc_id):
+                group = list(instances)
+                item = counts[language] = counts.get(language, -1) + 1
+                gold = int(task.doc_to_target(group[0].doc))
+                rows.append((language, item, subject, start, len(group), gold))
+                start += len(group)
+        return pd.DataFrame(rows, columns=["language", "item", "subject", "first", "options", "gold"])
 
     def accuracy(self) -> pd.DataFrame:
         """Evaluate every task on the model as it is now.
 
         Returns
         -------
-        frame an item: language, item (index), correct (bool)
+        frame an item: language, item (index), subject, correct (bool), margin (log-likelihood of the right option over
+        that of the best other one, nats)
         """
-        from lm_eval.evaluator import evaluate
-
-        with _quiet():
-            result = evaluate(
-                lm=self._model,
-                task_dict=self._tasks,
-                apply_chat_template=self._chat,
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-        frames = []
-        for name, samples in result["samples"].items():
-            ordered = sorted(samples, key=lambda sample: sample["doc_id"])
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "language": name.removeprefix(f"{TASK_PREFIX}_"),
-                        "item": [sample["doc_id"] for sample in ordered],
-                        "correct": [bool(np.isclose(sample["acc"], 1.0)) for sample in ordered],
-                    }
-                )
-            )
-        return pd.concat(frames, ignore_index=True)
+        scores = self.requests.log_likelihoods(self._model.model)
+        items = self._items
+        width = int(items["options"].max())
+        number = np.arange(width)
+        there = number < items["options"].to_numpy()[:, None]  # (items, options)
+        table = np.where(there, scores[np.where(there, items["first"].to_numpy()[:, None] + number, 0)], -np.inf)
+        gold = items["gold"].to_numpy()
+        right = table[np.arange(len(items)), gold]
+        others = np.where(number == gold[:, None], -np.inf, table).max(axis=1)
+        found = {"correct": table.argmax(axis=1) == gold, "margin": right - others}
+        return items[["language", "item", "subject"]].assign(**found)

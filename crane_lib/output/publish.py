@@ -7,13 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from IPython.display import Image, Markdown, display
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_lib.output.style import marked
 from crane_lib.output.writing import write_table
 
 CAPTIONS = "captions.json"
+REHEARSAL = "REHEARSAL (random model, made-up data; not a result)"
+
+
+def _is_rehearsal(folder: Path) -> bool:
+    """Whether the run in a folder only rehearses, as its resolved profile says."""
+    try:
+        profile = yaml.safe_load((folder / "profile.yaml").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    return isinstance(profile, dict) and bool(profile.get("rehearsal"))
 
 
 class Publisher:
@@ -22,6 +34,7 @@ class Publisher:
     def __init__(self, folder: Path, section: str) -> None:
         self.folder = folder
         self.section = section
+        self._mark = REHEARSAL if _is_rehearsal(folder) else ""
 
     def _caption(self, name: str, caption: str) -> None:
         path = self.folder / CAPTIONS
@@ -34,6 +47,7 @@ class Publisher:
     def table(self, name: str, frame: pd.DataFrame, caption: str, *, digits: int | Mapping[str, int] = 3) -> None:
         """Write a table as CSV, Markdown and LaTeX, and show it."""
         stem = f"tables/{self.section}_{name}"
+        caption = f"{self._mark}: {caption}" if self._mark else caption
         text = write_table(frame, self.folder / stem, caption=caption, digits=digits)
         self._caption(stem, text)
         display(Markdown((self.folder / f"{stem}.md").read_text(encoding="utf-8")))
@@ -41,6 +55,8 @@ class Publisher:
     def figure(self, name: str, draw: Callable[..., str], data: Any, **options: Any) -> None:
         """Draw a figure as PNG and PDF, and show it with its caption."""
         stem = f"figures/{self.section}_{name}"
-        caption = draw(data, self.folder / stem, **options)
+        with marked(self._mark):
+            caption = draw(data, self.folder / stem, **options)
+        caption = f"{self._mark}: {caption}" if self._mark else caption
         self._caption(stem, caption)
         display(Image(filename=str(self.folder / f"{stem}.png")), Markdown(caption))

@@ -196,6 +196,11 @@ def write_report(folder: Path) -> None:
     profile = str(manifest.get("profile", {}).get("name") or folder.name)
     description = manifest.get("profile", {}).get("description")
     parts = [f"# CRANE: report of profile `{profile}`", *([_sentence(description)] if description else [])]
+    if manifest.get("profile", {}).get("rehearsal"):
+        parts.append(
+            "**REHEARSAL.** A small model with random weights and made-up texts and questions stand in for the real "
+            "ones: every number and verdict below shows that the path works, and nothing else."
+        )
     if verdicts is None:
         parts += ["## Verdicts", "No claim has been judged yet: run the section on the claims."]
     else:
@@ -203,4 +208,6 @@ def write_report(folder: Path) -> None:
     parts += _sections(folder, manifest, captions, profile)
     parts += _over_seeds(folder)
     parts += [*_missing(manifest, verdicts), *_times(manifest), *_made_with(manifest)]
+    if manifest.get("profile", {}).get("rehearsal"):
+        parts = [f"{part} (REHEARSAL)" if part.startswith("## ") else part for part in parts]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +142,27 @@ def ink_on(colour: Any) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
 
 
+_mark: ContextVar[str] = ContextVar("mark", default="")
+
+
+@contextmanager
+def marked(text: str) -> Iterator[None]:
+    """Every figure saved in the block has `text` above it."""
+    token = _mark.set(text)
+    try:
+        yield
+    finally:
+        _mark.reset(token)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as ``path.png`` and ``path.pdf`` and close it; equal figures give equal bytes."""
     plain: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
+    if mark := _mark.get():
+        figure.suptitle(mark, fontsize=8, color="#b00020")
     figure.draw_without_rendering()  # lays the figure out once, for both files
     figure.set_layout_engine("none")
     box = figure.get_tightbbox().padded(0.06)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
+from crane_lib.evaluation.benchmarks import write_benchmark_tasks
 from crane_lib.evaluation.nlu import Harness, write_tasks
 from crane_lib.evaluation.perplexity import document_nll
 from crane_lib.evaluation.rows import COLUMNS, accuracy_row, mask_labels, perplexity_rows
@@ -148,15 +149,24 @@ def _harness(
     device: str,
     dtype: str,
     trust_remote_code: bool,
+    chat_template: bool = True,
+    few_shot: int = 5,
+    random_seed: int = 2025,
 ) -> tuple[PreTrainedModel, Harness]:
-    """A model and its question tasks; the chat model is asked as a chat model where it has a template."""
+    """A model and its question tasks; the chat model is asked in its template, where it has one and that is wanted.
+
+    corpus : folder with benchmarks.json, or with questions.<language>.jsonl
+    """
     network, tokenizer = load_model(
         model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
-    chat = model_name == "chat" and tokenizer.chat_template is not None
-    questions = {language: corpus / f"questions.{language}.jsonl" for language in languages}
-    write_tasks(folder, questions, delimiters=delimiters, chat=chat)
-    return network, Harness(network, tokenizer, folder, batch_size=batch_size, chat=chat)
+    chat = chat_template and model_name == "chat" and tokenizer.chat_template is not None
+    if (corpus / "benchmarks.json").is_file():
+        write_benchmark_tasks(folder, corpus, few_shot=few_shot, delimiters=delimiters)
+    else:
+        questions = {language: corpus / f"questions.{language}.jsonl" for language in languages}
+        write_tasks(folder, questions, delimiters=delimiters, chat=chat)
+    return network, Harness(network, tokenizer, folder, batch_size=batch_size, chat=chat, random_seed=random_seed)
 
 
 def _accuracy_rows(found: pd.DataFrame, mask: dict[str, Any]) -> list[dict[str, Any]]:

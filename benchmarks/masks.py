@@ -1,0 +1,144 @@
+"""Evaluating masks: time of `Harness.accuracy` over many masks against the forward passes it cannot do without.
+
+`python -m benchmarks.masks --help`
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+
+from benchmarks.measurement import Measurement, alternate, machine_facts, ratio, timed, times
+from crane_lib import made_up
+from crane_lib.errors import CraneError
+from crane_lib.evaluation.nlu import Harness, write_tasks
+from crane_lib.files import write_frame, write_json, write_text
+from crane_lib.masking import masked
+from crane_lib.models.loading import load_model
+from crane_lib.neurons import NeuronSet
+
+LANGUAGES = ("en", "zh", "vi")
+OURS, MODEL, OFTEN = "all masks", "forward passes alone", "harness built anew for each mask"
+GOAL = "<= 1.5"
+RESULTS = Path(__file__).resolve().parent / "results"
+# The size of the embedded model of the profile mini.
+ARCHITECTURE = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 24_576, "num_attention_heads": 32}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _questions(folder: Path, language: str, count: int) -> Path:
+    """Four-way questions with options of several tokens, as those of the embedded study."""
+    import json
+
+    writer = made_up.Writer(language)
+    rows = [
+        {"question": writer.words(10), "options": [writer.words(2) for _ in range(4)], "gold": writer.right()}
+        for _ in range(count)
+    ]
+    path = folder / f"questions.{language}.jsonl"
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def _masks(model: torch.nn.Module, count: int) -> list[NeuronSet]:
+    """Sets of a tenth of the neurons, drawn at random."""
+    layers, width = model.config.num_hidden_layers, model.config.intermediate_size
+    generator = torch.Generator().manual_seed(0)
+    return [
+        NeuronSet(
+            sites={
+                "neuron": [
+                    torch.randperm(width, generator=generator)[: width // 10].sort().values.numpy()
+                    for _ in range(layers)
+                ]
+            },
+            widths={"neuron": width},
+        )
+        for _ in range(count)
+    ]
+
+
+def _under(model: torch.nn.Module, masks: list[NeuronSet], work: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for neurons in masks:
+            with masked(model, neurons):
+                work()
+
+    return run
+
+
+def measure(*, masks: int, questions: int, rounds: int, batch_size: int = 64) -> list[Measurement]:
+    """The contestants take turns in every round; the harness built anew is timed once, for one mask."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        made_up.write_models(folder / "model", None, architecture=ARCHITECTURE, languages=LANGUAGES)
+        model, tokenizer = load_model(folder / "model", device="auto")
+        write_tasks(
+            folder / "tasks",
+            {language: _questions(folder, language, questions) for language in LANGUAGES},
+            delimiters={},
+            chat=False,
+        )
+
+        def build() -> Harness:
+            return Harness(model, tokenizer, folder / "tasks", batch_size=batch_size, chat=False)
+
+        harness = build()
+        chosen = _masks(model, masks)
+
+        def passes() -> None:
+            for _batch, _logits in harness.requests.forward(model):
+                pass
+
+        harness.accuracy()  # warm
+        contestants = {OURS: _under(model, chosen, harness.accuracy), MODEL: _under(model, chosen, passes)}
+        found = alternate([contestants] * rounds)
+        anew = timed(lambda: build().accuracy())
+    return [
+        *times("masks", found),
+        ratio("masks", found, OURS, MODEL, goal=GOAL),
+        Measurement("masks", OFTEN, anew * masks, "s, reckoned from one"),
+        Measurement("masks", "masks", masks, ""),
+        Measurement("masks", "questions a language", questions, ""),
+    ]
+
+
+@app.command()
+def run(
+    quick: Annotated[bool, typer.Option("--quick", help="Few masks and questions: shows that all runs.")] = False,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the results go.")] = RESULTS,
+) -> None:
+    """Time of 30 masks x 3 languages x 200 questions, against the model's forward passes in the same run.
+
+    Both sides mask the model and run the same batches; ours also scores the answers. The goal is a ratio under 1.5.
+    Writes masks.csv and masks-machine.json to DIR.
+    """
+    facts = machine_facts()
+    rows = measure(masks=2 if quick else 30, questions=8 if quick else 200, rounds=1 if quick else 3)
+    frame = pd.DataFrame([{**vars(row), "met": "" if quick or row.met is None else row.met} for row in rows])
+    suffix = "-quick" if quick else ""
+    write_frame(output / f"masks{suffix}.csv", frame)
+    write_json(output / f"masks{suffix}-machine.json", vars(facts))
+    print(frame[["what", "value", "low", "high", "unit", "goal", "met"]].to_string(index=False))
+
+
+def main() -> None:
+    """Run the command; what a user can put right is one line."""
+    try:
+        app()
+    except CraneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
