@@ -54,7 +54,6 @@ def normalized_contrast(values: Scores, *, against: Literal["largest", "mean"] =
     ----------
     values : per language the mean over documents of a unit's relevance, or its activation probability  (L, I)
     """
-    others = {"largest": np.max, "mean": np.mean}[against]
     if len(values) < 2:
         raise CraneError(f"contrast needs at least two languages, saw {sorted(values)}")
     norms = {language: np.abs(array).sum() for language, array in values.items()}
@@ -62,10 +61,11 @@ def normalized_contrast(values: Scores, *, against: Literal["largest", "mean"] =
         if not np.isfinite(norm) or norm == 0:
             raise CraneError(f"contrast: the statistics of {language!r} sum to {norm}; was its corpus empty?")
     scaled = {language: array / norms[language] for language, array in values.items()}
-    return {
-        language: scaled[language] - others([scaled[other] for other in scaled if other != language], axis=0)
-        for language in scaled
-    }
+    result = {}
+    for language in scaled:
+        others = np.stack([scaled[other] for other in scaled if other != language])
+        result[language] = scaled[language] - (others.max(axis=0) if against == "largest" else others.mean(axis=0))
+    return result
 
 
 def select_top(scores: Scores, *, budget: float) -> dict[str, Chosen]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +38,7 @@ def dose_response(curves: pd.DataFrame, path: Path) -> str:
                 low, high = ("lowest", "highest") if drawn else ("low", "high")
                 x, colour = 100 * part["share"], method_colour(method)
                 panel.fill_between(x, part[low], part[high], color=colour, alpha=0.18, linewidth=0)
-                line = {"linestyle": "--" if drawn else "-", "marker": "" if drawn else "o", "markersize": 3}
+                line: dict[str, Any] = {"linestyle": "--"} if drawn else {"marker": "o", "markersize": 3}
                 panel.plot(x, part["mean"], color=colour, label=method_label(method), **line)
             panel.set_xscale("log")
             ticks = sorted(set(100 * curves[curves["metric"] == metric]["share"]))

@@ -137,8 +137,19 @@ def _cell_text(cell: pd.Series) -> str:
     return mean if cell["lowest"] == cell["highest"] else f"{mean}\n{lowest}\nto {highest}"
 
 
-def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", selected_on: str | None = None) -> str:
+def langspec_bars(
+    langspec: pd.DataFrame,
+    path: Path,
+    *,
+    model: str = "base",
+    selected_on: str | None = None,
+    intervals: pd.DataFrame | None = None,
+) -> str:
     """LangSpec-F1 of every method and budget: a bar a language and one for the mean, a dot for each random draw.
+
+    Parameters
+    ----------
+    intervals : rows of `crane_lib.evaluation.uncertainty.langspec_intervals`, drawn on the bars of a language
 
     Returns
     -------
@@ -159,6 +170,9 @@ def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", se
             for row, (method, budget) in enumerate(sets):
                 group = pick(part, method=method, budget=budget)
                 _langspec_group(panel, group, row=row, languages=languages, mean_colour=method_colour(method))
+                if intervals is not None:
+                    found = pick(intervals, metric=metric, method=method, budget=budget, random_seed=-1)
+                    _langspec_intervals(panel, found, row=row, languages=languages)
             panel.set_title(f"By {METRIC_LABELS[metric].lower()}")
             panel.set_xlabel("LangSpec-F1 (0 to 1)")
             panel.grid(axis="x")
@@ -172,6 +186,7 @@ def langspec_bars(langspec: pd.DataFrame, path: Path, *, model: str = "base", se
     by = ["metric", "method", "budget", "masked_language"]
     draws = int(over_draws(frame, by=by, value="langspec_f1")["draws"].max())
     dots = f" Random sets: bars are means over {draws} draws, each draw a dot." if draws > 1 else ""
+    dots += "" if intervals is None else " Lines: 95 % intervals of a paired bootstrap over items."
     return (
         f"LangSpec-F1 of each method's masks, a language and on average; {MODEL_LABELS.get(model, model).lower()}, "
         f"judged by {' and by '.join(METRIC_LABELS[metric].lower() for metric in metrics)}.{dots}"
@@ -191,6 +206,15 @@ def _langspec_group(axes: Axes, part: pd.DataFrame, *, row: int, languages: list
         axes.barh(place, values.mean(), height, color=mean_colour if code == _MEAN else colours[code])
         if len(values) > 1:
             axes.plot(values, [place] * len(values), "o", markersize=2.6, mfc="white", mec="black", mew=0.6)
+
+
+def _langspec_intervals(axes: Axes, found: pd.DataFrame, *, row: int, languages: list[str]) -> None:
+    """Intervals on the bars of the languages at height `row`."""
+    height = 0.8 / (len(languages) + 1)
+    for number, code in enumerate(languages):
+        place = row + (number - len(languages) / 2) * height
+        for low, high in pick(found, masked_language=code)[["low", "high"]].to_numpy():
+            axes.plot([low, high], [place, place], color="black", linewidth=0.9)
 
 
 def transfer_figure(rows: pd.DataFrame, path: Path, *, metric: str = "token_probability") -> str:

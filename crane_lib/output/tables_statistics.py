@@ -154,32 +154,67 @@ def dose_curves(found: Resampled) -> pd.DataFrame:
     return table.sort_values(["method", "share"], ignore_index=True)[columns]
 
 
+def _curves(found: Resampled) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Budgets (N,) and the mean LangSpec-F1 of each method that has all of them, (N,) and under resampling (B, N)."""
+    sets, means, draws = method_means(found)
+    share = pd.to_numeric(sets["budget"], errors="coerce")
+    budgets = np.array(sorted(share[sets["method"] == "contrast"]))
+    curves = {}
+    for method in dict.fromkeys(sets["method"]):
+        places = [np.flatnonzero((sets["method"] == method) & (share == budget)) for budget in budgets]
+        if len(budgets) > 1 and all(len(place) == 1 for place in places):
+            order = np.concatenate(places)
+            curves[str(method)] = means[order], draws[:, order]
+    return budgets, curves
+
+
 def area_table(found: Resampled) -> pd.DataFrame:
-    """Area under the curve of LangSpec-F1 over the log budget, a method, with its interval.
+    """Area under the curve of LangSpec-F1 over the log budget, a method, with its interval, and the highest point.
 
     Methods that were not evaluated at every budget have none.
 
     Returns
     -------
-    frame with method, metric, area, low, high, and best and best_budget (the highest point of the curve)
+    frame with method, metric, area, low and high, best_budget, best, best_low and best_high
     """
-    sets, means, draws = method_means(found)
-    share = pd.to_numeric(sets["budget"], errors="coerce")
-    budgets = np.array(sorted(share[sets["method"] == "contrast"]))
+    budgets, curves = _curves(found)
     records = []
-    for method in dict.fromkeys(sets["method"]):
-        places = [np.flatnonzero((sets["method"] == method) & (share == budget)) for budget in budgets]
-        if len(budgets) < 2 or any(len(place) != 1 for place in places):
-            continue
-        order = np.concatenate(places)
-        low, high = interval(area(budgets, draws[:, order]))
-        best = int(means[order].argmax())
-        record = {"method": method, "metric": found.metric, "area": float(area(budgets, means[order]))}
-        interval_of_area = {"low": float(low), "high": float(high)}
-        record |= interval_of_area | {"best": means[order][best], "best_budget": f"{budgets[best]:g}"}
-        records.append(record)
-    columns = ["method", "metric", "area", "low", "high", "best", "best_budget"]
+    for method, (means, draws) in curves.items():
+        low, high = interval(area(budgets, draws))
+        best = int(means.argmax())
+        best_low, best_high = interval(draws[:, best])
+        records.append(
+            {
+                "method": method,
+                "metric": found.metric,
+                "area": float(area(budgets, means)),
+                "low": float(low),
+                "high": float(high),
+                "best_budget": f"{budgets[best]:g}",
+                "best": float(means[best]),
+                "best_low": float(best_low),
+                "best_high": float(best_high),
+            }
+        )
+    columns = ["method", "metric", "area", "low", "high", "best_budget", "best", "best_low", "best_high"]
     return _sorted(pd.DataFrame(records, columns=columns), ["method"])
+
+
+def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
+    """How far a method's highest point lies above each other method's own, on the same resamples.
+
+    Returns
+    -------
+    frame with method (the other one), metric, difference, low and high
+    """
+    _budgets, curves = _curves(found)
+    records = []
+    for method, (means, draws) in curves.items():
+        own, drawn = curves[of]
+        low, high = interval(drawn[:, own.argmax()] - draws[:, means.argmax()])
+        records.append((method, found.metric, float(own.max() - means.max()), float(low), float(high)))
+    table = pd.DataFrame(records, columns=["method", "metric", "difference", "low", "high"])
+    return _sorted(table[table["method"] != of], ["method"])
 
 
 def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.rows import langspec_rows
-from crane_lib.evaluation.uncertainty import resample_items
+from crane_lib.evaluation.uncertainty import drop_intervals, langspec_intervals, resample_items
 from crane_lib.output import figures, tables, tables_statistics
 
 LANGUAGES = ("en", "vi", "zh")
@@ -93,6 +93,26 @@ def test_the_main_table_gets_intervals_and_keeps_its_columns(items, found):
     assert table["mean_low"].notna().all()
 
 
+def test_figures_draw_the_intervals_and_say_so(items, found, tmp_path):
+    rows = (
+        items.rename(columns={"language": "evaluation_language"})
+        .groupby([*found.masks.columns, "evaluation_language"], sort=False)["correct"]
+        .mean()
+        .reset_index(name="value")
+        .assign(task="nlu", metric="accuracy")
+    )
+    langspec = langspec_rows(rows, measure="accuracy")
+    for name, draw, data, intervals in (
+        ("bars", figures.langspec_bars, langspec, langspec_intervals(found)),
+        ("map", figures.delta_matrices, rows, drop_intervals(found)),
+    ):
+        options = {"metric": "accuracy"} if name == "map" else {}
+        assert "paired bootstrap" in draw(data, tmp_path / name, intervals=intervals, **options)
+        assert "bootstrap" not in draw(data, tmp_path / f"{name}_plain", **options)
+        with_them, without = (tmp_path / f"{name}{end}.png" for end in ("", "_plain"))
+        assert with_them.read_bytes() != without.read_bytes()
+
+
 def test_areas_of_curves_that_are_known():
     budgets = np.array([0.01, 0.1, 1.0])
     assert tables_statistics.area(budgets, np.ones(3)) == pytest.approx(1.0)
@@ -106,6 +126,14 @@ def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
     assert table.loc["contrast", "area"] == pytest.approx((f1(10, 0) + f1(20, 0)) / 2)
     assert (table.loc["contrast", "best_budget"], table.loc["contrast", "best"]) == ("0.1", pytest.approx(f1(20, 0)))
     assert (table["low"] <= table["high"]).all()
+    assert table.loc["contrast", "best_low"] < f1(20, 0) < table.loc["contrast", "best_high"]
+
+
+def test_highest_points_are_compared_wherever_they_lie(found):
+    table = tables_statistics.best_differences(found, of="contrast").set_index("method")
+    assert set(table.index) == {"lape", "kurtosis", "random_global"}
+    assert table.loc["lape", "difference"] == pytest.approx(f1(20, 0) - f1(2, 2))
+    assert 0 < table.loc["lape", "low"] < table.loc["lape", "difference"] < table.loc["lape", "high"]
 
 
 def test_control_table_compares_neurons_with_global_masks_only(found):
