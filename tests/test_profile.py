@@ -236,3 +236,26 @@ def test_processes_and_checkpointing_of_the_relevance_pass(tmp_path):
     loaded = load_profile(written(tmp_path, embedded(relevance={"processes": 4, "checkpointing": True})))
     assert (loaded.relevance.processes, loaded.relevance.checkpointing) == (4, True)
     assert "relevance.processes" in complaint(tmp_path, embedded(relevance={"processes": 0}))
+
+
+def test_open_questions_are_found_from_the_profiles_folder(tmp_path):
+    asked = {"de": "open.de.txt", "fr": "/elsewhere/fr.txt"}
+    values = local() | {"open_ended": {"questions": asked, "judge": "both"}}
+    profile = load_profile(written(tmp_path, values))
+    assert profile.open_ended.questions == {"de": tmp_path / "open.de.txt", "fr": Path("/elsewhere/fr.txt")}
+    assert load_profile(written(tmp_path, profile.resolved(), "again.yaml")).open_ended == profile.open_ended
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"questions": {"de": "a.txt"}}, r"open_ended\.questions: has \['de'\], the languages are \['de', 'fr'\]"),
+        ({"judge": "gpt"}, r"open_ended\.judge: "),
+        ({"judges": "both"}, r"unknown key 'open_ended\.judges'; did you mean 'judge'\?"),
+        ({"concurrency": 0}, r"open_ended\.concurrency: "),
+        ({"repetition_penalty": 0.9}, r"open_ended\.repetition_penalty: "),
+    ],
+)
+def test_wrong_open_ended_options_are_named(tmp_path, options, message):
+    with pytest.raises(CraneError, match=message):
+        load_profile(written(tmp_path, local() | {"open_ended": options}))

@@ -62,7 +62,7 @@ def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "bas
             name_panel(panel, method, budget)
             panel.set_ylabel("Masked" if number % 3 == 0 else "")
             panel.set_xlabel("Evaluated" if number + 3 >= len(sets) else "")
-        bar = figure.colorbar(image, ax=panels, shrink=0.6, label="Judge score lost (points of 1 to 10)")
+        bar = figure.colorbar(image, ax=panels, shrink=0.6 if len(sets) > 3 else 0.9, label="Judge score lost (points)")
         bar.ax.set_ylim(low if low < -0.02 * largest else 0.0, largest)
     draws = int(found["draws"].max())
     drawn = f" Random sets: mean over {draws} draws." if draws > 1 else ""

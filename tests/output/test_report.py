@@ -119,7 +119,7 @@ def test_report_of_an_empty_run(tmp_path):
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "No claim has been judged yet" in text
-    assert "Open-ended generation" in text
+    assert "Selection on 1,000 instead of 5,000 documents" in text
 
 
 def test_a_broken_file_is_named(tmp_path):

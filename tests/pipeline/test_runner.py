@@ -323,3 +323,25 @@ def test_a_failure_takes_the_sections_older_outputs_away(tmp_path, notebooks, wo
     assert start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8})) == 1
     assert {path.name for path in tables.iterdir()} == {"00_a.csv", "02_a.csv"}
     assert not (tmp_path / "smoke" / "notebooks" / "01_second.ipynb").exists()
+
+
+def test_the_open_questions_and_the_judge_are_part_of_a_sections_key(tmp_path, notebooks, work, monkeypatch):
+    questions = {language: tmp_path / f"{language}.txt" for language in ("en", "zh", "vi")}
+    for path in questions.values():
+        path.write_text("?")
+
+    def key(**changes):
+        options = PROFILE.open_ended.model_copy(update={"questions": questions} | changes)
+        profile = PROFILE.model_copy(update={"open_ended": options})
+        return Run(profile, tmp_path, sections.all_sections()).key(sections.all_sections()[0])
+
+    before = key()
+    monkeypatch.setenv("CRANE_JUDGE_MODEL", "a")
+    assert key() == before  # the offline judge asks nobody
+    asked = key(judge="endpoint")
+    monkeypatch.setenv("CRANE_JUDGE_KEY", "secret")
+    assert key(judge="endpoint") == asked
+    monkeypatch.setenv("CRANE_JUDGE_MODEL", "b")
+    assert key(judge="endpoint") != asked
+    questions["zh"].write_text("??")
+    assert key() != before
