@@ -45,7 +45,8 @@ def site_map(
         colours = matplotlib.colormaps["Purples"]
         for row, column in np.ndindex(values.shape):
             ink = ink_on(colours(scale(values[row, column])))
-            axes.text(column, row, _percentage(float(values[row, column])), ha="center", va="center", color=ink, fontsize=6)
+            text = _percentage(float(values[row, column]))
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=6)
         axes.set_xticks(range(values.shape[1]))
     languages = [language for _site, language in shares]
     axes.set_yticks(range(len(shares)), languages)
@@ -112,7 +113,7 @@ def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
                 highest = max(float(np.max(list(tables[key].values()))), 1e-9)
                 site_map(panel, tables[key], scale=Normalize(0, highest))
                 name_panel(panel, *key)
-        parts[-1].supxlabel("Layer", fontsize=8)
+                panel.set_xlabel("Layer" if line is rows[-1] else "", fontsize=8)
     return (
         "Share (%) of the units of each layer and site that a language's set takes, by rule; every panel has its own "
         "scale, from white (none) to the panel's largest share. Counts of one selection: no uncertainty."
@@ -226,7 +227,7 @@ def jaccard_forest(overlaps: pd.DataFrame, path: Path) -> str:
         axes.grid(axis="x")
     return (
         "Jaccard index of the sets of two languages (dots), by rule. Grey: the range that holds 95 % of what sets "
-        "share that are placed at random with their counts kept in every layer and site (exact); the tick in it is its mean."
+        "share that are placed at random with their counts kept in every layer and site (exact); its tick is the mean."
     )
 
 
