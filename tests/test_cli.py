@@ -354,6 +354,7 @@ def test_seeds_are_planned_and_refused_where_nothing_is_trained(tmp_path, monkey
     assert f"Random seed 1, {tmp_path / 'out' / 'smoke-seed1'}:" in out
     assert out.count("would run") == 2 * len(all_sections())
     profile = write_study(tmp_path)
+    capsys.readouterr()  # what saving a model says
     code, _out, err = main(monkeypatch, capsys, "run", "--profile", profile, "--seeds", "2")
     assert code == 2
     assert err.startswith("error: --seeds: profile small has models of its own")

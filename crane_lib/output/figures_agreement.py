@@ -113,7 +113,7 @@ def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
                 highest = max(float(np.max(list(tables[key].values()))), 1e-9)
                 site_map(panel, tables[key], scale=Normalize(0, highest))
                 name_panel(panel, *key)
-        parts[-1].supxlabel("Layer", fontsize=8)
+                panel.set_xlabel("Layer" if line is rows[-1] else "", fontsize=8)
     return (
         "Share (%) of the units of each layer and site that a language's set takes, by rule; every panel has its own "
         "scale, from white (none) to the panel's largest share. Counts of one selection: no uncertainty."
@@ -227,7 +227,7 @@ def jaccard_forest(overlaps: pd.DataFrame, path: Path) -> str:
         axes.grid(axis="x")
     return (
         "Jaccard index of the sets of two languages (dots), by rule. Grey: the range that holds 95 % of what sets "
-        "share that are placed at random with their counts kept in every layer and site (exact); the tick is its mean."
+        "share that are placed at random with their counts kept in every layer and site (exact); its tick is the mean."
     )
 
 
