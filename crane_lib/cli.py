@@ -100,9 +100,10 @@ def run(
             plan.append((section.number, section.title, "would be reused" if reuse else f"would run, {about}"))
         console.plan(plan)
         return
-    work = fresh or any(not study.unchanged(section, study.key(section)) for section in sections)
-    if work and not skip_preflight and loaded.has_needs and not _look_first(loaded, study.folder, only_missing=True):
-        raise typer.Exit(2)
+    if loaded.has_needs and not skip_preflight:
+        work = fresh or any(not study.unchanged(section, study.key(section)) for section in sections)
+        if work and not _look_first(loaded, study.folder, only_missing=True):
+            raise typer.Exit(2)
     try:
         code = run_sections(study, fresh=fresh, console=console)
     except KeyboardInterrupt:
