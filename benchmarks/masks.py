@@ -12,9 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import torch
 import typer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.measurement import Measurement, alternate, machine_facts, ratio, timed, times
 from crane_lib import made_up
@@ -24,20 +26,18 @@ from crane_lib.files import write_frame, write_json, write_text
 from crane_lib.masking import masked
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import NeuronSet
+from crane_lib.profile import load_profile
 
 LANGUAGES = ("en", "zh", "vi")
 OURS, MODEL, OFTEN = "all masks", "forward passes alone", "harness built anew for each mask"
 GOAL = "<= 1.5"
 RESULTS = Path(__file__).resolve().parent / "results"
-# The size of the embedded model of the profile mini.
-ARCHITECTURE = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 24_576, "num_attention_heads": 32}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def _questions(folder: Path, language: str, count: int) -> Path:
     """Four-way questions with options of several tokens, as those of the embedded study."""
-    import json
 
     writer = made_up.Writer(language)
     rows = [
@@ -49,17 +49,30 @@ def _questions(folder: Path, language: str, count: int) -> Path:
     return path
 
 
+def _model() -> LlamaForCausalLM:
+    """The embedded model of the profile mini, with random weights."""
+    size = load_profile("mini").source.architecture
+    config = LlamaConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config)
+
+
 def _masks(model: torch.nn.Module, count: int) -> list[NeuronSet]:
     """Sets of a tenth of the neurons, drawn at random."""
     layers, width = model.config.num_hidden_layers, model.config.intermediate_size
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     return [
         NeuronSet(
             sites={
-                "neuron": [
-                    torch.randperm(width, generator=generator)[: width // 10].sort().values.numpy()
-                    for _ in range(layers)
-                ]
+                "neuron": [np.sort(generator.choice(width, size=width // 10, replace=False)) for _ in range(layers)]
             },
             widths={"neuron": width},
         )
@@ -80,7 +93,8 @@ def measure(*, masks: int, questions: int, rounds: int, batch_size: int = 64) ->
     """The contestants take turns in every round; the harness built anew is timed once, for one mask."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        made_up.write_models(folder / "model", None, architecture=ARCHITECTURE, languages=LANGUAGES)
+        made_up.write_models(folder / "model", None, architecture={"model_type": "llama"}, languages=LANGUAGES)
+        _model().save_pretrained(folder / "model")
         model, tokenizer = load_model(folder / "model", device="auto")
         write_tasks(
             folder / "tasks",

@@ -115,9 +115,10 @@ def run(
                 console.say(f"Random seed {one.profile.random_seed}, {one.folder}:")
             console.plan(plan)
         return
-    work = fresh or any(not study.unchanged(section, study.key(section)) for section in sections)
-    if work and not skip_preflight and loaded.has_needs and not _look_first(loaded, study.folder, only_missing=True):
-        raise typer.Exit(2)
+    if loaded.has_needs and not skip_preflight:
+        work = fresh or any(not study.unchanged(section, study.key(section)) for section in sections)
+        if work and not _look_first(loaded, study.folder, only_missing=True):
+            raise typer.Exit(2)
     try:
         if seeds:
             code = run_seeds(study, seeds, fresh=fresh, console=console)

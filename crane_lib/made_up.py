@@ -66,14 +66,16 @@ def _parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_corpus(folder: Path, language: str, *, config: str | None, split: str, field: str, documents: int) -> None:
-    """A data set as the hub has them: a card that names configuration, split and files, and four files of JSON lines."""
+    """A data set as the hub has them: a card (configuration, split, files) and four files of JSON lines."""
     writer = Writer(language)
     for shard in range(4):
         _lines(
             folder / "files" / f"{split}.{shard:05d}-of-00004.jsonl",
             [{field: writer.text(4), "url": f"made-up/{shard}/{n}"} for n in range(documents // 4)],
         )
-    card = {"configs": [{"config_name": config or "default", "data_files": [{"split": split, "path": "files/*.jsonl"}]}]}
+    card = {
+        "configs": [{"config_name": config or "default", "data_files": [{"split": split, "path": "files/*.jsonl"}]}]
+    }
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n", encoding="utf-8")
 
 
@@ -196,7 +198,7 @@ def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, An
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for parameter in model.parameters():
-            parameter += 0.1 * parameter.std(correction=0) * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter) * float(parameter.std(correction=0)), alpha=0.1)
     tokenizer.chat_template = CHAT_TEMPLATE
     model.save_pretrained(chat)
     tokenizer.save_pretrained(chat)

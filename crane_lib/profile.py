@@ -241,7 +241,7 @@ class Profile(_Strict):
         if not isinstance(self.source, HubSource):
             return False
         models = [model for model in (self.source.base_model, self.source.chat_model) if model is not None]
-        return any(given.gated for given in (*models, *self.source.texts.values()))
+        return any(model.gated for model in models) or any(text.gated for text in self.source.texts.values())
 
     def resolved(self) -> dict[str, Any]:
         """The profile with every default filled in, as plain values."""

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.contest import Contest
+from benchmarks.masks import measure as measure_masks
 from benchmarks.measurement import Measurement, peak_memory, ratio
 from benchmarks.workloads import QUICK, random_documents, random_model
 from crane_lib.relevance import stream_statistics
@@ -118,3 +119,11 @@ def test_peak_memory_sees_what_was_freed_again():
         block = np.ones(64 << 20, dtype=np.uint8)
         del block
     assert 60e6 < peak.added < 90e6
+
+
+def test_masks_are_measured_against_the_forward_passes_alone():
+    rows = {row.what: row for row in measure_masks(masks=2, questions=4, rounds=2)}
+    quotient = rows["all masks / forward passes alone"]
+    assert quotient.goal == "<= 1.5"
+    assert quotient.low <= quotient.value <= quotient.high
+    assert rows["all masks"].value > 0

@@ -46,7 +46,9 @@ class Fake(Machine):
 
 
 def missing(profile, machine, folder=Path("nowhere")):
-    return {check.what.partition(" /")[0]: check.remark for check in preflight(profile, folder, machine) if not check.met}
+    return {
+        check.what.partition(" /")[0]: check.remark for check in preflight(profile, folder, machine) if not check.met
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,10 @@ def test_a_machine_that_has_all(llama):
         (Fake(gpu=23.6), {"GPU memory": "40 GB needed, 23.6 GB there"}),
         (Fake(gpu=39.5), {}),
         (Fake(memory=16), {"memory": "32 GB needed, 16.0 GB there"}),
-        (Fake(refused={"meta-llama/Llama-2-7b-hf"}), {"model meta-llama/Llama-2-7b-hf": "is gated; accept its licence"}),
+        (
+            Fake(refused={"meta-llama/Llama-2-7b-hf"}),
+            {"model meta-llama/Llama-2-7b-hf": "is gated; accept its licence"},
+        ),
         (Fake(refused={"cais/mmlu"}), {"task mmlu (cais/mmlu)": "is gated; accept its licence"}),
     ],
 )

@@ -49,11 +49,18 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise CraneError(_not_there(what)) from error
-    except (errors.HTTPError, ConnectionError) as error:  # of whichever HTTP library the hub's own uses
+    except (_http_error(), ConnectionError) as error:  # of whichever HTTP library the hub's own uses
         reason = " ".join(str(error).split())[:120]
         raise CraneError(
             f"{what}: the hub cannot be reached ({type(error).__name__}: {reason}); start again"
         ) from error
+
+
+def _http_error() -> type[Exception]:
+    """What the HTTP library raises that the hub's own library is built on; it has changed that more than once."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
 
 
 def _not_there(what: str) -> str:

@@ -110,7 +110,9 @@ def test_prompts_are_the_harnesss_own(made, ours, tmp_path, language, subject):
 
 def test_scores_are_the_harnesss_own(ours):
     found = ours.accuracy()
-    result = evaluate(lm=ours._model, task_dict={"tasks": ours._tasks, "groups": {}}, bootstrap_iters=0, log_samples=True)
+    result = evaluate(
+        lm=ours._model, task_dict={"tasks": ours._tasks, "groups": {}}, bootstrap_iters=0, log_samples=True
+    )
     for name, samples in result["samples"].items():
         language, _, subject = name.removeprefix("crane_").partition("__")
         rows = found[(found["language"] == language) & (found["subject"] == subject)]
@@ -166,7 +168,9 @@ def test_other_layouts_and_formats_read_the_same(tmp_path):
         frame["choices"] = [json.dumps(list(options)) for options in frame["choices"]]
         frame.to_csv(tmp_path / f"{path.name.partition('-')[0]}.csv", index=False)
         (tmp_path / "csv").mkdir(exist_ok=True)
-        (tmp_path / f"{path.name.partition('-')[0]}.csv").rename(tmp_path / "csv" / f"{path.name.partition('-')[0]}.csv")
+        (tmp_path / f"{path.name.partition('-')[0]}.csv").rename(
+            tmp_path / "csv" / f"{path.name.partition('-')[0]}.csv"
+        )
     one, other = (read_benchmark("mmlu", folder, config="") for folder in (mmlu, tmp_path / "csv"))
     for subject in SUBJECTS["mmlu"]:
         pd.testing.assert_frame_equal(one[subject]["asked"], other[subject]["asked"])
