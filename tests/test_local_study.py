@@ -49,9 +49,9 @@ def test_every_model_is_measured_under_its_masks(done):
     _profile, _root, study, rows = done
     masks = rows.groupby("model")[["selected_on", "method"]].apply(lambda part: set(map(tuple, part.to_numpy())))
     every = {("base", item.method) for item in read_all_sets(study.selection("base").folder)}
-    assert masks["base"] == {("", "none"), *every}
     transferred = ("kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast")
     own = ("kurtosis", "contrast")
+    assert masks["base"] == {("", "none"), *every, *(("chat", m) for m in own)}
     assert masks["chat"] == {("", "none"), *(("base", m) for m in transferred), *(("chat", m) for m in own)}
     assert set(rows["evaluation_language"]) == {"en", "vi"}
     assert rows["value"].notna().all()
@@ -87,7 +87,7 @@ def test_a_second_start_reuses_everything(done):
     said = []
     again = opened(profile, root, say=said.append).all_rows()
     pd.testing.assert_frame_equal(again, rows)
-    assert len(said) == 9
+    assert len(said) == 11
     assert all(": reused" in line for line in said)
 
 
