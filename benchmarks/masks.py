@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.measurement import Measurement, alternate, machine_facts, ratio, timed, times
 from crane_lib import made_up
@@ -26,7 +26,7 @@ from crane_lib.files import write_frame, write_json, write_text
 from crane_lib.masking import masked
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import NeuronSet
-from crane_lib.profile import load_profile
+from crane_lib.profile import EmbeddedSource, load_profile
 
 LANGUAGES = ("en", "zh", "vi")
 OURS, MODEL, OFTEN = "all masks", "forward passes alone", "harness built anew for each mask"
@@ -51,7 +51,9 @@ def _questions(folder: Path, language: str, count: int) -> Path:
 
 def _model() -> LlamaForCausalLM:
     """The embedded model of the profile mini, with random weights."""
-    size = load_profile("mini").source.architecture
+    source = load_profile("mini").source
+    assert isinstance(source, EmbeddedSource)  # mini trains its model
+    size = source.architecture
     config = LlamaConfig(
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
@@ -65,7 +67,7 @@ def _model() -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
-def _masks(model: torch.nn.Module, count: int) -> list[NeuronSet]:
+def _masks(model: PreTrainedModel, count: int) -> list[NeuronSet]:
     """Sets of a tenth of the neurons, drawn at random."""
     layers, width = model.config.num_hidden_layers, model.config.intermediate_size
     generator = np.random.default_rng(0)
@@ -80,7 +82,7 @@ def _masks(model: torch.nn.Module, count: int) -> list[NeuronSet]:
     ]
 
 
-def _under(model: torch.nn.Module, masks: list[NeuronSet], work: Callable[[], object]) -> Callable[[], None]:
+def _under(model: PreTrainedModel, masks: list[NeuronSet], work: Callable[[], object]) -> Callable[[], None]:
     def run() -> None:
         for neurons in masks:
             with masked(model, neurons):

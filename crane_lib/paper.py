@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from crane_lib.agreement import share_with_random
@@ -54,9 +52,9 @@ def caption(what: str, why: str) -> str:
     return f"{what}: directions only, for {why}."
 
 
-def open_ended_rows(study: Any) -> tuple[pd.DataFrame, str]:
+def open_ended_rows(study: Study) -> tuple[pd.DataFrame, str]:
     """Judge scores of open-ended answers, and why there are none, empty where there are."""
-    reason = getattr(study, "no_open_ended", "this study generates no open-ended answers")
+    reason = study.no_open_ended
     if not reason:
         try:
             return read_frame(study.open_scores() / "rows.csv"), ""
@@ -139,7 +137,7 @@ def lape_list(study: Study, ours: list[NeuronSet]) -> tuple[list[NeuronSet], str
     path = study.profile.paper.lape_list
     if path is None:
         return [], "the profile names no published list (paper.lape_list)"
-    if getattr(study.profile, "rehearsal", False):
+    if study.profile.rehearsal:
         return [], "a rehearsal's model is not the one of the list"
     mine = [item for item in ours if (item.method, item.budget) == ("lape", "published")]
     listed = read_lape_list(path, layers=mine[0].layers, width=mine[0].widths["neuron"], model=mine[0].model)

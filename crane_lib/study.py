@@ -404,11 +404,11 @@ class Study:
         return self.store.run(
             "control_nlu",
             make_control_nlu,
-            inputs={"corpus": self.corpus, "model": self.model("base"), "sets": self.control_sets},
+            inputs={"corpus": self.questions, "model": self.model("base"), "sets": self.control_sets},
             parameters={
                 "questions": options.questions,
                 "budgets": [*(f"{budget:g}" for budget in options.question_budgets), ANY],
-                "random_seed": self.profile.random_seed,
+                "sample_seed": self.profile.random_seed,
                 **self._nlu_parameters("base"),
             },
         )

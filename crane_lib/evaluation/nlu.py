@@ -162,6 +162,8 @@ class Harness:
     tasks : folder of task definitions, named ``crane_<language>`` or ``crane_<language>__<subject>``
     chat : put every prompt into the tokenizer's chat template
     random_seed : of the draw of examples, for tasks that draw theirs
+    sample : ask so many questions of each language only, drawn at random
+    sample_seed : of that draw
     """
 
     def __init__(
@@ -173,6 +175,8 @@ class Harness:
         batch_size: int,
         chat: bool,
         random_seed: int = 0,
+        sample: int | None = None,
+        sample_seed: int = 0,
     ) -> None:
         names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
         if not names:
@@ -198,7 +202,13 @@ class Harness:
                 task.build_all_requests(
                     apply_chat_template=chat, chat_template=self._model.apply_chat_template if chat else None
                 )
-        asked = [instance for task in self._tasks.values() for instance in task.instances]
+        items = self._collect_items()
+        if sample is not None:
+            items = _sampled(items, sample, random_seed=sample_seed)
+        every = [instance for task in self._tasks.values() for instance in task.instances]
+        places = zip(items["first"], items["options"], strict=True)
+        asked = [instance for first, options in places for instance in every[first : first + options]]
+        self._items = items.assign(first=items["options"].cumsum() - items["options"])
         self.requests = Requests(
             [self._tokens(*instance.args) for instance in asked],
             batch_size=batch_size,
@@ -210,7 +220,6 @@ class Harness:
                 f"{self._model.max_length} tokens and lose their beginning",
                 stacklevel=2,
             )
-        self._items = self._collect_items()
 
     def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids of a prompt and an answer, parted as the harness parts them."""
@@ -254,3 +263,12 @@ class Harness:
         others = np.where(number == gold[:, None], -np.inf, table).max(axis=1)
         found = {"correct": table.argmax(axis=1) == gold, "margin": right - others}
         return items[["language", "item", "subject"]].assign(**found)
+
+
+def _sampled(items: pd.DataFrame, count: int, *, random_seed: int) -> pd.DataFrame:
+    """So many items of each language, or all where there are fewer; in their order."""
+    chosen = []
+    for number, (_language, part) in enumerate(items.groupby("language", sort=False)):
+        generator = np.random.default_rng([random_seed, number])
+        chosen.append(part.iloc[np.sort(generator.choice(len(part), size=min(count, len(part)), replace=False))])
+    return pd.concat(chosen).sort_index().reset_index(drop=True)

@@ -13,7 +13,6 @@ import torch
 
 from crane_lib import selection
 from crane_lib.errors import CraneError
-from crane_lib.evaluation.nlu import read_questions
 from crane_lib.evaluation.perplexity import document_nll
 from crane_lib.files import write_frame
 from crane_lib.models.loading import load_model, model_directory
@@ -176,23 +175,23 @@ def make_control_nlu(
     languages: list[str],
     questions: int,
     budgets: list[str],
-    random_seed: int,
+    sample_seed: int,
     **options: Any,
 ) -> None:
     """Write rows.csv, items.parquet and parts.csv, on sampled questions and at these budgets.
 
     options : the rest of those of `crane_lib.stages.masking.make_nlu`
     """
-    with TemporaryDirectory() as temporary:
-        chosen, numbers = Path(temporary), {}
-        for place, language in enumerate(languages):
-            found = read_questions(corpus / f"questions.{language}.jsonl")
-            generator = np.random.default_rng([random_seed, place])
-            numbers[language] = sample(questions, of=len(found), generator=generator)
-            path = chosen / f"questions.{language}.jsonl"
-            found.iloc[numbers[language]].to_json(path, orient="records", lines=True, force_ascii=False)
+    with TemporaryDirectory() as tasks:
         network, harness = _harness(
-            chosen / "tasks", corpus=chosen, model=model, model_name=model_name, languages=languages, **options
+            Path(tasks),
+            corpus=corpus,
+            model=model,
+            model_name=model_name,
+            languages=languages,
+            sample=questions,
+            sample_seed=sample_seed,
+            **options,
         )
         masks = [
             (name, neurons)
@@ -202,7 +201,7 @@ def make_control_nlu(
         if len(masks) == 1:
             raise CraneError(f"controls.question_budgets: none of {budgets} is among controls.budgets")
         labels = {"profile": profile, "model": model_name}
-        measure_questions(folder, network, harness, masks, labels=labels, numbers=numbers)
+        measure_questions(folder, network, harness, masks, labels=labels)
 
         def score() -> dict[str, float]:
             return {str(k): float(v) for k, v in harness.accuracy().groupby("language")["correct"].mean().items()}

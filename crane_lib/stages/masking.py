@@ -152,6 +152,8 @@ def _harness(
     chat_template: bool = True,
     few_shot: int = 5,
     random_seed: int = 2025,
+    sample: int | None = None,
+    sample_seed: int = 0,
 ) -> tuple[PreTrainedModel, Harness]:
     """A model and its question tasks; the chat model is asked in its template, where it has one and that is wanted.
 
@@ -166,7 +168,17 @@ def _harness(
     else:
         questions = {language: corpus / f"questions.{language}.jsonl" for language in languages}
         write_tasks(folder, questions, delimiters=delimiters, chat=chat)
-    return network, Harness(network, tokenizer, folder, batch_size=batch_size, chat=chat, random_seed=random_seed)
+    harness = Harness(
+        network,
+        tokenizer,
+        folder,
+        batch_size=batch_size,
+        chat=chat,
+        random_seed=random_seed,
+        sample=sample,
+        sample_seed=sample_seed,
+    )
+    return network, harness
 
 
 def _accuracy_rows(found: pd.DataFrame, mask: dict[str, Any]) -> list[dict[str, Any]]:
@@ -183,19 +195,11 @@ def measure_questions(
     masks: list[Mask],
     *,
     labels: dict[str, Any],
-    numbers: dict[str, list[int]] | None = None,
 ) -> None:
-    """Write rows.csv and items.parquet (every question under every mask: right or wrong).
-
-    Parameters
-    ----------
-    numbers : numbers of the questions, where they are some of more
-    """
+    """Write rows.csv and items.parquet (every question under every mask: right or wrong)."""
     rows, items = [], []
     for named in _under_masks(network, masks, labels, "Questions under masks"):
         found = harness.accuracy()
-        if numbers:
-            found["item"] = [numbers[k][i] for k, i in zip(found["language"], found["item"], strict=True)]
         for mask in named:
             items.append(found.assign(**mask))
             rows += _accuracy_rows(found, mask)

@@ -103,7 +103,7 @@ def test_silencing_every_part_leaves_the_model_as_it_was(root, sets, tmp_path): 
         languages=LANGUAGES,
         questions=5,
         budgets=["0.5", "any"],
-        random_seed=0,
+        sample_seed=0,
         batch_size=4,
         delimiters={},
         **LABELS,
