@@ -138,7 +138,7 @@ def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
     monkeypatch.setattr(runner, "run_sections", run_sections)
     arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "-p", "count=3", "-p", "name=[a, b]"]
     assert main(monkeypatch, capsys, "run", "--profile", "smoke", *arguments)[0] == code
-    assert given == [("smoke", tmp_path / "smoke", ["07", "09"], {"count": 3, "name": ["a", "b"]}, True)]
+    assert given == [("smoke", tmp_path / "smoke", ["07", "08", "09"], {"count": 3, "name": ["a", "b"]}, True)]
 
 
 def test_ctrl_c_is_exit_code_130(tmp_path, monkeypatch, capsys):

@@ -23,17 +23,17 @@ _FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5
 METHOD_COLOURS = {
     "none": "#222222",
     "contrast": "#332288",
-    "contrast_mean": "#4477AA",
-    "contrast_abs": "#882255",
+    "contrast_mean": "#8778D2",
+    "contrast_abs": "#691E5A",
     "kurtosis": "#AA4499",
     "lape": "#DDCC77",
-    "lape_list": "#999933",
+    "lape_list": "#C3963C",
     "activation_contrast": "#88CCEE",
     "gradient_contrast": "#117733",
     "random_like_contrast": "#777777",
     "random_like_kurtosis": "#BDBDBD",
-    "random_global": "#999999",
-    "random_full": "#D0D0D0",
+    "random_global": "#4F4F4F",
+    "random_full": "#B4A569",
 }
 METHOD_LABELS = {
     "none": "Unmasked",
