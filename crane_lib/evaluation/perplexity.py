@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from crane_lib.batching import pad_batch
 from crane_lib.errors import CraneError
 
-_LOGIT_ROWS = 4096  # token positions whose logits exist at once
+_LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
 
 
 def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
