@@ -17,3 +17,12 @@ def _plain_environment(monkeypatch):
     """Nothing of the caller's own settings reaches a test."""
     for name in ("CRANE_ARTIFACTS", "CRANE_PROGRESS_FILE", "CRANE_PROGRAM"):
         monkeypatch.delenv(name, raising=False)
+
+
+_LONGEST = ("test_study.py", "test_rehearsal.py", "test_benchmarks.py")  # minutes each; begun first, none is waited for
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first, so that they run beside all the others."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
