@@ -119,7 +119,7 @@ def judge_identity(profile: Profile) -> tuple[str | None, str | None]:
     """Model and address of the endpoint that judges, None where none does."""
     if profile.open_ended.judge == "offline":
         return None, None
-    from crane_lib.evaluation.judges_endpoint import Endpoint
+    from crane_lib.evaluation.judges_protocol import Endpoint
 
     endpoint = Endpoint.from_environment()
     return endpoint.model, endpoint.url
