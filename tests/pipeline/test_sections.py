@@ -98,6 +98,6 @@ def test_the_key_is_of_all_that_determines_the_outputs(tmp_path, monkeypatch):
 def test_lines_that_only_ipython_understands_do_not_hide_imports(tmp_path):
     cells = ["%matplotlib inline\nfrom crane_lib.metrics import langspec\n!ls\n    %time x = 1"]
     section = Section(write_notebook(tmp_path / "00_a.ipynb", *cells))
-    plain = [code.imported_modules(sections._plain(source)) for source in section.sources("code")]
+    plain = [code.imported_modules(sections.plain_code(source)) for source in section.sources("code")]
     assert plain[-1] == {"crane_lib.metrics"}
     assert section.key({}, {}, {})
