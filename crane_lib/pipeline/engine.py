@@ -5,6 +5,7 @@ Importing this module registers the engine under the name `ENGINE`; it loads pap
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,10 @@ from crane_lib.pipeline.kernels import Kernels
 from crane_lib.pipeline.log import SectionLog
 
 ENGINE = "crane"
-START_SECONDS = 120  # a kernel may be slow to start on a busy machine
+START_SECONDS = 300  # a kernel may be slow to start on a busy machine
+_QUIET = logging.getLogger("crane.kernels")  # what goes wrong is raised; a line on the terminal would say it twice
+_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False
 
 
 class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has no types
@@ -58,7 +62,7 @@ class SectionEngine(NBClientEngine):  # type: ignore[misc]  # papermill has no t
         """Execute a notebook in a new kernel."""
         for name in ("input_path", "log_output", "stdout_file", "stderr_file", "start_timeout"):
             options.pop(name, None)
-        return _Client(nb_man, kernel_name=kernel_name, startup_timeout=START_SECONDS, **options).execute()
+        return _Client(nb_man, kernel_name=kernel_name, startup_timeout=START_SECONDS, log=_QUIET, **options).execute()
 
 
 papermill_engines.register(ENGINE, SectionEngine)

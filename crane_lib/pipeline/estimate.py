@@ -92,7 +92,7 @@ def check_disk(profile: Profile, folder: Path) -> None:
     needed, free = disk_needed(profile, folder), disk_free(folder)
     if needed > free:
         raise CraneError(
-            f"{folder}: profile {profile.name} needs {gigabytes(needed)} more disk, {gigabytes(free)} are free; free "
+            f"{folder}: profile {profile.name} needs {size_text(needed)} more disk, {size_text(free)} are free; free "
             "some space or choose another --artifacts"
         )
 
@@ -109,6 +109,8 @@ def disk_free(folder: Path) -> float:
     return shutil.disk_usage(existing).free / _GIGABYTE
 
 
-def gigabytes(size: float) -> str:
-    """A size as a person says it: ``0.2 GB``, ``14 GB``."""
+def size_text(size: float) -> str:
+    """Gigabytes as a person says them: ``160 MB``, ``1.5 GB``, ``14 GB``."""
+    if size < 1:
+        return f"{1000 * size:.0f} MB"
     return f"{size:.1f} GB" if size < 10 else f"{size:.0f} GB"

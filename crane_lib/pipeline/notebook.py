@@ -104,6 +104,8 @@ def execute(
         if running.is_file():
             os.replace(running, failed)
         raise NotebookError(f"its kernel died ({error}); was there too little memory?") from error
+    except RuntimeError as error:
+        raise NotebookError(f"its kernel did not start ({error})") from error
     else:
         os.replace(running, output)
         failed.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import write_text
 from crane_lib.pipeline.board import Board, Row
 from crane_lib.pipeline.console import Console
-from crane_lib.pipeline.estimate import disk_free, disk_needed, gigabytes
+from crane_lib.pipeline.estimate import disk_free, disk_needed, size_text
 from crane_lib.pipeline.kernels import Kernels
 from crane_lib.pipeline.log import SectionLog
 from crane_lib.pipeline.manifest import write_manifest
@@ -123,7 +123,7 @@ def plan(run: Run, keys: dict[str, str], *, fresh: bool = False) -> Board:
 def _disk_text(run: Run) -> str:
     """What a run may still write and what is free, where the profile says what it needs."""
     needed = disk_needed(run.profile, run.folder)
-    return f", {gigabytes(needed)} of disk ({gigabytes(disk_free(run.folder))} free)" if needed else ""
+    return f", {size_text(needed)} of disk ({size_text(disk_free(run.folder))} free)" if needed else ""
 
 
 @dataclass
