@@ -1,6 +1,7 @@
 import pytest
 
 from crane_lib.errors import CraneError
+from crane_lib.output.claims import load_rules
 from crane_lib.pipeline import code, sections
 from crane_lib.pipeline.notebook import known_parameters
 from crane_lib.pipeline.sections import Section, all_sections, choose_sections
@@ -41,6 +42,23 @@ def test_sections_are_chosen_by_number_or_name():
     assert chosen(["02", "07"], "03") == ["07"]
 
 
+def test_a_claim_stands_for_the_sections_that_show_and_judge_it():
+    assert chosen(["C3"]) == ["03", "04", "09"]
+    assert chosen(["c5", "02"]) == ["02", "07", "09"]
+    assert chosen(["C1"], "04") == ["04", "09"]
+    rules = load_rules()
+    assert list(sections.all_claims()) == [item["id"] for item in rules["claims"]]
+    judging = next(section for section in all_sections() if section.number == rules["judged_in"])
+    assert any("judge(" in source for source in judging.sources("code"))
+
+
+def test_an_unknown_claim_names_the_nearest():
+    with pytest.raises(CraneError, match="unknown section or claim 'C33'; did you mean 'C3'"):
+        chosen(["C33"])
+    with pytest.raises(CraneError, match="unknown section 'C3'"):  # to start at a claim means nothing
+        chosen(first="C3")
+
+
 @pytest.mark.parametrize("where", ["only", "first"])
 @pytest.mark.parametrize(
     ("wrong", "right"), [("01_relevence", "did you mean '01_relevance'?"), ("3", "'03'"), ("xyzzy", "known: 00, ")]
@@ -48,7 +66,8 @@ def test_sections_are_chosen_by_number_or_name():
 def test_an_unknown_section_names_the_nearest(where, wrong, right):
     with pytest.raises(CraneError) as error:
         chosen([wrong]) if where == "only" else chosen(first=wrong)
-    assert f"unknown section '{wrong}'" in str(error.value)
+    what = "section or claim" if where == "only" else "section"
+    assert f"unknown {what} '{wrong}'" in str(error.value)
     assert right in str(error.value)
 
 
@@ -98,6 +117,6 @@ def test_the_key_is_of_all_that_determines_the_outputs(tmp_path, monkeypatch):
 def test_lines_that_only_ipython_understands_do_not_hide_imports(tmp_path):
     cells = ["%matplotlib inline\nfrom crane_lib.metrics import langspec\n!ls\n    %time x = 1"]
     section = Section(write_notebook(tmp_path / "00_a.ipynb", *cells))
-    plain = [code.imported_modules(sections._plain(source)) for source in section.sources("code")]
+    plain = [code.imported_modules(sections.plain_code(source)) for source in section.sources("code")]
     assert plain[-1] == {"crane_lib.metrics"}
     assert section.key({}, {}, {})
