@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
+from crane_lib import cli_verify
 from crane_lib.errors import CraneError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli_verify.register(app)
 
 Names = Annotated[list[str], typer.Option("--only", metavar="03", help="Run only this section; may be repeated.")]
 

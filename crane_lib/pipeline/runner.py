@@ -17,11 +17,13 @@ import yaml
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
 from crane_lib.pipeline.console import Console
-from crane_lib.pipeline.manifest import write_manifest
+from crane_lib.pipeline.manifest import is_current, write_manifest
+from crane_lib.pipeline.memory import measuring_children
 from crane_lib.pipeline.notebook import NotebookError, check_parameters, execute
 from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import library_versions, remove_partial
 from crane_lib.profile import LocalSource, Profile
+from crane_lib.progress import FILE_VARIABLE
 
 _TOLD = ("description", "expected_seconds")  # what a profile tells people; no result depends on it
 _KEPT = ("tables", "figures")
@@ -167,7 +169,10 @@ def _run_one(run: Run, section: Section, key: str, console: Console) -> str | No
     if last is not None:  # its outputs are being replaced; an interrupted run must not leave them trusted
         write_json(run.record_path(section), {**last, "status": "running"})
     progress_file = run.folder / f".progress-{section.number}.json"
-    with console.running(section.number, section.title, run.expected(section), progress_file):
+    with (
+        console.running(section.number, section.title, run.expected(section), progress_file),
+        measuring_children(FILE_VARIABLE, str(progress_file)) as peak,
+    ):
         try:
             execute(section.path, executed, parameters, progress_file=progress_file)
         except NotebookError as problem:
@@ -195,6 +200,7 @@ def _run_one(run: Run, section: Section, key: str, console: Console) -> str | No
         "error": error,
         "key": key,
         "seconds": round(seconds, 2),
+        "peak_memory_mib": peak.rounded(),
         "outputs": outputs if error is None else [],
     }
     write_json(run.record_path(section), record)
@@ -210,7 +216,7 @@ def finish(run: Run, *, again: bool) -> None:
     """Write report and manifest from what lies in the folder; left alone where nothing changed."""
     from crane_lib.output.report import write_report
 
-    if not again and (run.folder / "manifest.json").is_file() and (run.folder / "report.md").is_file():
+    if not again and is_current(run.folder) and (run.folder / "report.md").is_file():
         return
     records = [record for section in all_sections() if (record := run.record(section)) is not None]
     write_manifest(run.folder, run.profile, records)
