@@ -85,7 +85,8 @@ def _tell(run: Path, finding: Finding, *, limit: int | None) -> None:
     if manifest is not None:
         changed = ", with uncommitted changes" if manifest.uncommitted_changes else ""
         typer.echo(f"{run}: profile {manifest.profile.get('name')}, commit {manifest.commit or 'unknown'}{changed}")
-        typer.echo(f"  files: {finding.files} looked at, {len(manifest.sections)} sections, {len(manifest.stages)} stages")
+        sections, stages = len(manifest.sections), len(manifest.stages)
+        typer.echo(f"  files: {finding.files} looked at, of {sections} sections and {stages} stages")
     _list("PROBLEM", finding.problems, limit)
     if finding.comparison is not None and finding.reference is not None:
         _tell_comparison(finding.comparison, finding, limit=limit)

@@ -15,7 +15,7 @@ class _Strict(BaseModel):
 
 
 class Rule(_Strict):
-    """A tolerance and what it is for: profiles, tables, columns and metrics by name, ``*`` and ``?`` as in file names."""
+    """A tolerance and the profiles, tables, columns and metrics it is for, with ``*`` and ``?`` as in file names."""
 
     why: str
     profiles: tuple[str, ...] = ("*",)

@@ -1,4 +1,4 @@
-"""How far our value may lie from a published one or a reference run's, by ``expected/tolerances.yaml``, with reasons."""
+"""How far our value may lie from a published one or a reference run's: ``expected/tolerances.yaml`` says why."""
 
 from __future__ import annotations
 
