@@ -18,7 +18,7 @@ from crane_lib.output.style import METRIC_LABELS, method_label
 from crane_lib.output.writing import markdown
 
 # A claim can be reproduced by this study; in the published numbers it holds or it does not.
-_HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", NOT_RUN: "cannot be judged"}
+HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", NOT_RUN: "cannot be judged"}
 REHEARSED = (
     "A small model with random weights and made-up texts and questions stand in for the real ones: every number and "
     "verdict below shows that the path works, and nothing else."
@@ -36,7 +36,7 @@ def _overview(verdicts: Claims) -> list[str]:
     """Verdicts at a glance, with the same rules on the published numbers in the last column."""
     table = verdict_table(verdicts)
     table = table.rename(columns={"claim": "Claim", "statement": "Statement"})
-    published = {item["id"]: _HOLDS[item["verdict"]] for item in judge_published()}
+    published = {item["id"]: HOLDS[item["verdict"]] for item in judge_published()}
     table["Published numbers (accuracy)"] = [published.get(claim, "") for claim in table["Claim"]]
     return [
         "## Verdicts",
@@ -65,7 +65,7 @@ def _claims(verdicts: Claims) -> list[str]:
         if claim in published:
             item = published[claim]
             lines.append(
-                f"- By the same rule it {_HOLDS[item['verdict']]} in the published numbers. {sentence(item['detail'])}"
+                f"- By the same rule it {HOLDS[item['verdict']]} in the published numbers. {sentence(item['detail'])}"
             )
         parts.append("\n".join(lines))
     return parts

@@ -93,7 +93,7 @@ class Console:
             self._print(f"{len(failures)} of {count} sections failed in {seconds_text(seconds)}", style="bold red")
         else:
             self._print(f"All {count} sections done in {seconds_text(seconds)}")
-        for name in ("report.md", "claims.json", "results.csv", "manifest.json"):
+        for name in ("report.html", "report.md", "claims.json", "results.csv", "manifest.json"):
             if (folder / name).is_file():
                 self._print(f"  {folder / name}")
         for name in ("tables", "figures", "notebooks"):

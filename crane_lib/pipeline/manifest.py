@@ -33,7 +33,7 @@ _PACKAGES = (
     "jupyterlab",
 )
 _RESULTS = ("tables", "figures", "notebooks")
-_FILES = ("claims.json", "results.csv", "langspec.csv", "report.md", "profile.yaml")
+_FILES = ("claims.json", "results.csv", "langspec.csv", "report.md", "report.html", "profile.yaml")
 
 
 def _git(*arguments: str) -> str | None:

@@ -25,6 +25,7 @@ from crane_lib.profile import LocalSource, Profile
 
 _TOLD = ("description", "expected_seconds")  # what a profile tells people; no result depends on it
 _KEPT = ("tables", "figures")
+REPORTS = ("report.md", "report.html")
 _SHARED = ("captions.json", "manifest.json")  # files that no one section makes
 
 
@@ -143,7 +144,8 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
                 console.reused(section.number, section.title, (run.record(section) or {})["seconds"])
                 continue
             if not changed:  # what it says is out of date from here on, also for a run that is interrupted
-                (run.folder / "report.md").unlink(missing_ok=True)
+                for name in REPORTS:
+                    (run.folder / name).unlink(missing_ok=True)
             changed = True
             error = _run_one(run, section, key, console)
             if error is not None:
@@ -207,12 +209,14 @@ def _run_one(run: Run, section: Section, key: str, console: Console) -> str | No
 
 
 def finish(run: Run, *, again: bool) -> None:
-    """Write report and manifest from what lies in the folder; left alone where nothing changed."""
+    """Write reports and manifest from what lies in the folder; left alone where nothing changed."""
+    from crane_lib.output.html_report import write_html
     from crane_lib.output.report import write_report
 
-    if not again and (run.folder / "manifest.json").is_file() and (run.folder / "report.md").is_file():
+    if not again and all((run.folder / name).is_file() for name in ("manifest.json", *REPORTS)):
         return
     records = [record for section in all_sections() if (record := run.record(section)) is not None]
     write_manifest(run.folder, run.profile, records)
     write_report(run.folder)
-    write_manifest(run.folder, run.profile, records)  # once more, now with the report's hash
+    write_html(run.folder)
+    write_manifest(run.folder, run.profile, records)  # once more, now with the reports' hashes

@@ -38,10 +38,12 @@ def test_without_a_terminal_each_line_is_printed_once_and_whole(capsys, tmp_path
 
 def test_the_end_names_what_is_there(capsys, tmp_path):
     (tmp_path / "report.md").write_text("")
+    (tmp_path / "report.html").write_text("")
     (tmp_path / "tables").mkdir()
     Console().finish(tmp_path, 61, 3, [])
     assert capsys.readouterr().out.splitlines() == [
         "All 3 sections done in 61 s",
+        f"  {tmp_path / 'report.html'}",
         f"  {tmp_path / 'report.md'}",
         f"  {tmp_path / 'tables'}/",
     ]
