@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from crane_lib.output.claims import verdict_table
 from crane_lib.output.description import first_sentence
 from crane_lib.output.evidence import COLUMNS, Evidence, tolerance
 from crane_lib.output.finished import Claims, Finished, sentence
+from crane_lib.output.html_about import about, times
 from crane_lib.output.html_parts import embed, read_markdown
 from crane_lib.output.judging import NOT_REPRODUCED, NOT_RUN, REPRODUCED
 from crane_lib.output.published import judge_published
@@ -65,8 +65,8 @@ def write_html(folder: Path) -> None:
         sections=_sections(run),
         seeds=_seeds(run.folder),
         missing=run.missing(),
-        times=_times(run.manifest),
-        about=_about(run.manifest),
+        times=times(run.manifest),
+        about=about(run.manifest),
         hashes={name: value for name, value in run.manifest.get("outputs", {}).items() if name not in _REPORTS},
     )
     write_text(run.folder / NAME, page)
@@ -186,7 +186,7 @@ def _output(folder: Path, name: str, caption: str) -> dict[str, Any]:
     is_table = name.partition("/")[0].endswith("tables") or "/tables/" in name
     endings = {"CSV": ".csv", "Markdown": ".md", "LaTeX": ".tex"} if is_table else {"PNG": ".png", "PDF": ".pdf"}
     endings |= {} if is_table else {"HTML": ".html", "Text": ".txt"}
-    about: dict[str, Any] = {
+    told: dict[str, Any] = {
         "id": name.replace("/", "-"),
         "name": name,
         "caption": caption,
@@ -197,14 +197,14 @@ def _output(folder: Path, name: str, caption: str) -> dict[str, Any]:
     if is_table:
         table = read_markdown(folder / f"{name}.md")
         return {
-            **about,
+            **told,
             "table": table,
             "folded": len(table.rows) > _OPEN_ROWS,
             "left_out": len(table.rows) > _MOST_ROWS,
         }
     text = folder / f"{name}.txt"
     words = text.read_text(encoding="utf-8") if text.is_file() else ""
-    return {**about, "picture": embed(folder / f"{name}.png"), "alt": first_sentence(caption), "words": _panels(words)}
+    return {**told, "picture": embed(folder / f"{name}.png"), "alt": first_sentence(caption), "words": _panels(words)}
 
 
 def _panels(text: str) -> list[tuple[str, list[str]]]:
@@ -228,59 +228,3 @@ def _seeds(folder: Path) -> dict[str, Any] | None:
     captions = read_json(output / RECORD)["captions"]
     outputs = [_output(folder, f"seeds/{name}", caption) for name, caption in captions.items()]
     return {"text": seeds_sentence(output), "outputs": outputs}
-
-
-def _times(manifest: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Seconds and peak memory of sections and of stages, each with its share of the longest of its kind."""
-    groups = []
-    for title, key, name in (("Sections", "sections", "section"), ("Stages", "stages", "name")):
-        records = manifest.get(key, [])
-        longest = max((float(record["seconds"]) for record in records), default=0.0) or 1.0
-        rows = [
-            {
-                "name": record[name],
-                "seconds": f"{float(record['seconds']):,.1f}",
-                "share": round(100 * float(record["seconds"]) / longest, 1),
-                "memory": _mebibytes(record.get("peak_memory_mib")),
-                "gpu": _mebibytes(record.get("peak_gpu_memory_mib")),
-            }
-            for record in records
-        ]
-        if rows:
-            groups.append((title, rows))
-    return groups
-
-
-def _mebibytes(value: Any) -> str:
-    return f"{float(value):,.0f}" if isinstance(value, int | float) else MISSING
-
-
-def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run was made with: everything in the manifest but times, outputs and the profile's own words."""
-    told = {
-        key: value
-        for key, value in manifest.items()
-        if key not in ("schema", "sections", "stages", "outputs", "packages", "profile")
-    }
-    if told.get("commit"):
-        told["commit"] += " with uncommitted changes" if told.pop("uncommitted_changes", False) else ""
-    packages = {name: version for name, version in manifest.get("packages", {}).items() if version}
-    return {"told": _in_words(told), "packages": packages, "profile": _in_words(manifest.get("profile", {}))}
-
-
-def _in_words(value: Any) -> Any:
-    """Nested values as a reader sees them: keys in words, bytes as GiB, nothing as a dash."""
-    if isinstance(value, Mapping):
-        found = {}
-        for key, item in value.items():
-            name = str(key)
-            if name.endswith("_bytes") and isinstance(item, int):
-                name, item = name.removesuffix("_bytes"), f"{item / 2**30:.1f} GiB"
-            words = name.replace("_", " ") if name.isidentifier() else name
-            found[words[:1].upper() + words[1:] if name.isidentifier() else words] = _in_words(item)
-        return found
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_in_words(item) for item in value] if value else "none"
-    if value is None or value == {}:
-        return MISSING
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

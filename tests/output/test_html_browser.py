@@ -1,6 +1,7 @@
 """The page of a made-up run in headless Chromium: nothing fetched, nothing cut off, readable by everybody."""
 
 import shutil
+from itertools import pairwise
 
 import pytest
 
@@ -112,11 +113,11 @@ def test_structure_for_those_who_listen(page, made):
     ]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     for landmark in ("header", "nav[aria-label]", "main", "footer"):
         assert page.locator(landmark).count() == 1
     assert page.get_attribute("html", "lang") == "en"
-    assert page.evaluate("[...document.querySelectorAll('table')].every(t => t.caption && t.caption.innerText.trim())")
+    assert page.evaluate("[...document.querySelectorAll('table')].every(t => t.caption && t.caption.textContent.trim())")
     assert page.evaluate("[...document.querySelectorAll('th')].every(t => t.scope)")
     assert page.evaluate("[...document.querySelectorAll('.scroll[tabindex]')].every(s => s.getAttribute('aria-label'))")
     headings = page.locator("h3").all_inner_texts()
