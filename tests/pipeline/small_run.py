@@ -50,7 +50,7 @@ def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documen
     write_claims(folder / "claims.json", [{**claim, "numbers": numbers}], profile=profile)
     write_text(folder / "report.md", "# Report\n")
     sections = [
-        {"section": name, "title": "A title", "status": "done", "error": None, "key": "k", "seconds": 1.5, "outputs": []}
+        {"section": name, "title": "A", "status": "done", "error": None, "key": "k", "seconds": 1.5, "outputs": []}
         for name in ("00_models", "03_perplexity")
     ]
     for section in sections:
