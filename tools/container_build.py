@@ -22,7 +22,7 @@ def make_stand_in() -> None:
     container = ask("from", "scratch")
     try:
         folder = ask("mount", container)
-        packages = "--include=ca-certificates,python3.11,python3.11-venv"
+        packages = "--include=ca-certificates,python3.11,python3.11-venv,python3-distutils"
         command = [debootstrap, "--variant=minbase", packages, "bookworm", folder]
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
             raise ContainerProblem("debootstrap failed, its last lines are above")
