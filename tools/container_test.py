@@ -16,7 +16,7 @@ from pathlib import Path
 from buildah import STUDY, ContainerProblem, image_id, run_in
 
 STRANGER = "23456:23456"  # a user that neither the image nor, most likely, the host knows
-LAB = ["./run_all.sh", "--lab", "--ip", "0.0.0.0"]
+LAB = ["./run_all.sh", "--lab", "--ip", "0.0.0.0", "--port", "8888"]
 LAB_STATUS = "http://127.0.0.1:8888/api/status"
 
 
