@@ -67,6 +67,9 @@ def run(
     skip_preflight: Annotated[
         bool, typer.Option("--skip-preflight", help="Do not look first whether the profile's needs are met.")
     ] = False,
+    lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the inspection notebook instead.")] = False,
+    ip: Annotated[str, typer.Option("--ip", help="With --lab: address to listen on [default: 127.0.0.1].")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="With --lab: port [default: 8888 or the next free].")] = 0,
 ) -> None:
     """Run the whole study, section by section, and write every table and figure.
 
@@ -101,6 +104,11 @@ def run(
         from crane_lib.rehearsal import rehearsal_profile
 
         loaded = rehearsal_profile(loaded, artifacts_root(artifacts or None))
+    if lab:
+        from crane_lib.pipeline.lab import open_lab
+
+        root = artifacts_root(artifacts or None)
+        open_lab(loaded.name if rehearse else profile, root, run_folder=root / loaded.name, ip=ip, port=port)
     study = Run(loaded, artifacts_root(artifacts or None) / loaded.name, sections, _parameters(parameter))
     studies = seed_runs(study, seeds) if seeds else [study]
     if dry_run:
@@ -128,6 +136,28 @@ def run(
         print("interrupted; start again to go on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
     raise typer.Exit(code)
+
+
+@app.command()
+def lab(
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
+    ] = "mini",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results lie [default: artifacts/ of the clone].")
+    ] = "",
+    ip: Annotated[str, typer.Option("--ip", help="Address to listen on, such as 0.0.0.0 in a container.")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="Port [default: 8888 or the next free].")] = 0,
+) -> None:
+    """Open JupyterLab on a run's inspection notebook; its address, with a token, is printed.
+
+    Examples: crane lab;  crane lab --profile my-study.yaml --port 9000;  in a container: crane lab --ip 0.0.0.0
+    """
+    from crane_lib.pipeline.lab import open_lab
+    from crane_lib.profile import artifacts_root, load_profile
+
+    root = artifacts_root(artifacts or None)
+    open_lab(profile, root, run_folder=root / load_profile(profile).name, ip=ip, port=port)
 
 
 @app.command()
