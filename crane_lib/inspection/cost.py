@@ -42,7 +42,8 @@ def masking_cost(run: FinishedRun, neuron: Neuron, *, count: int) -> pd.DataFram
         with masked(model, one):
             after, _ = document_nll(model, documents, token_budget=options.token_budget)
         for nll, neurons in ((before, None), (after, one)):
-            labels = {"model": neuron.model, "evaluation_language": language, **mask_labels(neurons, selected_on="")}
+            labels = {"profile": run.profile.name, "model": neuron.model, "evaluation_language": language}
+            labels |= mask_labels(neurons, selected_on="")
             frames.append(pd.DataFrame({"document": range(len(nll)), "nll": nll, "tokens": tokens}).assign(**labels))
         sizes = {"documents": len(documents), "tokens": int(tokens.sum())}
         means = {"nll": before.sum() / tokens.sum(), "nll_masked": after.sum() / tokens.sum()}

@@ -44,9 +44,7 @@ class Inspector:
         self.neuron = _number("Neuron", neuron.index)
         self.method = _dropdown("Go to rank of", methods, "contrast")
         self.rank = _number("Rank", 1)
-        self.status, self.facts, self.texts, self.sentence, self.cost, self.file = (
-            ipywidgets.HTML() for _ in range(6)
-        )
+        self.status, self.facts, self.texts, self.sentence, self.cost, self.file = (ipywidgets.HTML() for _ in range(6))
         self.text = ipywidgets.Textarea(placeholder="A text of your own", layout={"width": "95%", "height": "5em"})
         self.measure = ipywidgets.Button(description="Mask it and measure", layout={"width": _WIDTH})
         self.read = ipywidgets.Button(description="Read this text", layout={"width": _WIDTH})

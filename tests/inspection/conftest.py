@@ -12,8 +12,8 @@ CHINESE = [f"第{n}号镇上，河水流过{n + 3}座旧磨坊和一座灰色的
 @pytest.fixture(scope="session")
 def study_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("inspected")
-    # Few Chinese texts train the tokenizer, so that rare characters stay several tokens of bytes.
-    profile = write_study(root, texts={**TEXTS, "zh": CHINESE}, relevance_documents=12, perplexity_documents=4)
+    sizes = {"relevance_documents": 12, "perplexity_documents": 4}
+    profile = write_study(root, texts={**TEXTS, "zh": CHINESE}, questions=False, **sizes)
     study = Study.open(str(profile), artifacts=root / "artifacts", say=lambda _: None)
     study.selection("base")
     return root

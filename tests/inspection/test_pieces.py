@@ -17,12 +17,12 @@ def read(text):
     values = 2.0 ** np.arange(len(encoded["input_ids"]))
     names = TOKENIZER.convert_ids_to_tokens(encoded["input_ids"])
     fires = np.arange(len(values)) % 2 == 1
-    return values, pieces_of(
-        text, encoded["offset_mapping"], names, relevance=values, activation=-values, fires=fires
-    )
+    return values, pieces_of(text, encoded["offset_mapping"], names, relevance=values, activation=-values, fires=fires)
 
 
-@pytest.mark.parametrize("text", ["饕餮纹在桥上", "Ở thị trấn", unicodedata.normalize("NFD", "Ở thị trấn"), "a 👩‍👩‍👧 b", "Việt"])
+@pytest.mark.parametrize(
+    "text", ["饕餮纹在桥上", "Ở thị trấn", unicodedata.normalize("NFD", "Ở thị trấn"), "a 👩‍👩‍👧 b", "Việt"]
+)
 def test_characters_are_never_cut(text):
     values, pieces = read(text)
     shown = "".join(piece.text for piece in pieces if not piece.special)
@@ -54,7 +54,12 @@ def test_any_text_comes_back_whole(text):
 
 def test_spaces_that_a_tokenizer_drops_come_back_without_value():
     found = pieces_of(
-        "a  b", [(0, 0), (0, 1), (3, 4)], ["<s>", "a", "b"], relevance=np.ones(3), activation=np.ones(3), fires=np.ones(3)
+        "a  b",
+        [(0, 0), (0, 1), (3, 4)],
+        ["<s>", "a", "b"],
+        relevance=np.ones(3),
+        activation=np.ones(3),
+        fires=np.ones(3),
     )
     assert [(piece.text, piece.tokens) for piece in found] == [("<s>", 1), ("a", 1), ("  ", 0), ("b", 1)]
     assert found[2].relevance == 0
