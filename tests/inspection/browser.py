@@ -78,7 +78,7 @@ def page_on(address, *, executable, width=1280, height=1500):
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=executable, args=list(_FLAGS))
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(240_000)
+        page.set_default_timeout(1_200_000)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
