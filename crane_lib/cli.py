@@ -28,6 +28,28 @@ cli_verify.register(app)
 
 
 @app.command()
+def lab(
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
+    ] = "mini",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results lie [default: artifacts/ of the clone].")
+    ] = "",
+    ip: Annotated[str, typer.Option("--ip", help="Address to listen on, such as 0.0.0.0 in a container.")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="Port [default: 8888 or the next free].")] = 0,
+) -> None:
+    """Open JupyterLab on a run's inspection notebook; its address, with a token, is printed.
+
+    Examples: crane lab;  crane lab --profile my-study.yaml --port 9000;  in a container: crane lab --ip 0.0.0.0
+    """
+    from crane_lib.pipeline.lab import open_lab
+    from crane_lib.profile import artifacts_root, load_profile
+
+    root = artifacts_root(artifacts or None)
+    open_lab(profile, root, run_folder=root / load_profile(profile).name, ip=ip, port=port)
+
+
+@app.command()
 def preflight(
     profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
     artifacts: Annotated[
