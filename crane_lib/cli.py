@@ -33,10 +33,10 @@ def lab(
         str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
     ] = "mini",
     artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results lie [default: artifacts/ of the clone].")
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results lie (default: artifacts/ of the clone).")
     ] = "",
     ip: Annotated[str, typer.Option("--ip", help="Address to listen on, such as 0.0.0.0 in a container.")] = "",
-    port: Annotated[int, typer.Option("--port", min=0, help="Port [default: 8888 or the next free].")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, help="Port (default: 8888 or the next free).")] = 0,
 ) -> None:
     """Open JupyterLab on a run's inspection notebook; its address, with a token, is printed.
 
@@ -53,7 +53,7 @@ def lab(
 def preflight(
     profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
     artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go [default: artifacts/ of the clone].")
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
     ] = "",
 ) -> None:
     """Look whether this machine, the hub and the token have what a profile needs; run and write nothing.
@@ -112,7 +112,7 @@ def statistics(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Compute every layer twice, for less memory.")
     ] = False,
-    documents: Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts only [0: all].")] = 0,
+    documents: Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts only (0: all).")] = 0,
 ) -> None:
     """Compute the relevance statistics of one file of texts on one model.
 
@@ -178,7 +178,7 @@ def relevance(
     profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
     model: Annotated[str, typer.Option("--model", help="Which of the study's models: base or chat.")] = "base",
     artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go [default: artifacts/ of the clone].")
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
     ] = "",
 ) -> None:
     """Make a study's relevance statistics, by as many processes as torchrun starts.

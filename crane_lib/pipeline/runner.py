@@ -117,7 +117,7 @@ def plan(run: Run, keys: dict[str, str], *, fresh: bool = False) -> Board:
     for section in run.sections:
         row = Row(section.number, section.title)
         if not fresh and run.unchanged(section, keys[section.number]):
-            row.state, row.seconds = "reused", (run.record(section) or {})["seconds"]
+            row.state, row.seconds = "reused", (run.record(section) or {}).get("seconds", 0.0)
         else:
             row.expected = run.expected(section)
         rows.append(row)
