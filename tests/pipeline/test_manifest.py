@@ -126,7 +126,8 @@ def test_the_image_comes_from_the_environment(monkeypatch):
 
 def test_packages_that_are_not_the_locked_ones(tmp_path):
     version = software.installed_version("numpy")
-    write_text(tmp_path / "a.lock", f"numpy=={version} \\\n    --hash=sha256:00\npandas==0.0.1 ; sys_platform == 'linux'\n")
+    text = f"numpy=={version} \\\n    --hash=sha256:00\npandas==0.0.1 ; sys_platform == 'linux'\n"
+    write_text(tmp_path / "a.lock", text)
     write_text(tmp_path / "b.lock", "surely-not-installed==1\n")
     found = software.describe_locks(tmp_path)
     assert found["differing"] == {
