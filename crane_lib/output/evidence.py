@@ -151,7 +151,7 @@ class Evidence:
     def _mean_interval(self, case: Mapping[str, Any], budget: str) -> str:
         where = {**_set(case), "budget": str(budget)}
         found = self._look(f"{_SECTION[case['measure']]}_langspec", where, ("mean_low", "mean_high"))
-        return _interval(*found, _score) if found else MISSING
+        return _interval(found[0], found[1], _score) if found else MISSING
 
     def _shares(self, case: Mapping[str, Any]) -> list[Row]:
         """Share of a language's set that another's has, too, beside chance."""
@@ -163,7 +163,7 @@ class Evidence:
                 {"method": case["method"], "budget": str(case["budget"]), "language_a": first, "language_b": other},
                 ("chance_low", "chance_high"),
             )
-            within = f" ({_interval(*chance, _percent)})" if chance else ""
+            within = f" ({_interval(chance[0], chance[1], _percent)})" if chance else ""
             against = f"by chance {_percent(found['expected_share_of_first'])}{within}, p = {found['p_value']:.2g}"
             stated = self._shared.get((first, other))
             random = self._shared.get((first, _RANDOM))
