@@ -199,6 +199,7 @@ class Study:
                 "training": source.base.model_dump(),
                 "device": self.profile.device,
                 "random_seed": self.profile.random_seed,
+                "dtype": self.profile.dtype,
             },
         )
 
@@ -214,6 +215,7 @@ class Study:
                 "training": self._embedded().chat.model_dump(),
                 "device": self.profile.device,
                 "random_seed": self.profile.random_seed,
+                "dtype": self.profile.dtype,
             },
         )
 
