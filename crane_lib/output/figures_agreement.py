@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from crane_lib.output.description import KEY
 from crane_lib.output.fonts import LATIN
 from crane_lib.output.panels import grid, grid_height, name_panel
 from crane_lib.output.style import (
@@ -28,6 +30,9 @@ from crane_lib.output.style import (
 SITE_NAMES = {"neuron": "neurons", "gate": "gate rows", "up": "up rows", "down": "down rows"}
 _MOST_NUMBERS = 12  # layers up to which the cells of a map carry numbers
 _MOST_COMBINATIONS = 12  # of languages, in one panel
+_RANGE: dict[str, Any] = {"color": "#BDBDBD", "linewidth": 5, "zorder": 1, "label": "_95 % range of chance"}
+_TICK: dict[str, Any] = {"color": "#5F5F5F", "markersize": 6, "zorder": 2, "label": "_Mean of chance"}
+_DOT: dict[str, Any] = {"mec": "black", "mew": 0.4, "ms": 4, "zorder": 3, "label": "_Jaccard index"}
 
 
 def site_map(
@@ -158,8 +163,10 @@ def _upset_panel(part: Figure, frame: pd.DataFrame, key: tuple[str, str]) -> Non
     colours = language_colours(languages)
     bars, dots = part.subplots(2, 1, height_ratios=[3, 0.5 + 0.42 * len(languages)], sharex=True)
     places = np.arange(len(frame))
-    bars.bar(places, frame["count"], 0.62, color=[colours[c[0]] if len(c) == 1 else "#8A8A8A" for c in combinations])
-    bars.hlines(frame["expected"], places - 0.42, places + 0.42, color="black", linewidth=1.3)
+    fills = [colours[c[0]] if len(c) == 1 else "#8A8A8A" for c in combinations]
+    bars.bar(places, frame["count"], 0.62, color=fills, label="_Units")
+    dashes: dict[str, Any] = {"color": "black", "linewidth": 1.3, "label": "_Expected by chance"}
+    bars.hlines(frame["expected"], places - 0.42, places + 0.42, **dashes)
     for place, count, expected in zip(places, frame["count"], frame["expected"], strict=True):
         bars.annotate(
             f"{count:,}", (place, max(count, expected)), (0, 2), textcoords="offset points", ha="center", fontsize=6
@@ -176,10 +183,11 @@ def _upset_panel(part: Figure, frame: pd.DataFrame, key: tuple[str, str]) -> Non
         rows = [languages.index(code) for code in combination]
         dots.vlines(place, min(rows), max(rows), color="#555555", linewidth=1.2, zorder=2)
     dots.set_yticks(range(len(languages)), languages)
-    dots.set_xticks([])
+    dots.set_label(KEY)  # it says what the names of the bars say
+    dots.set_xticks(places, [" and ".join(combination) for combination in combinations])
     dots.set_xlim(-0.6, len(frame) - 0.4)
     dots.set_ylim(len(languages) - 0.5, -0.5)
-    dots.tick_params(left=False)
+    dots.tick_params(left=False, bottom=False, labelbottom=False)
     dots.spines[:].set_visible(False)
     for label in dots.get_yticklabels():
         label.set(color=colours[label.get_text()], family=LATIN, fontweight="bold")
@@ -209,9 +217,9 @@ def jaccard_forest(overlaps: pd.DataFrame, path: Path) -> str:
             for a, b in pairs:
                 found = part[(part["language_a"] == a) & (part["language_b"] == b)]
                 for row in found.itertuples():
-                    axes.plot([row.jaccard_low, row.jaccard_high], [y, y], color="#BDBDBD", linewidth=5, zorder=1)
-                    axes.plot(row.expected_jaccard, y, "|", color="#5F5F5F", markersize=6, zorder=2)
-                    axes.plot(row.jaccard, y, "o", color=method_colour(method), mec="black", mew=0.4, ms=4, zorder=3)
+                    axes.plot([row.jaccard_low, row.jaccard_high], [y, y], **_RANGE)
+                    axes.plot(row.expected_jaccard, y, "|", **_TICK)
+                    axes.plot(row.jaccard, y, "o", color=method_colour(method), **_DOT)
                     ticks.append((y, f"{a}–{b}"))
                 y += 1
             axes.annotate(

@@ -203,9 +203,18 @@ def _langspec_group(axes: Axes, part: pd.DataFrame, *, row: int, languages: list
         if not len(values):
             continue
         place = row + (number - len(languages) / 2) * height
-        axes.barh(place, values.mean(), height, color=mean_colour if code == _MEAN else colours[code])
+        name = "Mean" if code == _MEAN else language_name(code)
+        colour = mean_colour if code == _MEAN else colours[code]
+        axes.barh(place, values.mean(), height, color=colour, label=f"_{name}")
         if len(values) > 1:
-            axes.plot(values, [place] * len(values), "o", markersize=2.6, mfc="white", mec="black", mew=0.6)
+            dots: dict[str, Any] = {
+                "markersize": 2.6,
+                "mfc": "white",
+                "mec": "black",
+                "mew": 0.6,
+                "label": f"_{name}, draws",
+            }
+            axes.plot(values, [place] * len(values), "o", **dots)
 
 
 def _langspec_intervals(axes: Axes, found: pd.DataFrame, *, row: int, languages: list[str]) -> None:
@@ -213,8 +222,9 @@ def _langspec_intervals(axes: Axes, found: pd.DataFrame, *, row: int, languages:
     height = 0.8 / (len(languages) + 1)
     for number, code in enumerate(languages):
         place = row + (number - len(languages) / 2) * height
+        label = f"_{language_name(code)}, 95 % interval"
         for low, high in pick(found, masked_language=code)[["low", "high"]].to_numpy():
-            axes.plot([low, high], [place, place], color="black", linewidth=0.9)
+            axes.plot([low, high], [place, place], color="black", linewidth=0.9, label=label)
 
 
 def transfer_figure(rows: pd.DataFrame, path: Path, *, metric: str = "token_probability") -> str:
@@ -247,9 +257,11 @@ def transfer_figure(rows: pd.DataFrame, path: Path, *, metric: str = "token_prob
                     if masked not in lost.index:
                         continue
                     own, others = lost[masked], lost.drop(masked)
-                    panel.bar(place + shift, own, 0.38, color=colours[masked], ec="white", hatch=hatch, linewidth=0)
+                    style: dict[str, Any] = {"color": colours[masked], "ec": "white", "hatch": hatch, "linewidth": 0}
+                    name = f"_{MODEL_LABELS[model]}"
+                    panel.bar(place + shift, own, 0.38, label=f"{name}, on the masked language", **style)
                     if len(others):
-                        panel.plot(place + shift, others.max(), **_DIAMOND)
+                        panel.plot(place + shift, others.max(), **_DIAMOND, label=f"{name}, worst other language")
             panel.axhline(0, color="black", linewidth=0.6)
             panel.set_xticks(range(len(languages)), [language_name(code) for code in languages])
             name_panel(panel, method, budget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,8 @@ def guessers(frame: pd.DataFrame, path: Path, *, chance: float = 0.25) -> str:
             axes.bar(places, accuracy, width, color=colour, label=label)
             low, high = wilson(accuracy, n)
             errors = [np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)]
-            axes.errorbar(places, accuracy, yerr=errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
+            style: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
+            axes.errorbar(places, accuracy, yerr=errors, label=f"_{label}, 95 % interval", **style)
         axes.axhline(chance, color="black", linewidth=0.9, linestyle="--", label=f"Chance ({chance:g})")
         axes.set_xticks(range(len(languages)), [language_name(code) for code in languages])
         axes.set_ylabel("Accuracy (share of questions)")

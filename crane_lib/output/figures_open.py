@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -101,8 +102,11 @@ def open_langspec_bars(langspec: pd.DataFrame, path: Path, *, selected_on: str =
                         continue
                     cell = part.loc[code]
                     place = row + (number - len(languages) / 2) * height
-                    panel.barh(place, cell["langspec"], height, color=colours.get(code, method_colour(method)))
-                    panel.plot([cell["low"], cell["high"]], [place, place], color="black", linewidth=0.8)
+                    name = "_Mean" if code == "mean" else f"_{language_name(code)}"
+                    colour = colours.get(code, method_colour(method))
+                    panel.barh(place, cell["langspec"], height, color=colour, label=name)
+                    interval: dict[str, Any] = {"color": "black", "linewidth": 0.8, "label": f"{name}, 95 % interval"}
+                    panel.plot([cell["low"], cell["high"]], [place, place], **interval)
             panel.set_xlabel(label)
             panel.grid(axis="x")
             panel.set_ylim(len(sets) - 0.5, -0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -121,9 +122,9 @@ def seed_agreement(correlations: pd.DataFrame, path: Path) -> str:
             part = correlations[correlations["language"] == language]
             total = part.loc[part["layer"] == -1, "rank_correlation"]
             layers = part.loc[part["layer"] >= 0, "rank_correlation"]
-            axes.bar(place, float(total.iloc[0]), 0.6, color=colours[language])
+            axes.bar(place, float(total.iloc[0]), 0.6, color=colours[language], label="_All neurons")
             spots = place + (np.linspace(-0.2, 0.2, len(layers)) if len(layers) > 1 else np.zeros(len(layers)))
-            axes.plot(spots, layers, "o", markersize=3, mfc="white", mec="black", mew=0.6)
+            axes.plot(spots, layers, "o", markersize=3, mfc="white", mec="black", mew=0.6, label="_Layers")
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_xticks(range(len(languages)), [language_name(code) for code in languages])
         axes.set_ylim(min(0.0, float(correlations["rank_correlation"].min()) - 0.05), 1.02)
@@ -198,7 +199,8 @@ def _write_tokens(axes: Axes, examples: Sequence[Example], *, width: float, line
             if x + room > width - 0.05:
                 x, y = 0.05, y + line
             colour = colours(scale(value))
-            axes.add_patch(matplotlib.patches.Rectangle((x, y + 0.02), room - 0.02, line - 0.04, color=colour, lw=0))
+            box: dict[str, Any] = {"color": colour, "lw": 0, "label": f"_{token.strip() or text} {value:+z.2f}"}
+            axes.add_patch(matplotlib.patches.Rectangle((x, y + 0.02), room - 0.02, line - 0.04, **box))
             middle = x + room / 2 - 0.01
             axes.text(middle, y + line / 2, text, ha="center", va="center", color=ink_on(colour), fontsize=8.5)
             x += room

@@ -25,17 +25,19 @@ from crane_lib.output.style import (
 _DOTS = "Small dots: the seeds; large: their mean with the 95 % t-interval."
 
 
-def _spread(axes: Axes, values: np.ndarray, y: float, *, colour: str, filled: bool = True) -> None:
+def _spread(axes: Axes, values: np.ndarray, y: float, *, colour: str, name: str, filled: bool = True) -> None:
     """Seeds as small dots, their mean as a large one with its t-interval."""
     values = values[np.isfinite(values)]
     if not len(values):
         return
-    axes.plot(values, np.full(len(values), y), "o", ms=2.6, color=colour, alpha=0.5, zorder=2)
+    axes.plot(values, np.full(len(values), y), "o", ms=2.6, color=colour, alpha=0.5, zorder=2, label=f"_{name}, seeds")
     mean = float(values.mean())
     if len(values) > 1:
         half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-        axes.plot([mean - half, mean + half], [y, y], color=colour, linewidth=1.2, zorder=1)
-    axes.plot(mean, y, "o", ms=5.5, mfc=colour if filled else "white", mec="black" if filled else colour, mew=0.7)
+        label = f"_{name}, 95 % t-interval"
+        axes.plot([mean - half, mean + half], [y, y], color=colour, linewidth=1.2, zorder=1, label=label)
+    face, edge = (colour, "black") if filled else ("white", colour)
+    axes.plot(mean, y, "o", ms=5.5, mfc=face, mec=edge, mew=0.7, label=f"_{name}, mean")
 
 
 def _rows(axes: Axes, sets: list[tuple[str, str]]) -> None:
@@ -64,7 +66,7 @@ def langspec_seeds(scores: pd.DataFrame, path: Path) -> str:
             part = frame[frame["metric"] == metric]
             for y, (method, budget) in enumerate(sets):
                 values = part[(part["method"] == method) & (part["budget"] == budget)]["langspec_f1"]
-                _spread(panel, values.to_numpy(float), y, colour=method_colour(method))
+                _spread(panel, values.to_numpy(float), y, colour=method_colour(method), name="LangSpec-F1")
             _rows(panel, sets)
             panel.set_title(METRIC_LABELS[metric])
             panel.set_xlabel("Mean LangSpec-F1")
@@ -92,8 +94,9 @@ def nll_rise_seeds(rises: pd.DataFrame, path: Path) -> str:
             part = frame[frame["masked_language"] == language]
             for y, (method, budget) in enumerate(sets):
                 found = part[(part["method"] == method) & (part["budget"] == budget)]
-                _spread(panel, found["worst_other_rise"].to_numpy(float), y + 0.2, colour="#777777", filled=False)
-                _spread(panel, found["own_rise"].to_numpy(float), y - 0.12, colour=colours[language])
+                other, own = (found[column].to_numpy(float) for column in ("worst_other_rise", "own_rise"))
+                _spread(panel, other, y + 0.2, colour="#777777", name="Worst other language", filled=False)
+                _spread(panel, own, y - 0.12, colour=colours[language], name="Masked language")
             _rows(panel, sets)
             panel.axvline(0, color="black", linewidth=0.6)
             panel.set_title(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_lib.output.description import first_sentence
 from crane_lib.output.style import marked
 from crane_lib.output.writing import write_table
 
@@ -53,10 +55,14 @@ class Publisher:
         display(Markdown((self.folder / f"{stem}.md").read_text(encoding="utf-8")))
 
     def figure(self, name: str, draw: Callable[..., str], data: Any, **options: Any) -> None:
-        """Draw a figure as PNG and PDF, and show it with its caption."""
+        """Draw a figure as PNG and PDF, and show it with its caption; its text is what it shows, in words."""
         stem = f"figures/{self.section}_{name}"
         with marked(self._mark):
             caption = draw(data, self.folder / stem, **options)
         caption = f"{self._mark}: {caption}" if self._mark else caption
         self._caption(stem, caption)
-        display(Image(filename=str(self.folder / f"{stem}.png")), Markdown(caption))
+        picture = (self.folder / f"{stem}.png").read_bytes()
+        words = (self.folder / f"{stem}.txt").read_text(encoding="utf-8")
+        both = {"image/png": b64encode(picture).decode("ascii"), "text/plain": words}
+        display(both, raw=True, metadata={"image/png": {"alt": first_sentence(caption)}})
+        display(Markdown(caption))

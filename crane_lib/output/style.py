@@ -14,7 +14,8 @@ import matplotlib.style
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from crane_lib.files import atomic
+from crane_lib.files import atomic, write_text
+from crane_lib.output.description import describe
 from crane_lib.output.fonts import families
 
 # Okabe and Ito's palette for languages, Tol's "muted" for methods: both are told apart without red or green cones.
@@ -156,7 +157,7 @@ def marked(text: str) -> Iterator[None]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as ``path.png`` and ``path.pdf`` and close it; equal figures give equal bytes."""
+    """Write a figure as ``path.png`` and ``path.pdf``, what it shows as ``path.txt``: equal figures, equal bytes."""
     plain: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -169,6 +170,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     for kind, metadata in plain.items():
         with atomic(path.with_name(f"{path.name}.{kind}")) as temporary:
             figure.savefig(temporary, format=kind, dpi=160, bbox_inches=box, metadata=metadata)
+    write_text(path.with_name(f"{path.name}.txt"), describe(figure))
     figure.clear()
 
 
