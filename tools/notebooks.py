@@ -35,8 +35,8 @@ from crane_lib.profile import artifacts_root
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "smoke"
 SANITIZERS = ROOT / "tests" / "nbval_sanitize.cfg"
-PICTURE_WIDTH = 900  # pixels of a kept picture; the run's own is larger
-PICTURE_COLOURS = 64
+PICTURE_WIDTH = 1200  # most pixels of a kept picture
+WIDGET = "application/vnd.jupyter.widget-view+json"
 _TIMEOUT = 1800  # seconds a notebook may take
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -77,6 +77,8 @@ def _kept(output: NotebookNode, cell: str, count: int) -> NotebookNode:
             kept.text = re.sub(pattern, replacement, kept.text)
         texts: Iterable[str] = [kept.text]
     else:
+        if WIDGET in kept.data:
+            raise CraneError(f"cell {cell}: shows a widget, of which nothing can be kept; is it a progress bar?")
         kept.metadata = {kind: {"alt": told["alt"]} for kind, told in output.metadata.items() if "alt" in told}
         if output.output_type == "execute_result":
             kept.execution_count = count
@@ -90,12 +92,13 @@ def _kept(output: NotebookNode, cell: str, count: int) -> NotebookNode:
 
 
 def small_picture(png: str) -> str:
-    """A picture in base64, no wider than the repository keeps it, and in few colours."""
+    """A picture in base64, no wider than the repository keeps it, and in 256 colours: a third of the bytes."""
     with Image.open(BytesIO(b64decode(png))) as picture:
         small = picture.convert("RGB")
     small.thumbnail((PICTURE_WIDTH, 20 * PICTURE_WIDTH))
     buffer = BytesIO()
-    small.quantize(PICTURE_COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    few = small.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(buffer, "PNG", optimize=True)
     return b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -168,7 +171,12 @@ def _validate(notebook: Path) -> str:
     ]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, timeout=_TIMEOUT
+        command,
+        capture_output=True,
+        text=True,
+        cwd=notebook.parent,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=_TIMEOUT,
     )
     return done.stdout + done.stderr if done.returncode else ""
 
