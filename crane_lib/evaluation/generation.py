@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, Pre
 
 from crane_lib.batching import pad_batch
 from crane_lib.evaluation.perplexity import token_batches
+from crane_lib.models.precision import widened
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def answer_nll(
         tokens, mask, wanted = (part.to(model.device) for part in (tokens, mask, wanted))
         hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1]
         losses = torch.nn.functional.cross_entropy(
-            head(hidden[wanted[:, 1:]]).float(), tokens[wanted], reduction="none"
+            widened(head(hidden[wanted[:, 1:]])), tokens[wanted], reduction="none"
         )
         rows = torch.nonzero(wanted)[:, 0]
         total = torch.zeros(len(batch), dtype=torch.float64, device=losses.device).index_add_(0, rows, losses.double())

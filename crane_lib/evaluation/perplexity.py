@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from crane_lib.batching import pad_batch
 from crane_lib.errors import CraneError
+from crane_lib.models.precision import widened
 
 _LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
 
@@ -55,7 +56,7 @@ def document_nll(
         head = model.get_output_embeddings()
         losses = torch.cat(
             [
-                torch.nn.functional.cross_entropy(head(part).float(), target, reduction="none")
+                torch.nn.functional.cross_entropy(widened(head(part)), target, reduction="none")
                 for part, target in zip(flat.split(_LOGIT_ROWS), wanted.split(_LOGIT_ROWS), strict=True)
             ]
         )

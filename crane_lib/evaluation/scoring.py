@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from crane_lib.models.precision import widened
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -61,8 +63,8 @@ class Requests:
         """
         total = torch.zeros(self.count, dtype=torch.float64, device=model.device)
         for batch, logits in self.forward(model):
-            # In float32 whatever the model's type is: in bfloat16 a log-probability has two digits, and answers tie.
-            asked = logits[batch.row.to(logits.device), batch.column.to(logits.device)].float()  # (E, V)
+            # In at least float32: in bfloat16 a log-probability has two digits, and answers tie.
+            asked = widened(logits[batch.row.to(logits.device), batch.column.to(logits.device)])  # (E, V)
             target = batch.target.to(logits.device)[:, None]
             found = asked.gather(1, target)[:, 0] - asked.logsumexp(1)
             total.index_add_(0, batch.request.to(total.device), found.double().to(total.device))

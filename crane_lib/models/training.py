@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
@@ -23,6 +23,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import write_frame
 from crane_lib.knowledge.chat import read_conversations
 from crane_lib.models.loading import load_model, pick_device
+from crane_lib.models.precision import InDouble, compute_in_double
 from crane_lib.models.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from crane_lib.profile import Architecture, Training
 from crane_lib.progress import progress
@@ -61,7 +62,7 @@ def _batches(count: int, training: Training, generator: torch.Generator) -> Iter
 
 
 def fit(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     tokens: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -69,7 +70,7 @@ def fit(
     random_seed: int,
     description: str,
 ) -> pd.DataFrame:
-    """Train a causal language model in place, in bfloat16 autocast.
+    """Train a causal language model in place: in bfloat16 autocast, or throughout in float64 where it is of that type.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def fit(
     model.train()
     with progress(description, steps) as bar:
         for step, index in enumerate(_batches(len(tokens), training, generator), start=1):
-            with torch.autocast(device.type, torch.bfloat16):
+            with InDouble() if model.dtype == torch.float64 else torch.autocast(device.type, torch.bfloat16):
                 loss = model(input_ids=tokens[index].to(device), labels=labels[index].to(device)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -113,29 +114,34 @@ def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 def make_base_model(
-    folder: Path, *, corpus: Path, architecture: dict, training: dict, device: str, random_seed: int
+    folder: Path, *, corpus: Path, architecture: dict, training: dict, device: str, random_seed: int, dtype: str
 ) -> None:
-    """Stage: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``."""
+    """Stage: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``.
+
+    With dtype float64 everything is float64, from the random start on; else parameters are float32.
+    """
     shape, recipe = Architecture(**architecture), Training(**training)
     documents = pd.read_parquet(corpus / "documents.parquet")
     texts = documents.loc[documents["split"] == "train", "text"].tolist()
     tokenizer = train_tokenizer(texts[:_TOKENIZER_DOCUMENTS], vocabulary=shape.vocabulary, max_length=shape.max_length)
     torch.manual_seed(random_seed)
-    model: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads,
-            max_position_embeddings=shape.max_length,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.max_length,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    double = dtype == "float64"  # bfloat16 is for inference: training keeps float32 parameters
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float64 if double else torch.float32)
+    if double:
+        compute_in_double(model)
     model.to(pick_device(device))
     blocks = _blocks(tokenizer(texts)["input_ids"], recipe.block)
     history = fit(
@@ -158,10 +164,12 @@ def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]
     return tokens, labels
 
 
-def make_chat_model(folder: Path, *, corpus: Path, base: Path, training: dict, device: str, random_seed: int) -> None:
+def make_chat_model(
+    folder: Path, *, corpus: Path, base: Path, training: dict, device: str, random_seed: int, dtype: str
+) -> None:
     """Stage: fine-tune the base model on conversations; writes ``model/`` and ``training.csv``."""
     recipe = Training(**training)
-    model, tokenizer = load_model(base / "model", device=device)
+    model, tokenizer = load_model(base / "model", device=device, dtype="float64" if dtype == "float64" else "float32")
     tokenizer.chat_template = CHAT_TEMPLATE
     pairs = [_turns(tokenizer, conversation) for conversation in read_conversations(corpus / "conversations.jsonl")]
     tokens = _blocks([pair[0] for pair in pairs], recipe.block)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from crane_lib.errors import CraneError
+from crane_lib.models.precision import widened
 from crane_lib.relevance.checkpointing import checkpointed
 from crane_lib.relevance.hooks import frozen
 from crane_lib.relevance.parts import ModelParts, parts_of
 from crane_lib.relevance.rules import RULES, relevance_rules
 from crane_lib.relevance.seeds import Logits, seed_gradient, seed_named
-from crane_lib.relevance.taps import SITES, Taps, Watched, widened
+from crane_lib.relevance.taps import SITES, Taps, Watched
 
 
 @dataclass(frozen=True)

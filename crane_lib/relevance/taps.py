@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crane_lib.errors import CraneError
+from crane_lib.models.precision import widened
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.parts import ModelParts, Rows
 
@@ -163,8 +164,3 @@ def _by_module(rows: dict[str, Rows]) -> list[tuple[nn.Module, dict[str, Rows]]]
     for site, part in rows.items():
         groups.setdefault(id(part.module), (part.module, {}))[1][site] = part
     return list(groups.values())
-
-
-def widened(value: Tensor) -> Tensor:
-    """Give the same values in at least float32, in which sums over tokens are taken."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))

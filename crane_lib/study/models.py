@@ -41,6 +41,7 @@ class Models(StudyBase):
                 "relevance_documents": source.relevance_documents,
                 "perplexity_documents": source.perplexity_documents,
                 "random_seed": self.profile.random_seed,
+                "dtype": self.profile.dtype,
             },
             sources={name: file_key(path) for name, path in files.items()},
         )
@@ -114,6 +115,7 @@ class Models(StudyBase):
                 "training": source.base.model_dump(),
                 "device": self.profile.device,
                 "random_seed": self.profile.random_seed,
+                "dtype": self.profile.dtype,
             },
         )
 
@@ -129,6 +131,7 @@ class Models(StudyBase):
                 "training": self._embedded().chat.model_dump(),
                 "device": self.profile.device,
                 "random_seed": self.profile.random_seed,
+                "dtype": self.profile.dtype,
             },
         )
 

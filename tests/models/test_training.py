@@ -112,7 +112,7 @@ def stages(tmp_path_factory):
     pd.DataFrame([*rows, {"split": "perplexity", "text": "ξξξξ" * 50}]).to_parquet(corpus / "documents.parquet")
     turns = [{"role": "user", "content": "How many mills?"}, {"role": "assistant", "content": "three old mills"}]
     write_conversations(corpus / "conversations.jsonl", [turns] * 40)
-    options = {"device": "cpu", "random_seed": 0}
+    options = {"device": "cpu", "random_seed": 0, "dtype": "float32"}
     make_base_model(base, corpus=corpus, architecture=ARCHITECTURE, training=TRAINING, **options)
     make_chat_model(chat, corpus=corpus, base=base, training=TRAINING, **options)
     return corpus, base, chat
@@ -148,8 +148,7 @@ def test_the_chat_model_starts_from_the_base_model(stages):
 
 def test_the_stages_are_deterministic(stages, tmp_path):
     corpus, base, _chat = stages
-    make_base_model(
-        tmp_path / "again", corpus=corpus, architecture=ARCHITECTURE, training=TRAINING, device="cpu", random_seed=0
-    )
+    options = {"device": "cpu", "random_seed": 0, "dtype": "float32"}
+    make_base_model(tmp_path / "again", corpus=corpus, architecture=ARCHITECTURE, training=TRAINING, **options)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "again" / "model" / name).read_bytes() == (base / "model" / name).read_bytes()

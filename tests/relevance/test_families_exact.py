@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crane_lib.models.precision import InDouble
 from crane_lib.relevance import RULES, SEEDS, document_relevance, relevance_rules
 from tests.relevance.slow import slow_pass
 from tests.relevance.tiny import (
     FAMILY_KINDS,
     GATED_KINDS,
     VARIANTS,
-    InDouble,
     attentions,
     distance,
     documents,

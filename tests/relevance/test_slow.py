@@ -8,12 +8,12 @@ from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
+from crane_lib.models.precision import InDouble
 from tests.relevance.slow import ACTIVATIONS, alibi_slopes, elementwise, slow_logits, slow_pass
 from tests.relevance.tiny import (
     FAMILY_KINDS,
     KINDS,
     VARIANTS,
-    InDouble,
     distance,
     documents,
     variant,

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.relevance.slow import slow_pass as slow_pass
@@ -131,14 +130,3 @@ def hook_count(model) -> int:
         + len(module._backward_pre_hooks)
         for module in model.modules()
     )
-
-
-class InDouble(TorchFunctionMode):
-    """Inside, whatever a model would compute in float32 (norms, softmax, rotary angles) it computes in float64."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is Tensor.float:
-            function = Tensor.double
-        args = [torch.float64 if value is torch.float32 else value for value in args]
-        kwargs = {k: torch.float64 if value is torch.float32 else value for k, value in (kwargs or {}).items()}
-        return function(*args, **kwargs)
