@@ -41,7 +41,6 @@ class Models(StudyBase):
                 "relevance_documents": source.relevance_documents,
                 "perplexity_documents": source.perplexity_documents,
                 "random_seed": self.profile.random_seed,
-                "dtype": self.profile.dtype,
             },
             sources={name: file_key(path) for name, path in files.items()},
         )
