@@ -322,7 +322,7 @@ def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
 def test_the_manifest(tmp_path, notebooks, work):
     start(tmp_path)
     manifest = read_json(tmp_path / "smoke" / "manifest.json")
-    assert manifest["schema"] == "crane.manifest/1"
+    assert manifest["schema"] == "crane.manifest/2"
     assert manifest["profile"] == PROFILE.resolved()
     assert manifest["random_seed"] == PROFILE.random_seed
     assert {"torch", "transformers", "lm_eval", "papermill"} <= {k for k, v in manifest["packages"].items() if v}
