@@ -101,7 +101,7 @@ def test_a_person_chooses_another_language_and_another_neuron(study_root, tmp_pa
             urllib.request.urlopen(address.partition("/lab")[0] + "/api/contents")
         with page_on(address, executable=executable) as (page, asked):
             run_all_cells(page)
-            panel = page.locator(".jp-OutputArea-output.jupyter-widgets").first
+            panel = page.locator(".jp-OutputArea .widget-vbox").first
             tabs = panel.get_by_role("tab")
             assert "Computing" not in panel.inner_text()
             tabs.get_by_text("Texts", exact=True).click()
@@ -114,7 +114,8 @@ def test_a_person_chooses_another_language_and_another_neuron(study_root, tmp_pa
             assert "\ufffd" not in chinese
             panel.get_by_label("Layer").fill("7")
             panel.get_by_label("Layer").press("Enter")
-            panel.get_by_role("alert").get_by_text("layer 7: the base model has the layers 0 to 1").wait_for()
-            assert panel.locator("p.crane-text").count() == 0
+            message = "layer 7: the base model has the layers 0 to 1"
+            panel.get_by_role("alert").filter(has_text=message).wait_for()
+            panel.locator("p.crane-text").first.wait_for(state="detached")
             page.screenshot(path=tmp_path / "panel.png")
             assert not [url for url in asked if url.startswith("http") and "//127.0.0.1:" not in url]

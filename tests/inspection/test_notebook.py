@@ -1,15 +1,23 @@
 """The notebook, run from top to bottom without a browser, as papermill and the runner do it."""
 
 import nbformat
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from crane_lib.pipeline.lab import NOTEBOOK
-from crane_lib.pipeline.notebook import NotebookError, execute, known_parameters
+from crane_lib.pipeline.notebook import known_parameters
+
+
+@pytest.fixture(autouse=True)
+def _library(monkeypatch):
+    """Kernels find the library of this clone."""
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
 
 
 def executed(study_root, output, **parameters):
     given = {"profile": str(study_root / "small.yaml"), "artifacts": str(study_root / "artifacts"), **parameters}
-    execute(NOTEBOOK, output, given, progress_file=output.with_suffix(".progress"))
+    papermill.execute_notebook(str(NOTEBOOK), str(output), given, kernel_name="python3", progress_bar=False)
     return nbformat.read(output, as_version=4)
 
 
@@ -40,9 +48,10 @@ def test_parameters_are_honoured_and_a_mistake_is_one_line(study_root, tmp_path)
     assert {"profile", "artifacts", "model", "language", "layer", "neuron", "documents", "panel"} == set(
         known_parameters(NOTEBOOK)
     )
-    with pytest.raises(NotebookError) as error:
+    with pytest.raises(PapermillExecutionError) as error:
         executed(study_root, tmp_path / "inspect.ipynb", layer=0, neuron=99)
-    assert str(error.value) == "neuron 99: a layer of the base model has the neurons 0 to 23"
-    failed = nbformat.read(tmp_path / "inspect.failed.ipynb", as_version=4)
+    message = "neuron 99: a layer of the base model has the neurons 0 to 23"
+    assert error.value.evalue == message
+    failed = nbformat.read(tmp_path / "inspect.ipynb", as_version=4)
     (shown,) = (one for one in outputs(failed, "inspect-open") if one.output_type == "error")
-    assert shown.traceback == [f"error: {error.value}"]
+    assert shown.traceback == [f"error: {message}"]
