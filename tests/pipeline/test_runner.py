@@ -311,7 +311,8 @@ def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
     # What a stage took counts where it was used again: the next start from nothing has to make it.
     stage = tmp_path / "smoke" / "stages" / "corpus" / "stage.json"
     stage.parent.mkdir(parents=True)
-    stage.write_text(json.dumps({"name": "corpus", "key": "k", "section": "01", "seconds": 500.0, "outputs": {}}))
+    record = {"name": "corpus", "key": "k", "section": "01", "seconds": 500.0, "inputs": {}, "outputs": {}}
+    stage.write_text(json.dumps(record))
     long_ago = time.time() - 100
     os.utime(stage, (long_ago, long_ago))
     changed_notebook(tmp_path, notebooks)
