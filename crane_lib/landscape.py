@@ -16,6 +16,7 @@ from crane_lib.output.figures import token_relevance_html
 from crane_lib.relevance import Statistics
 from crane_lib.selection import kurtosis_z, row_sites
 from crane_lib.stages.relevance import load_statistics
+from crane_lib.stages.scores import row_kurtosis, unit_means
 
 Example = tuple[str, list[str], list[float]]
 ByLanguage = dict[str, Statistics]
@@ -106,18 +107,14 @@ def tails_table(statistics: ByLanguage) -> pd.DataFrame:
 
 def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:
     """Mean relevance of every neuron.  language -> (L, I)"""
-    return {language: item.moments["neuron"].mean.numpy() for language, item in statistics.items()}
+    return unit_means(statistics, "neuron")
 
 
 def kurtosis_scores(statistics: ByLanguage) -> dict[str, np.ndarray]:
     """z-score of the kurtosis of every row, over all matrices and layers.  language -> (rows,)"""
-    kurtosis = {
-        language: {site: item.moments[site].excess_kurtosis().numpy() for site in row_sites(item.moments)}
-        for language, item in statistics.items()
-    }
     return {
         language: np.concatenate([array.ravel() for array in sites.values()])
-        for language, sites in kurtosis_z(kurtosis).items()
+        for language, sites in kurtosis_z(row_kurtosis(statistics)).items()
     }
 
 

@@ -40,8 +40,8 @@ class Machine:
         sizes = [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]
         if device == MAP:
             return sum(sizes) / _GIGABYTE
-        number = device.partition(":")[2]
-        return sizes[int(number) if number else 0] / _GIGABYTE
+        number = device.partition(":")[2] or "0"
+        return sizes[int(number)] / _GIGABYTE if number.isdecimal() and int(number) < len(sizes) else 0.0
 
     def memory_gb(self) -> float:
         """Memory of this machine."""
@@ -92,7 +92,7 @@ def preflight(profile: Profile, folder: Path, machine: Machine | None = None) ->
 
 def _hardware(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check]:
     needs = profile.needs
-    if needs.gpu_memory_gb:
+    if needs.gpu_memory_gb and profile.device != "cpu":
         yield _enough("GPU memory", needs.gpu_memory_gb, machine.gpu_memory_gb(profile.device))
     if needs.memory_gb:
         yield _enough("memory", needs.memory_gb, machine.memory_gb())

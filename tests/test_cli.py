@@ -172,12 +172,15 @@ def test_every_command_shows_an_example(command):
     assert "Example" in call(command, "--help").output
 
 
-@pytest.mark.parametrize(("error", "rank", "seconds"), [
-    (CraneError("x"), None, 0.0),
-    (CraneError("x"), "0", 0.0),
-    (CraneError("x"), "3", 3.5),
-    (OtherProcessEnded("x"), "0", 10.0),
-])
+@pytest.mark.parametrize(
+    ("error", "rank", "seconds"),
+    [
+        (CraneError("x"), None, 0.0),
+        (CraneError("x"), "0", 0.0),
+        (CraneError("x"), "3", 3.5),
+        (OtherProcessEnded("x"), "0", 10.0),
+    ],
+)
 def test_a_process_lets_the_one_that_knows_more_speak_first(monkeypatch, error, rank, seconds):
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:

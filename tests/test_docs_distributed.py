@@ -14,9 +14,7 @@ from crane_lib.profile import Relevance
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
-COMMANDS = [
-    line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "crane_lib.cli" in line
-]
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "crane_lib.cli" in line]
 
 
 def test_the_page_has_commands():

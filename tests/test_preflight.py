@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -165,3 +166,29 @@ def test_what_the_hub_says_becomes_one_line(monkeypatch):
         with pytest.raises(CraneError, match=words) as found, hub.naming_mistakes("model a/b", "v9"):
             raise error
         assert "\n" not in str(found.value)
+
+
+def test_a_gpu_beyond_the_last_has_no_memory(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _n: SimpleNamespace(total_memory=24e9))
+    assert Machine().gpu_memory_gb("cuda:0") == 24
+    assert Machine().gpu_memory_gb("auto") == 24
+    assert Machine().gpu_memory_gb("cuda:7") == 0
+
+
+def test_a_run_on_the_cpu_needs_no_gpu(llama, tmp_path):
+    checks = preflight(llama.model_copy(update={"device": "cpu"}), tmp_path, Fake(gpu=0))
+    assert "GPU memory" not in {check.what for check in checks}
+
+
+def test_an_index_that_was_cut_off_is_no_model(tmp_path, monkeypatch):
+    for name in ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map"')
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_arguments, **_options: str(tmp_path))
+    assert not hub.cached_model("a/b", revision="main")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    assert not hub.cached_model("a/b", revision="main")
+    (tmp_path / "model-00002-of-00002.safetensors").write_text("{}")
+    assert hub.cached_model("a/b", revision="main")

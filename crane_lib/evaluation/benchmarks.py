@@ -127,6 +127,9 @@ def read_benchmark(name: str, folder: Path, *, config: str) -> dict[str, dict[st
     for role, split in (("asked", benchmark.asked), ("examples", benchmark.examples)):
         for subject, frame in read(name, folder, split, config).items():
             found.setdefault(subject, {})[role] = frame
+    for subject in found:
+        if not re.fullmatch(r"\w[\w .,()&+-]*", subject):  # it becomes part of a file's name
+            raise CraneError(f"task {name}: {folder}: {subject!r:.60} is no name of a subject; correct the file")
     return {subject: frames for subject, frames in sorted(found.items()) if "asked" in frames}
 
 

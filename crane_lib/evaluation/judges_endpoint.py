@@ -7,16 +7,12 @@ and one that is repeated asks nothing.
 
 from __future__ import annotations
 
-import email.utils
 import json
 import logging
-import os
-import re
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,105 +20,29 @@ import httpx2
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_lib.evaluation.judges import HIGHEST, LOWEST, PARTS
+from crane_lib.evaluation.judges import PARTS
+from crane_lib.evaluation.judges_protocol import (
+    KEY,
+    MODEL,
+    PATH,
+    URL,
+    Endpoint,
+    content_of,
+    messages,
+    parse_judging,
+    retry_after,
+)
 from crane_lib.files import fingerprint, read_json, write_json
 from crane_lib.progress import progress
 
-URL, MODEL, KEY = "CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL", "CRANE_JUDGE_KEY"
 SCHEMA = "crane.judging/1"
 TEMPERATURE = 0.1
-INSTRUCTIONS = (
-    "You grade answers of a chat assistant. Read the question and the answer, and weigh four things: is it correct, "
-    "is it complete, is it clear, and is it useful to the person who asked. The answer should be in the language of "
-    "the question. Give one whole number from 1 (worthless) to 10 (excellent) and say why in one or two sentences. "
-    'Reply with nothing but a JSON object: {"score": <1 to 10>, "reason": "<text>"}'
-)
-_PATH = "/chat/completions"
 _MALFORMED_TRIES = 3  # answers that are no judging, before a judging counts as missing
 _REFUSED_TRIES = 3  # where nobody listens, waiting long helps seldom
 _TRIES = 7  # on rate limits, server errors and timeouts
 _LONGEST_WAIT = 60.0  # seconds between tries, unless the server names a time itself
-_LONGEST_TOLD = 600.0
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the judge is and what it is called; the key is not shown when this is printed."""
-
-    url: str
-    model: str
-    key: str = field(repr=False)
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Endpoint:
-        """The endpoint that the environment names.
-
-        Raises
-        ------
-        CraneError : a variable is missing, or the address is none
-        """
-        missing = [name for name in (URL, MODEL, KEY) if not environment.get(name)]
-        if missing:
-            raise CraneError(
-                f"judge: {missing[0]} is not set; set {URL}, {MODEL} and {KEY} (any text where the server asks for "
-                "none), or open_ended.judge: offline in the profile"
-            )
-        url = environment[URL].rstrip("/").removesuffix(_PATH)
-        try:
-            parsed = httpx2.URL(url)
-        except (httpx2.InvalidURL, ValueError):
-            parsed = httpx2.URL("")
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise CraneError(f"judge: {URL} is not an address; expected one like https://host/v1")
-        if parsed.userinfo or parsed.query:
-            raise CraneError(f"judge: {URL} holds a name, password or query; put the key into {KEY} instead")
-        key = environment[KEY]
-        if not key.isascii() or not key.isprintable() or key != key.strip():
-            raise CraneError(f"judge: {KEY} has a space at an end, a line break or another character that no key has")
-        return cls(url, environment[MODEL], key)
-
-    @property
-    def host(self) -> str:
-        """Name of the server, for messages."""
-        return str(httpx2.URL(self.url).netloc.decode())
-
-
-def messages(question: str, answer: str) -> list[dict[str, str]]:
-    """What the judge is asked about one answer."""
-    asked = f"Question:\n{question}\n\nAnswer:\n{answer or '(no answer)'}"
-    return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": asked}]
-
-
-def parse_judging(content: Any) -> tuple[float, str] | None:
-    """Score and reason of a judge's reply, None where it is malformed or its score not from 1 to 10."""
-    if not isinstance(content, str):
-        return None
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, flags=re.DOTALL)
-    try:
-        value = json.loads(fenced.group(1) if fenced else content)
-    except ValueError:
-        return None
-    score: Any = value.get("score") if isinstance(value, dict) else None
-    reason = value.get("reason", "") if isinstance(value, dict) else ""
-    if type(score) not in (int, float) or not LOWEST <= score <= HIGHEST or not isinstance(reason, str):
-        return None
-    return float(score), reason
-
-
-def retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds that a Retry-After header asks to wait (a number or a date), None where it says nothing."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
-        except (TypeError, ValueError):
-            return None
-    return min(max(seconds, 0.0), _LONGEST_TOLD) if seconds == seconds else None
 
 
 class _Stopped(Exception):
@@ -251,16 +171,16 @@ class EndpointJudge:
                 raise _Stopped
             told, last = None, number == _TRIES
             try:
-                reply = client.post(self._endpoint.url + _PATH, json=body)
+                reply = client.post(self._endpoint.url + PATH, json=body)
             except httpx2.ConnectError as error:
                 problem, last = f"cannot be reached ({_short(error)}); is it running?", number >= _REFUSED_TRIES
             except httpx2.TimeoutException:
                 problem = f"gave no answer in {self._timeout:g} s"
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 problem = f"broke off ({_short(error)})"
             else:
                 if reply.status_code == httpx2.codes.OK:
-                    return _content(reply)
+                    return content_of(reply)
                 problem = self._refusal(reply)
                 told = retry_after(reply.headers.get("retry-after"), now=time.time())
             if last:
@@ -294,13 +214,6 @@ def _read_cached(file: Path) -> tuple[float, str] | None:
         return None
     same = isinstance(value, dict) and value.get("schema") == SCHEMA
     return parse_judging(json.dumps(value)) if same else None
-
-
-def _content(reply: httpx2.Response) -> Any:
-    try:
-        return reply.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        return None
 
 
 def _short(error: Exception) -> str:

@@ -251,9 +251,18 @@ class Harness:
         -------
         frame an item: language, item (index), subject, correct (bool), margin (log-likelihood of the right option over
         that of the best other one, nats)
+
+        Raises
+        ------
+        CraneError : a log-likelihood is no number
         """
         scores = self.requests.log_likelihoods(self._model.model)
         items = self._items
+        if np.isnan(scores).any():  # argmax would take the first of them for the answer
+            raise CraneError(
+                f"questions: {int(np.isnan(scores).sum())} of {len(scores)} log-likelihoods are no numbers; the model's "
+                "values overflow, use dtype: float32 or bfloat16"
+            )
         width = int(items["options"].max())
         number = np.arange(width)
         there = number < items["options"].to_numpy()[:, None]  # (items, options)

@@ -6,22 +6,26 @@ Masked and unmasked answers to the same questions are compared, and the question
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from crane_lib.evaluation.rows import COLUMNS, MASK
+from crane_lib.errors import CraneError
+from crane_lib.evaluation.resampling import (
+    RESAMPLES,
+    interval,
+    number_masks,
+    resample_ratios,
+    values_by_mask,
+)
+from crane_lib.evaluation.rows import COLUMNS, MASK, SET
+from crane_lib.evaluation.uncertainty import Form, langspec_values
 
 TASK = "open_ended"
 METRIC = "judge_score"
-RESAMPLES = 2000
-Form = Literal["standard", "released"]
 # Beta 4 in the authors' form of F-beta is what they report for open-ended generation.
 FORMS: dict[str, tuple[float, Form]] = {"f1": (1.0, "standard"), "released": (4.0, "released")}
 MEAN = "mean"
-_SET = ["model", "selected_on", "method", "budget"]
-_LEVEL = 0.95
 
 
 def metric_of(judge: str, *, main: str) -> str:
@@ -38,45 +42,47 @@ def score_rows(items: pd.DataFrame, *, main: str) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Resampled:
-    """Mean scores of the masks of one model by one judge, the unmasked model first.
+class _Paired:
+    """Mean scores under M masks and without them, in K languages, on the same questions.
 
-    ``scores`` (M + 1, K) as measured, ``draws`` (B, M + 1, K) under resampling, over K languages.
+    Those are for each mask the questions of which its answer and the unmasked model's have a score: ``counts`` (M, K).
+    ``unmasked`` and ``measured`` (M, K), and under resampling ``unmasked_draws`` and ``draws`` (B, M, K); NaN where
+    there is no such question.
     """
 
     languages: list[str]
     masks: pd.DataFrame
     counts: np.ndarray
-    scores: np.ndarray
+    unmasked: np.ndarray
+    measured: np.ndarray
+    unmasked_draws: np.ndarray
     draws: np.ndarray
 
 
-def _resample(items: pd.DataFrame, *, resamples: int, random_seed: int) -> _Resampled:
+def _resample(items: pd.DataFrame, *, resamples: int, random_seed: int) -> _Paired:
+    judges = sorted(set(items["judge"]))
+    if len(judges) != 1:
+        raise CraneError(f"bootstrap: expected the scores of one judge, saw {judges}")
+    masks, numbered = number_masks(items)
     languages = list(dict.fromkeys(items["language"]))
-    masks = items[MASK].drop_duplicates()
-    masks = masks.sort_values("method", key=lambda method: method != "none", kind="stable").reset_index(drop=True)
-    numbered = items.merge(masks.assign(_mask=range(len(masks))), on=MASK, how="left", validate="many_to_one")
-    point, draws, counts = [], [], []
+    counts, point, draws = [], [], []
     for language in languages:
         part = numbered[numbered["language"] == language]
-        table = part.pivot_table(index="_mask", columns="question", values="score")
-        values = table.reindex(range(len(masks))).to_numpy(float)
+        table = values_by_mask(part, masks=len(masks), item="question", value="score", language=language)
+        values = table.dropna(axis=1, how="all").to_numpy(float)  # a question without any score is none
+        both = np.isfinite(values[1:]) & np.isfinite(values[0])  # (M, questions)
+        scored = np.concatenate([np.where(both, values[0], 0.0), np.where(both, values[1:], 0.0)])
         # Questions of one number are translations of one another: with the same seed they are drawn together.
         generator = np.random.default_rng([random_seed, 31])
-        questions = values.shape[1]
-        drawn = generator.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
-        known = np.isfinite(values)
-        scored = np.where(known, values, 0.0)
+        known = np.tile(both, (2, 1)).astype(float)
+        drawn = resample_ratios(scored, known, resamples=resamples, generator=generator)
         with np.errstate(invalid="ignore", divide="ignore"):
-            point.append(scored.sum(1) / known.sum(1))
-            draws.append((drawn @ scored.T) / (drawn @ known.T))
-        counts.append(known.sum(1))
-    return _Resampled(languages, masks, np.stack(counts, -1), np.stack(point, -1), np.stack(draws, -1))
-
-
-def _interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.nanquantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
-    return low, high
+            point.append((scored.sum(1) / known.sum(1)).reshape(2, -1))
+        draws.append(drawn.reshape(resamples, 2, -1))
+        counts.append(both.sum(1))
+    (unmasked, measured), every = np.stack(point, axis=-1), np.stack(draws, axis=-1)
+    masks = masks.iloc[1:].reset_index(drop=True)
+    return _Paired(languages, masks, np.stack(counts, axis=-1), unmasked, measured, every[:, 0], every[:, 1])
 
 
 def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> pd.DataFrame:
@@ -92,15 +98,13 @@ def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
     and high (95 %, bootstrap over questions), n (questions) and draws
     """
     found = _resample(items, resamples=resamples, random_seed=random_seed)
-    keys = [*_SET, "masked_language"]
+    keys = [*SET, "masked_language"]
     records = []
-    for labels, places in found.masks[found.masks["method"] != "none"].groupby(keys, sort=False).indices.items():
-        rows = found.masks.index[found.masks["method"] != "none"].to_numpy()[places]
-        change = found.draws[:, rows].mean(1) - found.draws[:, 0]
-        low, high = _interval(change)
+    for labels, rows in found.masks.groupby(keys, sort=False).indices.items():
+        low, high = interval(found.draws[:, rows].mean(1) - found.unmasked_draws[:, rows].mean(1))
         for number, language in enumerate(found.languages):
-            value = float(found.scores[rows, number].mean())
-            unmasked = float(found.scores[0, number])
+            value = float(found.measured[rows, number].mean())
+            unmasked = float(found.unmasked[rows, number].mean())
             records.append(
                 {
                     **dict(zip(keys, labels, strict=True)),
@@ -117,19 +121,6 @@ def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
     return pd.DataFrame(records)
 
 
-def f_scores(unmasked: np.ndarray, masked: np.ndarray, target: int, *, beta: float, form: Form) -> np.ndarray:
-    """LangSpec-F as `crane_lib.metrics.langspec` has it (mean of the others), over arrays (..., K)."""
-    drops = np.maximum(0.0, unmasked - masked)
-    hit = drops[..., target]
-    others = (drops.sum(-1) - hit) / (drops.shape[-1] - 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(hit > 0, hit / (hit + others), 0.0)
-        recall = np.where(unmasked[..., target] > 0, hit / unmasked[..., target], 0.0)
-        square = beta**2
-        below = square * precision + recall if form == "standard" else precision + square * recall
-        return np.where(below > 0, (1 + square) * precision * recall / below, 0.0)
-
-
 def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> pd.DataFrame:
     """LangSpec-F on the judge's scores: F1, and the paper's released form with beta 4; mean over random draws.
 
@@ -143,27 +134,20 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
     over languages), langspec, low and high (95 %, bootstrap over questions) and draws
     """
     found = _resample(items, resamples=resamples, random_seed=random_seed)
-    masks = found.masks[found.masks["method"] != "none"]
-    targets = [found.languages.index(language) for language in masks["masked_language"]]
+    targets = np.array([found.languages.index(language) for language in found.masks["masked_language"]])
     records = []
     for form, (beta, choice) in FORMS.items():
-        values = [
-            (
-                f_scores(found.scores[0], found.scores[place], target, beta=beta, form=choice),
-                f_scores(found.draws[:, 0], found.draws[:, place], target, beta=beta, form=choice),
-            )
-            for place, target in zip(masks.index, targets, strict=True)
-        ]
-        point, draws = np.array([value for value, _draws in values]), np.array([under for _value, under in values])
-        for labels, rows in masks.reset_index(drop=True).groupby(_SET, sort=False).indices.items():
-            spoken = masks["masked_language"].to_numpy()[rows]
+        point = langspec_values(found.unmasked, found.measured, targets, beta=beta, form=choice)
+        draws = langspec_values(found.unmasked_draws, found.draws, targets, beta=beta, form=choice)
+        for labels, rows in found.masks.groupby(SET, sort=False).indices.items():
+            spoken = found.masks["masked_language"].to_numpy()[rows]
             for language in [*dict.fromkeys(spoken), MEAN]:
                 chosen = rows if language == MEAN else rows[spoken == language]
-                low, high = _interval(draws[chosen].mean(0))
+                low, high = interval(draws[:, chosen].mean(1))
                 records.append(
                     {
                         "form": form,
-                        **dict(zip(_SET, labels, strict=True)),
+                        **dict(zip(SET, labels, strict=True)),
                         "masked_language": language,
                         "langspec": float(point[chosen].mean()),
                         "low": float(low),

@@ -32,7 +32,8 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        name = what.partition(" ")[2]
+        kind, _, name = what.partition(" ")
+        name = f"datasets/{name}" if kind == "dataset" else name
         raise CraneError(
             f"{what}: is gated; accept its licence on https://huggingface.co/{name} and log in (hf auth login, or the "
             "variable HF_TOKEN)"
@@ -126,14 +127,15 @@ def cached_model(name: str, *, revision: str) -> bool:
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
         check_model_directory(folder)
-    except (OSError, CraneError, ValueError):
+        return all((folder / file).is_file() for file in _weight_files(folder))
+    except (OSError, CraneError, ValueError, KeyError, TypeError, AttributeError):  # an index that was cut off, too
         return False
-    return all((folder / file).is_file() for file in _weight_files(folder))
 
 
 def _weight_files(folder: Path) -> set[str]:
     """Files that the index of a model in parts names; none for a model in one part."""
-    index = folder / "model.safetensors.index.json"
+    kind = "safetensors" if any(folder.glob("*.safetensors*")) else "bin"
+    index = folder / ("model.safetensors.index.json" if kind == "safetensors" else "pytorch_model.bin.index.json")
     return set(read_json(index)["weight_map"].values()) if index.is_file() else set()
 
 

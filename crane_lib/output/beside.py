@@ -242,8 +242,8 @@ def _mean_langspec(scores: Mapping[tuple[str, ...], float]) -> dict[tuple[str, s
 
 
 def _ranks(means: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], int]:
-    ordered = sorted(means, key=lambda key: -means[key])
-    return {key: place for place, key in enumerate(ordered, start=1)}
+    """Place of each from the largest, equal ones in the same place."""
+    return {key: 1 + sum(other > mean for other in means.values()) for key, mean in means.items()}
 
 
 def overlaps_beside(

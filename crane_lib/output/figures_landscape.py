@@ -85,7 +85,7 @@ def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> s
         panels[0].set_ylabel("Share of units beyond")
         figure.supxlabel("Distance of a unit's mean from the mean of all, in standard deviations", fontsize=9)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return (
         "How far the units' mean relevance (neurons) or mean row statistic lies from the mean over units: the share of "
         "units beyond a distance, both axes logarithmic. A curve right of the dotted one has heavier tails than a "

@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 
-def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Rows in the order of the study: methods, budgets and languages as everywhere, the rest by value."""
+def in_study_order(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Rows sorted by these columns: methods, budgets and languages as everywhere in the study, the rest by value."""
 
     def rank(column: pd.Series) -> pd.Series:
         values = list(column)
@@ -48,11 +48,6 @@ def _sorted(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         return pd.Series([position[value] for value in values], index=column.index)
 
     return frame.sort_values(columns, key=rank, kind="stable").reset_index(drop=True)
-
-
-def in_study_order(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Rows sorted by these columns as in every table of the study."""
-    return _sorted(frame, columns)
 
 
 def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -84,7 +79,7 @@ def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.D
     else:
         table["masked_share"] = np.nan
     table = table[[*keys, "masked_share", *languages, "mean", "lowest", "highest", "draws"]]
-    return _sorted(table, ["model", "selected_on", "metric", "method", "budget"])
+    return in_study_order(table, ["model", "selected_on", "metric", "method", "budget"])
 
 
 def matrix_table(
@@ -139,7 +134,7 @@ def perplexity_table(rows: pd.DataFrame) -> pd.DataFrame:
         mean = frame[frame["metric"] == metric].groupby(keys, sort=False)["value"].mean().rename(metric).reset_index()
         rise = rise.merge(mean, on=keys, how="left", validate="one_to_one")
     rise = rise[[*keys, "nll", "perplexity", "delta_nll", "lowest", "highest", "draws"]]
-    return _sorted(rise, ["model", "selected_on", "method", "budget", "masked_language", "evaluation_language"])
+    return in_study_order(rise, ["model", "selected_on", "method", "budget", "masked_language", "evaluation_language"])
 
 
 def _own_and_worst(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
@@ -165,7 +160,7 @@ def specificity_table(rows: pd.DataFrame) -> pd.DataFrame:
     table = table.rename(columns={"own": "own_rise", "worst_other_value": "worst_other_rise"})
     others = table["worst_other_rise"].clip(lower=0.0)
     table["ratio"] = np.where(others > 0, table["own_rise"] / others.where(others > 0, 1.0), np.inf)
-    return _sorted(table, [*SET, "masked_language"])
+    return in_study_order(table, [*SET, "masked_language"])
 
 
 def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -> pd.DataFrame:
@@ -184,7 +179,7 @@ def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -
     table = lost.merge(scores, on=keys, how="left")
     columns = ["method", "budget", "masked_language", "model", "selected_on"]
     table = table[[*columns, "own_drop", "worst_other", "worst_other_drop", "langspec_f1"]]
-    return _sorted(table, columns)
+    return in_study_order(table, columns)
 
 
 def guesser_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from crane_lib.neurons import NeuronSet
 from crane_lib.output.frames import SET, tidy
 from crane_lib.output.style import ordered_languages
-from crane_lib.output.tables import _sorted
+from crane_lib.output.tables import in_study_order
 from crane_lib.overlap import overlaps
 
 
@@ -41,7 +41,7 @@ def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> 
     }
     columns = ["method", "budget", "language", "count_base", "count_chat", "shared", "share_of_base", "expected_share"]
     columns += ["chance_low", "chance_high", "jaccard", "p_value"]
-    return _sorted(found.rename(columns=names)[columns], ["method", "budget", "language"])
+    return in_study_order(found.rename(columns=names)[columns], ["method", "budget", "language"])
 
 
 def transfer_matrix(langspec: pd.DataFrame, sets: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -64,4 +64,4 @@ def transfer_matrix(langspec: pd.DataFrame, sets: Sequence[tuple[str, str]]) -> 
     wanted = list(product(sorted(set(frame["metric"])), sets, ("base", "chat"), ("base", "chat")))
     there = [(x, *pair, on, model) for x, pair, on, model in wanted if (x, *pair, on, model) in table.index]
     table = table.loc[there].assign(mean=lambda found: found.mean(axis=1))
-    return _sorted(table.reset_index(), keys)
+    return in_study_order(table.reset_index(), keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,10 +19,11 @@ from crane_lib.models.loading import load_model, model_directory
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.parts import parts_of
-from crane_lib.selection import Chosen, select_contrast
-from crane_lib.stages.masking import _harness, masks_of, measure_documents, measure_questions
-from crane_lib.stages.relevance import GRADIENT, check_same_model, load_statistics
-from crane_lib.stages.selection import _kurtosis, _means, sets_file
+from crane_lib.selection import select_contrast
+from crane_lib.stages.masking import build_harness, masks_of, measure_documents, measure_questions
+from crane_lib.stages.relevance import load_statistics
+from crane_lib.stages.scores import UnitScores, unit_means
+from crane_lib.stages.selection import sets_file
 from crane_lib.stages.texts import tokenized
 from crane_lib.variants import kurtosis_variants, relevance_variants
 
@@ -49,28 +50,8 @@ def make_control_sets(
     random_seed: int,
 ) -> None:
     """Write ``<method>@<budget>.json`` for every method, budget and random control, and ``variants@all.json``."""
-    statistics = load_statistics(relevance, seeds[0], languages)
-    model, kurtosis = check_same_model(statistics), _kurtosis(statistics)
-    neuron = _means(statistics, "neuron")
-    gradient = _means(load_statistics(relevance, GRADIENT, languages), "neuron")
-    firing = {language: item.active.double().numpy() / item.tokens for language, item in statistics.items()}
-    first = statistics[languages[0]]
-    widths = {site: first.moments[site].shape[-1] for site in ("neuron", *selection.row_sites(first.moments))}
-    layers = first.moments["neuron"].shape[0]
-
-    def sets_of(method: str, level: str, chosen: Mapping[str, Chosen], draw: int = -1) -> list[NeuronSet]:
-        return [
-            NeuronSet(
-                sites=sites,
-                widths={site: widths[site] for site in sites},
-                model=model,
-                method=method,
-                budget=level,
-                language=language,
-                random_seed=draw,
-            )
-            for language, sites in chosen.items()
-        ]
+    scores = UnitScores.read(relevance, seed=seeds[0], languages=languages)
+    layers, width = scores.layers, scores.widths["neuron"]
 
     def write(method: str, level: str, sets: list[NeuronSet]) -> None:
         write_neuron_sets(sets_file(folder, method, level), sets)
@@ -78,36 +59,36 @@ def make_control_sets(
     for share in sorted({budget, *budgets}):
         at = f"{share:g}"
         chosen = {
-            "contrast": select_contrast(neuron, budget=share),
-            "contrast_mean": select_contrast(neuron, budget=share, against="mean"),
-            "contrast_abs": select_contrast(_means(statistics, "abs_neuron"), budget=share),
-            "kurtosis": selection.select_kurtosis_budget(kurtosis, budget=share),
-            "lape": selection.select_lape_budget(firing, budget=share),
-            "activation_contrast": select_contrast(firing, budget=share),
-            "gradient_contrast": select_contrast(gradient, budget=share),
+            "contrast": select_contrast(scores.neuron, budget=share),
+            "contrast_mean": select_contrast(scores.neuron, budget=share, against="mean"),
+            "contrast_abs": select_contrast(scores.absolute, budget=share),
+            "kurtosis": selection.select_kurtosis_budget(scores.kurtosis, budget=share),
+            "lape": selection.select_lape_budget(scores.firing, budget=share),
+            "activation_contrast": select_contrast(scores.firing, budget=share),
+            "gradient_contrast": select_contrast(scores.gradient, budget=share),
         }
         for method, by_language in chosen.items():
-            write(method, at, sets_of(method, at, by_language))
-        count = selection.budget_count(share, layers * widths["neuron"])
+            write(method, at, scores.sets(method, at, by_language))
+        count = selection.budget_count(share, layers * width)
         random = []
         for draw in range(random_draws if share == budget else draws):
             generator = np.random.default_rng([random_seed, draw, round(1e6 * share)])
-            same = selection.select_random(layers, widths["neuron"], count=count, generator=generator)
-            random += sets_of("random_global", at, dict.fromkeys(languages, same), draw)
+            same = selection.select_random(layers, width, count=count, generator=generator)
+            random += scores.sets("random_global", at, dict.fromkeys(languages, same), draw=draw)
         write("random_global", at, random)
     full = []
     for draw in range(random_draws):
         generator = np.random.default_rng([random_seed, draw, 0])
-        same = selection.select_fully_random(layers, widths["neuron"], generator=generator)
-        full += sets_of("random_full", ANY, dict.fromkeys(languages, same), draw)
+        same = selection.select_fully_random(layers, width, generator=generator)
+        full += scores.sets("random_full", ANY, dict.fromkeys(languages, same), draw=draw)
     write("random_full", ANY, full)
     logs = None
     if "log_probability" in seeds:
         of_logs = load_statistics(relevance, "log_probability", languages)
-        logs = {"signed": _means(of_logs, "neuron"), "absolute": _means(of_logs, "abs_neuron")}
-    variants = kurtosis_variants(kurtosis) | relevance_variants(neuron, logs, budget=budget)
+        logs = {"signed": unit_means(of_logs, "neuron"), "absolute": unit_means(of_logs, "abs_neuron")}
+    variants = kurtosis_variants(scores.kurtosis) | relevance_variants(scores.neuron, logs, budget=budget)
     kept = {key: chosen for key, chosen in variants.items() if ablation == "all" or key[0] in FEW}
-    write("variants", "all", [item for key, chosen in kept.items() for item in sets_of(*key, chosen)])
+    write("variants", "all", [item for key, chosen in kept.items() for item in scores.sets(*key, chosen)])
 
 
 def _documents(
@@ -182,8 +163,16 @@ def make_control_nlu(
 
     options : the rest of those of `crane_lib.stages.masking.make_nlu`
     """
+    masks = [
+        (name, neurons)
+        for name, neurons in masks_of({model_name: sets})
+        if neurons is None or (neurons.budget in budgets and not neurons.method.startswith("log_"))
+    ]
+    if not any(neurons is not None and neurons.method == "contrast" for _name, neurons in masks):
+        wanted = ", ".join(budget for budget in budgets if budget != ANY)
+        raise CraneError(f"controls.question_budgets: none of {wanted} is among controls.budgets; name one that is")
     with TemporaryDirectory() as tasks:
-        network, harness = _harness(
+        network, harness = build_harness(
             Path(tasks),
             corpus=corpus,
             model=model,
@@ -193,13 +182,6 @@ def make_control_nlu(
             sample_seed=sample_seed,
             **options,
         )
-        masks = [
-            (name, neurons)
-            for name, neurons in masks_of({model_name: sets})
-            if neurons is None or (neurons.budget in budgets and not neurons.method.startswith("log_"))
-        ]
-        if len(masks) == 1:
-            raise CraneError(f"controls.question_budgets: none of {budgets} is among controls.budgets")
         labels = {"profile": profile, "model": model_name}
         measure_questions(folder, network, harness, masks, labels=labels)
 

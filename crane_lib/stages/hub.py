@@ -36,6 +36,11 @@ def open_stream(text: Mapping[str, Any]) -> Any:
         with naming_mistakes(f"dataset {name}", text["revision"]):
             return load_dataset(name, config, split=text["split"], revision=text["revision"], streaming=True)
     except DatasetNotFoundError as error:
+        if "gated" in str(error):
+            raise CraneError(
+                f"dataset {name}: is gated; accept its terms on https://huggingface.co/datasets/{name} and log in (hf "
+                "auth login, or the variable HF_TOKEN)"
+            ) from error
         raise CraneError(
             f"dataset {name}: is not on the hub, or not to be seen without a token (hf auth login, HF_TOKEN); check "
             "its name"
@@ -58,7 +63,7 @@ def sample_shard(
 
     Raises
     ------
-    CraneError : the rows have no such field
+    CraneError : the rows have no such field, or it is no text
     """
     generator = np.random.default_rng(random_seed)
     kept: list[tuple[int, str]] = []
@@ -68,7 +73,10 @@ def sample_shard(
             break
         if field not in row:
             raise CraneError(f"dataset {name}: has no field {field!r}; seen {', '.join(map(str, row))}")
-        text = str(row[field] or "").strip()
+        value = row[field]
+        if not (value is None or isinstance(value, str)):
+            raise CraneError(f"dataset {name}: field {field!r} holds no text but {type(value).__name__}; name another")
+        text = (value or "").strip()
         if not text:
             continue
         seen += 1

@@ -137,7 +137,7 @@ def make_perplexity(
     measure_documents(folder, network, documents, masks, labels=labels, token_budget=token_budget)
 
 
-def _harness(
+def build_harness(
     folder: Path,
     *,
     corpus: Path,
@@ -222,11 +222,11 @@ def make_nlu(
 ) -> None:
     """Write rows.csv and items.parquet (every question under every mask: right or wrong).
 
-    options : those of `_harness`
+    options : those of `build_harness`
     """
     # The harness reads task definitions from a folder; they name files of this machine, so they do not stay.
     with TemporaryDirectory() as tasks:
-        network, harness = _harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
+        network, harness = build_harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
         masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
         measure_questions(folder, network, harness, masks, labels={"profile": profile, "model": model_name})
 
@@ -234,9 +234,9 @@ def make_nlu(
 def make_unmasked_nlu(
     folder: Path, *, corpus: Path, model: Path, profile: str, model_name: str, **options: Any
 ) -> None:
-    """Write rows.csv: accuracy of a model with nothing masked.  options : those of `_harness`"""
+    """Write rows.csv: accuracy of a model with nothing masked.  options : those of `build_harness`"""
     with TemporaryDirectory() as tasks:
-        _network, harness = _harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
+        _network, harness = build_harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
         labels = {"profile": profile, "model": model_name, **mask_labels(None, selected_on="")}
         rows = _accuracy_rows(harness.accuracy(), labels)
     write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from crane_lib.evaluation.generation import Answer, answer_nll, chat_prompt, greedy_answers
 from crane_lib.evaluation.judges import Judge, OfflineJudge, agreement
-from crane_lib.evaluation.judges_endpoint import Endpoint, EndpointJudge
+from crane_lib.evaluation.judges_endpoint import EndpointJudge
+from crane_lib.evaluation.judges_protocol import Endpoint
 from crane_lib.evaluation.open_ended import score_rows
 from crane_lib.evaluation.open_questions import read_question_files
 from crane_lib.evaluation.rows import mask_labels
@@ -163,10 +164,11 @@ def make_judged(
     frame = read_frame(answers / "answers.parquet")
     items = []
     for name in judges:
-        judge: Judge = _offline_judge(questions, corpus)
+        judge: Judge
         if name == ENDPOINT:
-            endpoint = Endpoint.from_environment()
-            judge = EndpointJudge(endpoint, cache, judgings=judgings, concurrency=concurrency)
+            judge = EndpointJudge(Endpoint.from_environment(), cache, judgings=judgings, concurrency=concurrency)
+        else:
+            judge = _offline_judge(questions, corpus)
         items.append(pd.concat([frame, judge.score(frame)], axis=1).assign(judge=name))
     judged = pd.concat(items, ignore_index=True)
     write_frame(folder / "items.parquet", judged)

@@ -14,7 +14,8 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation import judges_endpoint
-from crane_lib.evaluation.judges_endpoint import KEY, MODEL, URL, Endpoint, EndpointJudge, parse_judging, retry_after
+from crane_lib.evaluation.judges_endpoint import EndpointJudge
+from crane_lib.evaluation.judges_protocol import KEY, MODEL, URL, Endpoint, parse_judging, retry_after
 from tests.evaluation.stub import judging, reply, slowly, stub_server
 
 SECRET = "secret-key-123"
@@ -232,6 +233,20 @@ def test_waits_grow(tmp_path):
 )
 def test_retry_after(value, expected):
     assert retry_after(value, now=2.0) == expected
+
+
+def test_a_reply_that_nests_without_end_is_malformed():
+    assert parse_judging("[" * 200_000) is None
+
+
+def test_a_reply_that_cannot_be_unpacked_is_asked_for_again(tmp_path):
+    def answer(number, _body):
+        return (200, {"Content-Encoding": "gzip"}, b"no gzip") if number == 1 else judging(4)
+
+    with stub_server(answer) as (url, stub):
+        found = judge(url, tmp_path, judgings=1).score(answers(1))
+    assert found["score"].tolist() == [4.0]
+    assert len(stub.bodies) == 2
 
 
 def test_a_reply_that_comes_too_late_is_asked_for_again(tmp_path):

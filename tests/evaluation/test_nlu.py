@@ -117,6 +117,12 @@ def test_under_a_mask_too_and_as_before_afterwards(model_and_tokenizer, harness)
     assert harness.accuracy().equals(before)
 
 
+def test_log_likelihoods_that_are_no_numbers_are_no_answers(harness, monkeypatch):
+    monkeypatch.setattr(harness.requests, "log_likelihoods", lambda _model: np.full(harness.requests.count, np.nan))
+    with pytest.raises(CraneError, match="log-likelihoods are no numbers"):
+        harness.accuracy()
+
+
 def test_a_chat_model_is_asked_in_its_template(model_and_tokenizer, question_files, tmp_path):
     found = make_harness(model_and_tokenizer, question_files, tmp_path, chat=True).accuracy()
     for language in LANGUAGES:

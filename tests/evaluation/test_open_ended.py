@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crane_lib.evaluation.open_ended import FORMS, f_scores, open_langspec, score_changes, score_rows
+from crane_lib.errors import CraneError
+from crane_lib.evaluation.open_ended import FORMS, open_langspec, score_changes, score_rows
 from crane_lib.evaluation.rows import COLUMNS
+from crane_lib.evaluation.uncertainty import langspec_values
 from crane_lib.files import read_frame
 from crane_lib.metrics import langspec
 from crane_lib.output.published import PUBLISHED
@@ -114,6 +116,48 @@ def test_questions_that_no_judge_scored_are_left_out(items):
     assert contrast[["change", "low", "high"]].notna().all(axis=None)
 
 
+def test_a_change_is_on_the_questions_that_both_answers_have_scores_for(items):
+    part = items.copy()
+    hard = (part["question"] < 5) & (part["method"] == "none") & (part["language"] == "zh")
+    part.loc[hard, "score"] = 1.0
+    part.loc[(part["question"] < 5) & (part["method"] == "contrast"), "score"] = np.nan
+    table = score_changes(part, resamples=50)
+    row = table[(table["method"] == "contrast") & (table["masked_language"] == table["evaluation_language"])]
+    both = part[(part["question"] >= 5) & (part["language"] == "zh")]
+    expected = mean(both, method="none", masked="", language="zh")
+    assert row.set_index("masked_language").loc["zh", "unmasked"] == pytest.approx(expected)
+    # A language without a single score has no change; the others keep theirs.
+    part.loc[part["language"] == "vi", "score"] = np.nan
+    table = score_changes(part, resamples=50).set_index("evaluation_language")
+    assert table.loc["vi", ["change", "low", "high"]].isna().all(axis=None)
+    assert (table.loc["vi", "n"] == 0).all()
+    assert table.loc["en", ["change", "low", "high"]].notna().all(axis=None)
+
+
+def test_no_langspec_is_invented_where_scores_are_missing(items):
+    part = items.copy()
+    part.loc[(part["method"] == "contrast") & (part["masked_language"] == "en"), "score"] = np.nan
+    table = open_langspec(part, resamples=50)
+    contrast = table[table["method"] == "contrast"].set_index(["form", "masked_language"])["langspec"]
+    assert contrast[:, "en"].isna().all()
+    assert contrast[:, "mean"].isna().all()
+    assert contrast[:, "vi"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda items: items[items["method"] != "none"], "expected the unmasked model once"),
+        (lambda items: pd.concat([items, items]), "has an item of 'en' twice"),
+        (lambda items: pd.concat([items, items.assign(judge="endpoint")]), "expected the scores of one judge"),
+        (lambda items: pd.concat([items, items.assign(model="base")]), "expected the items of one model"),
+    ],
+)
+def test_answers_that_cannot_be_paired_are_refused(items, change, message):
+    with pytest.raises(CraneError, match=message):
+        score_changes(change(items), resamples=5)
+
+
 def test_langspec_is_the_metrics_own(items):
     table = open_langspec(items, resamples=200)
     before = {code: mean(items, method="none", masked="", language=code) for code in LANGUAGES}
@@ -139,7 +183,7 @@ def test_f_scores_of_arrays_are_those_of_single_masks(form):
     masked[0] = unmasked[0]
     beta, kind = FORMS[form]
     for target in range(3):
-        found = f_scores(unmasked, masked, target, beta=beta, form=kind)
+        found = langspec_values(unmasked[:, None], masked[:, None], np.array([target]), beta=beta, form=kind)[:, 0]
         expected = [
             langspec(
                 dict(zip(LANGUAGES, a, strict=True)),
@@ -171,6 +215,7 @@ def test_the_released_form_gives_the_published_values(method, expected):
     beta, kind = FORMS["released"]
     for masked, value in expected.items():
         after = np.array([scores[method, masked, code] for code in LANGUAGES])
-        found = f_scores(before, after, LANGUAGES.index(masked), beta=beta, form=kind)
+        target = np.array([LANGUAGES.index(masked)])
+        found = langspec_values(before[None], after[None], target, beta=beta, form=kind)[0]
         # The scores were published with three decimals; LAPE's largest drop is .085.
         assert float(found) == pytest.approx(value, abs=0.001)

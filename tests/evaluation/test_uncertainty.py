@@ -6,11 +6,11 @@ import pytest
 from scipy.stats import bootstrap, false_discovery_control
 
 from crane_lib.errors import CraneError
-from crane_lib.evaluation import uncertainty
+from crane_lib.evaluation import resampling
+from crane_lib.evaluation.resampling import generator_for, resample_counts
 from crane_lib.evaluation.uncertainty import (
     difference_intervals,
     drop_intervals,
-    generator_for,
     holm,
     interval,
     langspec_draws,
@@ -18,7 +18,6 @@ from crane_lib.evaluation.uncertainty import (
     langspec_values,
     method_means,
     random_p_value,
-    resample_counts,
     resample_documents,
     resample_items,
 )
@@ -185,7 +184,7 @@ def test_intervals_hold_their_point_and_the_same_seed_gives_the_same():
 
 def test_blocks_do_not_change_the_resamples(monkeypatch):
     whole = resample_documents(documents(), resamples=30)
-    monkeypatch.setattr(uncertainty, "_CHUNK_VALUES", 40)
+    monkeypatch.setattr(resampling, "_CHUNK_VALUES", 40)
     np.testing.assert_allclose(resample_documents(documents(), resamples=30).draws, whole.draws, rtol=1e-12)
 
 
@@ -236,3 +235,10 @@ def test_holm_by_hand_and_never_below_benjamini_hochberg():
 def test_items_that_cannot_be_paired_are_refused(change, message):
     with pytest.raises(CraneError, match=message):
         resample_items(change(items()), resamples=5)
+
+
+def test_a_missing_value_is_no_zero():
+    frame = documents()
+    frame.loc[7, "nll"] = np.nan
+    with pytest.raises(CraneError, match="not every mask was evaluated on the same items"):
+        resample_documents(frame, resamples=5)

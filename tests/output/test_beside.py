@@ -120,6 +120,14 @@ def test_ranks(exact):
     assert set(table["same_direction"]) == {"yes"}
 
 
+def test_methods_that_are_equal_share_a_rank(exact):
+    unharmed = exact[exact["masked_language"] == ""].set_index(["model", "evaluation_language"])["value"]
+    places = zip(exact["model"], exact["evaluation_language"], strict=True)
+    table = beside.ranks_beside(exact.assign(value=[unharmed[place] for place in places]), model="base")
+    assert set(table["rank_ours"]) == {"1"}
+    assert dict(zip(table["method"], table["same_direction"], strict=True))["lape"] == "no"
+
+
 OVERLAPS = pd.DataFrame(
     [
         ("en", "vi", 0.1),

@@ -17,9 +17,7 @@ lengths = st.lists(st.integers(1, 60), min_size=1, max_size=150).map(np.array)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(lengths, st.integers(1, 200), st.integers(1, 9), st.integers(1, 5))
 def test_every_document_is_in_one_shard_longest_first(lengths, token_budget, most_documents, shard_batches):
-    plan = plan_shards(
-        lengths, token_budget=token_budget, most_documents=most_documents, shard_batches=shard_batches
-    )
+    plan = plan_shards(lengths, token_budget=token_budget, most_documents=most_documents, shard_batches=shard_batches)
     order = np.concatenate([shard.documents for shard in plan])
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert order.tolist() == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))

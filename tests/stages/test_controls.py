@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crane_lib.errors import CraneError
 from crane_lib.evaluation.perplexity import document_nll
 from crane_lib.files import read_frame
 from crane_lib.models.loading import load_model
@@ -121,3 +122,22 @@ def test_silencing_every_part_leaves_the_model_as_it_was(root, sets, tmp_path): 
     }
     bare = rows[rows["method"] == "none"].set_index("evaluation_language")["value"].to_dict()
     assert parts[parts["part"] == "none"].set_index("evaluation_language")["value"].to_dict() == bare
+
+
+def test_budgets_that_no_curve_has_are_refused(root, sets, tmp_path):  # noqa: F811
+    with pytest.raises(CraneError, match=r"question_budgets: none of 0\.2, 0\.3 is among controls\.budgets"):
+        make_control_nlu(
+            tmp_path,
+            corpus=root / "corpus",
+            model=root / "model",
+            sets=sets,
+            languages=LANGUAGES,
+            questions=5,
+            budgets=["0.2", "0.3", "any"],
+            sample_seed=0,
+            batch_size=4,
+            delimiters={},
+            **LABELS,
+            **LOADING,
+        )
+    assert not list(tmp_path.iterdir())

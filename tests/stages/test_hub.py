@@ -54,6 +54,12 @@ def test_a_missing_field_is_named():
         sample_shard(rows(3, field="body"), 2, name="x", field="text", window=0, random_seed=[0])
 
 
+def test_a_field_that_is_no_text_is_named():
+    given = iter([{"text": ["a", "b"]}])
+    with pytest.raises(CraneError, match="dataset x: field 'text' holds no text but list"):
+        sample_shard(given, 2, name="x", field="text", window=0, random_seed=[0])
+
+
 @pytest.fixture
 def corpus(tmp_path):
     made_up.write_corpus(tmp_path / "set", "en", config="en", split="train", field="text", documents=80)
@@ -134,3 +140,15 @@ def test_a_wrong_configuration_is_one_line(corpus):
     assert "\n" not in str(error.value)
     with pytest.raises(CraneError, match="with a split 'dev'"):
         open_stream(corpus | {"split": "dev"})
+
+
+def test_a_gated_corpus_is_told_from_a_missing_one(monkeypatch):
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    def refuse(*_arguments, **_options):
+        raise DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub. You must be authenticated.")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(CraneError, match=r"dataset a/b: is gated; accept its terms on .*/datasets/a/b and log in"):
+        open_stream({"dataset": "a/b", "config": None, "split": "train", "revision": "main"})

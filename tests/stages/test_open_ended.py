@@ -8,7 +8,7 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.generation import answer_nll, chat_prompt, greedy_answers
-from crane_lib.evaluation.judges_endpoint import KEY, MODEL, URL
+from crane_lib.evaluation.judges_protocol import KEY, MODEL, URL
 from crane_lib.evaluation.rows import COLUMNS
 from crane_lib.files import read_frame, read_json
 from crane_lib.masking import masked
