@@ -114,6 +114,7 @@ class Models(StudyBase):
                 "training": source.base.model_dump(),
                 "device": self.profile.device,
                 "random_seed": self.profile.random_seed,
+                "dtype": self.profile.dtype,
             },
         )
 
@@ -129,6 +130,7 @@ class Models(StudyBase):
                 "training": self._embedded().chat.model_dump(),
                 "device": self.profile.device,
                 "random_seed": self.profile.random_seed,
+                "dtype": self.profile.dtype,
             },
         )
 
