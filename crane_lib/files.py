@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,52 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str], *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock that other processes, and other threads, wait for; a process that dies lets go of it.
+
+    Parameters
+    ----------
+    path : file that stands for the lock; it is gone when nobody holds it
+    waiting : called once if somebody else holds the lock
+
+    Raises
+    ------
+    CraneError : the place cannot be written to
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        # Who held it has taken the file away: the next one must hold the file that stands there now.
+        while not _is_at(path, stream.fileno()):
+            stream.close()
+            stream = path.open("w")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError as error:
+        raise CraneError(f"{path.parent}: cannot be written ({error.strerror}); choose another --artifacts") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        fcntl.flock(stream, fcntl.LOCK_UN)  # not by closing alone: processes started meanwhile may hold it open
+        stream.close()
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one that stands at `path`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -16,6 +16,7 @@ from crane_lib.profile_hub import HubSource, Needs, Task, absolute_source, absol
 ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
 DEFAULT_ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 TEMPLATE = "template"  # configs/template.yaml, a profile to start from
+TOLD = ("description", "expected_seconds", "calibration_seconds", "needs")  # said to people; no result depends on it
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -188,7 +189,8 @@ class Profile(_Strict):
     evaluation: Evaluation = Evaluation()
     open_ended: OpenEnded = OpenEnded()
     paper: Paper = Paper()
-    expected_seconds: dict[str, float] = {}
+    expected_seconds: dict[str, float] = {}  # of each section by its number, when nothing can be reused
+    calibration_seconds: Annotated[float, Field(gt=0)] | None = None  # of the machine that they were taken on
     needs: Needs = Needs()
     rehearsal: bool = False  # a small random model and made-up data stand in; set by --rehearse
 
@@ -233,7 +235,8 @@ class Profile(_Strict):
     @property
     def has_needs(self) -> bool:
         """Whether a preflight has anything to look at."""
-        return isinstance(self.source, HubSource) or self.needs != Needs() or bool(self.evaluation.tasks)
+        needs = self.needs.model_copy(update={"disk_gb": 0})  # every run looks at its disk
+        return isinstance(self.source, HubSource) or needs != Needs() or bool(self.evaluation.tasks)
 
     @property
     def is_gated(self) -> bool:

@@ -25,7 +25,13 @@ SMALL: dict[str, Any] = {
     "needs": {},
     "relevance": {"token_budget": 1024, "max_length": 96, "processes": 1},
     "source": {"relevance_documents": 24, "perplexity_documents": 6, "sampling": {"shards": 3, "window": 16}},
-    "controls": {"budgets": [0.02, 0.1, 0.5], "question_budgets": [0.1, 0.5], "draws": 2, "documents": 6, "questions": 12},
+    "controls": {
+        "budgets": [0.02, 0.1, 0.5],
+        "question_budgets": [0.1, 0.5],
+        "draws": 2,
+        "documents": 6,
+        "questions": 12,
+    },
     "evaluation": {"batch_size": 32},
     "open_ended": {"max_new_tokens": 6, "batch_size": 72, "random_draws": 1},
 }

@@ -14,7 +14,8 @@ from crane_lib.errors import CraneError
 from crane_lib.masking import masked
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import NeuronSet, write_neuron_sets
-from crane_lib.pipeline import runner
+from crane_lib.pipeline import estimate, runner
+from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.sections import all_sections
 from crane_lib.profile import profile_names
 from crane_lib.relevance import Statistics, stream_statistics
@@ -66,6 +67,7 @@ def test_listing_names_every_section_and_profile():
     assert result.exit_code == 0
     for section in all_sections():
         assert f"{section.number}  {section.title}  [{section.path.name}]" in result.output
+    assert "C5  Units found on the base model carry over to the chat model  [sections 07, 09]" in result.output
     for name in profile_names():
         assert f"profile  {name}" in result.output
 
@@ -82,7 +84,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
 
 
 def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner.Run, "unchanged", lambda self, section, key: section.number == "00")
+    monkeypatch.setattr(Run, "unchanged", lambda self, section, key: section.number == "00")
     asked = ("run", "--profile", "smoke", "--dry-run", "--artifacts", str(tmp_path))
     lines = call(*asked).output.splitlines()
     assert ["reused" in line for line in lines] == [True] + [False] * (len(lines) - 1)
@@ -93,7 +95,7 @@ def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (("run", "--profile", "smok"), "unknown profile 'smok'; did you mean 'smoke'?"),
-        (("run", "--only", "9"), "unknown section '9'"),
+        (("run", "--only", "9"), "unknown section or claim '9'"),
         (("run", "--only", "03_perplexty"), "did you mean '03_perplexity'?"),
         (("run", "--from", "zz"), "unknown section 'zz'"),
         (("run", "--only", "01", "--from", "07"), "no section is left"),
@@ -132,13 +134,27 @@ def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
     given = []
 
     def run_sections(run, *, fresh, console):
-        given.append((run.profile.name, run.folder, [s.number for s in run.sections], run.parameters, fresh))
+        given.append((run.profile.name, run.folder, [s.number for s in run.sections], run.parameters, run.jobs, fresh))
         return result
 
     monkeypatch.setattr(runner, "run_sections", run_sections)
-    arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "-p", "count=3", "-p", "name=[a, b]"]
+    arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "--jobs", "3", "-p", "count=3", "-p", "name=[a, b]"]
     assert main(monkeypatch, capsys, "run", "--profile", "smoke", *arguments)[0] == code
-    assert given == [("smoke", tmp_path / "smoke", ["07", "08", "09"], {"count": 3, "name": ["a", "b"]}, True)]
+    assert given == [("smoke", tmp_path / "smoke", ["07", "08", "09"], {"count": 3, "name": ["a", "b"]}, 3, True)]
+
+
+def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "disk_free", lambda _folder: 0.01)
+    arguments = ("run", "--profile", "smoke", "--artifacts", tmp_path / "new")
+    code, out, err = main(monkeypatch, capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {tmp_path / 'new' / 'smoke'}: profile smoke needs 50 MB more disk, 10 MB are free; free some space or "
+        "choose another --artifacts\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(runner, "run_sections", lambda run, **_options: 0)
+    assert main(monkeypatch, capsys, *arguments, "--skip-preflight")[0] == 0
 
 
 def test_ctrl_c_is_exit_code_130(tmp_path, monkeypatch, capsys):

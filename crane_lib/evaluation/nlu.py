@@ -260,8 +260,8 @@ class Harness:
         items = self._items
         if np.isnan(scores).any():  # argmax would take the first of them for the answer
             raise CraneError(
-                f"questions: {int(np.isnan(scores).sum())} of {len(scores)} log-likelihoods are no numbers; the model's "
-                "values overflow, use dtype: float32 or bfloat16"
+                f"questions: {int(np.isnan(scores).sum())} of {len(scores)} log-likelihoods are no numbers; the "
+                "model's values overflow, use dtype: float32 or bfloat16"
             )
         width = int(items["options"].max())
         number = np.arange(width)

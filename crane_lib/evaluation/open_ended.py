@@ -156,3 +156,10 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
                     }
                 )
     return pd.DataFrame(records)
+
+
+def langspec_f1_rows(langspec: pd.DataFrame) -> pd.DataFrame:
+    """LangSpec-F1 of `open_langspec` as LangSpec rows, a row a language, to stand beside other measures."""
+    part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] != MEAN)]
+    renamed = part.rename(columns={"langspec": "langspec_f1"})
+    return renamed[[*SET, "masked_language", "langspec_f1"]].assign(metric=METRIC)

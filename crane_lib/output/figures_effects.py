@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.patches import Patch
 
 from crane_lib.errors import CraneError
 from crane_lib.output.frames import SET, effects, over_draws, pick, tidy
-from crane_lib.output.panels import grid, grid_height, language_heat_map, legend_below, name_panel
+from crane_lib.output.panels import (
+    grid,
+    grid_height,
+    language_cells,
+    language_heat_map,
+    legend_below,
+    name_panel,
+    scale_around_zero,
+)
 from crane_lib.output.style import (
     METRIC_LABELS,
     MODEL_LABELS,
@@ -80,28 +85,19 @@ def delta_matrices(
         cells = _with_intervals(cells, intervals, metric=metric, selected_on=selected_on, sign=sign)
     languages = ordered_languages(cells["evaluation_language"])
     sets = ordered_sets(zip(cells["method"], cells["budget"], strict=True))
-    # The range of what is drawn, widened to both sides of zero where something was gained.
-    low, high = float(min(0.0, cells["mean"].min())), float(max(cells["mean"].max(), 1e-9))
-    largest = max(high, -low)
-    scale, colours = Normalize(-largest, largest), matplotlib.colormaps["RdBu_r"].with_extremes(bad="#EDEDED")
+    limits, scale, colours = scale_around_zero(cells["mean"])
     columns = 3
     with drawing(path, width=6.6, height=grid_height(len(sets), columns=columns, panel=2.0)) as figure:
         panels = grid(figure, len(sets), columns=columns)
         for number, (panel, (method, budget)) in enumerate(zip(panels, sets, strict=True)):
-            part = pick(cells, method=method, budget=budget).set_index(["masked_language", "evaluation_language"])
-            values = np.full((len(languages), len(languages)), np.nan)
-            texts = [["–"] * len(languages) for _ in languages]
-            for i, masked in enumerate(languages):
-                for j, evaluated in enumerate(languages):
-                    if (masked, evaluated) in part.index:
-                        cell = part.loc[(masked, evaluated)]
-                        values[i, j], texts[i][j] = cell["mean"], _cell_text(cell)
+            part = pick(cells, method=method, budget=budget)
+            values, texts = language_cells(part, languages, value="mean", text=_cell_text)
             image = language_heat_map(panel, values, texts, languages=languages, colours=colours, scale=scale)
             name_panel(panel, method, budget)
             panel.set_ylabel("Masked" if number % columns == 0 else "")
             panel.set_xlabel("Evaluated" if number + columns >= len(sets) else "")
         bar = figure.colorbar(image, ax=panels, shrink=0.6, label=label)
-        bar.ax.set_ylim(low if low < -0.02 * largest else 0.0, largest)
+        bar.ax.set_ylim(*limits)
     draws = int(cells["draws"].max())
     spread = f" Random sets: mean over {draws} draws, below it their lowest to highest." if draws > 1 else ""
     spread += "" if intervals is None else " Other sets: below it the 95 % interval of a paired bootstrap over items."

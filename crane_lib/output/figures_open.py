@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 import pandas as pd
-from matplotlib.colors import Normalize
 from matplotlib.patches import Patch
 
 from crane_lib.errors import CraneError
 from crane_lib.output.frames import pick
-from crane_lib.output.panels import grid, grid_height, language_heat_map, name_panel
+from crane_lib.output.panels import grid, grid_height, language_cells, language_heat_map, name_panel, scale_around_zero
 from crane_lib.output.style import (
     drawing,
     language_colours,
@@ -25,6 +22,11 @@ from crane_lib.output.style import (
 )
 
 _FORMS = {"f1": "LangSpec-F1 (0 to 1)", "released": "LangSpec-F, released form (0 to 1)"}
+
+
+def _points(cell: pd.Series) -> str:
+    """Points lost, and below them their interval."""
+    return f"{cell['lost']:z.1f}\n{-cell['high']:z.1f}\nto {-cell['low']:z.1f}"
 
 
 def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "base") -> str:
@@ -43,28 +45,19 @@ def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "bas
         raise CraneError(f"figure: no judged answers under sets selected on the {selected_on} model")
     languages = ordered_languages(found["evaluation_language"])
     sets = ordered_sets(zip(found["method"], found["budget"], strict=True))
-    lost = -found["change"]
-    low, high = min(0.0, float(lost.min())), max(float(lost.max()), 1e-9)
-    largest = max(high, -low)
-    scale, colours = Normalize(-largest, largest), matplotlib.colormaps["RdBu_r"].with_extremes(bad="#EDEDED")
+    found = found.assign(lost=-found["change"])
+    limits, scale, colours = scale_around_zero(found["lost"])
     with drawing(path, width=6.6, height=grid_height(len(sets), columns=3, panel=2.0)) as figure:
         panels = grid(figure, len(sets), columns=3)
         for number, (panel, (method, budget)) in enumerate(zip(panels, sets, strict=True)):
-            part = pick(found, method=method, budget=budget).set_index(["masked_language", "evaluation_language"])
-            values = np.full((len(languages), len(languages)), np.nan)
-            texts = [["–"] * len(languages) for _ in languages]
-            for i, masked in enumerate(languages):
-                for j, evaluated in enumerate(languages):
-                    if (masked, evaluated) in part.index:
-                        cell = part.loc[(masked, evaluated)]
-                        values[i, j] = -cell["change"]
-                        texts[i][j] = f"{values[i, j]:z.1f}\n{-cell['high']:z.1f}\nto {-cell['low']:z.1f}"
+            part = pick(found, method=method, budget=budget)
+            values, texts = language_cells(part, languages, value="lost", text=_points)
             image = language_heat_map(panel, values, texts, languages=languages, colours=colours, scale=scale)
             name_panel(panel, method, budget)
             panel.set_ylabel("Masked" if number % 3 == 0 else "")
             panel.set_xlabel("Evaluated" if number + 3 >= len(sets) else "")
         bar = figure.colorbar(image, ax=panels, shrink=0.6 if len(sets) > 3 else 0.9, label="Judge score lost (points)")
-        bar.ax.set_ylim(low if low < -0.02 * largest else 0.0, largest)
+        bar.ax.set_ylim(*limits)
     draws = int(found["draws"].max())
     drawn = f" Random sets: mean over {draws} draws." if draws > 1 else ""
     return (

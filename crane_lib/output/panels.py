@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
@@ -30,6 +32,33 @@ def grid(figure: Figure, count: int, *, columns: int, **options: Any) -> list[Ax
 def grid_height(count: int, *, columns: int, panel: float, rest: float = 0.4) -> float:
     """Height in inches of a grid whose panels are `panel` high."""
     return panel * -(-count // min(columns, max(count, 1))) + rest
+
+
+def scale_around_zero(values: pd.Series) -> tuple[tuple[float, float], Normalize, Colormap]:
+    """Limits of a colour bar from zero, or from below it where a value is, and a scale and colours around zero."""
+    known = [0.0, 1e-9, *values.dropna()]
+    low, high = float(min(known)), float(max(known))
+    largest = max(high, -low)
+    limits = (low if low < -0.02 * largest else 0.0, largest)
+    return limits, Normalize(-largest, largest), matplotlib.colormaps["RdBu_r"].with_extremes(bad="#EDEDED")
+
+
+def language_cells(
+    cells: pd.DataFrame, languages: Sequence[str], *, value: str, text: Callable[[pd.Series], str]
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Values and texts of a heat map, masked language by evaluated one; NaN and a dash where there is no value.
+
+    Parameters
+    ----------
+    cells : rows with masked_language, evaluation_language and the column `value`
+    """
+    values = np.full((len(languages), len(languages)), np.nan)
+    texts = [["–"] * len(languages) for _ in languages]
+    for _number, cell in cells.iterrows():
+        i, j = languages.index(cell["masked_language"]), languages.index(cell["evaluation_language"])
+        if np.isfinite(cell[value]):
+            values[i, j], texts[i][j] = cell[value], text(cell)
+    return values, texts
 
 
 def language_heat_map(

@@ -12,7 +12,7 @@ import yaml
 from IPython.display import Markdown, display
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_json
+from crane_lib.files import locked, read_json, write_json
 from crane_lib.output.description import first_sentence
 from crane_lib.output.style import marked
 from crane_lib.output.writing import write_table
@@ -40,11 +40,12 @@ class Publisher:
 
     def _caption(self, name: str, caption: str) -> None:
         path = self.folder / CAPTIONS
-        try:
-            captions = read_json(path)
-        except CraneError:
-            captions = {}
-        write_json(path, dict(sorted({**captions, name: caption}.items())))
+        with locked(self.folder / f".{CAPTIONS}.lock"):  # sections may run at once
+            try:
+                captions = read_json(path)
+            except CraneError:
+                captions = {}
+            write_json(path, dict(sorted({**captions, name: caption}.items())))
 
     def table(self, name: str, frame: pd.DataFrame, caption: str, *, digits: int | Mapping[str, int] = 3) -> None:
         """Write a table as CSV, Markdown and LaTeX, and show it."""

@@ -12,7 +12,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGE = _ROOT.name
 
 
-def _file(module: str) -> Path | None:
+def source_file(module: str) -> Path | None:
     """Source file of a module of the library, None for anything else."""
     parts = module.split(".")
     if parts[0] != _PACKAGE:
@@ -35,13 +35,13 @@ def imported_modules(source: str) -> set[str]:
             names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found.update(name for name in names if _file(name) is not None)
+        found.update(name for name in names if source_file(name) is not None)
     return found
 
 
 @cache
 def _direct(module: str) -> tuple[str, ...]:
-    file = _file(module)
+    file = source_file(module)
     return tuple(sorted(imported_modules(file.read_text(encoding="utf-8")))) if file else ()
 
 
@@ -51,7 +51,7 @@ def closure(modules: Iterable[str]) -> list[str]:
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module not in seen and _file(module) is not None:
+        if module not in seen and source_file(module) is not None:
             seen.add(module)
             waiting += _direct(module)
     return sorted(seen)
@@ -59,9 +59,11 @@ def closure(modules: Iterable[str]) -> list[str]:
 
 @cache
 def _digest(file: Path) -> str:
-    """Hash of a source file and of the data files that lie beside it."""
-    digest = hashlib.sha256(file.read_bytes())
-    for data in sorted(file.parent.glob("*.yaml")):
+    """Hash of a source file, of the data files that lie beside it, and of those in ``expected/`` that it names."""
+    source = file.read_bytes()
+    digest = hashlib.sha256(source)
+    named = [path for path in (_ROOT.parent / "expected").glob("*.*") if path.name.encode() in source]
+    for data in sorted([*file.parent.glob("*.yaml"), *named]):
         digest.update(data.read_bytes())
     return digest.hexdigest()
 
@@ -70,7 +72,7 @@ def code_fingerprint(modules: Iterable[str]) -> str:
     """Hash of the source of `modules` and of all of the library they depend on."""
     digest = hashlib.sha256()
     for module in closure(modules):
-        file = _file(module)
+        file = source_file(module)
         if file is not None:
             digest.update(f"{module}:{_digest(file)}\n".encode())
     return digest.hexdigest()[:16]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from crane_lib.errors import CraneError
+from crane_lib.pipeline.kernels import Kernels
+from crane_lib.pipeline.log import SectionLog
 from crane_lib.profile import nearest
-from crane_lib.progress import FILE_VARIABLE
 
 _ROOT = Path(__file__).resolve().parents[2]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -42,23 +42,24 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
             raise CraneError(f"{notebook.name}: unknown parameter {name!r}; {nearest(name, known)}")
 
 
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the kernels started inside the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, progress_file: Path) -> None:
+def execute(
+    notebook: Path,
+    output: Path,
+    parameters: Mapping[str, Any],
+    *,
+    variables: Mapping[str, str],
+    log: SectionLog,
+    kernels: Kernels,
+) -> None:
     """Execute a notebook; the executed copy is `output`, or ``<name>.failed.ipynb`` beside it.
+
+    Several may be executed at once, each in a thread of its own: nothing of this process is changed.
+
+    Parameters
+    ----------
+    variables : environment of the kernel, beside that of this process
+    log : gets what the cells print, and the traceback of a failure
+    kernels : the kernel is one of them while it lives
 
     Raises
     ------
@@ -70,36 +71,43 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any], *, prog
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    from crane_lib.pipeline.engine import ENGINE
+
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     running = output.with_name(f".{output.stem}.partial.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    variables = {FILE_VARIABLE: str(progress_file), "PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     try:
-        with _environment(variables), TemporaryDirectory(prefix="crane-") as sockets:
+        with TemporaryDirectory(prefix="crane-") as sockets:
             papermill.execute_notebook(
                 str(notebook),
                 str(running),
                 parameters=dict(parameters),
+                engine_name=ENGINE,
                 kernel_name="python3",
                 progress_bar=False,
-                cwd=str(_ROOT),
                 # Kernels talk through sockets in a folder of this user's own, which others cannot reach.
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
                 extra_arguments=["--IPKernelApp.log_level=50"],
+                resources={"metadata": {"path": str(_ROOT)}},  # where the kernel starts; `cwd` would move this process
+                variables={**variables, "PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+                section_log=log,
+                kernels=kernels,
             )
     except PapermillExecutionError as error:
         os.replace(running, failed)
+        log.write("\n".join(error.traceback) + "\n")
         message = _COLOURS.sub("", f"{error.ename}: {error.evalue}").strip().splitlines()
         raise NotebookError(message[0].removeprefix("CraneError: ") if message else error.ename) from error
     except (DeadKernelError, CellTimeoutError) as error:
         if running.is_file():
             os.replace(running, failed)
         raise NotebookError(f"its kernel died ({error}); was there too little memory?") from error
+    except RuntimeError as error:
+        raise NotebookError(f"its kernel did not start ({error})") from error
     else:
         os.replace(running, output)
         failed.unlink(missing_ok=True)
     finally:
         running.unlink(missing_ok=True)
-        progress_file.unlink(missing_ok=True)

@@ -1,101 +1,35 @@
-"""Running the sections in order: reuse what is unchanged, go on after a failure, say where everything is."""
+"""Running the sections: reuse what is unchanged, several at once if asked, go on after a failure, say where all is."""
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_json, write_text
+from crane_lib.files import write_text
+from crane_lib.pipeline.board import Board, Row
 from crane_lib.pipeline.console import Console
+from crane_lib.pipeline.estimate import disk_free, disk_needed, size_text
+from crane_lib.pipeline.kernels import Kernels
+from crane_lib.pipeline.log import SectionLog
 from crane_lib.pipeline.manifest import write_manifest
 from crane_lib.pipeline.notebook import NotebookError, check_parameters, execute
+from crane_lib.pipeline.order import waits_for
+from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.sections import Section, all_sections
-from crane_lib.pipeline.store import library_versions, remove_partial
-from crane_lib.profile import LocalSource, Profile
-
-_TOLD = ("description", "expected_seconds")  # what a profile tells people; no result depends on it
-_KEPT = ("tables", "figures")
-_SHARED = ("captions.json", "manifest.json")  # files that no one section makes
-
-
-@dataclass
-class Run:
-    """One start of the study: a profile, its folder, and the sections asked for."""
-
-    profile: Profile
-    folder: Path
-    sections: list[Section]
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-    def record_path(self, section: Section) -> Path:
-        """File that says how a section went last."""
-        return self.folder / "sections" / f"{section.name}.json"
-
-    def record(self, section: Section) -> dict[str, Any] | None:
-        """How a section went last, None if it never ran."""
-        try:
-            record = read_json(self.record_path(section))
-        except CraneError:
-            return None
-        return record if isinstance(record, dict) else None
-
-    def expected(self, section: Section) -> float | None:
-        """Seconds a section is likely to take: as long as last time, else as the profile says."""
-        last = self.record(section)
-        seconds = (last or {}).get("seconds") or self.profile.expected_seconds.get(section.number)
-        return float(seconds) if seconds else None
-
-    def key(self, section: Section) -> str:
-        """Key of what a section would make now."""
-        given = {name: value for name, value in self.parameters.items() if name in self._known(section)}
-        outside = {**library_versions(), **_outside(self.profile)}
-        profile = {name: value for name, value in self.profile.resolved().items() if name not in _TOLD}
-        return section.key(profile, given, outside)
-
-    def _known(self, section: Section) -> list[str]:
-        from crane_lib.pipeline.notebook import known_parameters
-
-        return known_parameters(section.path) if self.parameters else []
-
-    def unchanged(self, section: Section, key: str) -> bool:
-        """Whether the section's outputs are there and were made under this key."""
-        last = self.record(section)
-        return (
-            last is not None
-            and last.get("status") == "done"
-            and last.get("key") == key
-            and all((self.folder / name).is_file() for name in last["outputs"])
-        )
-
-
-def _outside(profile: Profile) -> dict[str, str]:
-    """State of what a profile names from outside: sizes and times of files, cheap to read, and the judge."""
-    named = [*(profile.open_ended.questions or {}).values(), *filter(None, [profile.paper.lape_list])]
-    asked = _state(named)
-    if profile.open_ended.judge != "offline":
-        asked |= {name: os.environ.get(name, "") for name in ("CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL")}
-    if not isinstance(profile.source, LocalSource):
-        return asked
-    source = profile.source
-    paths = [*source.texts.values(), *(source.questions or {}).values()]
-    for folder in (source.base_model, source.chat_model):
-        if folder is not None and folder.is_dir():
-            paths += sorted(path for path in folder.iterdir() if path.is_file())
-    return asked | _state(paths)
-
-
-def _state(paths: Iterable[Path]) -> dict[str, str]:
-    return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()}
+from crane_lib.pipeline.store import SECTION_VARIABLE, remove_partial
+from crane_lib.progress import FILE_VARIABLE, read_progress
 
 
 @contextmanager
@@ -114,14 +48,35 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM, with which a container is stopped, end a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
     """Run the sections that need it.
 
     Returns
     -------
     0 if every section is done, 1 if one failed
+
+    Raises
+    ------
+    KeyboardInterrupt : Ctrl-C or SIGTERM; no kernel is left, and the next start goes on from here
     """
-    with alone(run.folder):
+    with alone(run.folder), _interruptible():
         if run.parameters:
             for section in run.sections:
                 check_parameters(section.path, run.parameters)
@@ -133,77 +88,148 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
         write_text(
             run.folder / "profile.yaml", yaml.safe_dump(run.profile.resolved(), allow_unicode=True, sort_keys=False)
         )
-        started = time.monotonic()
-        console.start(run.profile.name, run.folder, [(s.number, s.title, run.expected(s)) for s in run.sections])
-        failures = []
-        changed = False
-        for section in run.sections:
-            key = run.key(section)
-            if run.unchanged(section, key):
-                console.reused(section.number, section.title, (run.record(section) or {})["seconds"])
-                continue
-            if not changed:  # what it says is out of date from here on, also for a run that is interrupted
-                (run.folder / "report.md").unlink(missing_ok=True)
-            changed = True
-            error = _run_one(run, section, key, console)
-            if error is not None:
-                failures.append((section, error))
+        keys = {section.number: run.key(section) for section in run.sections}
+        board = plan(run, keys)
+        console.start(run.profile.name, run.folder, board, disk=_disk_text(run))
+        changed = board.count("waiting") > 0
+        if changed:  # what it says is out of date from here on, also for a run that is interrupted
+            (run.folder / "report.md").unlink(missing_ok=True)
+        _Work(run, keys, board, console).do()
         finish(run, again=changed)
-        console.finish(run.folder, time.monotonic() - started, len(run.sections), failures)
-        return 1 if failures else 0
+        console.finish(run.folder, board)
+        return 1 if board.count("failed") else 0
 
 
-def _run_one(run: Run, section: Section, key: str, console: Console) -> str | None:
-    """Run a section and keep a record of it; returns the error, None if it is done."""
-    executed = run.folder / "notebooks" / f"{section.name}.ipynb"
-    # The resolved profile, so that notebook and runner cannot differ.
-    parameters = {
-        "profile": str(run.folder / "profile.yaml"),
-        "artifacts": str(run.folder.parent),
-        **run.parameters,
-    }
-    before, started, error = time.time(), time.monotonic(), None
-    last = run.record(section)
-    if last is not None:  # its outputs are being replaced; an interrupted run must not leave them trusted
-        write_json(run.record_path(section), {**last, "status": "running"})
-    progress_file = run.folder / f".progress-{section.number}.json"
-    with console.running(section.number, section.title, run.expected(section), progress_file):
+def plan(run: Run, keys: dict[str, str], *, fresh: bool = False) -> Board:
+    """Sections of a run with what they will take, and those that are reused.
+
+    Parameters
+    ----------
+    keys : of what each section would make, by its number
+    fresh : nothing is reused
+    """
+    rows = []
+    for section in run.sections:
+        row = Row(section.number, section.title)
+        if not fresh and run.unchanged(section, keys[section.number]):
+            row.state, row.seconds = "reused", (run.record(section) or {})["seconds"]
+        else:
+            row.expected = run.expected(section)
+        rows.append(row)
+    after = waits_for(all_sections()) if run.jobs > 1 else {}
+    return Board(rows, after, run.jobs)
+
+
+def _disk_text(run: Run) -> str:
+    """What a run may still write and what is free, where the profile says what it needs."""
+    needed = disk_needed(run.profile, run.folder)
+    return f", {size_text(needed)} of disk ({size_text(disk_free(run.folder))} free)" if needed else ""
+
+
+@dataclass
+class _Started:
+    """A section at work."""
+
+    section: Section
+    row: Row
+    log: SectionLog
+    threads: int
+    since: float = field(default_factory=time.time)
+
+
+class _Work:
+    """The sections of one start, done by threads that wait for a kernel each; all records are kept by this thread."""
+
+    def __init__(self, run: Run, keys: dict[str, str], board: Board, console: Console) -> None:
+        self._run, self._keys, self._board, self._console = run, keys, board, console
+        self._kernels = Kernels()
+        self._at_work: dict[Future[str | None], _Started] = {}
+        self._sections = {section.number: section for section in run.sections}
+
+    def do(self) -> None:
+        """Do all that is waiting on the board."""
+        with self._console.watching(self._board), ThreadPoolExecutor(self._run.jobs) as pool:
+            try:
+                while self._board.count("waiting", "running"):
+                    while (row := self._board.next()) is not None:
+                        self._start(row, pool)
+                    done, _ = wait(self._at_work, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        error = future.result()  # raises what is no failure of a cell
+                        self._end(self._at_work.pop(future), error)
+            except BaseException:
+                self._interrupt()
+                raise
+
+    def _start(self, row: Row, pool: ThreadPoolExecutor) -> None:
+        run, section = self._run, self._sections[row.number]
+        run.mark_running(section)
+        threads = run.threads * (run.jobs if self._board.is_alone(row.number) else 1)
+        log = SectionLog(run.log_path(section), heading=f"{row.number}  {row.title}, {threads} threads")
+        progress_file = self._progress_file(section)
+        row.start(lambda: read_progress(progress_file) or log.last)
+        started = _Started(section, row, log, threads)
+        self._at_work[pool.submit(self._execute, started)] = started
+
+    def _progress_file(self, section: Section) -> Path:
+        return self._run.folder / f".progress-{section.number}.json"
+
+    def _execute(self, started: _Started) -> str | None:
+        """Execute a section, in a thread of the pool; returns its error, None if it is done."""
+        run, section = self._run, started.section
+        # The resolved profile, so that notebook and runner cannot differ.
+        parameters = {
+            "profile": str(run.folder / "profile.yaml"),
+            "artifacts": str(run.folder.parent),
+            **run.parameters,
+        }
+        variables = {FILE_VARIABLE: str(self._progress_file(section)), SECTION_VARIABLE: section.number}
+        if run.jobs > 1:
+            variables["OMP_NUM_THREADS"] = str(started.threads)
         try:
-            execute(section.path, executed, parameters, progress_file=progress_file)
+            execute(
+                section.path,
+                run.executed_path(section),
+                parameters,
+                variables=variables,
+                log=started.log,
+                kernels=self._kernels,
+            )
         except NotebookError as problem:
-            error = str(problem)
-    seconds = time.monotonic() - started
-    if error is not None:
-        for name in (last or {}).get("outputs", []):  # made under another key; the report must not show them as today's
-            (run.folder / name).unlink(missing_ok=True)
-    outputs = [str(executed.relative_to(run.folder))]
-    for kind in _KEPT:
-        for path in sorted((run.folder / kind).glob(f"{section.number}_*")):
-            if path.stat().st_mtime < before - 1 and error is None:
-                path.unlink()  # an output the section no longer makes
-            else:
-                outputs.append(str(path.relative_to(run.folder)))
-    outputs += sorted(
-        path.name
-        for path in run.folder.glob("*.*")
-        if path.suffix in (".json", ".csv") and path.name not in _SHARED and path.stat().st_mtime >= before - 1
-    )
-    record = {
-        "section": section.name,
-        "title": section.title,
-        "status": "failed" if error else "done",
-        "error": error,
-        "key": key,
-        "seconds": round(seconds, 2),
-        "outputs": outputs if error is None else [],
-    }
-    write_json(run.record_path(section), record)
-    if error is None:
-        console.done(section.number, section.title, seconds)
+            return str(problem)
         return None
-    notebook = executed.with_name(f"{executed.stem}.failed.ipynb")
-    console.failed(section.number, section.title, seconds, error, notebook)
-    return f"{error} (see {notebook})"
+
+    def _end(self, started: _Started, error: str | None) -> None:
+        run, section, row = self._run, started.section, started.row
+        row.stop("failed" if error else "done")
+        run.finish(
+            section,
+            self._keys[row.number],
+            since=started.since,
+            seconds=row.seconds,
+            threads=started.threads,
+            error=error,
+        )
+        with started.log as log:
+            log.end(f"{row.state} after {row.seconds:.1f} s{f': {error}' if error else ''}")
+        self._progress_file(section).unlink(missing_ok=True)
+        if error is None:
+            self._console.done(row)
+        else:
+            executed = run.executed_path(section)
+            notebook = executed.with_name(f"{executed.stem}.failed.ipynb")
+            self._console.failed(row, error, notebook=notebook, log=log.path)
+
+    def _interrupt(self) -> None:
+        """End what is at work, without a record of it: the next start does it again."""
+        self._kernels.stop()
+        wait(self._at_work)
+        for started in self._at_work.values():
+            if started.row.state == "running":
+                started.row.stop("interrupted")
+            with started.log as log:
+                log.note(f"interrupted after {started.row.seconds:.1f} s")
+            self._progress_file(started.section).unlink(missing_ok=True)
 
 
 def finish(run: Run, *, again: bool) -> None:

@@ -8,12 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint
 from crane_lib.pipeline.code import code_fingerprint, imported_modules
 from crane_lib.profile import nearest
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+CLAIMS = NOTEBOOKS.parent / "expected" / "claims.yaml"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Section:
     def key(self, profile: dict[str, Any], parameters: dict[str, Any], outside: dict[str, str]) -> str:
         """Hash of all that determines the section's outputs: its cells, the code they import, profile, versions."""
         code = self.sources("code")
-        modules = sorted(set().union(*(imported_modules(_plain(source)) for source in code)))
+        modules = sorted(set().union(*(imported_modules(plain_code(source)) for source in code)))
         return fingerprint(
             {
                 "code": code,
@@ -69,7 +72,7 @@ class Section:
         )
 
 
-def _plain(source: str) -> str:
+def plain_code(source: str) -> str:
     """A cell's code without the lines that only IPython understands."""
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
 
@@ -87,23 +90,47 @@ def all_sections() -> list[Section]:
     return [Section(path) for path in found]
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper: its title, and the numbers of the sections that show and judge it."""
+
+    title: str
+    numbers: tuple[str, ...]
+
+
+def all_claims() -> dict[str, Claim]:
+    """The paper's claims by id, from ``expected/claims.yaml``; those without all of their sections are left out."""
+    try:
+        rules = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
+        claims = {item["id"]: Claim(item["title"], (*item["sections"], rules["judged_in"])) for item in rules["claims"]}
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise CraneError(f"{CLAIMS}: cannot be read as the file of claims ({error!r})") from error
+    there = {section.number for section in all_sections()}
+    return {name: claim for name, claim in claims.items() if there.issuperset(claim.numbers)}
+
+
 def choose_sections(only: list[str], first: str | None) -> list[Section]:
-    """Sections by number or name: those of `only`, or all from `first` on.
+    """Sections by number, name or claim: those of `only`, or all from `first` on.
 
     Raises
     ------
-    CraneError : a name is no section's
+    CraneError : a name is no section's and no claim's
     """
     sections = all_sections()
-    known = {key: section for section in sections for key in (section.number, section.name)}
-    for name in [*only, *([first] if first else [])]:
-        if name not in known:
-            raise CraneError(f"unknown section {name!r}; {nearest(name, sorted(known))}")
+    known = {key: (section.number,) for section in sections for key in (section.number, section.name)}
+    claims = {name: claim.numbers for name, claim in all_claims().items()}
+    if first and first not in known:
+        raise CraneError(f"unknown section {first!r}; {nearest(first, sorted(known))}")
+    wanted: set[str] = set()
+    for name in only:
+        numbers = known.get(name) or claims.get(name.upper())
+        if numbers is None:
+            raise CraneError(f"unknown section or claim {name!r}; {nearest(name, sorted({**known, **claims}))}")
+        wanted.update(numbers)
     if only:
-        wanted = {known[name] for name in only}
-        sections = [section for section in sections if section in wanted]
+        sections = [section for section in sections if section.number in wanted]
     if first:
-        sections = [section for section in sections if section.number >= known[first].number]
+        sections = [section for section in sections if section.number >= known[first][0]]
     if not sections:
         raise CraneError(f"no section is left: --only {','.join(only)} lies before --from {first}")
     return sections

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from crane_lib.errors import CraneError
 from crane_lib.pipeline.console import Console
-from crane_lib.pipeline.runner import Run, alone, finish, run_sections
+from crane_lib.pipeline.run import Run
+from crane_lib.pipeline.runner import alone, finish, run_sections
 from crane_lib.profile import EmbeddedSource, Profile
 
 LEAST = 2  # seeds that have a deviation

@@ -4,6 +4,9 @@ A stage is a function that writes files into a folder. Its key is made of its pa
 reads, the source of its code and the versions of the libraries that do the arithmetic. A folder whose key is the
 wanted one is used again; any other is made anew. A folder takes its name only when it is complete.
 
+Sections that run at once may ask for the same stage: the first to ask holds the stage's lock and makes it, the others
+wait and find it made.
+
 Where torchrun started several processes, all of them ask for the same stages in the same order: the first one makes
 them, the others wait and find them made. A stage with a scratch folder is made by all together.
 """
@@ -15,18 +18,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic, fingerprint, read_json, sha256, write_json
+from crane_lib.files import atomic, fingerprint, locked, read_json, sha256, write_json
 from crane_lib.pipeline.code import code_fingerprint
 
 SCHEMA = "crane.stage/1"
 RECORD = "stage.json"
 SCRATCH = ".scratch"  # folder of what unfinished stages have done so far
+SECTION_VARIABLE = "CRANE_SECTION"  # number of the section that a process works for
 VISIBLE_SECONDS = 60.0  # network file systems may show a finished stage to other machines only after a while
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "babel", "lm_eval")
 
@@ -174,27 +178,20 @@ class Store:
         reused = record is not None
         if record is None:
             given = {role: stage.folder for role, stage in inputs.items()} | parameters | dict(settings or {})
-            if scratch:
-                given["scratch"] = self.root / SCRATCH / f"{name}-{key}"
-                given["scratch"].mkdir(parents=True, exist_ok=True)
             about = {
                 "schema": SCHEMA,
                 "name": name,
                 "key": key,
+                "section": os.environ.get(SECTION_VARIABLE),
                 "inputs": {role: stage.key for role, stage in inputs.items()},
                 "parameters": parameters,
                 "libraries": self._libraries,
             }
-            try:
-                if _is_first():
-                    record = _make(folder, make, given, about)
-                elif scratch:
-                    make(folder, **given)
-            finally:
-                if _is_first():
-                    self._remove_scratch(name, done=record is not None)
-            record = _from_first(record)
-            assert record is not None
+            with self._held(name):
+                record = _from_first(_complete(folder, key))  # another section may have made it meanwhile
+                reused = record is not None
+                if record is None:
+                    record = self._make(folder, make, given, about, scratch=scratch)
         if not _is_first():
             _wait_for(folder, key)
         seconds = record["seconds"]
@@ -202,6 +199,32 @@ class Store:
         self._say(f"{name}: {'reused (' if reused else ''}made in {seconds:.1f} s{unchanged}")
         self._finished[name] = Stage(name, folder, key, reused, seconds)
         return self._finished[name]
+
+    def _held(self, name: str) -> AbstractContextManager[None]:
+        """Hold a stage's lock; of several processes that torchrun started the first holds it for all."""
+        if not _is_first():
+            return nullcontext()
+        told = f"{name}: waiting, another section is making it"
+        return locked(self.root / f".{name}.lock", waiting=lambda: self._say(told))
+
+    def _make(
+        self, folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any], *, scratch: bool
+    ) -> dict[str, Any]:
+        """Make a stage, by all processes together if it has a scratch folder; returns its record."""
+        name, record = about["name"], None
+        if scratch:
+            given["scratch"] = self.root / SCRATCH / f"{name}-{about['key']}"
+            given["scratch"].mkdir(parents=True, exist_ok=True)
+        try:
+            if _is_first():
+                record = _make(folder, make, given, about)
+            elif scratch:
+                make(folder, **given)
+        finally:
+            if _is_first():
+                self._remove_scratch(name, done=record is not None)
+        made: dict[str, Any] = _from_first(record)
+        return made
 
     def _remove_scratch(self, name: str, *, done: bool) -> None:
         """Take away a stage's scratch folders: all of them, of earlier attempts too, if it is done, else empty ones."""

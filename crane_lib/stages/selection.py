@@ -12,6 +12,7 @@ from crane_lib.selection import Chosen
 from crane_lib.stages.scores import UnitScores
 
 PUBLISHED = "published"
+TOP_SHARE = 0.01  # of the rows, by kurtosis: the paper's second setting in open-ended generation
 
 
 def sets_file(folder: Path, method: str, budget: str) -> Path:
@@ -39,6 +40,7 @@ def make_selection(
     chosen: dict[tuple[str, str], dict[str, Chosen]] = {
         ("kurtosis", PUBLISHED): selection.select_kurtosis(kurtosis, threshold=kurtosis_threshold),
         ("kurtosis", at): selection.select_kurtosis_budget(kurtosis, budget=budget),
+        ("kurtosis", f"{TOP_SHARE:g}"): selection.select_kurtosis_budget(kurtosis, budget=TOP_SHARE),
         ("contrast", at): selection.select_contrast(neuron, budget=budget),
         ("contrast_mean", at): selection.select_contrast(neuron, budget=budget, against="mean"),
         ("contrast_abs", at): selection.select_contrast(scores.absolute, budget=budget),

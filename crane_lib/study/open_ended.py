@@ -28,11 +28,13 @@ class OpenEnded(RelevanceAndSelection):
 
     @property
     def open_sets(self) -> dict[str, list[tuple[str, str]]]:
-        """Methods and budgets that the chat model answers under: base sets, and its own of the judged rules."""
+        """Methods and budgets that the chat model answers under: the base model's sets, and its own as in the paper."""
+        from crane_lib.stages.selection import PUBLISHED, TOP_SHARE
+
         random = [(f"random_like_{method}", budget) for method, budget in self.judged_sets]
         return {
             "base": [*self.judged_sets, ("lape", "published"), ("lape", self.budget), *random],
-            "chat": self.judged_sets,
+            "chat": [*self.judged_sets, ("kurtosis", f"{TOP_SHARE:g}"), ("lape", PUBLISHED)],
         }
 
     @property

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.evaluation.open_ended import FORMS, open_langspec, score_changes, score_rows
+from crane_lib.evaluation.open_ended import FORMS, langspec_f1_rows, open_langspec, score_changes, score_rows
 from crane_lib.evaluation.rows import COLUMNS
 from crane_lib.evaluation.uncertainty import langspec_values
 from crane_lib.files import read_frame
@@ -219,3 +219,13 @@ def test_the_released_form_gives_the_published_values(method, expected):
         found = langspec_values(before[None], after[None], target, beta=beta, form=kind)[0]
         # The scores were published with three decimals; LAPE's largest drop is .085.
         assert float(found) == pytest.approx(value, abs=0.001)
+
+
+def test_rows_beside_other_measures_hold_f1_by_language(items):
+    langspec = open_langspec(items, resamples=20)
+    rows = langspec_f1_rows(langspec)
+    assert set(rows["metric"]) == {"judge_score"}
+    assert sorted(set(rows["masked_language"])) == sorted(LANGUAGES)
+    for row in rows.itertuples():
+        part = langspec[(langspec["form"] == "f1") & (langspec["method"] == row.method)]
+        assert row.langspec_f1 == part[part["masked_language"] == row.masked_language]["langspec"].item()

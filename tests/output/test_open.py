@@ -7,7 +7,7 @@ from PIL import Image
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.open_ended import open_langspec, score_changes, score_rows
-from crane_lib.output import figures, tables, tables_open
+from crane_lib.output import figures, panels, tables, tables_open
 from crane_lib.output.writing import write_table
 from tests.evaluation.test_open_ended import make_items
 
@@ -114,3 +114,15 @@ def test_two_languages_are_enough(items, tmp_path):
     table = open_langspec(two, resamples=20)
     figures.open_langspec_bars(table, tmp_path / "bars")
     assert set(pd.unique(table["masked_language"])) == {"en", "vi", "mean"}
+
+
+def test_scores_that_are_missing_are_a_dash_and_not_a_number(items, tmp_path):
+    part = items.copy()
+    part.loc[(part["method"] == "contrast") & (part["masked_language"] == "en"), "score"] = np.nan
+    changes = score_changes(part, resamples=20)
+    cells = changes[changes["method"] == "contrast"]
+    values, texts = panels.language_cells(cells, ["en", "zh", "vi"], value="change", text=lambda _cell: "seen")
+    assert texts[0] == ["–"] * 3
+    assert np.isnan(values[0]).all()
+    assert texts[1] == texts[2] == ["seen"] * 3
+    assert "nan" not in figures.score_matrices(changes, tmp_path / "scores")

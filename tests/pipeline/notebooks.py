@@ -22,3 +22,11 @@ def outputs(path: Path) -> str:
     """All that an executed notebook printed."""
     book = nbformat.read(path, as_version=4)
     return "".join(o.get("text", "") for cell in book.cells if cell.cell_type == "code" for o in cell.outputs)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process works; one that only waits for its parent to take note of its end does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

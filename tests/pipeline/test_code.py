@@ -84,6 +84,20 @@ def test_the_fingerprint_does_not_change_with_other_files(package, name):
     assert code_fingerprint(["package.user"]) == before
 
 
+def test_a_file_of_expectations_counts_for_the_modules_that_name_it(package):
+    root, forget = package
+    (root.parent / "expected").mkdir()
+    file = root.parent / "expected" / "rules.yaml"
+    (root / "other.py").write_text("RULES = 'rules.yaml'\n")
+    seen = []
+    for text in ("a: 1", "a: 2"):
+        file.write_text(text)
+        forget()
+        seen.append((code_fingerprint(["package.other"]), code_fingerprint(["package.user"])))
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] == seen[1][1]
+
+
 def test_a_new_import_counts(package):
     root, forget = package
     before = code_fingerprint(["package.alone"])

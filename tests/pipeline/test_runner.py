@@ -1,7 +1,11 @@
 import fcntl
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,14 +13,17 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256
+from crane_lib.pipeline import run as run_module
 from crane_lib.pipeline import runner, sections
 from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.notebook import NotebookError
-from crane_lib.pipeline.runner import Run, run_sections
+from crane_lib.pipeline.run import Run
+from crane_lib.pipeline.runner import run_sections
 from crane_lib.profile import load_profile
-from tests.pipeline.notebooks import outputs, write_notebook
+from tests.pipeline.notebooks import is_alive, outputs, write_notebook
 
 PROFILE = load_profile("smoke")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -33,12 +40,14 @@ def notebooks(tmp_path, monkeypatch):
 @pytest.fixture
 def work(monkeypatch):
     """Execution without a kernel: writes what a section writes, fails or is interrupted where told to."""
-    state = SimpleNamespace(done=[], given=[], problems={}, tables={})
+    state = SimpleNamespace(done=[], given=[], variables={}, problems={}, tables={})
 
-    def execute(notebook, output, parameters, *, progress_file):
+    def execute(notebook, output, parameters, *, variables, log, kernels):
         number = notebook.name[:2]
         state.done.append(number)
         state.given.append(dict(parameters))
+        state.variables[number] = dict(variables)
+        log.write(f"section {number} prints\n")
         folder = output.parent.parent
         for name in state.tables.get(number, [f"{number}_a.csv"]):
             (folder / "tables").mkdir(exist_ok=True)
@@ -52,9 +61,9 @@ def work(monkeypatch):
     return state
 
 
-def start(root, *, only=(), parameters=None, fresh=False, profile=PROFILE):
+def start(root, *, only=(), parameters=None, fresh=False, profile=PROFILE, jobs=1):
     chosen = sections.choose_sections(list(only), None)
-    run = Run(profile, root / profile.name, chosen, dict(parameters or {}))
+    run = Run(profile, root / profile.name, chosen, dict(parameters or {}), jobs)
     return run_sections(run, fresh=fresh, console=Console())
 
 
@@ -71,7 +80,7 @@ def test_every_section_is_run_in_order_and_the_next_start_reuses_all(tmp_path, n
     assert str(tmp_path / "smoke" / "report.md") in said
     written = [path for path in (tmp_path / "smoke").rglob("*.*") if path.name not in (".lock", "profile.yaml")]
     times = {path: path.stat().st_mtime_ns for path in written}
-    assert len(times) >= 11
+    assert len(times) >= 14
     assert start(tmp_path) == 0
     assert work.done == ["00", "01", "02"]
     assert capsys.readouterr().out.count("reused, nothing changed") == 3
@@ -154,6 +163,29 @@ def test_a_section_whose_source_or_output_changed_is_run_again(tmp_path, noteboo
     assert start(tmp_path) == 0
     assert work.done == ["01"]
     assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+
+
+def test_files_beside_the_folders_are_of_the_section_whose_code_names_them(tmp_path, notebooks, work):
+    """Others may run at the same time, so the time of a file says nothing."""
+    write_notebook(notebooks / "01_second.ipynb", 'write("results.csv")', title="Second")
+    work.tables["01"] = ["01_a.csv", "../results.csv"]
+    start(tmp_path)
+    made = {name: "results.csv" in record(tmp_path, name)["outputs"] for name in ("00_first", "01_second", "02_third")}
+    assert made == {"00_first": False, "01_second": True, "02_third": False}
+
+
+def test_every_section_has_a_log(tmp_path, notebooks, work):
+    work.problems["01"] = NotebookError("no such set")
+    start(tmp_path)
+    logs = {path.name: path.read_text() for path in (tmp_path / "smoke" / "logs").iterdir()}
+    assert sorted(logs) == ["00_first.log", "01_second.log", "02_third.log"]
+    assert "section 00 prints\n" in logs["00_first.log"]
+    assert "end: done after 0." in logs["00_first.log"].splitlines()[-1]
+    assert logs["01_second.log"].splitlines()[-1].endswith("s: no such set")
+    work.problems["01"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert "] interrupted after 0." in (tmp_path / "smoke" / "logs" / "01_second.log").read_text().splitlines()[-1]
 
 
 def test_another_profile_or_parameter_runs_all_again(tmp_path, notebooks, work):
@@ -267,15 +299,22 @@ def test_a_folder_that_cannot_be_made(tmp_path, notebooks, work):
         start(tmp_path / "file")
 
 
-def test_expected_seconds_are_those_of_last_time_or_of_the_profile(tmp_path, notebooks, work):
-    profile = PROFILE.model_copy(update={"expected_seconds": {"00": 30.0}})
+def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
+    profile = PROFILE.model_copy(update={"expected_seconds": {"00": 30.0}, "calibration_seconds": None})
     chosen = sections.choose_sections([], None)
     run = Run(profile, tmp_path / "smoke", chosen)
     assert [run.expected(section) for section in chosen] == [30.0, None, None]
-    run_sections(run, fresh=False, console=Console())
-    path = run.record_path(chosen[1])
-    path.write_text(json.dumps(read_json(path) | {"seconds": 12.5}))
-    assert run.expected(chosen[1]) == 12.5
+    run_sections(run, fresh=True, console=Console())
+    assert all(run.expected(section) < 30 for section in chosen)
+    # What a stage took counts where it was used again: the next start from nothing has to make it.
+    stage = tmp_path / "smoke" / "stages" / "corpus" / "stage.json"
+    stage.parent.mkdir(parents=True)
+    stage.write_text(json.dumps({"name": "corpus", "key": "k", "section": "01", "seconds": 500.0, "outputs": {}}))
+    long_ago = time.time() - 100
+    os.utime(stage, (long_ago, long_ago))
+    changed_notebook(tmp_path, notebooks)
+    start(tmp_path, profile=profile)
+    assert [run.expected(section) > 500 for section in chosen] == [False, True, False]
 
 
 def test_the_manifest(tmp_path, notebooks, work):
@@ -311,6 +350,108 @@ def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks
     assert outputs(executed / "00_first.ipynb") == "flag seen\n"
     assert (executed / "01_second.ipynb").read_bytes() == before
     assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
+
+
+def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):
+    monkeypatch.setattr(runner, "waits_for", lambda _all: {"01": {"00"}, "02": {"00"}})
+    monkeypatch.setattr(run_module, "all_threads", lambda: 8)
+    assert start(tmp_path, jobs=2) == 0
+    assert work.done[0] == "00"
+    assert {number: given["OMP_NUM_THREADS"] for number, given in work.variables.items()} == {
+        "00": "8",  # nothing can run beside it
+        "01": "4",
+        "02": "4",
+    }
+    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [8, 4]
+    start(tmp_path, fresh=True)
+    assert "OMP_NUM_THREADS" not in work.variables["01"]
+
+
+def test_sections_at_once_that_need_one_stage_make_it_once(tmp_path, notebooks):
+    """Each waits until the other is there, so they do work at once; then both ask for the stage."""
+    cell = """
+import os, pathlib, time
+from crane_lib.pipeline.store import Store
+
+folder = pathlib.Path(artifacts)
+me = os.environ["CRANE_SECTION"]
+(folder / f"{me}.here").write_text(me)
+limit = time.monotonic() + 120
+while len(list(folder.glob("*.here"))) < 2 and time.monotonic() < limit:
+    time.sleep(0.01)
+
+def make(folder):
+    time.sleep(1)
+    (folder / "maker.txt").write_text(me)
+
+stage = Store(folder / "smoke" / "stages").run("shared", make)
+print("reused", stage.reused, "maker", (stage / "maker.txt").read_text())
+"""
+    for name in ("00_first", "01_second"):
+        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    (notebooks / "02_third.ipynb").unlink()
+    assert start(tmp_path, jobs=2) == 0
+    printed = [outputs(tmp_path / "smoke" / "notebooks" / f"{name}.ipynb") for name in ("00_first", "01_second")]
+    assert sorted("reused True" in text for text in printed) == [False, True]
+    maker = read_json(tmp_path / "smoke" / "stages" / "shared" / "stage.json")["section"]
+    assert all(f"maker {maker}" in text for text in printed)
+    waited = ["shared: waiting, another section is making it" in text for text in printed]
+    assert waited == [maker != "00", maker != "01"]
+    assert not list((tmp_path / "smoke" / "stages").glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path, notebooks, number):
+    """Also SIGKILL, after which only the kernels themselves can notice."""
+    write_notebook(notebooks / "00_first.ipynb", "print('quick')", title="First")
+    cell = (
+        "import os, pathlib, time\n"
+        "path = pathlib.Path(artifacts) / (os.environ['CRANE_SECTION'] + '.pid')\n"
+        "if not path.is_file():\n"
+        "    path.with_suffix('.partial').write_text(str(os.getpid()))\n"
+        "    path.with_suffix('.partial').rename(path)\n"
+        "    time.sleep(600)"
+    )
+    for name in ("01_second", "02_third"):
+        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    program = f"""
+import pathlib, sys
+from crane_lib.cli import app
+from crane_lib.pipeline import runner, sections
+sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
+runner.waits_for = lambda _all: {{"01": {{"00"}}, "02": {{"00"}}}}
+app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    paths = [tmp_path / f"{section}.pid" for section in ("01", "02")]
+    wait_until(lambda: all(path.is_file() for path in paths) or process.poll() is not None)
+    process.send_signal(number)
+    _out, err = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert err == "interrupted; start again to go on where it stopped\n"
+    kernels = [int(path.read_text()) for path in paths]
+    wait_until(lambda: not any(map(is_alive, kernels)), seconds=60 if number == signal.SIGKILL else 5)
+    assert record(tmp_path, "00_first")["status"] == "done"
+    assert not [path for path in (tmp_path / "smoke").rglob("*") if path.name == "02_third.json"]
+    assert "] cell 3: import os" in (tmp_path / "smoke" / "logs" / "01_second.log").read_text()
+    before = (tmp_path / "smoke" / "notebooks" / "00_first.ipynb").read_bytes()
+    assert start(tmp_path, jobs=2) == 0
+    assert (tmp_path / "smoke" / "notebooks" / "00_first.ipynb").read_bytes() == before
+    log = (tmp_path / "smoke" / "logs" / "01_second.log").read_text()
+    assert log.count("] start: ") == 2  # what the interrupted start printed is still there
+    assert not list((tmp_path / "smoke").rglob(".*partial*"))
+
+
+def wait_until(condition, *, seconds=120):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_a_failure_takes_the_sections_older_outputs_away(tmp_path, notebooks, work):

@@ -1,6 +1,7 @@
 import pytest
 
 from crane_lib.errors import CraneError
+from crane_lib.output.claims import load_rules
 from crane_lib.pipeline import code, sections
 from crane_lib.pipeline.notebook import known_parameters
 from crane_lib.pipeline.sections import Section, all_sections, choose_sections
@@ -25,20 +26,29 @@ def test_every_section_has_a_title_and_the_parameters_that_the_runner_gives(sect
     assert {"profile", "artifacts"} <= set(known_parameters(section.path))
 
 
-@pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
-def test_notebooks_are_stored_without_outputs(section):
-    for cell in section.cells:
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == []
-            assert cell["execution_count"] is None
-
-
 def test_sections_are_chosen_by_number_or_name():
     assert chosen() == NUMBERS
     assert chosen(["03", "01_relevance"]) == ["01", "03"]
     assert chosen(["03", "03"]) == ["03"]
     assert chosen(first="04") == NUMBERS[NUMBERS.index("04") :]
     assert chosen(["02", "07"], "03") == ["07"]
+
+
+def test_a_claim_stands_for_the_sections_that_show_and_judge_it():
+    assert chosen(["C3"]) == ["03", "04", "09"]
+    assert chosen(["c5", "02"]) == ["02", "07", "09"]
+    assert chosen(["C1"], "04") == ["04", "09"]
+    rules = load_rules()
+    assert list(sections.all_claims()) == [item["id"] for item in rules["claims"]]
+    judging = next(section for section in all_sections() if section.number == rules["judged_in"])
+    assert any("judge(" in source for source in judging.sources("code"))
+
+
+def test_an_unknown_claim_names_the_nearest():
+    with pytest.raises(CraneError, match="unknown section or claim 'C33'; did you mean 'C3'"):
+        chosen(["C33"])
+    with pytest.raises(CraneError, match="unknown section 'C3'"):  # to start at a claim means nothing
+        chosen(first="C3")
 
 
 @pytest.mark.parametrize("where", ["only", "first"])
@@ -48,7 +58,8 @@ def test_sections_are_chosen_by_number_or_name():
 def test_an_unknown_section_names_the_nearest(where, wrong, right):
     with pytest.raises(CraneError) as error:
         chosen([wrong]) if where == "only" else chosen(first=wrong)
-    assert f"unknown section '{wrong}'" in str(error.value)
+    what = "section or claim" if where == "only" else "section"
+    assert f"unknown {what} '{wrong}'" in str(error.value)
     assert right in str(error.value)
 
 
@@ -98,6 +109,6 @@ def test_the_key_is_of_all_that_determines_the_outputs(tmp_path, monkeypatch):
 def test_lines_that_only_ipython_understands_do_not_hide_imports(tmp_path):
     cells = ["%matplotlib inline\nfrom crane_lib.metrics import langspec\n!ls\n    %time x = 1"]
     section = Section(write_notebook(tmp_path / "00_a.ipynb", *cells))
-    plain = [code.imported_modules(sections._plain(source)) for source in section.sources("code")]
+    plain = [code.imported_modules(sections.plain_code(source)) for source in section.sources("code")]
     assert plain[-1] == {"crane_lib.metrics"}
     assert section.key({}, {}, {})

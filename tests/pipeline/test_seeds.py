@@ -15,7 +15,7 @@ from crane_lib.output.claims import judge, write_claims
 from crane_lib.pipeline import runner, sections
 from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.notebook import NotebookError
-from crane_lib.pipeline.runner import Run
+from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.seeds import run_seeds, seed_profiles
 from crane_lib.profile import load_profile
 from tests.output import synthetic
@@ -34,7 +34,7 @@ def work(tmp_path, monkeypatch):
     write_notebook(folder / "09_claims.ipynb", "pass", title="Claims")
     state = SimpleNamespace(seeds=[], problems={}, results=True)
 
-    def execute(notebook, output, parameters, *, progress_file):
+    def execute(notebook, output, parameters, **_options):
         seed = yaml.safe_load(Path(parameters["profile"]).read_text(encoding="utf-8"))["random_seed"]
         state.seeds.append(seed)
         if seed in state.problems:

@@ -1,4 +1,6 @@
 import json
+import threading
+import time
 
 import pytest
 
@@ -51,6 +53,38 @@ def test_a_stage_is_made_once(tmp_path):
     assert calls == ["text", "length"]
     assert said[0].startswith("text: made in ")
     assert said[2].startswith("text: reused")
+
+
+def test_a_stage_that_another_makes_is_waited_for_and_used(tmp_path):
+    started, said, found = threading.Event(), [], []
+
+    def make_slowly(folder):
+        calls.append("slow")
+        started.set()
+        time.sleep(0.5)
+        (folder / "text.txt").write_text("made")
+
+    def ask(say):
+        found.append(Store(tmp_path, say=say).run("text", make_slowly))
+
+    first = threading.Thread(target=ask, args=(lambda _line: None,))
+    first.start()
+    assert started.wait(30)
+    ask(said.append)
+    first.join()
+    assert calls == ["slow"]
+    assert sorted(stage.reused for stage in found) == [False, True]
+    assert said[0] == "text: waiting, another section is making it"
+    assert said[1].startswith("text: reused")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_the_record_names_the_section_that_made_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRANE_SECTION", "04")
+    first, _second = chain(tmp_path)
+    monkeypatch.setenv("CRANE_SECTION", "05")
+    assert chain(tmp_path)[0].reused
+    assert json.loads((first / RECORD).read_text())["section"] == "04"
 
 
 def test_the_record_says_what_it_was_made_of_and_what_it_made(tmp_path):

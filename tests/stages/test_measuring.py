@@ -153,6 +153,7 @@ def test_statistics_of_two_models_do_not_go_together(root, tmp_path):
 METHODS = [
     ("kurtosis", PUBLISHED),
     ("kurtosis", "0.25"),
+    ("kurtosis", "0.01"),
     ("contrast", "0.25"),
     ("contrast_mean", "0.25"),
     ("contrast_abs", "0.25"),

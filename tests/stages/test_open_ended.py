@@ -76,7 +76,7 @@ def test_every_mask_has_every_answer(study, answers):
     for language in study.languages:
         expected |= {("base", *pair, language, -1) for pair in once}
         expected |= {("base", *pair, language, draw) for pair, draw in itertools.product(random, range(2))}
-        expected |= {("chat", *pair, language, -1) for pair in once[:2]}
+        expected |= {("chat", *pair, language, -1) for pair in [*once[:3], ("kurtosis", "0.01")]}
     assert set(answers[MASK].itertuples(index=False, name=None)) == expected
     assert len(answers) == len(expected) * 6
     assert not answers.duplicated([*MASK, "language", "question"]).any()
@@ -98,6 +98,7 @@ def test_answers_are_those_of_the_masked_model(study, answers):
                 found = greedy_answers(model, tokenizer, prompts, max_new_tokens=6)
             mine = answers[
                 (answers["method"] == neurons.method)
+                & (answers["budget"] == neurons.budget)
                 & (answers["selected_on"] == selected_on)
                 & (answers["masked_language"] == neurons.language)
             ]

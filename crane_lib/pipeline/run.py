@@ -1,0 +1,166 @@
+"""One start of the study: which sections, where, what is known of them from earlier starts, and records of this one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_json
+from crane_lib.pipeline.estimate import Times
+from crane_lib.pipeline.notebook import known_parameters
+from crane_lib.pipeline.sections import Section
+from crane_lib.pipeline.store import RECORD, library_versions
+from crane_lib.profile import TOLD, LocalSource, Profile
+
+_KEPT = ("tables", "figures")
+
+
+@dataclass
+class Run:
+    """One start of the study: a profile, its folder, the sections asked for, and how many of them work at once."""
+
+    profile: Profile
+    folder: Path
+    sections: list[Section]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    jobs: int = 1
+
+    @property
+    def threads(self) -> int:
+        """Threads that a section computes with when `jobs` of them work at once."""
+        return max(1, all_threads() // self.jobs)
+
+    @cached_property
+    def times(self) -> Times:
+        """What is known of the sections' times on this machine."""
+        return Times(self.folder.parent, self.profile, threads=self.threads)
+
+    def expected(self, section: Section) -> float | None:
+        """Seconds a section is likely to take if nothing can be reused, None if nobody knows."""
+        return self.times.expected(section.number)
+
+    def record_path(self, section: Section) -> Path:
+        """File that says how a section went last."""
+        return self.folder / "sections" / f"{section.name}.json"
+
+    def record(self, section: Section) -> dict[str, Any] | None:
+        """How a section went last, None if it never ran."""
+        try:
+            record = read_json(self.record_path(section))
+        except CraneError:
+            return None
+        return record if isinstance(record, dict) else None
+
+    def log_path(self, section: Section) -> Path:
+        """File of what a section's cells print."""
+        return self.folder / "logs" / f"{section.name}.log"
+
+    def executed_path(self, section: Section) -> Path:
+        """The section's executed notebook."""
+        return self.folder / "notebooks" / f"{section.name}.ipynb"
+
+    def key(self, section: Section) -> str:
+        """Key of what a section would make now."""
+        known = known_parameters(section.path) if self.parameters else []
+        given = {name: value for name, value in self.parameters.items() if name in known}
+        outside = {**library_versions(), **_outside(self.profile)}
+        profile = {name: value for name, value in self.profile.resolved().items() if name not in TOLD}
+        return section.key(profile, given, outside)
+
+    def unchanged(self, section: Section, key: str) -> bool:
+        """Whether the section's outputs are there and were made under this key."""
+        last = self.record(section)
+        return (
+            last is not None
+            and last.get("status") == "done"
+            and last.get("key") == key
+            and all((self.folder / name).is_file() for name in last["outputs"])
+        )
+
+    def mark_running(self, section: Section) -> None:
+        """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted."""
+        last = self.record(section)
+        if last is not None:
+            write_json(self.record_path(section), {**last, "status": "running"})
+
+    def finish(
+        self, section: Section, key: str, *, since: float, seconds: float, threads: int, error: str | None
+    ) -> None:
+        """Keep a record of how a section went, and take away outputs that are not this start's.
+
+        Parameters
+        ----------
+        since : time of day at its start
+        """
+        if error is not None:  # made under another key; the report must not show them as today's
+            for name in (self.record(section) or {}).get("outputs", []):
+                (self.folder / name).unlink(missing_ok=True)
+        record = {
+            "section": section.name,
+            "title": section.title,
+            "status": "failed" if error else "done",
+            "error": error,
+            "key": key,
+            "seconds": round(seconds, 2),
+            "threads": threads,
+            "outputs": [] if error else self._outputs(section, since),
+        }
+        write_json(self.record_path(section), record)
+        if error is None:
+            self.times.keep(section.number, self._cold_seconds(section, since, seconds))
+
+    def _outputs(self, section: Section, since: float) -> list[str]:
+        """Files that a section made, relative to the run's folder; those that it no longer makes go."""
+        outputs = [str(self.executed_path(section).relative_to(self.folder))]
+        for kind in _KEPT:
+            for path in sorted((self.folder / kind).glob(f"{section.number}_*")):
+                if path.stat().st_mtime < since - 1:
+                    path.unlink()
+                else:
+                    outputs.append(str(path.relative_to(self.folder)))
+        # Files for all of the run lie beside the folders; they are of the section whose code names them.
+        code = "\n".join(section.sources("code"))
+        return outputs + sorted(
+            path.name
+            for path in self.folder.glob("*.*")
+            if path.is_file() and f'"{path.name}"' in code and path.stat().st_mtime >= since - 1
+        )
+
+    def _cold_seconds(self, section: Section, since: float, seconds: float) -> float:
+        """Seconds that a section takes when none of its stages can be reused: its own, and those of all its stages."""
+        for path in (self.folder / "stages").glob(f"*/{RECORD}"):
+            stage = read_json(path)
+            if stage.get("section") == section.number and path.stat().st_mtime < since:
+                seconds += stage["seconds"]
+        return seconds
+
+
+def all_threads() -> int:
+    """Threads that a single computation uses on this machine."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+
+
+def _outside(profile: Profile) -> dict[str, str]:
+    """State of what a profile names from outside: sizes and times of files, cheap to read, and the judge."""
+    named = [*(profile.open_ended.questions or {}).values(), *filter(None, [profile.paper.lape_list])]
+    asked = _state(named)
+    if profile.open_ended.judge != "offline":
+        asked |= {name: os.environ.get(name, "") for name in ("CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL")}
+    if not isinstance(profile.source, LocalSource):
+        return asked
+    source = profile.source
+    paths = [*source.texts.values(), *(source.questions or {}).values()]
+    for folder in (source.base_model, source.chat_model):
+        if folder is not None and folder.is_dir():
+            paths += sorted(path for path in folder.iterdir() if path.is_file())
+    return asked | _state(paths)
+
+
+def _state(paths: Iterable[Path]) -> dict[str, str]:
+    return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()}

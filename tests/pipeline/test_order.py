@@ -1,0 +1,66 @@
+import pytest
+
+from crane_lib.pipeline import order, sections
+from crane_lib.pipeline.order import reachable, seconds_left, stages_read, waits_for
+from crane_lib.pipeline.sections import all_sections
+from tests.pipeline.notebooks import write_notebook
+
+
+def test_every_section_waits_for_those_that_make_what_it_reads():
+    """If this fails after a change of the notebooks or of `Study`: is the new order what their code means?"""
+    before_masks = {"00", "01", "02"}
+    assert waits_for(all_sections()) == {
+        "00": set(),
+        "01": {"00"},
+        "02": {"00", "01"},
+        "03": before_masks,
+        "04": before_masks,
+        "05": before_masks,
+        "06": {"00", "01"},
+        "07": before_masks | {"03", "04"},
+        "08": before_masks | {"03", "04", "05", "07"},
+        "09": before_masks | {"03", "04", "05", "07"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "read"),
+    [
+        ("print(1)", set()),
+        ("print(study.languages, study.folder)", set()),
+        ("study.corpus", {"corpus"}),
+        ("%time study.relevance('base')", set()),  # a line that only IPython understands
+        ("study.unmasked_accuracy()", {"unmasked_accuracy", "questions", "corpus", "model"}),
+        ("from crane_lib import paper\npaper.main_sets(study)", {"selection", "relevance", "corpus", "model"}),
+        ("from crane_lib.paper import main_sets\nmain_sets(study)", {"selection", "relevance", "corpus", "model"}),
+        ("from crane_lib import paper\npaper.RELEASED", set()),
+    ],
+)
+def test_what_a_section_reads(tmp_path, code, read):
+    path = write_notebook(tmp_path / "00_x.ipynb", code)
+    assert stages_read(sections.Section(path)) == read
+
+
+def test_sections_without_a_study_wait_for_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(order, "_members", None)  # and the study is not even loaded
+    found = [sections.Section(write_notebook(tmp_path / f"0{n}_x.ipynb", "pass")) for n in range(2)]
+    assert waits_for(found) == {"00": set(), "01": set()}
+
+
+def test_reachable_follows_circles_once_and_keeps_unknown_names():
+    assert reachable(["a", "z"], {"a": {"b"}, "b": {"a", "c"}}) == {"a", "b", "c", "z"}
+
+
+@pytest.mark.parametrize(
+    ("left", "after", "jobs", "expected"),
+    [
+        ({}, {}, 2, 0),
+        ({"a": 3, "b": 2, "c": 2}, {}, 1, 7),
+        ({"a": 3, "b": 2, "c": 2}, {}, 2, 4),
+        ({"a": 3, "b": 2, "c": 2}, {"b": {"a"}, "c": {"a"}}, 2, 5),
+        ({"a": 3, "b": 2}, {"b": {"done before"}}, 2, 3),
+        ({"a": 3, "b": 2}, {}, 9, 3),
+    ],
+)
+def test_seconds_left(left, after, jobs, expected):
+    assert seconds_left(left, after, jobs) == expected
