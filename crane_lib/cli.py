@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from crane_lib import cli_verify
 from crane_lib.cli_run import look_first, run, told
 from crane_lib.errors import CraneError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 
 app.command()(run)
+cli_verify.register(app)
 
 
 @app.command()

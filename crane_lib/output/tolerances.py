@@ -1,4 +1,4 @@
-"""How far our value may lie from a published one, by ``expected/tolerances.yaml``, which says why."""
+"""How far our value may lie from a published one or a reference run's: ``expected/tolerances.yaml`` says why."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crane_lib.errors import CraneError
 from crane_lib.metrics import langspec
+from crane_lib.output.reproduction import Reproduction
 
 TOLERANCES = Path(__file__).resolve().parents[2] / "expected" / "tolerances.yaml"
 _COVERED = 0.95  # of the draws of LangSpec-F1
@@ -61,6 +62,7 @@ class Tolerances(_Strict):
     judge: Judge
     overlap_share: Positive
     langspec: Draws
+    reproduction: Reproduction
 
     def _error(self, task: str, published: float, *, masked: bool) -> float:
         """Standard error of the difference between two measured accuracies of a benchmark."""

@@ -89,7 +89,15 @@ class Run:
             write_json(self.record_path(section), {**last, "status": "running"})
 
     def finish(
-        self, section: Section, key: str, *, since: float, seconds: float, threads: int, error: str | None
+        self,
+        section: Section,
+        key: str,
+        *,
+        since: float,
+        seconds: float,
+        threads: int,
+        error: str | None,
+        peak_memory_mib: float | None = None,
     ) -> None:
         """Keep a record of how a section went, and take away outputs that are not this start's.
 
@@ -108,6 +116,7 @@ class Run:
             "key": key,
             "seconds": round(seconds, 2),
             "threads": threads,
+            "peak_memory_mib": peak_memory_mib,
             "outputs": [] if error else self._outputs(section, since),
         }
         write_json(self.record_path(section), record)

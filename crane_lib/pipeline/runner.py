@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 
@@ -23,7 +24,8 @@ from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.estimate import disk_free, disk_needed, size_text
 from crane_lib.pipeline.kernels import Kernels
 from crane_lib.pipeline.log import SectionLog
-from crane_lib.pipeline.manifest import write_manifest
+from crane_lib.pipeline.manifest import is_current, write_manifest
+from crane_lib.pipeline.memory import measuring_children
 from crane_lib.pipeline.notebook import NotebookError, check_parameters, execute
 from crane_lib.pipeline.order import waits_for
 from crane_lib.pipeline.run import Run
@@ -135,6 +137,7 @@ class _Started:
     log: SectionLog
     threads: int
     since: float = field(default_factory=time.time)
+    peak_memory_mib: float | None = None
 
 
 class _Work:
@@ -186,10 +189,16 @@ class _Work:
         variables = {FILE_VARIABLE: str(self._progress_file(section)), SECTION_VARIABLE: section.number}
         if run.jobs > 1:
             variables["OMP_NUM_THREADS"] = str(started.threads)
+        with measuring_children(FILE_VARIABLE, variables[FILE_VARIABLE]) as peak:
+            error = self._error_of(started, parameters, variables)
+        started.peak_memory_mib = peak.rounded()
+        return error
+
+    def _error_of(self, started: _Started, parameters: dict[str, Any], variables: dict[str, str]) -> str | None:
         try:
             execute(
-                section.path,
-                run.executed_path(section),
+                started.section.path,
+                self._run.executed_path(started.section),
                 parameters,
                 variables=variables,
                 log=started.log,
@@ -208,6 +217,7 @@ class _Work:
             since=started.since,
             seconds=row.seconds,
             threads=started.threads,
+            peak_memory_mib=started.peak_memory_mib,
             error=error,
         )
         with started.log as log:
@@ -236,7 +246,7 @@ def finish(run: Run, *, again: bool) -> None:
     """Write report and manifest from what lies in the folder; left alone where nothing changed."""
     from crane_lib.output.report import write_report
 
-    if not again and (run.folder / "manifest.json").is_file() and (run.folder / "report.md").is_file():
+    if not again and is_current(run.folder) and (run.folder / "report.md").is_file():
         return
     records = [record for section in all_sections() if (record := run.record(section)) is not None]
     write_manifest(run.folder, run.profile, records)

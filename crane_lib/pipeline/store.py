@@ -26,6 +26,7 @@ from typing import Any
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, locked, read_json, sha256, write_json
 from crane_lib.pipeline.code import code_fingerprint
+from crane_lib.pipeline.memory import measuring, threads
 
 SCHEMA = "crane.stage/1"
 RECORD = "stage.json"
@@ -74,13 +75,21 @@ def _make(folder: Path, make: Callable[..., None], given: dict[str, Any], about:
     started = time.perf_counter()
     with atomic(folder) as temporary:
         temporary.mkdir()
-        make(temporary, **given)
+        with measuring() as peak:
+            make(temporary, **given)
         outputs = {
             str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
             for file in sorted(temporary.rglob("*"))
             if file.is_file()
         }
-        record = {**about, "seconds": time.perf_counter() - started, "outputs": outputs}
+        taken = {
+            "seconds": time.perf_counter() - started,
+            "peak_memory_mib": peak.rounded(),
+            "peak_gpu_memory_mib": peak.gpu_mib,
+            "memory_measure": peak.measure,
+            "threads": threads(),
+        }
+        record = {**about, **taken, "outputs": outputs}
         write_json(temporary / RECORD, record)
     return record
 

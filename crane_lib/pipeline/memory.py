@@ -1,0 +1,187 @@
+"""How much memory work takes at its highest: of this process during a block, or of the processes that do a section."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+HIGH_WATER_MARK = "high-water mark of the process, reset before"
+SAMPLED = "sampled"
+WHOLE_PROCESS = "high-water mark of the process since its start"
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET = "5"  # what the kernel wants to hear to set VmHWM back (man 5 proc)
+_MIB = 1 << 20
+_STAGE_INTERVAL = 0.02  # seconds between samples where the mark cannot be reset
+_SECTION_INTERVAL = 0.5
+
+
+@dataclass
+class Peak:
+    """Highest memory seen, in MiB, and how it was measured; None where it could not be."""
+
+    resident_mib: float | None = None
+    gpu_mib: float | None = None  # allocated by torch, summed over GPUs; None where no GPU was used
+    measure: str = ""
+
+    def rounded(self) -> float | None:
+        """Resident memory to a tenth of a MiB."""
+        return None if self.resident_mib is None else round(self.resident_mib, 1)
+
+
+def _reset_mark() -> bool:
+    """Set this process's high-water mark back to what it holds now; False where the system does not let us."""
+    try:
+        _CLEAR.write_text(_RESET, encoding="ascii")
+    except OSError:
+        return False
+    return _mark() is not None
+
+
+def _mark() -> float | None:
+    """High-water mark of this process's resident memory, in MiB."""
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), flags=re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) / 1024 if found else None
+
+
+def _since_start() -> float:
+    """Highest resident memory of this process since it started, in MiB."""
+    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / _MIB
+
+
+def _cuda() -> Any | None:
+    """torch.cuda if this process uses a GPU already; asking never starts CUDA nor loads torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _gpu_peak() -> float | None:
+    cuda = _cuda()
+    if cuda is None:
+        return None
+    return round(sum(cuda.max_memory_allocated(number) for number in range(cuda.device_count())) / _MIB, 1)
+
+
+def _reset_gpu() -> None:
+    cuda = _cuda()
+    if cuda is not None:
+        for number in range(cuda.device_count()):
+            cuda.reset_peak_memory_stats(number)
+
+
+@contextmanager
+def measuring() -> Iterator[Peak]:
+    """Measure this process during the block; the yielded `Peak` is filled in at its end. Blocks do not nest."""
+    peak = Peak()
+    _reset_gpu()
+    sampler = None
+    if _reset_mark():
+        peak.measure = HIGH_WATER_MARK
+    else:
+        sampler = _Sampler([psutil.Process()], _STAGE_INTERVAL)
+        peak.measure = SAMPLED
+    try:
+        yield peak
+    finally:
+        if sampler is None:
+            peak.resident_mib = _mark()
+        else:
+            peak.resident_mib = sampler.stop()
+            if peak.resident_mib is None:
+                peak.resident_mib, peak.measure = _since_start(), WHOLE_PROCESS
+        peak.gpu_mib = _gpu_peak()
+
+
+@contextmanager
+def measuring_children(variable: str, value: str) -> Iterator[Peak]:
+    """Measure the processes started during the block that have an environment variable set to a value, together.
+
+    Their resident memory is summed (pages that they share count for each) and looked at twice a second.
+    """
+    peak = Peak(measure=SAMPLED)
+    sampler = _Sampler(_Children(variable, value), _SECTION_INTERVAL)
+    try:
+        yield peak
+    finally:
+        peak.resident_mib = sampler.stop()
+
+
+class _Children:
+    """Descendants of this process that have an environment variable set to a value, as they are when iterated."""
+
+    def __init__(self, variable: str, value: str) -> None:
+        self._wanted = (variable, value)
+        self._known: dict[psutil.Process, bool] = {}  # reading an environment once a process is enough
+
+    def __iter__(self) -> Iterator[psutil.Process]:
+        for process in psutil.Process().children(recursive=True):
+            if process not in self._known:
+                try:
+                    self._known[process] = process.environ().get(self._wanted[0]) == self._wanted[1]
+                except (psutil.Error, OSError):
+                    continue
+            if self._known[process]:
+                yield process
+
+
+class _Sampler:
+    """Thread that keeps the highest sum of the resident memory of processes."""
+
+    def __init__(self, processes: Any, interval: float) -> None:
+        self._processes = processes
+        self._interval = interval
+        self._highest: float | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._look()
+            if self._stop.wait(self._interval):
+                return
+
+    def _look(self) -> None:
+        total, seen = 0, False
+        try:
+            for process in self._processes:
+                try:
+                    total += process.memory_info().rss
+                    seen = True
+                except (psutil.Error, OSError):  # it has just ended
+                    continue
+        except (psutil.Error, OSError):
+            return
+        if seen:
+            self._highest = max(self._highest or 0.0, total / _MIB)
+
+    def stop(self) -> float | None:
+        self._stop.set()
+        self._thread.join()
+        return self._highest
+
+
+def threads() -> int | None:
+    """Threads that torch computes with in this process; None where torch is not loaded."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())
+
+
+def thread_settings() -> dict[str, str]:
+    """Environment variables that set the number of threads, as far as they are set."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
