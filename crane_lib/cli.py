@@ -28,10 +28,32 @@ cli_verify.register(app)
 
 
 @app.command()
+def lab(
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
+    ] = "mini",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results lie (default: artifacts/ of the clone).")
+    ] = "",
+    ip: Annotated[str, typer.Option("--ip", help="Address to listen on, such as 0.0.0.0 in a container.")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="Port (default: 8888 or the next free).")] = 0,
+) -> None:
+    """Open JupyterLab on a run's inspection notebook; its address, with a token, is printed.
+
+    Examples: crane lab;  crane lab --profile my-study.yaml --port 9000;  in a container: crane lab --ip 0.0.0.0
+    """
+    from crane_lib.pipeline.lab import open_lab
+    from crane_lib.profile import artifacts_root, load_profile
+
+    root = artifacts_root(artifacts or None)
+    open_lab(profile, root, run_folder=root / load_profile(profile).name, ip=ip, port=port)
+
+
+@app.command()
 def preflight(
     profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
     artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go [default: artifacts/ of the clone].")
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
     ] = "",
 ) -> None:
     """Look whether this machine, the hub and the token have what a profile needs; run and write nothing.
@@ -90,7 +112,7 @@ def statistics(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Compute every layer twice, for less memory.")
     ] = False,
-    documents: Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts only [0: all].")] = 0,
+    documents: Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts only (0: all).")] = 0,
 ) -> None:
     """Compute the relevance statistics of one file of texts on one model.
 
@@ -156,7 +178,7 @@ def relevance(
     profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
     model: Annotated[str, typer.Option("--model", help="Which of the study's models: base or chat.")] = "base",
     artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go [default: artifacts/ of the clone].")
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
     ] = "",
 ) -> None:
     """Make a study's relevance statistics, by as many processes as torchrun starts.

@@ -42,7 +42,7 @@ def run(
     only: Names = [],  # noqa: B006 (typer copies it)
     first: Annotated[str, typer.Option("--from", metavar="03", help="Start at this section.")] = "",
     artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go [default: artifacts/ of the clone].")
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
     ] = "",
     parameter: Annotated[
         list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
@@ -63,6 +63,9 @@ def run(
     skip_preflight: Annotated[
         bool, typer.Option("--skip-preflight", help="Do not look first whether the profile's needs are met.")
     ] = False,
+    lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the inspection notebook instead.")] = False,
+    ip: Annotated[str, typer.Option("--ip", help="With --lab: address to listen on (default: 127.0.0.1).")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="With --lab: port (default: 8888 or the next free).")] = 0,
 ) -> None:
     """Run the whole study, section by section, and write every table and figure.
 
@@ -102,6 +105,11 @@ def run(
         from crane_lib.rehearsal import rehearsal_profile
 
         loaded = rehearsal_profile(loaded, artifacts_root(artifacts or None))
+    if lab:
+        from crane_lib.pipeline.lab import open_lab
+
+        root = artifacts_root(artifacts or None)
+        open_lab(loaded.name if rehearse else profile, root, run_folder=root / loaded.name, ip=ip, port=port)
     study = Run(loaded, artifacts_root(artifacts or None) / loaded.name, sections, _parameters(parameter), jobs)
     studies = seed_runs(study, seeds) if seeds else [study]
     if dry_run:

@@ -30,7 +30,7 @@ def verify(
         typer.Option(
             "--against",
             metavar="REFERENCE",
-            help="A reference file, the folder of another run, or none [default: the profile's in expected/reference].",
+            help="A reference file, the folder of another run, or none (default: the profile's in expected/reference).",
         ),
     ] = "",
     exact: Annotated[bool, typer.Option("--exact", help="Allow no difference: for runs of the same machine.")] = False,

@@ -15,6 +15,7 @@ from crane_lib.profile_hub import HubSource, Needs, Task, absolute_source, absol
 
 ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
 DEFAULT_ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+REHEARSAL_SUFFIX = "-rehearsal"  # of the name of a profile that only rehearses
 TEMPLATE = "template"  # configs/template.yaml, a profile to start from
 TOLD = ("description", "expected_seconds", "calibration_seconds", "needs")  # said to people; no result depends on it
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -12,10 +12,9 @@ from crane_lib import made_up
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, write_text
 from crane_lib.pipeline.code import code_fingerprint
-from crane_lib.profile import Profile
+from crane_lib.profile import REHEARSAL_SUFFIX, Profile
 from crane_lib.profile_hub import HubSource, Task
 
-SUFFIX = "-rehearsal"
 # What makes a run short, wherever the profile has such a value; everything else stays as the profile has it.
 SMALL: dict[str, Any] = {
     "device": "cpu",
@@ -64,7 +63,7 @@ def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
             f"--rehearse: profile {profile.name} does not say of what kind its models are; give source.architecture "
             "the keys of their config.json (model_type, hidden_size, ...)"
         )
-    folder = artifacts / f"{profile.name}{SUFFIX}.material"
+    folder = artifacts / f"{profile.name}{REHEARSAL_SUFFIX}.material"
     _write_material(folder, profile, source)
     tasks = {
         language: {"path": str(folder / "tasks" / language), "subjects": None, "limit": None, "dataset": None}
@@ -81,7 +80,7 @@ def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
         places["chat_model"] = {"id": str(folder / "chat")}
     values = _merged(profile.resolved(), SMALL)
     values = _merged(values, {"source": places, "evaluation": {"tasks": tasks}})
-    values["name"] = f"{profile.name}{SUFFIX}"
+    values["name"] = f"{profile.name}{REHEARSAL_SUFFIX}"
     values["description"] = f"REHEARSAL of {profile.name} with a small random model and made-up data"
     return Profile.model_validate(values)
 

@@ -161,14 +161,18 @@ def select_lape_budget(probability: Scores, *, budget: float) -> dict[str, Chose
     LAPE's own threshold leaves fewer neurons than most budgets ask for; this ranking keeps its order and drops the
     threshold.  Where a language leads in too few neurons, those with its largest shares follow.
     """
+    return select_top(lape_scores(probability), budget=budget)
+
+
+def lape_scores(probability: Scores) -> dict[str, np.ndarray]:
+    """What `select_lape_budget` ranks by: low entropy where the language leads, the language's share elsewhere."""
     entropy, shares = activation_entropy(probability)
     largest = np.log(len(probability)) + 1.0
-    chosen = {}
+    scores = {}
     for i, language in enumerate(probability):
         leads = shares[i] >= shares.max(axis=0)
-        score = np.where(leads & (shares[i] > 0), 2 * largest - entropy, shares[i])
-        chosen[language] = {"neuron": _indices(top(score, budget_count(budget, score.size)))}
-    return chosen
+        scores[language] = np.where(leads & (shares[i] > 0), 2 * largest - entropy, shares[i])
+    return scores
 
 
 def select_random_like(chosen: Chosen, widths: Mapping[str, int], *, generator: np.random.Generator) -> Chosen:

@@ -15,7 +15,7 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
     """Nothing of the caller's own settings reaches a test."""
-    for name in ("CRANE_ARTIFACTS", "CRANE_PROGRESS_FILE", "CRANE_PROGRAM"):
+    for name in ("CRANE_ARTIFACTS", "CRANE_PROFILE", "CRANE_PROGRESS_FILE", "CRANE_PROGRAM"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -138,7 +138,8 @@ def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
         return result
 
     monkeypatch.setattr(runner, "run_sections", run_sections)
-    arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "--jobs", "3", "-p", "count=3", "-p", "name=[a, b]"]
+    arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "--jobs", "3"]
+    arguments += ["-p", "count=3", "-p", "name=[a, b]"]
     assert main(monkeypatch, capsys, "run", "--profile", "smoke", *arguments)[0] == code
     assert given == [("smoke", tmp_path / "smoke", ["07", "08", "09"], {"count": 3, "name": ["a", "b"]}, 3, True)]
 

@@ -154,8 +154,9 @@ def test_project_dependencies_are_those_of_the_lock(project: dict[str, Any]) -> 
 
 def test_conda_environment_holds_python_and_the_lock_only() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    *from_conda, from_pip = environment["dependencies"]
-    assert from_conda == ["python=3.11", "pip"]
+    python, *from_conda, from_pip = environment["dependencies"]
+    assert re.fullmatch(r"python=3\.11\.\d+", python)  # tests/test_container.py: the same as the image's
+    assert from_conda == ["pip"]
     assert sorted(from_pip["pip"]) == ["-r requirements/base.lock", "-r requirements/torch-cuda.lock"]
     for line in from_pip["pip"]:
         assert (ROOT / line.removeprefix("-r ")).is_file()
@@ -164,7 +165,7 @@ def test_conda_environment_holds_python_and_the_lock_only() -> None:
 def test_python_is_the_same_everywhere(project: dict[str, Any], tool: ModuleType) -> None:
     assert project["project"]["requires-python"] == ">=3.11,<3.12"
     assert tool.PYTHON == (3, 11)
-    assert re.search(r"^FROM python:3\.11\.\d+-slim-bookworm$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert re.search(r"^ARG BASE=python:3\.11\.\d+-slim-bookworm@", (ROOT / "Dockerfile").read_text(), re.M)
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, "tools/environment.sh"])

@@ -104,10 +104,11 @@ def test_nobody_is_asked_for_what_is_there(llama, tmp_path):
     assert machine.asked == []
 
 
-def test_profiles_that_need_nothing():
+def test_profiles_that_need_nothing_but_some_disk():
     for name in ("mini", "smoke"):
         assert not load_profile(name).has_needs
-        assert preflight(load_profile(name), Path("nowhere"), Fake()) == []
+        (check,) = preflight(load_profile(name), Path("nowhere"), Fake())
+        assert check.what == "disk for nowhere"
 
 
 def test_every_real_profile_says_what_it_takes():

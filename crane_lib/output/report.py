@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_text
-from crane_lib.output.claims import load_rules, not_run, read_claims, verdict_table
+from crane_lib.files import write_text
+from crane_lib.output.claims import verdict_table
+from crane_lib.output.finished import Claims, Finished, sentence
 from crane_lib.output.judging import NOT_REPRODUCED, NOT_RUN, REPRODUCED
 from crane_lib.output.published import judge_published
 from crane_lib.output.seeds import is_current, summary_parts
@@ -18,19 +18,13 @@ from crane_lib.output.style import METRIC_LABELS, method_label
 from crane_lib.output.writing import markdown
 
 # A claim can be reproduced by this study; in the published numbers it holds or it does not.
-_HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", NOT_RUN: "cannot be judged"}
+HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", NOT_RUN: "cannot be judged"}
+REHEARSED = (
+    "A small model with random weights and made-up texts and questions stand in for the real ones: every number and "
+    "verdict below shows that the path works, and nothing else."
+)
 LONGEST_TABLE = 40  # rows; longer ones are linked
 _CASES = "REPRODUCED, NOT REPRODUCED, or NOT RUN where the rows that the rule needs are missing"
-
-Claims = Sequence[Mapping[str, Any]]
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, an empty one where there is no such file."""
-    value = read_json(path) if path.is_file() else {}
-    if not isinstance(value, dict):
-        raise CraneError(f"{path}: expected an object, saw {type(value).__name__}; delete it and run again")
-    return value
 
 
 def _table(frame: pd.DataFrame, *, right: Sequence[int] = ()) -> str:
@@ -42,7 +36,7 @@ def _overview(verdicts: Claims) -> list[str]:
     """Verdicts at a glance, with the same rules on the published numbers in the last column."""
     table = verdict_table(verdicts)
     table = table.rename(columns={"claim": "Claim", "statement": "Statement"})
-    published = {item["id"]: _HOLDS[item["verdict"]] for item in judge_published()}
+    published = {item["id"]: HOLDS[item["verdict"]] for item in judge_published()}
     table["Published numbers (accuracy)"] = [published.get(claim, "") for claim in table["Claim"]]
     return [
         "## Verdicts",
@@ -67,63 +61,44 @@ def _claims(verdicts: Claims) -> list[str]:
         for item in cases:
             measure = str(METRIC_LABELS.get(item["measure"], item["measure"])).lower()
             name = method_label(item["method"], item["budget"]) + (f", {measure}" if measure else "")
-            lines.append(f"- **{name}: {item['verdict']}.** {_sentence(item['detail'])}")
+            lines.append(f"- **{name}: {item['verdict']}.** {sentence(item['detail'])}")
         if claim in published:
             item = published[claim]
             lines.append(
-                f"- By the same rule it {_HOLDS[item['verdict']]} in the published numbers. {_sentence(item['detail'])}"
+                f"- By the same rule it {HOLDS[item['verdict']]} in the published numbers. {sentence(item['detail'])}"
             )
         parts.append("\n".join(lines))
     return parts
 
 
-def _sentence(text: str) -> str:
-    """Text with a capital and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def _outputs(folder: Path, captions: Mapping[str, str], number: str) -> list[str]:
+def _outputs(run: Finished, number: str) -> list[str]:
     """Tables and figures of a section, tables first."""
     parts = []
-    for name in _names(folder, captions, number):
-        path = folder / name
+    for name in run.outputs(number):
         if name.startswith("tables/"):
-            text = path.with_name(f"{path.name}.md").read_text(encoding="utf-8").rstrip()
+            text = run.path(name, ".md").read_text(encoding="utf-8").rstrip()
             rows = text.count("\n|") - 2
             links = f"[CSV]({name}.csv), [Markdown]({name}.md), [LaTeX]({name}.tex)"
             caption, _, table = text.partition("\n\n")
             parts.append(f"**{caption}** ({links})")
             parts.append(table if rows <= LONGEST_TABLE else f"{rows} rows: see the files.")
         else:
-            parts.append(f"![{path.name}]({name}.png)")
-            parts.append(f"*{captions[name]}* ([PDF]({name}.pdf))")
+            parts.append(f"![{name.partition('/')[2]}]({name}.png)")
+            parts.append(f"*{run.captions[name]}* ([PDF]({name}.pdf))")
     return parts
 
 
-def _names(folder: Path, captions: Mapping[str, str], number: str) -> list[str]:
-    """Names of a section's tables and figures that are there, tables first, each kind by name."""
-    endings = {"tables": ".md", "figures": ".png"}
-    found = []
-    for name in captions:
-        kind, _, stem = name.partition("/")
-        if kind in endings and stem.startswith(f"{number}_") and (folder / f"{name}{endings[kind]}").is_file():
-            found.append(name)
-    return sorted(found, key=lambda name: (not name.startswith("tables/"), name))
-
-
-def _sections(folder: Path, manifest: Mapping[str, Any], captions: Mapping[str, str], profile: str) -> list[str]:
+def _sections(run: Finished) -> list[str]:
     """One part a section: the command that makes it, how it went, its tables and figures."""
-    records = {record["section"][:2]: record for record in manifest.get("sections", [])}
-    numbers = sorted({*records, *(name.partition("/")[2][:2] for name in captions)})
-    parts = ["## Tables and figures"] if numbers else []
-    for number in numbers:
-        record = records.get(number, {})
+    sections = run.sections()
+    parts = ["## Tables and figures"] if sections else []
+    for number, record in sections.items():
         parts.append(f"### {number}. {record.get('title', 'Section ' + number)}")
-        parts.append(f"Made by `./run_all.sh --profile {profile} --only {number}`.")
+        parts.append(f"Made by `{run.command(number)}`.")
         if record.get("status", "done") != "done":
             parts.append(f"**This section failed:** {record.get('error')}")
         else:
-            parts += _outputs(folder, captions, number)
+            parts += _outputs(run, number)
     return parts
 
 
@@ -135,18 +110,6 @@ def _over_seeds(folder: Path) -> list[str]:
     if not is_current(folder, output):
         return ["## Over model seeds", "The summary in `seeds/` was made of earlier results; run with --seeds again."]
     return ["## Over model seeds", *summary_parts(output, prefix="seeds/", longest=LONGEST_TABLE)]
-
-
-def _missing(manifest: Mapping[str, Any], verdicts: Claims | None) -> list[str]:
-    """What was not run, and why."""
-    lines = [
-        f"Section {record['section']}: {record.get('error') or 'not done'}"
-        for record in manifest.get("sections", [])
-        if record.get("status") != "done"
-    ]
-    lines += ["No claim was judged: the section on the claims has not run."] if verdicts is None else not_run(verdicts)
-    lines += [f"{text} (no section of this study does it)." for text in load_rules().get("not_covered", [])]
-    return ["## Not run", "\n".join(f"- {line}" for line in lines) or "Everything was run."]
 
 
 def _times(manifest: Mapping[str, Any]) -> list[str]:
@@ -190,24 +153,19 @@ def write_report(folder: Path) -> None:
     ------
     CraneError : a file is there but cannot be read
     """
-    folder = Path(folder)
-    manifest, captions = _object(folder / "manifest.json"), _object(folder / "captions.json")
-    verdicts = read_claims(folder / "claims.json") if (folder / "claims.json").is_file() else None
-    profile = str(manifest.get("profile", {}).get("name") or folder.name)
-    description = manifest.get("profile", {}).get("description")
-    parts = [f"# CRANE: report of profile `{profile}`", *([_sentence(description)] if description else [])]
-    if manifest.get("profile", {}).get("rehearsal"):
-        parts.append(
-            "**REHEARSAL.** A small model with random weights and made-up texts and questions stand in for the real "
-            "ones: every number and verdict below shows that the path works, and nothing else."
-        )
-    if verdicts is None:
+    run = Finished.read(Path(folder))
+    description = run.manifest.get("profile", {}).get("description")
+    parts = [f"# CRANE: report of profile `{run.profile}`", *([sentence(description)] if description else [])]
+    if run.rehearsal:
+        parts.append(f"**REHEARSAL.** {REHEARSED}")
+    if run.verdicts is None:
         parts += ["## Verdicts", "No claim has been judged yet: run the section on the claims."]
     else:
-        parts += [*_overview(verdicts), *_claims(verdicts)]
-    parts += _sections(folder, manifest, captions, profile)
-    parts += _over_seeds(folder)
-    parts += [*_missing(manifest, verdicts), *_times(manifest), *_made_with(manifest)]
-    if manifest.get("profile", {}).get("rehearsal"):
+        parts += [*_overview(run.verdicts), *_claims(run.verdicts)]
+    parts += _sections(run)
+    parts += _over_seeds(run.folder)
+    parts += ["## Not run", "\n".join(f"- {line}" for line in run.missing()) or "Everything was run."]
+    parts += [*_times(run.manifest), *_made_with(run.manifest)]
+    if run.rehearsal:
         parts = [f"{part} (REHEARSAL)" if part.startswith("## ") else part for part in parts]
-    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+    write_text(run.folder / "report.md", "\n\n".join(parts) + "\n")

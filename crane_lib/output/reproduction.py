@@ -40,7 +40,7 @@ class Reproduction(_Strict):
     """How two runs of one profile are compared."""
 
     verdicts_as_information: tuple[str, ...]  # profiles whose verdicts may differ
-    identity: dict[str, tuple[str, ...]]  # table pattern -> columns that name a row
+    identity: dict[str, tuple[str, ...]]  # table, or * for all others -> columns that name a row
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
 
     def of_profile(self, name: str) -> Reproduction:
@@ -54,5 +54,5 @@ class Reproduction(_Strict):
         return next(found, self.rules[-1])
 
     def names_row(self, *, table: str, column: str) -> bool:
-        """Whether a column says which row it is, not what was found."""
-        return any(column in columns for pattern, columns in self.identity.items() if fnmatchcase(table, pattern))
+        """Whether a column says which row it is, not what was found; a table may have a list of its own."""
+        return column in self.identity.get(table, self.identity["*"])

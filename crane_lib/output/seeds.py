@@ -166,14 +166,8 @@ def summary_parts(output: Path, *, prefix: str = "", longest: int = 200) -> list
     prefix : path from the report to the summary's folder, with a slash
     longest : rows of the longest table that is shown, not linked
     """
-    record = read_json(output / RECORD)
-    seeds = ", ".join(record["seeds"])
-    parts = [
-        f"The whole study with random seeds {seeds}: the facts and questions drawn, which wordings are held out, the "
-        "initial weights, the order of training and the random sets all change with it. The t-intervals "
-        "say how far the mean over such studies is known; they rest on few seeds and on a normal distribution."
-    ]
-    for name, caption in record["captions"].items():
+    parts = [seeds_sentence(output)]
+    for name, caption in read_json(output / RECORD)["captions"].items():
         path = f"{prefix}{name}"
         if name.startswith("tables/"):
             text = (output / f"{name}.md").read_text(encoding="utf-8").rstrip()
@@ -182,6 +176,16 @@ def summary_parts(output: Path, *, prefix: str = "", longest: int = 200) -> list
         else:
             parts += [f"![{name.partition('/')[2]}]({path}.png)", f"*{caption}* ([PDF]({path}.pdf))"]
     return parts
+
+
+def seeds_sentence(output: Path) -> str:
+    """What was repeated, and what its intervals say."""
+    seeds = ", ".join(read_json(output / RECORD)["seeds"])
+    return (
+        f"The whole study with random seeds {seeds}: the facts and questions drawn, which wordings are held out, the "
+        "initial weights, the order of training and the random sets all change with it. The t-intervals "
+        "say how far the mean over such studies is known; they rest on few seeds and on a normal distribution."
+    )
 
 
 def is_current(folder: Path, output: Path) -> bool:

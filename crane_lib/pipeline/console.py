@@ -20,13 +20,13 @@ from crane_lib.pipeline.board import Board, Row
 _STYLES = {"running": "bold cyan", "done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow"}
 _DETAILS_WIDTH = 90  # columns of a terminal from which on there is room for what a section says of itself
 _RESULTS = {
-    "report.html": "what was reproduced, with every table and figure",
-    "report.md": "what was reproduced, with every table and figure",
+    "report.html": "what was reproduced, with every table and figure, in one file",
+    "report.md": "the same as text",
     "claims.json": "the verdicts, for programs",
     "results.csv": "every result row",
-    "manifest.json": "versions, commit, machine, seeds, seconds, hashes",
+    "manifest.json": "versions, commit, machine, seeds, seconds, memory, hashes",
     "tables": "each table as CSV, Markdown and LaTeX",
-    "figures": "each figure as PNG and PDF",
+    "figures": "each figure as PNG and PDF, and what it shows in words",
     "notebooks": "the executed notebooks",
     "logs": "what each section printed",
 }

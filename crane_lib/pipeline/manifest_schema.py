@@ -19,8 +19,7 @@ class _Part(BaseModel):
 class Image(_Part):
     """The container image, as its environment names it."""
 
-    name: str | None
-    digest: str | None
+    digest: str
 
 
 class Gpu(_Part):

@@ -52,7 +52,7 @@ class Run:
         """How a section went last, None if it never ran."""
         try:
             record = read_json(self.record_path(section))
-        except CraneError:
+        except (CraneError, NotADirectoryError):
             return None
         return record if isinstance(record, dict) else None
 

@@ -33,6 +33,8 @@ from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import SECTION_VARIABLE, remove_partial
 from crane_lib.progress import FILE_VARIABLE, read_progress
 
+REPORTS = ("report.md", "report.html")
+
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
@@ -95,7 +97,8 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
         console.start(run.profile.name, run.folder, board, disk=_disk_text(run))
         changed = board.count("waiting") > 0
         if changed:  # what it says is out of date from here on, also for a run that is interrupted
-            (run.folder / "report.md").unlink(missing_ok=True)
+            for name in REPORTS:
+                (run.folder / name).unlink(missing_ok=True)
         _Work(run, keys, board, console).do()
         finish(run, again=changed)
         console.finish(run.folder, board)
@@ -114,7 +117,7 @@ def plan(run: Run, keys: dict[str, str], *, fresh: bool = False) -> Board:
     for section in run.sections:
         row = Row(section.number, section.title)
         if not fresh and run.unchanged(section, keys[section.number]):
-            row.state, row.seconds = "reused", (run.record(section) or {})["seconds"]
+            row.state, row.seconds = "reused", (run.record(section) or {}).get("seconds", 0.0)
         else:
             row.expected = run.expected(section)
         rows.append(row)
@@ -243,12 +246,14 @@ class _Work:
 
 
 def finish(run: Run, *, again: bool) -> None:
-    """Write report and manifest from what lies in the folder; left alone where nothing changed."""
+    """Write reports and manifest from what lies in the folder; left alone where nothing changed."""
+    from crane_lib.output.html_report import write_html
     from crane_lib.output.report import write_report
 
-    if not again and is_current(run.folder) and (run.folder / "report.md").is_file():
+    if not again and is_current(run.folder) and all((run.folder / name).is_file() for name in REPORTS):
         return
     records = [record for section in all_sections() if (record := run.record(section)) is not None]
     write_manifest(run.folder, run.profile, records)
     write_report(run.folder)
-    write_manifest(run.folder, run.profile, records)  # once more, now with the report's hash
+    write_html(run.folder)
+    write_manifest(run.folder, run.profile, records)  # once more, now with the reports' hashes

@@ -125,7 +125,8 @@ def choose_sections(only: list[str], first: str | None) -> list[Section]:
     for name in only:
         numbers = known.get(name) or claims.get(name.upper())
         if numbers is None:
-            raise CraneError(f"unknown section or claim {name!r}; {nearest(name, sorted({**known, **claims}))}")
+            meant = claims if name.upper().startswith("C") else known
+            raise CraneError(f"unknown section or claim {name!r}; {nearest(name, sorted(meant))}")
         wanted.update(numbers)
     if only:
         sections = [section for section in sections if section.number in wanted]

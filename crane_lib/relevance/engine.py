@@ -12,10 +12,10 @@ from crane_lib.errors import CraneError
 from crane_lib.models.precision import widened
 from crane_lib.relevance.checkpointing import checkpointed
 from crane_lib.relevance.hooks import frozen
-from crane_lib.relevance.parts import parts_of
+from crane_lib.relevance.parts import ModelParts, parts_of
 from crane_lib.relevance.rules import RULES, relevance_rules
 from crane_lib.relevance.seeds import Logits, seed_gradient, seed_named
-from crane_lib.relevance.taps import SITES, Taps
+from crane_lib.relevance.taps import SITES, Taps, Watched
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class DocumentRelevance:
     `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
     of that weight matrix summed over its input dimension. `token` (B, T) is the relevance of the input embeddings, 0
     at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0.
+    `watched` is the neuron asked for, token by token.
     """
 
     target: Tensor
@@ -37,6 +38,7 @@ class DocumentRelevance:
     token: Tensor
     lengths: Tensor
     active: Tensor
+    watched: Watched | None = None
 
     @property
     def sites(self) -> dict[str, Tensor]:
@@ -52,6 +54,7 @@ def document_relevance(
     seed: str = "gold_logit",
     rule: str = "attnlrp",
     checkpointing: bool = False,
+    watch: tuple[int, int] | None = None,
 ) -> DocumentRelevance:
     """Compute relevance for a right-padded batch of documents; the model leaves as it came.
 
@@ -64,12 +67,16 @@ def document_relevance(
     seed : "gold_logit" or "log_probability", see `crane_lib.relevance.seeds`
     rule : "attnlrp", "cplrp" or "gradient", see `crane_lib.relevance.rules`
     checkpointing : compute each layer a second time instead of keeping what its backward pass needs
+    watch : layer and index of a neuron whose values are kept token by token
 
     Raises
     ------
-    CraneError : a model, rule or seed that is not known, padding that is not on the right, too short a document
+    CraneError : a model, rule or seed that is not known, padding that is not on the right, too short a document, or a
+        neuron that the model does not have
     """
     parts = parts_of(model)
+    if watch is not None:
+        _check_neuron(parts, *watch)
     device = next(parts.embedding.parameters()).device
     input_ids = input_ids.to(device)
     mask = _checked_mask(input_ids, attention_mask, shortest=seed_named(seed).shortest)
@@ -79,7 +86,7 @@ def document_relevance(
         torch.enable_grad(),
         frozen(model),
         relevance_rules(model, rule),
-        Taps(parts, mask) as taps,
+        Taps(parts, mask, watch=watch) as taps,
         checkpointed([layer.module for layer in parts.layers] if checkpointing else []),
     ):
         hidden = parts.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -98,7 +105,16 @@ def document_relevance(
         token=(widened(taps.embedding.detach()) * slope).sum(-1),
         lengths=lengths,
         active=collected(taps.active),
+        watched=taps.watched,
     )
+
+
+def _check_neuron(parts: ModelParts, layer: int, index: int) -> None:
+    layers, width = len(parts.layers), parts.widths["neuron"]
+    if not 0 <= layer < layers:
+        raise CraneError(f"layer {layer}: the model has the layers 0 to {layers - 1}")
+    if not 0 <= index < width:
+        raise CraneError(f"neuron {index}: a layer of the model has the neurons 0 to {width - 1}")
 
 
 def _checked_mask(input_ids: Tensor, attention_mask: Tensor | None, *, shortest: int) -> Tensor:

@@ -6,6 +6,7 @@ Nothing of size (tokens, units) outlives the layer's own backward step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -20,19 +21,34 @@ from crane_lib.relevance.parts import ModelParts, Rows
 SITES = ("neuron", "abs_neuron", "gate", "up", "down")  # an ungated MLP has no gate
 
 
+@dataclass(frozen=True)
+class Watched:
+    """One neuron token by token, each (B, T) and 0 at pads.
+
+    `relevance` is h dS/dh, which sums over tokens to the document's; `activation` is h, the input of `down_proj`;
+    `fires` says where act(g) > 0.
+    """
+
+    relevance: Tensor
+    activation: Tensor
+    fires: Tensor
+
+
 class Taps:
     """Hooks that collect, per layer, a (B, units) sum over the tokens of each document.
 
     Enter after `relevance_rules`: the gradient of h is then read before the rule for the gated product halves it.
     `sums[site][layer]` stays 0 where no gradient arrives (the gate under a rule that detaches it); `active[layer]`
-    counts tokens with a positive activation.
+    counts tokens with a positive activation. Of the one neuron `watch` (layer, index) every token is kept.
     """
 
-    def __init__(self, parts: ModelParts, mask: Tensor) -> None:
+    def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None) -> None:
         present = {"neuron", "abs_neuron", *parts.widths}
         self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES if site in present}
         self.active: dict[int, Tensor] = {}
         self.embedding: Tensor  # (B, T, H), the leaf that gradients flow down to; set by the forward pass
+        self._watch = watch
+        self._seen: dict[str, Tensor] = {}  # what `watched` is made of
         self._parts = parts
         self._mask = mask  # (B, T), True at real tokens
         self._hooks = HookSet()
@@ -70,16 +86,29 @@ class Taps:
                         "module (slow_but_exact or a fused kernel?)"
                     )
 
+    @property
+    def watched(self) -> Watched | None:
+        """The neuron that was watched, token by token."""
+        return Watched(**self._seen) if self._watch is not None else None
+
+    def _see(self, name: str, layer: int, values: Tensor) -> None:
+        """Keep the watched neuron's part of (B, T, I) values, if they are of its layer."""
+        if self._watch is not None and self._watch[0] == layer:
+            chosen = values[..., self._watch[1]]
+            self._seen[name] = chosen * self._mask.to(chosen.device)  # a copy: the values may be changed in place
+
     def _start_gradients(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         self.embedding = output.detach().requires_grad_()
         return self.embedding
 
     def _tap_neurons(self, index: int, down: nn.Module) -> None:
         def write(relevance: Tensor) -> None:
+            self._see("relevance", index, relevance)
             self.sums["neuron"][index] = relevance.sum(1)
             self.sums["abs_neuron"][index] = relevance.abs_().sum(1)
 
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            self._see("activation", index, widened(args[0].detach()))
             return (_ReadRelevance.apply(args[0], write), *args[1:])
 
         self._hooks.before(down, hook)
@@ -106,7 +135,9 @@ class Taps:
     def _tap_activation(self, index: int, activation: nn.Module) -> None:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             mask = self._mask.to(output.device)
-            self.active[index] = ((output.detach() > 0) & mask[..., None]).sum(1)  # (B, I)
+            active = (output.detach() > 0) & mask[..., None]
+            self._see("fires", index, active)
+            self.active[index] = active.sum(1)  # (B, I)
 
         self._hooks.after(activation, hook)
 

@@ -49,10 +49,8 @@ def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documen
     claim = {"id": "C3", "method": "contrast", "budget": "0.1", "measure": "accuracy", "verdict": verdict}
     write_claims(folder / "claims.json", [{**claim, "numbers": numbers}], profile=profile)
     write_text(folder / "report.md", "# Report\n")
-    sections = [
-        {"section": name, "title": "A title", "status": "done", "error": None, "key": "k", "seconds": 1.5, "outputs": []}
-        for name in ("00_models", "03_perplexity")
-    ]
+    done = {"title": "A title", "status": "done", "error": None, "key": "k", "seconds": 1.5, "outputs": []}
+    sections = [{"section": name, **done} for name in ("00_models", "03_perplexity")]
     for section in sections:
         write_json(folder / "sections" / f"{section['section']}.json", section)
     write_manifest(folder, loaded, sections)

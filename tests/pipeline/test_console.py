@@ -56,13 +56,15 @@ def test_without_a_terminal_each_section_is_one_line_and_whole(capsys, tmp_path)
 
 def test_the_end_names_what_is_there(capsys, tmp_path):
     (tmp_path / "report.md").write_text("")
+    (tmp_path / "report.html").write_text("")
     (tmp_path / "tables").mkdir()
     rows, console = board(None, None), Console()
     console.finish(tmp_path, rows)
     assert capsys.readouterr().out.splitlines() == [
         "All 2 sections done in 0 s",
-        f"  {tmp_path / 'report.md'}  what was reproduced, with every table and figure",
-        f"  {tmp_path / 'tables'}/    each table as CSV, Markdown and LaTeX",
+        f"  {tmp_path / 'report.html'}  what was reproduced, with every table and figure, in one file",
+        f"  {tmp_path / 'report.md'}    the same as text",
+        f"  {tmp_path / 'tables'}/      each table as CSV, Markdown and LaTeX",
     ]
     rows.row("01").stop("failed")
     console.finish(tmp_path, rows)

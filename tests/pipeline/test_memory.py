@@ -55,7 +55,8 @@ def test_children_with_the_variable_are_summed(monkeypatch):
     hold = "import time; block = bytearray(60 << 20); print(flush=True); time.sleep(60)"
 
     def start(value):
-        child = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, env={**os.environ, "MARK": value})
+        environment = {**os.environ, "MARK": value}
+        child = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, env=environment)
         child.stdout.readline()
         return child
 

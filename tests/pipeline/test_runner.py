@@ -232,6 +232,7 @@ def test_after_an_interruption_the_rest_is_done_and_nothing_twice(tmp_path, note
     assert start(tmp_path) == 0
     assert work.done == ["00", "01", "01", "02"]
     assert (tmp_path / "smoke" / "report.md").is_file()
+    assert (tmp_path / "smoke" / "report.html").is_file()
 
 
 def test_a_report_that_was_not_written_in_time_is_written_next_time(tmp_path, notebooks, work, monkeypatch):
@@ -248,7 +249,8 @@ def test_a_report_that_was_not_written_in_time_is_written_next_time(tmp_path, no
     assert start(tmp_path) == 0
     manifest = read_json(tmp_path / "smoke" / "manifest.json")
     assert manifest["sections"][1] == record(tmp_path, "01_second")
-    assert manifest["outputs"]["report.md"] == sha256(tmp_path / "smoke" / "report.md")
+    for name in ("report.md", "report.html"):
+        assert manifest["outputs"][name] == sha256(tmp_path / "smoke" / name)
 
 
 def test_fresh_throws_the_results_away_first(tmp_path, notebooks, work):
@@ -320,7 +322,7 @@ def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
 def test_the_manifest(tmp_path, notebooks, work):
     start(tmp_path)
     manifest = read_json(tmp_path / "smoke" / "manifest.json")
-    assert manifest["schema"] == "crane.manifest/1"
+    assert manifest["schema"] == "crane.manifest/2"
     assert manifest["profile"] == PROFILE.resolved()
     assert manifest["random_seed"] == PROFILE.random_seed
     assert {"torch", "transformers", "lm_eval", "papermill"} <= {k for k, v in manifest["packages"].items() if v}

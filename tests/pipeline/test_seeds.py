@@ -81,7 +81,9 @@ def test_only_embedded_models_have_seeds(tmp_path):
 def test_every_seed_has_a_folder_and_the_first_the_summary(tmp_path, work, capsys):
     assert start(tmp_path, 3) == 0
     assert work.seeds == [0, 1, 2]
-    assert {path.name for path in tmp_path.iterdir()} == {"notebooks", "smoke", "smoke-seed1", "smoke-seed2"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("notebooks", "smoke", "smoke-seed1", "smoke-seed2", ".times")
+    }
     said = capsys.readouterr().out
     assert "Model seed 2 of 3 (random seed 1)" in said
     summary = tmp_path / "smoke" / "seeds"

@@ -297,7 +297,7 @@ def test_the_first_process_makes_a_stage_and_the_others_find_it(tmp_path, proces
     made = Store(tmp_path, say=calls.append).run("text", make_text, parameters={"text": "abc"})
     record = json.loads((made / RECORD).read_text())
     calls.clear()
-    process(1, [made.key, None, record])  # it was not there when they started
+    process(1, [made.key, None, None, record])  # it was not there when they started
     found = Store(tmp_path, say=lambda _line: None).run("text", make_text, parameters={"text": "abc"})
     assert calls == []
     assert (found.key, found.seconds) == (made.key, made.seconds)
@@ -311,7 +311,7 @@ def test_a_stage_with_a_scratch_folder_is_made_by_all_and_written_by_the_first(t
 
     process(0)
     made = Store(tmp_path, say=calls.append).run("parts", together, scratch=True)
-    process(1, [made.key, None, json.loads((made / RECORD).read_text())])
+    process(1, [made.key, None, None, json.loads((made / RECORD).read_text())])
     Store(tmp_path, say=calls.append).run("parts", together, scratch=True)
     assert folders == [(True, tmp_path / ".scratch" / f"parts-{made.key}")] * 2
 
