@@ -59,7 +59,8 @@ class Times:
 
     def expected(self, number: str) -> float | None:
         """Seconds of a section, None where nobody knows."""
-        if own := self._own().get(number):
+        own = self._own().get(number)
+        if own is not None:
             return own
         seconds = self._profile.expected_seconds.get(number)
         return seconds * self._scaled() if seconds else None
