@@ -5,11 +5,11 @@ from base64 import b64decode, b64encode
 from io import BytesIO
 
 import nbformat
+import papermill
 import pytest
 from PIL import Image
 
 from crane_lib.errors import CraneError
-from crane_lib.pipeline.notebook import execute
 from crane_lib.pipeline.sections import all_sections
 from tests.pipeline.notebooks import write_notebook
 from tools import notebooks
@@ -40,8 +40,10 @@ def kept(tmp_path_factory):
     run = folder / "artifacts" / "tiny"
     path = write_notebook(folder / "00_tiny.ipynb", *CELLS)
     parameters = {"profile": str(run / "profile.yaml"), "artifacts": str(run.parent)}
-    execute(path, run / "notebooks" / path.name, parameters, progress_file=folder / "progress.json")
+    (run / "notebooks").mkdir(parents=True)
     (run / "profile.yaml").write_text("name: tiny\n")
+    executed = str(run / "notebooks" / path.name)
+    papermill.execute_notebook(str(path), executed, parameters, kernel_name="python3", progress_bar=False)
     assert notebooks.keep_outputs(run, [path]) == [path]
     return run, path
 

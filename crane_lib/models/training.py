@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
 )
+from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_frame
@@ -32,6 +33,7 @@ _IGNORED = -100  # label of a position without loss, as transformers has it
 _TOKENIZER_DOCUMENTS = 8000  # a sample this large fixes the merges; more only costs time
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
+transformers_logging.disable_progress_bar()  # writing a model would leave a widget in the notebook
 
 
 def _blocks(sequences: Sequence[Sequence[int]], size: int) -> torch.Tensor:

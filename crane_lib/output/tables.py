@@ -141,6 +141,7 @@ def _own_and_worst(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
     """For each mask its value on the masked language (own), and the largest on another language (worst_other)."""
     keys = [*SET, "masked_language"]
     mean = cost.groupby([*keys, "evaluation_language"], sort=False)[value].mean().reset_index()
+    mean[value] = mean[value].round(12)  # draws that gain and lose alike cancel, but for rounding
     own = mean[mean["masked_language"] == mean["evaluation_language"]].rename(columns={value: "own"})
     others = mean[mean["masked_language"] != mean["evaluation_language"]].dropna(subset=value)
     worst = others.loc[others.groupby(keys, sort=False)[value].idxmax()]

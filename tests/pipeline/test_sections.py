@@ -26,14 +26,6 @@ def test_every_section_has_a_title_and_the_parameters_that_the_runner_gives(sect
     assert {"profile", "artifacts"} <= set(known_parameters(section.path))
 
 
-@pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
-def test_notebooks_are_stored_without_outputs(section):
-    for cell in section.cells:
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == []
-            assert cell["execution_count"] is None
-
-
 def test_sections_are_chosen_by_number_or_name():
     assert chosen() == NUMBERS
     assert chosen(["03", "01_relevance"]) == ["01", "03"]
