@@ -65,12 +65,13 @@ def run_options(*, user: str, volumes: list[str], env: list[str]) -> list[str]:
 def run_in(image: str, command: list[str], *, user: str, volumes: list[str], env: list[str]) -> int:
     """Run a command in a new container of the image, which is removed afterwards; gives its exit status.
 
-    The command finds the image's digest in CRANE_IMAGE, for the manifest.
+    The command finds the image's name and digest in its environment, for the manifest.
     """
     digest = image_id(image)
     container = ask("from", "--pull-never", image)
     try:
-        options = run_options(user=user, volumes=volumes, env=[f"CRANE_IMAGE={digest}", *env])
+        named = [f"CRANE_IMAGE={image}", f"CRANE_IMAGE_DIGEST={digest}"]
+        options = run_options(user=user, volumes=volumes, env=[*named, *env])
         line = [program("buildah"), "run", *options, container, "--", *command]
         return subprocess.run(line, env=settings(), check=False).returncode
     finally:

@@ -8,8 +8,9 @@ Needs Linux, root, buildah 1.28 or newer and any Python from 3.11 on:
     python tools/container.py size                                size of the image
 
 Where the base image cannot be pulled, `build --base-from-debootstrap` makes a bare Debian 12 with its Python 3.11 and
-builds the same Dockerfile on it. Certificates, pip's settings and wheels are mounted for the time of the build and stay
-in no layer. STORAGE_DRIVER (default: overlay) and BUILDAH_ISOLATION (default: chroot) are buildah's own settings.
+builds the same Dockerfile on it. Certificates, pip's settings and wheels are mounted for the time of the build; of them
+only empty mount points stay in the image. STORAGE_DRIVER (default: overlay) and BUILDAH_ISOLATION (default: chroot) are
+buildah's own settings.
 """
 
 from __future__ import annotations
