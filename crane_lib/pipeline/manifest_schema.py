@@ -19,7 +19,8 @@ class _Part(BaseModel):
 class Image(_Part):
     """The container image, as its environment names it."""
 
-    digest: str
+    name: str | None
+    digest: str | None
 
 
 class Gpu(_Part):

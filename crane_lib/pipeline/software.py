@@ -13,7 +13,8 @@ from crane_lib.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT_VARIABLE = "CRANE_COMMIT"  # set where there is no git: in the container image
-IMAGE_VARIABLE = "CRANE_IMAGE"  # digest of the container image, which cannot know it itself
+IMAGE_VARIABLE = "CRANE_IMAGE"
+DIGEST_VARIABLE = "CRANE_IMAGE_DIGEST"
 ARCHIVED = ".git_archival.txt"  # git fills it in when it packs an archive
 _DIRTY = "-dirty"
 _PACKAGES = (
@@ -71,10 +72,10 @@ def describe_commit() -> dict[str, Any]:
     return {"commit": found[1] if found else None, "uncommitted_changes": None, "commit_from": source}
 
 
-def describe_image() -> dict[str, str] | None:
-    """Digest of the container image, as the environment tells it; None where it does not."""
-    digest = os.environ.get(IMAGE_VARIABLE, "").strip()
-    return {"digest": digest} if digest else None
+def describe_image() -> dict[str, str | None] | None:
+    """Name and digest of the container image, as the environment tells them; None outside of one."""
+    name, digest = os.environ.get(IMAGE_VARIABLE) or None, os.environ.get(DIGEST_VARIABLE) or None
+    return {"name": name, "digest": digest} if name or digest else None
 
 
 def installed_version(package: str) -> str | None:

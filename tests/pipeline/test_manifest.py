@@ -118,9 +118,10 @@ def test_the_commit_is_told_by_git_the_image_or_the_archive(tmp_path, monkeypatc
 
 def test_the_image_comes_from_the_environment(monkeypatch):
     monkeypatch.delenv(software.IMAGE_VARIABLE, raising=False)
+    monkeypatch.delenv(software.DIGEST_VARIABLE, raising=False)
     assert software.describe_image() is None
-    monkeypatch.setenv(software.IMAGE_VARIABLE, "sha256:12")
-    assert software.describe_image() == {"digest": "sha256:12"}
+    monkeypatch.setenv(software.DIGEST_VARIABLE, "sha256:12")
+    assert software.describe_image() == {"name": None, "digest": "sha256:12"}
 
 
 def test_packages_that_are_not_the_locked_ones(tmp_path):
