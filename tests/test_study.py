@@ -14,7 +14,7 @@ import pytest
 from crane_lib.evaluation.rows import COLUMNS
 from crane_lib.files import sha256
 from crane_lib.pipeline.sections import all_sections
-from tools.notebooks import check_outputs
+from tools.notebooks import INSPECTION, check_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -125,5 +125,5 @@ def test_a_deleted_table_is_made_again(artifacts, run):
 
 
 def test_every_output_is_the_one_that_the_repository_keeps(run):
-    differing = check_outputs(run, [section.path for section in all_sections()])
+    differing = check_outputs(run, [*(section.path for section in all_sections()), INSPECTION])
     assert not differing, "\n".join(f"{name} differs:\n{text[-4000:]}" for name, text in differing.items())

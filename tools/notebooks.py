@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import nbformat
 import typer
@@ -29,7 +29,7 @@ from PIL import Image
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
-from crane_lib.pipeline.sections import all_sections
+from crane_lib.pipeline.sections import NOTEBOOKS, all_sections
 from crane_lib.profile import artifacts_root
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +37,7 @@ PROFILE = "smoke"
 SANITIZERS = ROOT / "tests" / "nbval_sanitize.cfg"
 PICTURE_WIDTH = 1200  # most pixels of a kept picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
+INSPECTION = NOTEBOOKS / "inspect.ipynb"  # no section of a run: it looks at a finished one
 _TIMEOUT = 1800  # seconds a notebook may take
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -120,7 +121,25 @@ def keep_outputs(run: Path, notebooks: Iterable[Path]) -> list[Path]:
     return changed
 
 
-def with_parameters(path: Path, parameters: Mapping[str, str]) -> NotebookNode:
+def keep_inspection(run: Path, notebook: Path = INSPECTION) -> bool:
+    """Execute the inspection notebook on a finished run and keep its outputs; returns whether they changed."""
+    import papermill
+
+    with tempfile.TemporaryDirectory(prefix="crane-notebooks-") as folder:
+        executed = Path(folder) / "notebooks" / notebook.name
+        executed.parent.mkdir()
+        given = parameters_of(notebook, run)
+        papermill.execute_notebook(str(notebook), str(executed), given, progress_bar=False, cwd=str(ROOT))
+        return bool(keep_outputs(Path(folder), [notebook]))
+
+
+def parameters_of(notebook: Path, run: Path) -> dict[str, Any]:
+    """Parameters with which a notebook is executed for its kept outputs."""
+    given: dict[str, Any] = {"profile": str(run / "profile.yaml"), "artifacts": str(run.parent)}
+    return {**given, "panel": False} if notebook.name == INSPECTION.name else given
+
+
+def with_parameters(path: Path, parameters: Mapping[str, Any]) -> NotebookNode:
     """A notebook with parameters as papermill sets them, in the parameters cell itself: no cell's number changes."""
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
@@ -152,11 +171,10 @@ def check_outputs(run: Path, notebooks: Iterable[Path], *, workers: int | None =
     with tempfile.TemporaryDirectory(prefix="crane-notebooks-") as folder:
         copy = Path(folder) / "artifacts" / run.name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("notebooks", "*.partial*"))
-        parameters = {"profile": str(copy / "profile.yaml"), "artifacts": str(copy.parent)}
         copies = []
         for path in paths:
             copies.append(Path(folder) / path.name)
-            nbformat.write(with_parameters(path, parameters), copies[-1])
+            nbformat.write(with_parameters(path, parameters_of(path, copy)), copies[-1])
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             said = list(pool.map(_validate, copies))
     return {path.name: text for path, text in zip(paths, said, strict=True) if text}
@@ -193,15 +211,17 @@ def finished_run(artifacts: Path) -> Path:
 def write(artifacts: Artifacts = "") -> None:
     """Run every section under the profile smoke and keep its outputs in notebooks/."""
     paths = [section.path for section in all_sections()]
-    changed = keep_outputs(finished_run(artifacts_root(artifacts or None)), paths)
-    for path in paths:
+    run = finished_run(artifacts_root(artifacts or None))
+    changed = keep_outputs(run, paths)
+    changed += [INSPECTION] if keep_inspection(run) else []
+    for path in [*paths, INSPECTION]:
         print(f"{path.name}: {'changed' if path in changed else 'as it was'}, {path.stat().st_size / 1000:.0f} kB")
 
 
 @app.command()
 def check(artifacts: Artifacts = "") -> None:
     """Execute the notebooks with nbval and compare every output with the kept one."""
-    paths = [section.path for section in all_sections()]
+    paths = [*(section.path for section in all_sections()), INSPECTION]
     differing = check_outputs(finished_run(artifacts_root(artifacts or None)), paths)
     for name, text in differing.items():
         print(f"{name} differs:\n{text}")
