@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,22 @@ from transformers import PreTrainedModel
 
 class InDouble(TorchFunctionMode):
     """Inside the block, whatever would be computed in float32 (norms, rotary angles, the loss) is in float64."""
+
+    _open: ClassVar[int] = 0  # blocks that are open now
+
+    def __enter__(self) -> InDouble:
+        super().__enter__()
+        InDouble._open += 1
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        InDouble._open -= 1
+        super().__exit__(*raised)
+
+    @classmethod
+    def again(cls) -> AbstractContextManager[Any]:
+        """For what is computed again later: in float64 then, too, if it is now."""
+        return cls() if cls._open else nullcontext()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from crane_lib.models.precision import InDouble
 from crane_lib.relevance.hooks import wrapped_forward
 
 
@@ -26,4 +27,9 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _forgetting(forward: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts)
+
+
+def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of the first pass and of the second, in which precision must be that of the first."""
+    return nullcontext(), InDouble.again()

@@ -78,7 +78,7 @@ def page_on(address, *, executable, width=1280, height=1500):
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=executable, args=list(_FLAGS))
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(1_200_000)
+        page.set_default_timeout(120_000)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
@@ -91,6 +91,10 @@ def page_on(address, *, executable, width=1280, height=1500):
 def run_all_cells(page):
     """Run the whole notebook by the menu, and wait for its last picture."""
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.locator(".jp-Toolbar-kernelName").get_by_text("Python 3").wait_for()
+    page.wait_for_timeout(2000)
+    if (select := page.get_by_role("button", name="Select", exact=True)).is_visible():  # of a kernel: the one offered
+        select.click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_selector(".widget-tab .crane-inspect table")

@@ -4,6 +4,7 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_without_proc_or_samples_the_whole_process_counts(monkeypatch, tmp_path)
 
 def test_children_with_the_variable_are_summed(monkeypatch):
     monkeypatch.setattr(memory, "_SECTION_INTERVAL", 0.02)
-    hold = "import time; block = bytearray(60 << 20); print(flush=True); time.sleep(60)"
+    hold = "import time; block = bytearray(b'x') * (60 << 20); print(flush=True); time.sleep(60)"
 
     def start(value):
         environment = {**os.environ, "MARK": value}
@@ -64,6 +65,7 @@ def test_children_with_the_variable_are_summed(monkeypatch):
     other = start("other")
     with measuring_children("MARK", "mine") as two:
         children = [start("mine"), start("mine")]
+        time.sleep(0.5)  # for several looks
         for child in children:
             child.kill()
             child.wait()

@@ -17,7 +17,7 @@ def test_every_section_waits_for_those_that_make_what_it_reads():
         "04": before_masks,
         "05": before_masks,
         "06": {"00", "01"},
-        "07": before_masks | {"03", "04"},
+        "07": before_masks | {"03", "04", "05"},
         "08": before_masks | {"03", "04", "05", "07"},
         "09": before_masks | {"03", "04", "05", "07"},
     }

@@ -317,7 +317,7 @@ def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
     os.utime(stage, (long_ago, long_ago))
     changed_notebook(tmp_path, notebooks)
     start(tmp_path, profile=profile)
-    assert [run.expected(section) > 500 for section in chosen] == [False, True, False]
+    assert [run.expected(section) >= 500 for section in chosen] == [False, True, False]
 
 
 def test_the_manifest(tmp_path, notebooks, work):
@@ -418,11 +418,12 @@ def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path,
     for name in ("01_second", "02_third"):
         write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
     program = f"""
-import pathlib, sys
+import pathlib, signal, sys
 from crane_lib.cli import app
 from crane_lib.pipeline import runner, sections
 sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
 runner.waits_for = lambda _all: {{"01": {{"00"}}, "02": {{"00"}}}}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were begun in the background
 app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])
 """
     process = subprocess.Popen(
@@ -431,7 +432,10 @@ app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r
     paths = [tmp_path / f"{section}.pid" for section in ("01", "02")]
     wait_until(lambda: all(path.is_file() for path in paths) or process.poll() is not None)
     process.send_signal(number)
-    _out, err = process.communicate(timeout=60)
+    try:
+        _out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
