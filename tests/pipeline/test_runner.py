@@ -417,13 +417,14 @@ def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path,
     )
     for name in ("01_second", "02_third"):
         write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    if number == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("SIGINT is ignored by what is started in the background, as these tests were")
     program = f"""
-import pathlib, signal, sys
+import pathlib, sys
 from crane_lib.cli import app
 from crane_lib.pipeline import runner, sections
 sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
 runner.waits_for = lambda _all: {{"01": {{"00"}}, "02": {{"00"}}}}
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were begun in the background
 app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])
 """
     process = subprocess.Popen(
