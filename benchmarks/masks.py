@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +17,8 @@ import torch
 import typer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from benchmarks.measurement import Measurement, alternate, machine_facts, ratio, timed, times
+from benchmarks.measurement import Measurement, alternate, machine_facts, ratio, run_command, timed, times
 from crane_lib import made_up
-from crane_lib.errors import CraneError
 from crane_lib.evaluation.nlu import Harness, write_tasks
 from crane_lib.files import write_frame, write_json, write_text
 from crane_lib.masking import masked
@@ -147,14 +145,5 @@ def run(
     print(frame[["what", "value", "low", "high", "unit", "goal", "met"]].to_string(index=False))
 
 
-def main() -> None:
-    """Run the command; what a user can put right is one line."""
-    try:
-        app()
-    except CraneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import typer
 
 from crane_lib.errors import CraneError
+from crane_lib.pipeline.machine import processor_name
+from crane_lib.pipeline.software import describe_commit
 
 MEGABYTE = 1e6  # bytes
 SLOW_IMPORTS = ["torch", "transformers.models.llama.modeling_llama", "scipy.stats"]
@@ -170,9 +173,9 @@ class Machine:
 
 def machine_facts() -> Machine:
     """Look at the machine and the checkout."""
-    changes = _git("status", "--porcelain")
+    source = describe_commit()
     return Machine(
-        processor=_processor(),
+        processor=processor_name(),
         cores=len(os.sched_getaffinity(0)),
         threads=torch.get_num_threads(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -182,21 +185,15 @@ def machine_facts() -> Machine:
         torch=torch.__version__,
         transformers=importlib.metadata.version("transformers"),
         system=platform.platform(),
-        commit=_git("rev-parse", "HEAD"),
-        uncommitted_changes=None if changes is None else bool(changes),
+        commit=source["commit"],
+        uncommitted_changes=source["uncommitted_changes"],
     )
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _git(*arguments: str) -> str | None:
+def run_command(app: typer.Typer) -> None:
+    """Run a benchmark's command; what a user can put right is one line."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        app()
+    except CraneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

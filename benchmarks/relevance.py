@@ -24,7 +24,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.gpu import measure_gpu
-from benchmarks.measurement import Measurement, machine_facts
+from benchmarks.measurement import Measurement, machine_facts, run_command
 from benchmarks.memory import measure_memory
 from benchmarks.processes import measure_processes
 from benchmarks.speed import measure_speed, measure_vocabulary
@@ -119,14 +119,5 @@ def _table(title: str, rows: Sequence[Measurement], sizes: Sizes) -> Table:
     return table
 
 
-def main() -> None:
-    """Run the command; what a user can put right is one line."""
-    try:
-        app()
-    except CraneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, Any]:
     gpus = _gpus()
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "usable_cores": _usable_cores(),
         "core_limit": _core_limit(),
@@ -36,7 +36,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Name of the processor, as the system tells it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
