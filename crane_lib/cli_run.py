@@ -48,8 +48,16 @@ def run(
         list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
     ] = [],  # noqa: B006
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="Run up to N independent sections at once.")
-    ] = 1,
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Run up to N independent sections at once (default: as many as suit the profile and the machine).",
+        ),
+    ] = 0,
     list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw this profile's results away first.")] = False,
@@ -75,7 +83,8 @@ def run(
     failed, 2 for a mistake in the call or a need that is not met, 130 after Ctrl-C or SIGTERM.
 
     --jobs N shares the cores out to N sections at once, as soon as what they read is made; each takes memory of its
-    own, on a GPU too. Sections that nothing can run beside, such as the training of the models, have all cores.
+    own, on a GPU too. Sections that nothing can run beside, such as the training of the models, have all cores. By
+    default the small embedded models have one section a core, at most four, and other models one after the other.
 
     --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
     to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how
@@ -83,12 +92,12 @@ def run(
     stopped; N times as long as one run.
 
     Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --only C3;
-    run_all.sh --from 02 --dry-run;  run_all.sh --jobs 2;  run_all.sh --profile mini --seeds 3;
+    run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --profile mini --seeds 3;
     run_all.sh --profile llama2-7b --rehearse
     """
     from crane_lib.pipeline.console import Console
     from crane_lib.pipeline.estimate import check_disk
-    from crane_lib.pipeline.run import Run
+    from crane_lib.pipeline.run import Run, fitting_jobs
     from crane_lib.pipeline.runner import run_sections
     from crane_lib.pipeline.sections import choose_sections
     from crane_lib.pipeline.seeds import run_seeds, seed_runs
@@ -110,7 +119,8 @@ def run(
 
         root = artifacts_root(artifacts or None)
         open_lab(loaded.name if rehearse else profile, root, run_folder=root / loaded.name, ip=ip, port=port)
-    study = Run(loaded, artifacts_root(artifacts or None) / loaded.name, sections, _parameters(parameter), jobs)
+    folder = artifacts_root(artifacts or None) / loaded.name
+    study = Run(loaded, folder, sections, _parameters(parameter), jobs or fitting_jobs(loaded))
     studies = seed_runs(study, seeds) if seeds else [study]
     if dry_run:
         for one in studies:

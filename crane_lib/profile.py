@@ -132,6 +132,15 @@ class Controls(_Strict):
     ablation: Literal["all", "few"] = "all"
 
 
+class GroundTruth(_Strict):
+    """Ablation of every single neuron: held-out documents a language that its effect is measured on; 0: not done.
+
+    It takes a forward pass of these documents a neuron, so it is for small models.
+    """
+
+    documents: Annotated[int, Field(ge=0)] = 0
+
+
 class Evaluation(_Strict):
     """Question answering under a mask: what stands between prompt and answer, a language, and for the chat model.
 
@@ -187,6 +196,7 @@ class Profile(_Strict):
     relevance: Relevance = Relevance()
     selection: Selection = Selection()
     controls: Controls = Controls()
+    ground_truth: GroundTruth = GroundTruth()
     evaluation: Evaluation = Evaluation()
     open_ended: OpenEnded = OpenEnded()
     paper: Paper = Paper()

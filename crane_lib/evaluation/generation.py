@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, Pre
 
 from crane_lib.batching import pad_batch
 from crane_lib.evaluation.perplexity import token_batches
-from crane_lib.models.precision import widened
+from crane_lib.models.head import output_logits
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,6 @@ def answer_nll(
     token_budget : tokens of a padded batch
     """
     documents = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    head = model.get_output_embeddings()
     nll = np.zeros(len(documents))
     for batch in token_batches([len(document) for document in documents], token_budget=token_budget):
         tokens, mask = pad_batch([documents[index] for index in batch])
@@ -151,9 +150,8 @@ def answer_nll(
         wanted = mask & (torch.arange(tokens.shape[1]) >= starts[:, None])  # (B, T), tokens of the answers
         tokens, mask, wanted = (part.to(model.device) for part in (tokens, mask, wanted))
         hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1]
-        losses = torch.nn.functional.cross_entropy(
-            widened(head(hidden[wanted[:, 1:]])), tokens[wanted], reduction="none"
-        )
+        logits = output_logits(model, hidden[wanted[:, 1:]])
+        losses = torch.nn.functional.cross_entropy(logits, tokens[wanted], reduction="none")
         rows = torch.nonzero(wanted)[:, 0]
         total = torch.zeros(len(batch), dtype=torch.float64, device=losses.device).index_add_(0, rows, losses.double())
         nll[batch] = total.cpu().numpy()

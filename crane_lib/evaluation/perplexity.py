@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from crane_lib.batching import pad_batch
 from crane_lib.errors import CraneError
-from crane_lib.models.precision import widened
+from crane_lib.models.head import output_logits
 
 _LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
 
@@ -26,6 +27,32 @@ def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int
         else:
             batches.append([index])
     return batches
+
+
+@torch.no_grad()
+def hidden_nll(model: PreTrainedModel, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """NLL of every sequence of a batch, from the hidden states that the output embedding is applied to.
+
+    Parameters
+    ----------
+    hidden : (B, T, H), after the last norm
+    tokens, mask : (B, T) ids, and True where there is a token
+
+    Returns
+    -------
+    (B,) float64, nats, summed over the tokens after the first
+    """
+    real = mask[:, 1:]
+    flat, wanted = hidden[:, :-1][real], tokens[:, 1:][real]  # (tokens, H), (tokens,)
+    losses = torch.cat(
+        [
+            torch.nn.functional.cross_entropy(output_logits(model, part), target, reduction="none")
+            for part, target in zip(flat.split(_LOGIT_ROWS), wanted.split(_LOGIT_ROWS), strict=True)
+        ]
+    )
+    rows = torch.nonzero(real)[:, 0]
+    total = torch.zeros(len(tokens), dtype=torch.float64, device=losses.device)
+    return total.index_add_(0, rows, losses.double())
 
 
 @torch.no_grad()
@@ -50,18 +77,8 @@ def document_nll(
     for batch in token_batches(lengths, token_budget=token_budget):
         tokens, mask = pad_batch([documents[index] for index in batch])
         tokens, mask = tokens.to(model.device), mask.to(model.device)
-        hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1]
-        gold, real = tokens[:, 1:], mask[:, 1:]
-        flat, wanted = hidden[real], gold[real]  # (tokens, H), (tokens,)
-        head = model.get_output_embeddings()
-        losses = torch.cat(
-            [
-                torch.nn.functional.cross_entropy(widened(head(part)), target, reduction="none")
-                for part, target in zip(flat.split(_LOGIT_ROWS), wanted.split(_LOGIT_ROWS), strict=True)
-            ]
-        )
-        rows = torch.nonzero(real)[:, 0]
-        total = torch.zeros(len(batch), dtype=torch.float64, device=losses.device).index_add_(0, rows, losses.double())
+        hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        total = hidden_nll(model, hidden, tokens, mask)
         nll[batch] = total.cpu().numpy()
     if not np.isfinite(nll).all():
         raise CraneError(f"perplexity: the NLL of document {int(np.flatnonzero(~np.isfinite(nll))[0])} is not finite")

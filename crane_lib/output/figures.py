@@ -2,6 +2,7 @@
 returns the caption.
 """
 
+from crane_lib.output.figures_ablation import captured_effects, relevance_against_effect
 from crane_lib.output.figures_agreement import jaccard_forest, rule_matrix, set_sites_figure, upset
 from crane_lib.output.figures_controls import dose_response
 from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
@@ -18,6 +19,7 @@ from crane_lib.output.figures_relevance import (
 from crane_lib.output.figures_sets import overlap_matrix, set_counts_figure
 
 __all__ = [
+    "captured_effects",
     "delta_matrices",
     "dose_response",
     "guessers",
@@ -26,6 +28,7 @@ __all__ = [
     "langspec_bars",
     "open_langspec_bars",
     "overlap_matrix",
+    "relevance_against_effect",
     "relevance_by_layer",
     "relevance_map",
     "rule_matrix",

@@ -46,6 +46,25 @@ def processor_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
+def granted_cores() -> int:
+    """Cores that this process may keep busy: those it may run on, or fewer where a container grants less time."""
+    limit = _core_limit()
+    cores = _usable_cores() or 1
+    return cores if limit is None else max(1, min(cores, int(limit)))
+
+
+def cores_are_limited() -> bool:
+    """Whether a container grants less time than the cores that this process sees, which libraries then overrate."""
+    return granted_cores() < (_usable_cores() or 1)
+
+
+def granted_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or fewer where a container grants less."""
+    total = int(psutil.virtual_memory().total)
+    limit = _number(_CGROUP / "memory.max")
+    return total if limit is None else min(total, limit)
+
+
 def _usable_cores() -> int | None:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

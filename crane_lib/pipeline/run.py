@@ -12,11 +12,14 @@ from typing import Any
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
 from crane_lib.pipeline.estimate import Times
+from crane_lib.pipeline.machine import granted_cores, granted_memory
 from crane_lib.pipeline.notebook import known_parameters
 from crane_lib.pipeline.sections import Section
 from crane_lib.pipeline.store import RECORD, library_versions
-from crane_lib.profile import TOLD, LocalSource, Profile
+from crane_lib.profile import TOLD, EmbeddedSource, LocalSource, Profile
 
+MOST_JOBS = 4  # sections that do not wait for one another
+_MEMORY_A_JOB = 2_000_000_000  # bytes; a section of an embedded model takes less than half of it
 _KEPT = ("tables", "figures")
 
 
@@ -152,7 +155,18 @@ class Run:
 def all_threads() -> int:
     """Threads that a single computation uses on this machine."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+    return int(given) if given.isdigit() and int(given) else granted_cores()
+
+
+def fitting_jobs(profile: Profile) -> int:
+    """How many sections at once suit a profile and this machine.
+
+    Small models gain little from a second core, so a section has one where models are small. Larger ones use all
+    cores by themselves, and several of them may not fit into the memory.
+    """
+    if not (isinstance(profile.source, EmbeddedSource) or profile.rehearsal):
+        return 1
+    return max(1, min(MOST_JOBS, all_threads(), granted_memory() // _MEMORY_A_JOB))
 
 
 def _outside(profile: Profile) -> dict[str, str]:

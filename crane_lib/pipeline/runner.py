@@ -24,6 +24,7 @@ from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.estimate import disk_free, disk_needed, size_text
 from crane_lib.pipeline.kernels import Kernels
 from crane_lib.pipeline.log import SectionLog
+from crane_lib.pipeline.machine import cores_are_limited
 from crane_lib.pipeline.manifest import is_current, write_manifest
 from crane_lib.pipeline.memory import measuring_children
 from crane_lib.pipeline.notebook import NotebookError, check_parameters, execute
@@ -190,7 +191,7 @@ class _Work:
             **run.parameters,
         }
         variables = {FILE_VARIABLE: str(self._progress_file(section)), SECTION_VARIABLE: section.number}
-        if run.jobs > 1:
+        if run.jobs > 1 or cores_are_limited():
             variables["OMP_NUM_THREADS"] = str(started.threads)
         with measuring_children(FILE_VARIABLE, variables[FILE_VARIABLE]) as peak:
             error = self._error_of(started, parameters, variables)

@@ -40,6 +40,9 @@ class Family:
         matrix before the activation is `up`; where gate and up are one module, its first half is the gate
     attention_softcap, final_softcap : names of the settings that cap attention logits and final logits, if it has them
     linear : names of further module classes that are linear or constant, so that the ordinary gradient is their rule
+    additive : whether the backbone does nothing to the embeddings it is given but run its layers, and a layer adds the
+        MLP's output to the residual stream as it is; `crane_lib.ablation` then goes on from a layer instead of
+        starting over
     """
 
     backbone: str = "model"
@@ -55,16 +58,17 @@ class Family:
     attention_softcap: str | None = None
     final_softcap: str | None = None
     linear: tuple[str, ...] = ()
+    additive: bool = False
 
 
-_GATED = Family()
+_GATED = Family(additive=True)
 
 FAMILIES: dict[str, Family] = {  # by config.model_type
     "llama": _GATED,
     "mistral": _GATED,
     "qwen2": _GATED,
     "qwen3": _GATED,
-    "olmo2": _GATED,
+    "olmo2": Family(),  # a norm stands between the MLP and the residual stream, in Gemma too
     "gemma2": Family(attention_softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping"),
     "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
     "phi3": Family(
@@ -72,6 +76,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
         gate="mlp.gate_up_proj",
         up="mlp.gate_up_proj",
         activation="mlp.activation_fn",
+        additive=True,
     ),
     "gpt2": Family(
         backbone="transformer",
@@ -96,6 +101,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
         activation="mlp.gelu_impl",
     ),
     "gpt_neox": Family(
+        additive=True,
         backbone="gpt_neox",
         embedding="gpt_neox.embed_in",
         layers="gpt_neox.layers",

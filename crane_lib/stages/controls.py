@@ -24,16 +24,11 @@ from crane_lib.stages.masking import build_harness, masks_of, measure_documents,
 from crane_lib.stages.relevance import load_statistics
 from crane_lib.stages.scores import UnitScores, unit_means
 from crane_lib.stages.selection import sets_file
-from crane_lib.stages.texts import tokenized
+from crane_lib.stages.texts import sampled_documents
 from crane_lib.variants import kurtosis_variants, relevance_variants
 
 FEW = ("kurtosis_z", "contrast_weighted")  # rules of the ablation where it is to be short
 ANY = "any"
-
-
-def sample(count: int, *, of: int, generator: np.random.Generator) -> list[int]:
-    """Numbers of so many items out of `of`, or of all of them; sorted."""
-    return sorted(int(i) for i in generator.choice(of, size=min(count, of), replace=False))
 
 
 def make_control_sets(
@@ -91,19 +86,6 @@ def make_control_sets(
     write("variants", "all", [item for key, chosen in kept.items() for item in scores.sets(*key, chosen)])
 
 
-def _documents(
-    corpus: Path, tokenizer: Any, *, languages: Sequence[str], documents: int, max_length: int, random_seed: int
-) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]]]:
-    """A sample of each language's held-out documents as tokens, and their numbers among all of them."""
-    frame = pd.read_parquet(corpus / "documents.parquet")
-    tokens, numbers = {}, {}
-    for place, language in enumerate(languages):
-        found = tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)
-        numbers[language] = sample(documents, of=len(found), generator=np.random.default_rng([random_seed, place]))
-        tokens[language] = [found[i] for i in numbers[language]]
-    return tokens, numbers
-
-
 def make_control_perplexity(
     folder: Path,
     *,
@@ -125,7 +107,7 @@ def make_control_perplexity(
     network, tokenizer = load_model(
         model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
-    tokens, numbers = _documents(
+    tokens, numbers = sampled_documents(
         corpus, tokenizer, languages=languages, documents=documents, max_length=max_length, random_seed=random_seed
     )
     measure_documents(

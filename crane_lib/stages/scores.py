@@ -10,7 +10,7 @@ import numpy as np
 
 from crane_lib.neurons import NeuronSet
 from crane_lib.relevance import Statistics
-from crane_lib.selection import Chosen, row_sites
+from crane_lib.selection import Chosen, lape_scores, normalized_contrast, row_sites
 from crane_lib.stages.relevance import GRADIENT, check_same_model, load_statistics
 
 
@@ -84,3 +84,23 @@ class UnitScores:
             )
             for language, sites in chosen.items()
         ]
+
+    def of_one_language(self) -> dict[str, dict[str, np.ndarray]]:
+        """What says how much a neuron matters in a language: name -> language -> (L, I)."""
+        return {
+            "relevance": self.neuron,
+            "absolute_relevance": self.absolute,
+            "gradient_x_activation": self.gradient,
+            "share_of_firing_tokens": self.firing,
+        }
+
+    def between_languages(self) -> dict[str, dict[str, np.ndarray]]:
+        """What each method ranks the neurons of a language by: method -> language -> (L, I)."""
+        return {
+            "contrast": normalized_contrast(self.neuron),
+            "contrast_mean": normalized_contrast(self.neuron, against="mean"),
+            "contrast_abs": normalized_contrast(self.absolute),
+            "lape": lape_scores(self.firing),
+            "activation_contrast": normalized_contrast(self.firing),
+            "gradient_contrast": normalized_contrast(self.gradient),
+        }

@@ -1,8 +1,9 @@
-"""Documents of a split as tokens."""
+"""Documents of a split as tokens, all of them or a sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,3 +38,27 @@ def tokenized(
     if not kept:
         raise CraneError(f"corpus: has no {split} documents in {language!r}; give it more text")
     return kept
+
+
+def sample(count: int, *, of: int, generator: np.random.Generator) -> list[int]:
+    """Numbers of so many items out of `of`, or of all of them; sorted."""
+    return sorted(int(i) for i in generator.choice(of, size=min(count, of), replace=False))
+
+
+def sampled_documents(
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    languages: Sequence[str],
+    documents: int,
+    max_length: int,
+    random_seed: int,
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]]]:
+    """A sample of each language's held-out documents as tokens, and their numbers among all of them."""
+    frame = pd.read_parquet(corpus / "documents.parquet")
+    tokens, numbers = {}, {}
+    for place, language in enumerate(languages):
+        found = tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)
+        numbers[language] = sample(documents, of=len(found), generator=np.random.default_rng([random_seed, place]))
+        tokens[language] = [found[i] for i in numbers[language]]
+    return tokens, numbers

@@ -47,9 +47,7 @@ def test_the_embedded_model_and_seeds(run):
     weights = run / "stages" / "base_model" / "model" / "model.safetensors"
     assert found.models["base"].weights == {"model/model.safetensors": sha256(weights)}
     assert found.models["base"].kind == "trained here"
-    assert found.data["samples"] == {
-        "stages/corpus/documents.txt": sha256(run / "stages" / "corpus" / "documents.txt")
-    }
+    assert found.data["samples"] == {"stages/corpus/documents.txt": sha256(run / "stages" / "corpus" / "documents.txt")}
     assert found.seeds["stages/corpus.random_seed"] == 7
     assert found.seeds["random_seed"] == load_profile("mini").random_seed
 
@@ -130,9 +128,7 @@ def test_packages_that_are_not_the_locked_ones(tmp_path):
     write_text(tmp_path / "a.lock", text)
     write_text(tmp_path / "b.lock", "surely-not-installed==1\n")
     found = software.describe_locks(tmp_path)
-    assert found["differing"] == {
-        "pandas": {"locked": "0.0.1", "installed": software.installed_version("pandas")}
-    }
+    assert found["differing"] == {"pandas": {"locked": "0.0.1", "installed": software.installed_version("pandas")}}
     assert found["files"]["a.lock"] == sha256(tmp_path / "a.lock")
 
 
@@ -156,8 +152,27 @@ def test_limits_of_a_container(tmp_path, monkeypatch):
     write_text(tmp_path / "memory.max", "1073741824\n")
     found = machine.describe_machine()
     assert (found["core_limit"], found["memory_limit_bytes"]) == (1.5, 1 << 30)
+    assert machine.granted_memory() == 1 << 30
     write_text(tmp_path / "cpu.max", "max 100000\n")
     assert machine.describe_machine()["core_limit"] is None
+
+
+@pytest.mark.parametrize(
+    ("usable", "limit", "granted"),
+    [
+        (4, "max 100000", 4),
+        (4, "250000 100000", 2),
+        (4, "50000 100000", 1),
+        (2, "800000 100000", 2),
+        (None, "max 1", 1),
+    ],
+)
+def test_cores_that_a_container_grants(tmp_path, monkeypatch, usable, limit, granted):
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_usable_cores", lambda: usable)
+    write_text(tmp_path / "cpu.max", limit)
+    assert machine.granted_cores() == granted
+    assert machine.cores_are_limited() == (granted < (usable or 1))
 
 
 def test_an_earlier_form_is_not_current(tmp_path):

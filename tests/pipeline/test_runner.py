@@ -370,6 +370,29 @@ def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, 
     assert "OMP_NUM_THREADS" not in work.variables["01"]
 
 
+def test_a_limit_on_cores_reaches_the_kernels(tmp_path, notebooks, work, monkeypatch):
+    monkeypatch.setattr(runner, "cores_are_limited", lambda: True)
+    monkeypatch.setattr(run_module, "granted_cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert start(tmp_path) == 0
+    assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "jobs"), [(1, 24, 1), (2, 24, 2), (3, 24, 3), (64, 24, 4), (64, 4.2, 2), (64, 1, 1)]
+)
+def test_jobs_that_fit_the_machine_where_models_are_small(monkeypatch, cores, gigabytes, jobs):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(run_module, "granted_cores", lambda: cores)
+    monkeypatch.setattr(run_module, "granted_memory", lambda: int(gigabytes * 1e9))
+    assert run_module.fitting_jobs(PROFILE) == jobs
+    large = load_profile("llama2-7b")
+    assert run_module.fitting_jobs(large) == 1
+    assert run_module.fitting_jobs(large.model_copy(update={"rehearsal": True})) == jobs
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run_module.fitting_jobs(PROFILE) == 1
+
+
 def test_sections_at_once_that_need_one_stage_make_it_once(tmp_path, notebooks):
     """Each waits until the other is there, so they do work at once; then both ask for the stage."""
     cell = """

@@ -259,9 +259,10 @@ def test_a_reference_is_small_and_comes_back_as_it_was(run, tmp_path):
     assert table.rows["contrast / token_probability"] == [0.7, "vi"]  # no p-value: it is not compared
     mean = found.tables["results.csv"].rows["mini / base / base / random / 0.1 / en / vi / t / nll"]
     assert dict(zip(found.tables["results.csv"].columns, mean, strict=True)) == {"value": 2.05, "n": 100, "draws": 2}
-    assert found.sha256["stages/corpus/documents.txt"] == read_manifest(run).stages[1].outputs[
-        "stages/corpus/documents.txt"
-    ]
+    assert (
+        found.sha256["stages/corpus/documents.txt"]
+        == read_manifest(run).stages[1].outputs["stages/corpus/documents.txt"]
+    )
     assert verify(run, against=str(path), exact=True).holds
 
 

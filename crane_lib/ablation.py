@@ -1,0 +1,147 @@
+"""Ground truth: what zeroing each neuron by itself does to the NLL of documents, measured for every neuron.
+
+No approximation and no gradient: each number is the difference of two forward passes. Many neurons are ablated at once,
+as copies of a batch, and a copy is computed only from the ablated layer on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from crane_lib.batching import pad_batch
+from crane_lib.errors import CraneError
+from crane_lib.evaluation.perplexity import hidden_nll, token_batches
+from crane_lib.relevance.hooks import HookSet, frozen
+from crane_lib.relevance.parts import ModelParts, family_of, parts_of
+
+
+@torch.no_grad()
+def ablation_effects(
+    model: PreTrainedModel,
+    documents: Sequence[Sequence[int] | np.ndarray],
+    *,
+    token_budget: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Rise of every document's NLL when one neuron is zeroed, for every neuron.  The model leaves as it came.
+
+    Parameters
+    ----------
+    documents : token ids, two or more each
+    token_budget : tokens of a forward pass, counting every copy of a document
+    progress : called at the start and after every pass with the effects measured and their number (documents x L x I)
+
+    Returns
+    -------
+    (documents, L, I) float64, nats summed over a document's predicted tokens; positive where the neuron is needed
+
+    Raises
+    ------
+    CraneError : unknown family, a document without a token to predict, or an NLL that is not finite
+    """
+    lengths = [len(document) for document in documents]
+    if not lengths or min(lengths) < 2:
+        raise CraneError("ablation: every document needs two tokens or more; is the corpus empty?")
+    parts, additive = parts_of(model), family_of(model).additive
+    layers, width = len(parts.layers), parts.widths["neuron"]
+    # Few documents at once, so that a pass holds many neurons: their common part is then computed seldom.
+    batches = token_batches(lengths, token_budget=max(max(lengths), token_budget // 4))
+    effects = np.empty((len(documents), layers, width))
+    done = 0
+    say = progress or (lambda _done, _total: None)
+    say(done, effects.size)
+    with frozen(model):
+        for batch in batches:
+            seen = _Seen(model, parts, *pad_batch([documents[index] for index in batch]))
+            at_once = max(1, token_budget // seen.tokens.numel())
+            for layer in range(layers):
+                for start in range(0, width, at_once):
+                    neurons = torch.arange(start, min(start + at_once, width), device=seen.tokens.device)
+                    hidden = seen.without(layer, neurons) if additive else seen.from_the_start(layer, neurons)
+                    rise = seen.nll(hidden, copies=len(neurons)) - seen.unablated
+                    effects[batch, layer, start : start + len(neurons)] = rise.T.cpu().numpy()
+                    done += rise.numel()
+                    say(done, effects.size)
+    if not np.isfinite(effects).all():
+        raise CraneError("ablation: an NLL is not finite; the model's values overflow, use dtype: float32 or bfloat16")
+    return effects
+
+
+class _Seen:
+    """A batch of documents as the whole model sees it, and as it is without single neurons."""
+
+    def __init__(self, model: PreTrainedModel, parts: ModelParts, tokens: Tensor, mask: Tensor) -> None:
+        self._model, self._parts = model, parts
+        self.tokens, self._mask = tokens.to(model.device), mask.to(model.device)
+        self._outputs: list[Tensor] = []  # of each layer  (B, T, H)
+        self._activations: list[Tensor] = []  # of each layer's neurons  (B, T, I)
+        hooks = HookSet()
+        try:
+            for layer in parts.layers:
+                hooks.before(layer.down, lambda _module, args: self._activations.append(args[0]))
+                hooks.after(layer.module, lambda _module, _args, output: self._outputs.append(_first(output)))
+            backbone: Any = parts.backbone
+            hidden = backbone(input_ids=self.tokens, attention_mask=self._mask, use_cache=False).last_hidden_state
+        finally:
+            hooks.remove()
+        self.unablated = self.nll(hidden, copies=1)  # (1, B)
+
+    def nll(self, hidden: Tensor, *, copies: int) -> Tensor:
+        """NLL (copies, B) of final hidden states (copies * B, T, H)."""
+        tokens, mask = self.tokens.repeat(copies, 1), self._mask.repeat(copies, 1)
+        return hidden_nll(self._model, hidden, tokens, mask).view(copies, -1)
+
+    def without(self, layer: int, neurons: Tensor) -> Tensor:
+        """Final hidden states (copies * B, T, H), computed from the layer on: its output lacks what a neuron adds."""
+        output, activation = self._outputs[layer], self._activations[layer]
+        weight = self._parts.layers[layer].rows["down"].weight()[:, neurons].T  # (copies, H)
+        added = activation[..., neurons].movedim(-1, 0)[..., None] * weight[:, None, None]  # (copies, B, T, H)
+        states = (output - added.to(output.device)).flatten(0, 1)
+        backbone: Any = self._parts.backbone
+        mask = self._mask.repeat(len(neurons), 1)
+        with _layers_from(self._model, layer + 1):
+            return backbone(inputs_embeds=states, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def from_the_start(self, layer: int, neurons: Tensor) -> Tensor:
+        """The same for any family: every copy goes through the whole model, its neuron zeroed on the way."""
+        copies = torch.arange(len(neurons), device=neurons.device)
+
+        def zero(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found = args[0].view(len(neurons), len(self.tokens), *args[0].shape[1:]).clone()
+            found[copies.to(found.device), :, :, neurons.to(found.device)] = 0.0
+            return (found.view(args[0].shape), *args[1:])
+
+        hooks = HookSet()
+        hooks.before(self._parts.layers[layer].down, zero)
+        try:
+            backbone: Any = self._parts.backbone
+            tokens, mask = self.tokens.repeat(len(neurons), 1), self._mask.repeat(len(neurons), 1)
+            return backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        finally:
+            hooks.remove()
+
+
+def _first(output: Any) -> Tensor:
+    """The hidden states among what a decoder layer gives."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+@contextmanager
+def _layers_from(model: PreTrainedModel, first: int) -> Iterator[None]:
+    """Inside the block the model has only the layers from this one on."""
+    holder, _, name = family_of(model).layers.rpartition(".")
+    module: Any = model.get_submodule(holder)
+    whole = getattr(module, name)
+    try:
+        setattr(module, name, nn.ModuleList(list(whole)[first:]))
+        yield
+    finally:
+        setattr(module, name, whole)
