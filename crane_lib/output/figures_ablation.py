@@ -102,7 +102,8 @@ def relevance_against_effect(values: Mapping[str, tuple[np.ndarray, np.ndarray]]
         if layers <= 8:
             figure.legend(handles, labels, loc="outside lower center", ncols=layers, markerscale=3)
     return (
-        "Every neuron of the model: its mean AttnLRP relevance, as a share of the language's summed absolute relevance, "
-        "against the rise of the language's NLL when that neuron alone is zeroed. Relevance comes from its own split of "
-        "the texts, the effect from a sample of the held-out documents; the table of reliability says how noisy it is."
+        "Every neuron of the model: its mean AttnLRP relevance, as a share of the language's summed absolute "
+        "relevance, against the rise of the language's NLL when that neuron alone is zeroed. Relevance comes from its "
+        "own split of the texts, the effect from a sample of the held-out documents; the table of reliability says how "
+        "noisy it is."
     )

@@ -10,9 +10,8 @@ from crane_lib.files import read_frame
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import read_all_sets
 from crane_lib.stages.controls import make_control_nlu, make_control_perplexity, make_control_sets
-from crane_lib.stages.texts import sample
 from crane_lib.stages.masking import masks_of
-from crane_lib.stages.texts import tokenized
+from crane_lib.stages.texts import sample, tokenized
 from tests.stages.test_measuring import LABELS, LANGUAGES, LOADING, SEEDS, root  # noqa: F401  (a fixture)
 
 WIDTH, LAYERS = 24, 2
