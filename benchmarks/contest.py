@@ -78,7 +78,6 @@ class Contest:
             "seeds of A and B": float(abs(seeds.mean() - np.mean(self.floor_seeds)) / np.abs(seeds).mean()),
         }
 
-
     def stabiliser(self) -> float:
         """What the released 1e-10 changes in A's mean row statistics, in units of their root mean square."""
         exact, as_released = self.exact_result.rows, self.released_result.rows

@@ -7,7 +7,7 @@ as copies of a batch, and a copy is computed only from the ablated layer on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from crane_lib.batching import pad_batch
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.perplexity import hidden_nll, token_batches
-from crane_lib.relevance.hooks import HookSet, frozen
-from crane_lib.relevance.parts import ModelParts, family_of, parts_of
+from crane_lib.relevance.hooks import HookSet, frozen, wrapped_forward
+from crane_lib.relevance.parts import LayerParts, ModelParts, family_of, parts_of
 
 
 @torch.no_grad()
@@ -80,13 +80,13 @@ class _Seen:
     def __init__(self, model: PreTrainedModel, parts: ModelParts, tokens: Tensor, mask: Tensor) -> None:
         self._model, self._parts = model, parts
         self.tokens, self._mask = tokens.to(model.device), mask.to(model.device)
-        self._outputs: list[Tensor] = []  # of each layer  (B, T, H)
+        self._outputs: list[Any] = []  # of each layer: hidden states (B, T, H), alone or the first of several
         self._activations: list[Tensor] = []  # of each layer's neurons  (B, T, I)
         hooks = HookSet()
         try:
             for layer in parts.layers:
                 hooks.before(layer.down, lambda _module, args: self._activations.append(args[0]))
-                hooks.after(layer.module, lambda _module, _args, output: self._outputs.append(_first(output)))
+                hooks.after(layer.module, lambda _module, _args, output: self._outputs.append(output))
             backbone: Any = parts.backbone
             hidden = backbone(input_ids=self.tokens, attention_mask=self._mask, use_cache=False).last_hidden_state
         finally:
@@ -100,13 +100,13 @@ class _Seen:
 
     def without(self, layer: int, neurons: Tensor) -> Tensor:
         """Final hidden states (copies * B, T, H), computed from the layer on: its output lacks what a neuron adds."""
-        output, activation = self._outputs[layer], self._activations[layer]
+        output, activation = _first(self._outputs[layer]), self._activations[layer]
         weight = self._parts.layers[layer].rows["down"].weight()[:, neurons].T  # (copies, H)
         added = activation[..., neurons].movedim(-1, 0)[..., None] * weight[:, None, None]  # (copies, B, T, H)
         states = (output - added.to(output.device)).flatten(0, 1)
         backbone: Any = self._parts.backbone
         mask = self._mask.repeat(len(neurons), 1)
-        with _layers_from(self._model, layer + 1):
+        with _passed_by(self._parts.layers[: layer + 1], self._outputs[: layer + 1]):
             return backbone(inputs_embeds=states, attention_mask=mask, use_cache=False).last_hidden_state
 
     def from_the_start(self, layer: int, neurons: Tensor) -> Tensor:
@@ -135,13 +135,19 @@ def _first(output: Any) -> Tensor:
 
 
 @contextmanager
-def _layers_from(model: PreTrainedModel, first: int) -> Iterator[None]:
-    """Inside the block the model has only the layers from this one on."""
-    holder, _, name = family_of(model).layers.rpartition(".")
-    module: Any = model.get_submodule(holder)
-    whole = getattr(module, name)
-    try:
-        setattr(module, name, nn.ModuleList(list(whole)[first:]))
+def _passed_by(layers: Sequence[LayerParts], outputs: Sequence[Any]) -> Iterator[None]:
+    """Inside the block these layers give back the hidden states that they are given, in the form of their outputs.
+
+    They stay in their places, for some families look up by a layer's number what it attends to.
+    """
+
+    def passing(output: Any) -> Callable[..., Any]:
+        def forward(hidden_states: Tensor, *_given: Any, **_options: Any) -> Any:
+            return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
+        return lambda _own: forward
+
+    with ExitStack() as stack:
+        for layer, output in zip(layers, outputs, strict=True):
+            stack.enter_context(wrapped_forward(layer.module, passing(output)))
         yield
-    finally:
-        setattr(module, name, whole)

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_lib.neurons import NeuronSet
+from crane_lib.neurons import NEURON, NeuronSet
 from crane_lib.overlap import COMPARED, compare
 
-NEURON = "neuron"
 _OF_NEURON = ("gate", "up")  # the rows that make a neuron's activation; a down row is a hidden dimension
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.resampling import interval
@@ -139,9 +139,9 @@ def reliability(effects: Effects, halves: Halves) -> pd.DataFrame:
 
 def _row_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Rank correlation of each row of one array with the same row of the other  (rows,)"""
-    ranks = [np.argsort(np.argsort(values, axis=1, kind="stable"), axis=1, kind="stable") for values in (a, b)]
-    centred = [values - (values.shape[1] - 1) / 2 for values in ranks]
-    return (centred[0] * centred[1]).sum(axis=1) / (centred[0] ** 2).sum(axis=1)
+    centred = [rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (a, b)]
+    products = [(centred[i] * centred[j]).sum(axis=1) for i, j in ((0, 1), (0, 0), (1, 1))]
+    return products[0] / np.sqrt(products[1] * products[2])
 
 
 def rank_agreement(effects: Effects, scores: Mapping[str, Mapping[str, np.ndarray]], *, of: str) -> pd.DataFrame:
@@ -180,22 +180,21 @@ def captured(halves: Halves, sets: Sequence[NeuronSet]) -> pd.DataFrame:
 
     Returns
     -------
-    frame with method, language, neurons, effect (nats a token, summed over the set), specific_effect (minus the largest
-    other language's), share and specific_share of what choosing by ablation finds, each with low and high (95 % range
-    over the halvings)
+    frame with method, budget, language, neurons, effect (nats a token, summed over the set), specific_effect (minus the
+    largest other language's), share and specific_share of what choosing by ablation finds, each with low and high (95 %
+    range over the halvings); shares of a set without neurons are NaN
     """
     records = []
-    unique = {(item.method, item.language): item for item in sets}
-    for method, language in unique:
-        drawn = [item for item in sets if (item.method, item.language) == (method, language)]
+    for method, budget, language in dict.fromkeys((item.method, item.budget, item.language) for item in sets):
+        drawn = [item for item in sets if (item.method, item.budget, item.language) == (method, budget, language)]
         found = np.mean([_valued(halves, item.flat(), language) for item in drawn], axis=0)  # (2, halvings)
         count = drawn[0].count()
-        best = np.stack([_best(halves, count, language, of=name) for name in (OWN, SPECIFIC)])
-        record = {"method": method, "language": language, "neurons": count}
+        record = {"method": method, "budget": budget, "language": language, "neurons": count}
         record |= {"effect": found[0].mean(), "specific_effect": found[1].mean()}
-        for name, own, ceiling in zip(("share", "specific_share"), found, best, strict=True):
-            low, high = interval(own / ceiling.mean())
-            record |= {name: own.mean() / ceiling.mean(), f"{name}_low": float(low), f"{name}_high": float(high)}
+        for name, of, own in zip(("share", "specific_share"), (OWN, SPECIFIC), found, strict=True):
+            best = _best(halves, count, language, of=of).mean() if count else np.nan
+            low, high = interval(own / best)
+            record |= {name: own.mean() / best, f"{name}_low": float(low), f"{name}_high": float(high)}
         records.append(record)
     return pd.DataFrame(records)
 
@@ -224,20 +223,22 @@ def additivity(effects: Effects, sets: Sequence[NeuronSet], documents: pd.DataFr
 
     Returns
     -------
-    frame with method, language, neurons, sum_of_singles and together (nats a token), and ratio (together / sum)
+    frame with method, budget, language, neurons, sum_of_singles and together (nats a token), and ratio (together / sum)
     """
     single = effects.per_token()
-    totals = documents.groupby(["method", "masked_language", "evaluation_language"], dropna=False)[
-        ["nll", "tokens"]
-    ].sum()
+    mask = ["method", "budget", "masked_language"]
+    totals = documents.groupby([*mask, "evaluation_language"], dropna=False)[["nll", "tokens"]].sum()
     mean = totals["nll"] / totals["tokens"]
     records = []
     for item in sets:
         summed = float(single[item.language][item.flat()].sum())
-        together = float(mean[item.method, item.language, item.language] - mean["none", "", item.language])
+        together = float(
+            mean[item.method, item.budget, item.language, item.language] - mean["none", "", "", item.language]
+        )
         ratio = together / summed if summed else float("nan")
-        records.append((item.method, item.language, item.count(), summed, together, ratio))
-    return pd.DataFrame(records, columns=["method", "language", "neurons", "sum_of_singles", "together", "ratio"])
+        records.append((item.method, item.budget, item.language, item.count(), summed, together, ratio))
+    columns = ["method", "budget", "language", "neurons", "sum_of_singles", "together", "ratio"]
+    return pd.DataFrame(records, columns=columns)
 
 
 def by_layer(effects: Effects) -> pd.DataFrame:

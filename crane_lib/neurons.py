@@ -15,7 +15,8 @@ from crane_lib.files import read_json, write_json
 from crane_lib.relevance.parts import parts_of
 
 SCHEMA = "crane.neurons/1"
-SITES = ("neuron", "gate", "up", "down")
+NEURON = "neuron"  # the site of the hidden activation; the others are rows
+SITES = (NEURON, "gate", "up", "down")
 
 
 @dataclass(frozen=True)

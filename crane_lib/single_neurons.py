@@ -15,9 +15,9 @@ from crane_lib.study import Study
 
 def measured(study: Study) -> tuple[Effects, list[NeuronSet], pd.DataFrame]:
     """Effects of single neurons, the base model's sets of neurons at the budget, and documents under those sets."""
-    stage = study.ground_truth()
+    effects = Effects.load(study.single_effects() / "effects.safetensors")
     sets = neuron_sets(study.selection("base").folder, budget=study.budget)
-    return Effects.load(stage / "effects.safetensors"), sets, read_frame(stage / "documents.parquet")
+    return effects, sets, read_frame(study.whole_sets() / "documents.parquet")
 
 
 def unit_scores(study: Study) -> UnitScores:

@@ -95,3 +95,13 @@ def test_values_that_overflow():
         model.lm_head.weight[3] = float("nan")
     with pytest.raises(CraneError, match="not finite"):
         ablation_effects(model, CORPUS, token_budget=100)
+
+
+def test_a_layer_keeps_its_place_among_layers_that_attend_differently():
+    """Longer documents than the window: the numbers of the layers decide what they see."""
+    settings = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1, "num_hidden_layers": 3}
+    model = tiny_model("qwen2", **settings)
+    assert len(set(model.config.layer_types)) == 2
+    np.testing.assert_allclose(
+        ablation_effects(model, CORPUS, token_budget=100), slow_effects(model, CORPUS), rtol=1e-6, atol=1e-5
+    )

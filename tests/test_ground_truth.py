@@ -44,7 +44,12 @@ def neuron_set(units, *, language="en", method="contrast", draw=-1):
         np.array([unit - WIDTH * n for unit in units if unit // WIDTH == n], dtype=np.int64) for n in range(LAYERS)
     ]
     return NeuronSet(
-        sites={"neuron": sites}, widths={"neuron": WIDTH}, method=method, language=language, random_seed=draw
+        sites={"neuron": sites},
+        widths={"neuron": WIDTH},
+        method=method,
+        budget="0.1",
+        language=language,
+        random_seed=draw,
     )
 
 
@@ -175,7 +180,7 @@ def test_sums_beside_the_whole():
             }
             for k, tokens in languages.items()
         )
-        for method, masked, nll in (("none", "", 0.5), ("contrast", "zh", 3.5))
+        for method, budget, masked, nll in (("none", "", "", 0.5), ("contrast", "0.1", "zh", 3.5))
     ]
     table = additivity(effects, [item], pd.concat(frames))
     assert table["together"][0] == pytest.approx(3.0)

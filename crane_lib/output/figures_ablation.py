@@ -33,22 +33,20 @@ def captured_effects(table: pd.DataFrame, path: Path) -> str:
     -------
     the caption
     """
-    methods = [method for method, _budget in ordered_sets((method, "") for method in table["method"])]
+    sets = ordered_sets(zip(table["method"], table["budget"], strict=True))
     languages = ordered_languages(table["language"])
     colours = language_colours(languages)
-    with drawing(path, width=7.0, height=1.3 + 0.36 * len(methods)) as figure:
+    with drawing(path, width=7.0, height=1.3 + 0.36 * len(sets)) as figure:
         panels = grid(figure, len(_PANELS), columns=len(_PANELS), sharey=True)
         for panel, (value, title) in zip(panels, _PANELS.items(), strict=True):
             for place, language in enumerate(languages):
-                part = table[table["language"] == language].set_index("method")
+                part = table[table["language"] == language].set_index(["method", "budget"])
                 shift = 0.22 * (place - (len(languages) - 1) / 2)
-                for row, method in enumerate(methods):
-                    if method not in part.index:
+                for row, key in enumerate(sets):
+                    if key not in part.index:
                         continue
-                    found, at = (
-                        100 * part.loc[method, [value, f"{value}_low", f"{value}_high"]].astype(float),
-                        row + shift,
-                    )
+                    at, columns = row + shift, [value, f"{value}_low", f"{value}_high"]
+                    found = 100 * part.loc[key, columns].astype(float)
                     panel.plot(found.iloc[1:], [at, at], color=colours[language], linewidth=1.1, label="_95 % range")
                     label = language_name(language) if row == 0 else "_"
                     panel.plot(found.iloc[0], at, "o", color=colours[language], markersize=4, label=label)
@@ -57,8 +55,9 @@ def captured_effects(table: pd.DataFrame, path: Path) -> str:
             panel.set_title(title)
             panel.set_xlabel("% of what ablation finds")
             panel.grid(axis="x")
-        panels[0].set_yticks(range(len(methods)), [method_label(method) for method in methods])
-        panels[0].set_ylim(len(methods) - 0.5, -0.5)
+        names = [method_label(method, budget if budget == "published" else "") for method, budget in sets]
+        panels[0].set_yticks(range(len(sets)), names)
+        panels[0].set_ylim(len(sets) - 0.5, -0.5)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return (

@@ -1,27 +1,78 @@
-"""Stage: the effect of zeroing every single neuron, on a sample of the held-out documents."""
+"""Stages: the effect of zeroing every single neuron on a sample of the held-out documents, and of whole sets on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from crane_lib.ablation import ablation_effects
+from crane_lib.agreement import as_neurons
 from crane_lib.ground_truth import Effects
 from crane_lib.models.loading import load_model, model_directory
-from crane_lib.neurons import NeuronSet, read_all_sets
+from crane_lib.neurons import NEURON, NeuronSet, read_all_sets
 from crane_lib.progress import advancing, progress
 from crane_lib.relevance.parts import parts_of
 from crane_lib.stages.masking import Mask, measure_documents
+from crane_lib.stages.selection import PUBLISHED
 from crane_lib.stages.texts import sampled_documents
+
+RELEASED = "kurtosis"  # the rule whose sets are of rows
 
 
 def neuron_sets(selection: Path, *, budget: str) -> list[NeuronSet]:
-    """Sets of neurons at a budget, of every method; sets of rows are left out, for no single neuron is a row."""
-    return [item for item in read_all_sets(selection) if item.budget == budget and set(item.sites) == {"neuron"}]
+    """Sets of neurons at a budget, of every method, and those that the released rule's rows belong to.
+
+    A row of gate or up, zeroed, zeroes its neuron; rows of down are no neuron's and are left out.
+    """
+    sets = read_all_sets(selection)
+    released = [as_neurons(item) for item in sets if (item.method, item.budget) == (RELEASED, PUBLISHED)]
+    return released + [item for item in sets if item.budget == budget and set(item.sites) == {NEURON}]
 
 
-def make_ground_truth(
+def make_ablation(
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    languages: list[str],
+    documents: int,
+    token_budget: int,
+    max_length: int,
+    random_seed: int,
+    scratch: Path,
+    **loading: Any,
+) -> None:
+    """Write effects.safetensors: the effect of every single neuron on every document.
+
+    Parameters
+    ----------
+    documents : a language
+    scratch : holds the languages that are done, so that a later call goes on
+    loading : device, dtype and trust_remote_code
+    """
+    network, tokenizer = load_model(model_directory(model), **loading)
+    tokens, _numbers = sampled_documents(
+        corpus, tokenizer, languages=languages, documents=documents, max_length=max_length, random_seed=random_seed
+    )
+    parts = parts_of(network)
+    neurons = len(parts.layers) * parts.widths[NEURON]
+    found: dict[str, Effects] = {}
+    with progress("Ablating every neuron", neurons * sum(len(sample) for sample in tokens.values())) as bar:
+        for language, sample in tokens.items():
+            file = scratch / f"{language}.safetensors"
+            if file.is_file():
+                bar.skip(neurons * len(sample))
+            else:
+                rise = ablation_effects(network, sample, token_budget=token_budget, progress=advancing(bar))
+                Effects({language: rise}, {language: np.array([len(one) - 1 for one in sample])}).save(file)
+            found[language] = Effects.load(file)
+    rises = {language: effects.rise[language] for language, effects in found.items()}
+    Effects(rises, {k: effects.tokens[k] for k, effects in found.items()}).save(folder / "effects.safetensors")
+
+
+def make_whole_sets(
     folder: Path,
     *,
     corpus: Path,
@@ -35,38 +86,13 @@ def make_ground_truth(
     token_budget: int,
     max_length: int,
     random_seed: int,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
+    **loading: Any,
 ) -> None:
-    """Write effects.safetensors, and rows.csv and documents.parquet of the sets as a whole on the same documents.
-
-    Parameters
-    ----------
-    documents : a language
-    budget : of the sets
-    """
-    network, tokenizer = load_model(
-        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
-    )
+    """Write rows.csv and documents.parquet of the sets as a whole, on the documents of `make_ablation`."""
+    network, tokenizer = load_model(model_directory(model), **loading)
     tokens, numbers = sampled_documents(
         corpus, tokenizer, languages=languages, documents=documents, max_length=max_length, random_seed=random_seed
     )
-    parts = parts_of(network)
-    neurons = len(parts.layers) * parts.widths["neuron"]
-    rise = {}
-    with progress("Ablating every neuron", neurons * sum(len(found) for found in tokens.values())) as bar:
-        for language, found in tokens.items():
-            rise[language] = ablation_effects(network, found, token_budget=token_budget, progress=advancing(bar))
-    predicted = {language: np.array([len(one) - 1 for one in found]) for language, found in tokens.items()}
-    Effects(rise, predicted).save(folder / "effects.safetensors")
     masks: list[Mask] = [("", None), *(("base", item) for item in neuron_sets(selection, budget=budget))]
-    measure_documents(
-        folder,
-        network,
-        tokens,
-        masks,
-        labels={"profile": profile, "model": model_name},
-        token_budget=token_budget,
-        numbers=numbers,
-    )
+    labels = {"profile": profile, "model": model_name}
+    measure_documents(folder, network, tokens, masks, labels=labels, token_budget=token_budget, numbers=numbers)

@@ -92,7 +92,16 @@ class UnitScores:
             "absolute_relevance": self.absolute,
             "gradient_x_activation": self.gradient,
             "share_of_firing_tokens": self.firing,
+            "kurtosis": self._kurtosis_of_neurons(),
         }
+
+    def _kurtosis_of_neurons(self) -> dict[str, np.ndarray]:
+        """The larger kurtosis of the rows that make a neuron's activation; rows that never varied count as lowest."""
+        found = {}
+        for language, sites in self.kurtosis.items():
+            rows = np.stack([sites[site] for site in row_sites(sites) if site != "down"])
+            found[language] = np.where(np.isnan(rows), -np.inf, rows).max(axis=0)
+        return found
 
     def between_languages(self) -> dict[str, dict[str, np.ndarray]]:
         """What each method ranks the neurons of a language by: method -> language -> (L, I)."""

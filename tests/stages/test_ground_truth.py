@@ -3,18 +3,33 @@
 import numpy as np
 import pytest
 
+from crane_lib.ablation import ablation_effects
 from crane_lib.evaluation.perplexity import document_nll
 from crane_lib.files import read_frame
 from crane_lib.ground_truth import Effects
 from crane_lib.masking import masked
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import NeuronSet
-from crane_lib.stages.ground_truth import make_ground_truth, neuron_sets
+from crane_lib.stages import ground_truth as stage
+from crane_lib.stages.ground_truth import make_ablation, make_whole_sets, neuron_sets
 from crane_lib.stages.selection import make_selection
 from crane_lib.stages.texts import sampled_documents
 from tests.stages.test_measuring import LANGUAGES, LOADING, SEEDS, root  # noqa: F401  (a fixture)
 
 WIDTH, LAYERS, DOCUMENTS = 24, 2, 2
+
+
+def sample_of(root):  # noqa: F811
+    return {
+        "corpus": root / "corpus",
+        "model": root / "model",
+        "languages": LANGUAGES,
+        "documents": DOCUMENTS,
+        "token_budget": 256,
+        "max_length": 64,
+        "random_seed": 0,
+        **LOADING,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +49,9 @@ def made(root, tmp_path_factory):  # noqa: F811
         random_seed=0,
     )
     (folder / "truth").mkdir()
-    make_ground_truth(
-        folder / "truth",
-        corpus=root / "corpus",
-        model=root / "model",
-        selection=folder / "selection",
-        profile="test",
-        model_name="base",
-        languages=LANGUAGES,
-        budget="0.25",
-        documents=DOCUMENTS,
-        token_budget=256,
-        max_length=64,
-        random_seed=0,
-        **LOADING,
-    )
+    make_ablation(folder / "truth", scratch=tmp_path_factory.mktemp("scratch"), **sample_of(root))
+    sets = {"selection": folder / "selection", "profile": "test", "model_name": "base", "budget": "0.25"}
+    make_whole_sets(folder / "truth", **sets, **sample_of(root))
     return folder
 
 
@@ -73,9 +76,32 @@ def test_effects_are_those_of_masking_one_neuron(made, root):  # noqa: F811
 def test_whole_sets_are_measured_on_the_same_documents(made):
     sets = neuron_sets(made / "selection", budget="0.25")
     assert {item.method for item in sets} >= {"contrast", "lape", "gradient_contrast", "random_like_contrast"}
-    assert "kurtosis" not in {item.method for item in sets}
+    assert all(set(item.sites) == {"neuron"} for item in sets)
+    assert {item.budget for item in sets if item.method == "kurtosis"} == {"published"}
     documents = read_frame(made / "truth" / "documents.parquet")
     effects = Effects.load(made / "truth" / "effects.safetensors")
     assert set(documents["method"]) == {item.method for item in sets} | {"none"}
     for language, part in documents[documents["method"] == "none"].groupby("evaluation_language"):
         assert part["tokens"].tolist() == effects.tokens[language].tolist()
+
+
+def test_a_killed_ablation_goes_on_with_the_languages_that_are_left(made, root, tmp_path, monkeypatch):  # noqa: F811
+    scratch, done = tmp_path / "scratch", []
+    scratch.mkdir()
+
+    def interrupted(model, documents, **options):
+        if done:
+            raise KeyboardInterrupt
+        done.append(len(documents))
+        return ablation_effects(model, documents, **options)
+
+    monkeypatch.setattr(stage, "ablation_effects", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_ablation(tmp_path, scratch=scratch, **sample_of(root))
+    assert not (tmp_path / "effects.safetensors").exists()
+    done.clear()
+    monkeypatch.setattr(stage, "ablation_effects", lambda *a, **o: done.append(1) or ablation_effects(*a, **o))
+    make_ablation(tmp_path, scratch=scratch, **sample_of(root))
+    assert len(done) == len(LANGUAGES) - 1
+    name = "effects.safetensors"
+    assert (tmp_path / name).read_bytes() == (made / "truth" / name).read_bytes()
