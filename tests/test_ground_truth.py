@@ -173,6 +173,7 @@ def test_sums_beside_the_whole():
         pd.DataFrame(
             {
                 "method": method,
+                "budget": budget,
                 "masked_language": masked,
                 "evaluation_language": k,
                 "nll": nll * tokens,
