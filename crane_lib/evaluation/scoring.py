@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,17 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crane_lib.models.precision import widened
+from crane_lib.models.head import output_logits
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Inputs of one forward pass, and where in its logits the tokens asked about are found."""
+    """Inputs of one forward pass, and where in it the tokens asked about are found."""
 
     tokens: Tensor  # (B, T), padded on the right
-    places: Tensor  # (P,) positions of which logits are wanted
-    row: Tensor  # (E,) for every token asked about: its row of the batch,
-    column: Tensor  # (E,) its position, as an index of `places`,
+    row: Tensor  # (D,) distinct positions that a token is predicted from: their rows of the batch,
+    column: Tensor  # (D,) and their columns
+    position: Tensor  # (E,) for every token asked about: the number of its position, below D,
     target: Tensor  # (E,) the token,
     request: Tensor  # (E,) and the request it belongs to
 
@@ -29,8 +28,8 @@ class _Batch:
 class Requests:
     """Continuations of contexts to be scored.
 
-    Requests whose inputs agree (the four letters that may follow one prompt) share one row of one forward pass, and the
-    output embedding is applied only at positions that are asked about; the harness does the first, too.
+    Requests whose inputs agree (the four letters that may follow one prompt) share one row of one forward pass, as in
+    the harness; the output embedding is applied only at the positions of a row that are asked about, once at each.
 
     Parameters
     ----------
@@ -63,24 +62,18 @@ class Requests:
         """
         total = torch.zeros(self.count, dtype=torch.float64, device=model.device)
         for batch, logits in self.forward(model):
-            # In at least float32: in bfloat16 a log-probability has two digits, and answers tie.
-            asked = widened(logits[batch.row.to(logits.device), batch.column.to(logits.device)])  # (E, V)
-            target = batch.target.to(logits.device)[:, None]
-            found = asked.gather(1, target)[:, 0] - asked.logsumexp(1)
+            position, target = batch.position.to(logits.device), batch.target.to(logits.device)
+            found = logits[position, target] - logits.logsumexp(1)[position]
             total.index_add_(0, batch.request.to(total.device), found.double().to(total.device))
         return total.cpu().numpy()
 
     @torch.no_grad()
     def forward(self, model: PreTrainedModel) -> Iterator[tuple[_Batch, Tensor]]:
-        """The forward passes alone: each batch and its logits, (B, P, V) at the positions asked about."""
-        keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        """The forward passes alone: each batch and its logits (D, V) at the positions asked about."""
         for batch in self._batches:
-            tokens, places = batch.tokens.to(model.device), batch.places.to(model.device)
-            if keeps:
-                yield batch, model(input_ids=tokens, use_cache=False, logits_to_keep=places).logits
-            else:
-                logits = model(input_ids=tokens, use_cache=False).logits
-                yield batch, logits[:, batch.places.to(logits.device)]
+            hidden = model.base_model(input_ids=batch.tokens.to(model.device), use_cache=False).last_hidden_state
+            # In at least float32: in bfloat16 a log-probability has two digits, and answers tie.
+            yield batch, output_logits(model, hidden[batch.row.to(hidden.device), batch.column.to(hidden.device)])
 
 
 def _make_batch(inputs: Sequence[tuple[int, ...]], asked: Sequence[Sequence[tuple[int, list[int]]]]) -> _Batch:
@@ -93,6 +86,6 @@ def _make_batch(inputs: Sequence[tuple[int, ...]], asked: Sequence[Sequence[tupl
             # a token is predicted from the position before it
             first = len(given) - len(continuation)
             entries += [(row, first + place, token, number) for place, token in enumerate(continuation)]
-    row, place, target, request = torch.tensor(entries).T
-    places, column = place.unique(return_inverse=True)
-    return _Batch(tokens, places, row, column, target, request)
+    row, column, target, request = torch.tensor(entries).T
+    distinct, position = torch.stack([row, column]).unique(dim=1, return_inverse=True)
+    return _Batch(tokens, distinct[0], distinct[1], position, target, request)
