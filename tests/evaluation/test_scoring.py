@@ -6,6 +6,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from crane_lib.evaluation.scoring import Requests
+from tests.relevance.tiny import FAMILY_KINDS, tiny_model
 from tests.small import small_model
 
 VOCABULARY = 50
@@ -64,8 +65,30 @@ def test_a_position_gets_its_logits_once_and_others_get_none():
     for _batch, logits in requests.forward(model):
         assert logits.shape[1:] == (VOCABULARY,)
     handle.remove()
-    # 1 for the four letters, 2 and 3 for the answers after one prompt (their inputs differ), 1 and 2 for the rest
-    assert seen == [(1 + 2 + 3 + 1 + 2,)]
+    # 1 for the four letters, 1 and 2 for answers of one token and two; then for the two answers after one prompt 1 for
+    # the first token of both, and 1 and 2 for their later ones
+    assert seen == [(1 + 1 + 2,), (1,), (1 + 2,)]
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_answers_that_share_a_prompt_are_scored_as_by_themselves(kind):
+    """Also where layers see a window shorter than the prompt."""
+    model = tiny_model(kind)
+    prompts = [[3, 17, 5, 29, 11, 8, 40], [9, 9, 2, 31, 7, 6, 21], [4, 13, 22]]
+    answers = [[11, 12], [11, 40, 2], [7], [40, 2, 2, 19, 30]]
+    pairs = [(prompt, answer) for prompt in prompts for answer in answers]
+    found = Requests(pairs, batch_size=64, max_length=60).log_likelihoods(model)
+    np.testing.assert_allclose(found, [slow(model, *pair) for pair in pairs], rtol=1e-5)
+
+
+def test_a_shared_prompt_is_computed_once():
+    model, seen = small_model(VOCABULARY), []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(tuple(args[0].shape)))
+    prompts = [[3, 17, 5, 29], [9, 8, 7, 6]]
+    pairs = [(prompt, answer) for prompt in prompts for answer in ([11, 12], [11, 40, 2], [7])]
+    Requests(pairs, batch_size=64, max_length=20).log_likelihoods(model)
+    handle.remove()
+    assert seen == [(2, 4), (4, 2)]
 
 
 def test_what_is_too_long_loses_its_beginning():
