@@ -180,6 +180,7 @@ class Paper(_Strict):
 
     model: Literal["Llama-2-7b"] | None = None  # checked against the sizes in config.json
     benchmarks: dict[str, Literal["MMLU", "C-Eval", "Belebele-vi"]] = {}  # which questions a language is asked
+    open_questions: bool = False  # open_ended.questions are the paper's 70; that so many are asked is checked
     lape_list: Path | None = None  # neurons as LAPE's authors published them, a .pth file
 
 
