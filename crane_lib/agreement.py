@@ -104,17 +104,3 @@ def _expected(sets: Sequence[NeuronSet], inside: Sequence[bool]) -> float:
         marked = np.array(inside)[:, None]
         total += float((np.where(marked, shares, 1 - shares).prod(axis=0) * width).sum())
     return total
-
-
-def share_with_random(sets: Sequence[NeuronSet], draws: Sequence[NeuronSet], *, language: str) -> float:
-    """Mean over random draws of the share of a language's set that the draw for the same language has.
-
-    Parameters
-    ----------
-    sets : of one method, one a language; draws : random sets matched to them; NaN where either is missing
-    """
-    own = [item for item in sets if item.language == language]
-    drawn = [item for item in draws if item.language == language]
-    if not own or not drawn:
-        return float("nan")
-    return float(np.mean([compare(own[0], item)["share_of_a"] for item in drawn]))

@@ -1,48 +1,24 @@
-"""What the comparison with the paper needs of a study: whether it is the paper's, and its rows where there are any."""
+"""What section 08 shows: results of a study beside the published ones, each table with its caption."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from crane_lib.agreement import share_with_random
+from crane_lib.comparable import why_no_accuracies, why_no_overlaps, why_no_scores
 from crane_lib.errors import CraneError
-from crane_lib.evaluation.rows import COLUMNS
-from crane_lib.files import read_frame, read_json
+from crane_lib.evaluation.open_ended import open_langspec
+from crane_lib.evaluation.rows import COLUMNS, SET
 from crane_lib.lape_list import read_lape_list
-from crane_lib.models.loading import model_directory
 from crane_lib.neurons import NeuronSet, read_all_sets
-from crane_lib.output import beside
+from crane_lib.output import beside, beside_langspec
+from crane_lib.output.beside_overlaps import overlaps_beside
 from crane_lib.output.judging import NOT_RUN
-from crane_lib.output.published import TASK_OF_LANGUAGE
 from crane_lib.output.tolerances import Tolerances
-from crane_lib.overlap import overlaps
+from crane_lib.overlap import compare, overlaps
 from crane_lib.study import Study
 
-SIZES = {"Llama-2-7b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000}}
 RELEASED = ("kurtosis", "published")
-
-
-def why_not_the_papers(study: Study, model: str) -> str:
-    """Why a model of the study is not the paper's, empty where it is: the profile says so and its sizes agree."""
-    named = study.profile.paper.model
-    if named is None:
-        return "the profile does not name its models as the paper's (paper.model)"
-    if model not in study.model_names:
-        return f"the profile names no {model} model"
-    config = read_json(model_directory(study.model(model).folder) / "config.json")
-    for name, expected in SIZES[named].items():
-        if config.get(name) != expected:
-            return f"the {model} model has {name} {config.get(name)}, {named} {expected}"
-    return ""
-
-
-def why_no_values(study: Study, model: str) -> str:
-    """Why accuracies of a model cannot be held against published ones, empty where they can."""
-    asked = study.profile.paper.benchmarks
-    other = [language for language, task in TASK_OF_LANGUAGE.items() if asked.get(language) != task]
-    if why := why_not_the_papers(study, model):
-        return why
-    return f"the {other[0]} questions are not {TASK_OF_LANGUAGE[other[0]]} (paper.benchmarks)" if other else ""
 
 
 def caption(what: str, why: str) -> str:
@@ -52,20 +28,20 @@ def caption(what: str, why: str) -> str:
     return f"{what}: directions only, for {why}."
 
 
-def open_ended_rows(study: Study) -> tuple[pd.DataFrame, str]:
-    """Judge scores of open-ended answers, and why there are none, empty where there are."""
+def open_ended_results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Judge scores of open-ended answers, the answers, and why there are none, empty where there are."""
     reason = study.no_open_ended
     if not reason:
         try:
-            return read_frame(study.open_scores() / "rows.csv"), ""
+            return study.open_rows(), study.open_items(), ""
         except CraneError as error:  # no judge, say; what was published is shown without ours
             reason = str(error)
-    return pd.DataFrame(columns=list(COLUMNS)), reason
+    return pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(columns=["language", "question"]), reason
 
 
 def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Tolerances) -> tuple[pd.DataFrame, str]:
     """Benchmark accuracies of a model beside the published ones, and the table's caption."""
-    why = why_no_values(study, model)
+    why = why_no_accuracies(study, model)
     place = f"Benchmarks, {model} model, sets selected on the base model"
     if not why:
         table = beside.values_beside(rows, model=model, metric=beside.ACCURACY, tolerances=tolerances)
@@ -87,13 +63,12 @@ _DIRECTIONS = (
 
 def open_ended(study: Study, tolerances: Tolerances, *, metric: str) -> tuple[pd.DataFrame, str]:
     """Judge scores of the chat model beside the published ones, and the table's caption."""
-    rows, missing = open_ended_rows(study)
-    why = why_not_the_papers(study, "chat")
+    rows, items, missing = open_ended_results(study)
+    why = why_no_scores(study, items, questions=tolerances.judge.questions)
     place = "Open-ended answers of the chat model, sets selected on it, judged from 1 to 10"
-    note = f" {NOT_RUN}: {missing}." if missing else ""
     if not why:
         table = beside.values_beside(rows, model="chat", metric=metric, tolerances=tolerances, open_ended=True)
-        return table, caption(place, "") + note
+        return table, caption(place, "") + _note(missing)
     table = beside.directions_beside(
         rows,
         model="chat",
@@ -102,29 +77,53 @@ def open_ended(study: Study, tolerances: Tolerances, *, metric: str) -> tuple[pd
         noise=beside.noise_of_scores(tolerances),
         open_ended=True,
     )
-    return table, caption(f"{place}. {_DIRECTIONS}", why) + note
+    return table, caption(f"{place}. {_DIRECTIONS}", why) + _note(missing)
+
+
+def _note(missing: str) -> str:
+    return f" {NOT_RUN}: {missing}." if missing else ""
 
 
 def langspec(study: Study, rows: pd.DataFrame, model: str, tolerances: Tolerances) -> tuple[pd.DataFrame, str]:
     """LangSpec-F1 by accuracy beside the published one, or the order of the methods, and the table's caption."""
-    why = why_no_values(study, model)
+    why = why_no_accuracies(study, model)
     if not why:
-        table = beside.langspec_beside(rows, model=model, tolerances=tolerances)
+        table = beside_langspec.langspec_beside(rows, model=model, tolerances=tolerances)
         return table, caption(f"LangSpec-F1 on the benchmarks, {model} model", "")
     words = f"Methods ordered by mean LangSpec-F1 on accuracy, {model} model (1: the most specific)"
-    return beside.ranks_beside(rows, model=model), caption(words, why)
+    return beside_langspec.ranks_beside(rows, model=model), caption(words, why)
+
+
+def open_ended_langspec(study: Study, tolerances: Tolerances) -> tuple[pd.DataFrame, str]:
+    """LangSpec-F on the judge's scores beside the published one, or the order of the methods, and the caption."""
+    _rows, items, missing = open_ended_results(study)
+    why = why_no_scores(study, items, questions=tolerances.judge.questions)
+    found = pd.DataFrame(columns=["form", *SET, "masked_language", "langspec"])
+    if not missing:
+        found = open_langspec(items, resamples=1)  # for its values; section 05 has the intervals
+    form = "in the released form, beta 4, on the judge's scores of the chat model's answers, sets selected on it"
+    if not why:
+        table = beside_langspec.open_langspec_beside(found, tolerances=tolerances)
+        return table, caption(f"LangSpec-F {form}", "") + _note(missing)
+    words = f"Methods ordered by mean LangSpec-F {form} (1: the most specific)"
+    return beside_langspec.open_ranks_beside(found), caption(words, why) + _note(missing)
 
 
 def set_overlaps(study: Study, tolerances: Tolerances) -> tuple[pd.DataFrame, str]:
     """Overlaps of the released rule's sets beside the published ones, and the table's caption."""
-    why = why_not_the_papers(study, "base")
+    why = why_no_overlaps(study)
     sets = read_all_sets(study.selection("base").folder)
     own = [item for item in sets if (item.method, item.budget) == RELEASED]
-    draws = [item for item in sets if (item.method, item.budget) == (f"random_like_{RELEASED[0]}", RELEASED[1])]
-    random = {language: share_with_random(own, draws, language=language) for language in study.languages}
-    table = beside.overlaps_beside(overlaps(own), with_random=random, tolerances=tolerances, same_model=not why)
-    words = "Share of the first language's set (released rule) that is also in the second's"
-    return table, caption(words if not why else f"{words}, against its share in a random set", why)
+    # A set beside itself has the chance of a random set of its own shape.
+    by_chance = {item.language: compare(item, item)["expected_share_of_a"] for item in own}
+    table = overlaps_beside(
+        overlaps(own), with_random=by_chance.get("en", np.nan), tolerances=tolerances, same_model=not why
+    )
+    words = (
+        "Share of the first language's set (released rule) that is also in the second's, against chance (ours: the "
+        "95 % range of sets shaped like the second one; published: the share in one random set, for English only)"
+    )
+    return table, caption(words, why)
 
 
 def lape_list(study: Study, ours: list[NeuronSet]) -> tuple[list[NeuronSet], str]:

@@ -142,14 +142,14 @@ class GroundTruth(_Strict):
 
 
 class Evaluation(_Strict):
-    """Question answering under a mask: what stands between prompt and answer, a language, and for the chat model.
+    """Question answering under a mask: what stands between prompt and answer, a language, and in a chat template.
 
     `tasks` puts published benchmarks in the place of the source's own questions, one a language.
     """
 
     batch_size: Count = 64
-    target_delimiter: dict[str, str] = {}
-    chat_target_delimiter: str = ""
+    target_delimiter: dict[str, str] = {}  # a space unless given
+    chat_target_delimiter: str = ""  # where the chat model is asked in its template; elsewhere as the base model
     chat_template: bool = True  # ask the chat model in its template, where it has one
     tasks: dict[str, Task] = {}
     few_shot: Annotated[int, Field(ge=0)] = 5  # worked examples before a question of a task
@@ -180,6 +180,7 @@ class Paper(_Strict):
 
     model: Literal["Llama-2-7b"] | None = None  # checked against the sizes in config.json
     benchmarks: dict[str, Literal["MMLU", "C-Eval", "Belebele-vi"]] = {}  # which questions a language is asked
+    open_questions: bool = False  # open_ended.questions are the paper's 70; that so many are asked is checked
     lape_list: Path | None = None  # neurons as LAPE's authors published them, a .pth file
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crane_lib.agreement import agreement, as_neurons, intersections, share_with_random
+from crane_lib.agreement import agreement, as_neurons, intersections
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
 from tests.output.synthetic import make_sets
@@ -70,10 +70,3 @@ def test_intersections_add_up_to_the_sets():
         assert table.loc[inside, "expected"].sum() == pytest.approx(item.count(), abs=1)
     with pytest.raises(CraneError, match="two sets of one language"):
         intersections([sets[0], sets[0]])
-
-
-def test_share_with_random():
-    own, draws = [neurons("en", [1, 2, 3, 4])], [neurons("en", [1, 2, 8, 9]), neurons("en", [5, 6, 7, 1])]
-    assert share_with_random(own, draws, language="en") == pytest.approx((0.5 + 0.25) / 2)
-    assert np.isnan(share_with_random(own, draws, language="vi"))
-    assert np.isnan(share_with_random(own, [], language="en"))

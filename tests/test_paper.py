@@ -1,19 +1,20 @@
 """What the comparison with the paper needs of a study."""
 
-import json
-
+import pandas as pd
 import pytest
 import torch
 
 from crane_lib import paper
 from crane_lib.errors import CraneError
+from crane_lib.evaluation.open_ended import score_rows
+from crane_lib.metrics import langspec
 from crane_lib.output.tolerances import load_tolerances
+from crane_lib.overlap import overlaps
 from crane_lib.profile import Paper
 from crane_lib.study import Study
 from tests.small import write_study
 
 TOLERANCES = load_tolerances()
-ASKED = {"en": "MMLU", "zh": "C-Eval", "vi": "Belebele-vi"}
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +28,6 @@ def opened(profile, **given):
     return study
 
 
-def test_a_model_is_the_papers_only_if_named_so_and_of_its_sizes(profile, tmp_path):
-    assert "does not name its models" in paper.why_not_the_papers(opened(profile), "base")
-    study = opened(profile, model="Llama-2-7b")
-    assert paper.why_not_the_papers(study, "base") == "the base model has num_hidden_layers 2, Llama-2-7b 32"
-    other = write_study(tmp_path)
-    config = tmp_path / "model" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | paper.SIZES["Llama-2-7b"]))
-    study = opened(other, model="Llama-2-7b", benchmarks=ASKED)
-    assert paper.why_not_the_papers(study, "base") == paper.why_no_values(study, "base") == ""
-    assert paper.why_not_the_papers(study, "chat") == "the profile names no chat model"
-    study = opened(other, model="Llama-2-7b", benchmarks=ASKED | {"zh": "MMLU"})
-    assert paper.why_no_values(study, "base") == "the zh questions are not C-Eval (paper.benchmarks)"
-
-
 def test_every_table_of_another_model_has_directions_and_no_values(profile):
     study = opened(profile)
     rows = study.all_rows()
@@ -50,14 +37,18 @@ def test_every_table_of_another_model_has_directions_and_no_values(profile):
         paper.langspec(study, rows, "base", TOLERANCES),
         paper.set_overlaps(study, TOLERANCES),
         paper.open_ended(study, TOLERANCES, metric="judge_score"),
+        paper.open_ended_langspec(study, TOLERANCES),
     ):
         assert "directions only" in caption
         assert "same_direction" in table
         assert len(table)
         assert not any(kind.kind == "f" for kind in table.dtypes)
-    table, caption = paper.open_ended(study, TOLERANCES, metric="judge_score")
-    assert "NOT RUN" in caption
-    assert set(table["same_direction"]) == {"NOT RUN"}
+    for table, caption in (
+        paper.open_ended(study, TOLERANCES, metric="judge_score"),
+        paper.open_ended_langspec(study, TOLERANCES),
+    ):
+        assert "NOT RUN: the profile names no open questions" in caption
+        assert set(table["same_direction"]) == {"NOT RUN"}
 
 
 def test_the_released_rules_sets_are_measured_where_the_languages_are_there(profile):
@@ -70,7 +61,61 @@ def test_the_released_rules_sets_are_measured_where_the_languages_are_there(prof
     shared, _caption = paper.set_overlaps(study, TOLERANCES)
     ours = shared.set_index(["language_a", "language_b"])["our_direction"]
     assert ours[("en", "zh")] == "NOT RUN"
-    assert ours[("en", "vi")] in ("more than random", "not more than random")
+    sets = [item for item in paper.main_sets(study) if (item.method, item.budget) == paper.RELEASED]
+    row = overlaps(sets).set_index(["language_a", "language_b"]).loc[("en", "vi")]
+    inside = row["chance_low"] <= row["share_of_a"] <= row["chance_high"]
+    above = "more than chance" if row["share_of_a"] > row["chance_high"] else "less than chance"
+    assert ours[("en", "vi")] == ("no clear difference" if inside else above)
+
+
+ANSWERED = {"en": 9.0, "vi": 8.0, "zh": 7.0}
+
+
+def judged():
+    """Judged answers to 70 questions a language, unmasked and with two methods' sets of the chat model masked."""
+    frames = []
+    for method, budget, lost in (("none", "", 0.0), ("kurtosis", "published", 3.0), ("lape", "published", 0.5)):
+        for masked in ANSWERED if lost else [""]:
+            for language, score in ANSWERED.items():
+                labels = {"profile": "p", "model": "chat", "method": method, "budget": budget, "language": language}
+                labels |= {"selected_on": "chat" if masked else "", "masked_language": masked, "masked_share": 0.1}
+                value = score - (lost if masked == language else 0.25 * bool(masked))
+                frame = pd.DataFrame({"question": range(70), "score": value})
+                frames.append(frame.assign(**labels, random_seed=-1, judge="endpoint"))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture
+def answered(profile, monkeypatch):
+    """A study whose chat model's answers an endpoint judged."""
+    items = judged()
+    monkeypatch.setattr(paper, "open_ended_results", lambda study: (score_rows(items, main="endpoint"), items, ""))
+    return opened(profile)
+
+
+def test_langspec_of_open_answers_has_directions_for_another_model(answered):
+    table, caption = paper.open_ended_langspec(answered, TOLERANCES)
+    assert "directions only, for the profile does not name its models" in caption
+    ranks = table.set_index(["method", "budget"])["rank_ours"].to_dict()
+    assert ranks == {("kurtosis", "published"): "1", ("kurtosis", "0.01"): "NOT RUN", ("lape", "published"): "2"}
+
+
+def test_open_answers_have_values_where_nothing_speaks_against_it(answered, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        paper, "why_no_scores", lambda study, items, *, questions: asked.append((len(items), questions)) or ""
+    )
+    table, caption = paper.open_ended_langspec(answered, TOLERANCES)
+    assert "published value, ours" in caption
+    own = table.set_index(["method", "budget", "masked_language"])["ours"].sort_index()
+    before, after = ANSWERED, {"en": 6.0, "vi": 7.75, "zh": 6.75}
+    expected = langspec(before, after, target="en", beta=4.0, form="released").f
+    assert own[("kurtosis", "published", "en")] == pytest.approx(expected)
+    assert own.drop(("kurtosis", "0.01"))["kurtosis"].notna().all()
+    scores, caption = paper.open_ended(answered, TOLERANCES, metric="judge_score")
+    assert "published value, ours" in caption
+    assert scores["ours"].notna().sum() == 3 + 2 * 9
+    assert asked == [(7 * 3 * 70, 70)] * 2
 
 
 def test_the_sets_that_are_shown(profile):

@@ -73,7 +73,8 @@ def area_table(found: Resampled) -> pd.DataFrame:
 
     Returns
     -------
-    frame with method, metric, area, low and high, best_budget, best, best_low and best_high
+    frame with method, metric, lowest_budget and highest_budget (the range of the curve), area, low and high,
+    best_budget, best, best_low and best_high (interval at that budget, as if it had not been chosen)
     """
     budgets, curves = _curves(found)
     records = []
@@ -85,6 +86,8 @@ def area_table(found: Resampled) -> pd.DataFrame:
             {
                 "method": method,
                 "metric": found.metric,
+                "lowest_budget": f"{budgets[0]:g}",
+                "highest_budget": f"{budgets[-1]:g}",
                 "area": float(area(budgets, means)),
                 "low": float(low),
                 "high": float(high),
@@ -94,12 +97,16 @@ def area_table(found: Resampled) -> pd.DataFrame:
                 "best_high": float(best_high),
             }
         )
-    columns = ["method", "metric", "area", "low", "high", "best_budget", "best", "best_low", "best_high"]
+    columns = ["method", "metric", "lowest_budget", "highest_budget", "area", "low", "high"]
+    columns += ["best_budget", "best", "best_low", "best_high"]
     return in_study_order(pd.DataFrame(records, columns=columns), ["method"])
 
 
 def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
     """How far a method's highest point lies above each other method's own, on the same resamples.
+
+    In every resample each method has the budget that is its best there, so the interval includes that choice.  A
+    maximum lies higher in a resample than as measured, the more the flatter and noisier its curve.
 
     Returns
     -------
@@ -109,7 +116,7 @@ def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
     records = []
     for method, (means, draws) in curves.items():
         own, drawn = curves[of]
-        low, high = interval(drawn[:, own.argmax()] - draws[:, means.argmax()])
+        low, high = interval(drawn.max(axis=1) - draws.max(axis=1))
         records.append((method, found.metric, float(own.max() - means.max()), float(low), float(high)))
     table = pd.DataFrame(records, columns=["method", "metric", "difference", "low", "high"])
     return in_study_order(table[table["method"] != of], ["method"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
@@ -15,7 +15,7 @@ from crane_lib.metrics import langspec
 from crane_lib.output.reproduction import Reproduction
 
 TOLERANCES = Path(__file__).resolve().parents[2] / "expected" / "tolerances.yaml"
-_COVERED = 0.95  # of the draws of LangSpec-F1
+_COVERED = 0.95  # of the draws of LangSpec-F
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -46,7 +46,7 @@ class Judge(_Strict):
 
 
 class Draws(_Strict):
-    """Draws from which the tolerance of LangSpec-F1 is read."""
+    """Draws from which the tolerance of LangSpec-F is read."""
 
     draws: Count
     random_seed: Annotated[int, Field(ge=0)]
@@ -97,15 +97,41 @@ class Tolerances(_Strict):
         target : the masked language
         tasks : language -> benchmark
         """
-        generator = np.random.default_rng(self.langspec.random_seed)
         errors = {code: self._error(tasks[code], value, masked=True) for code, value in masked.items()}
-        centre = langspec(unmasked, masked, target=target).f
+        return self._langspec(unmasked, masked, errors, target=target)
+
+    def open_langspec(
+        self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, **form: Any
+    ) -> float:
+        """Tolerance of LangSpec-F on judge scores: what the errors of the masked scores do to it.
+
+        Parameters
+        ----------
+        unmasked, masked : published judge score a language
+        form : beta and form, as `crane_lib.metrics.langspec` has them
+        """
+        errors = dict.fromkeys(masked, self.judge_score() / self.z)
+        return self._langspec(unmasked, masked, errors, target=target, **form)
+
+    def _langspec(
+        self,
+        unmasked: Mapping[str, float],
+        masked: Mapping[str, float],
+        errors: Mapping[str, float],
+        *,
+        target: str,
+        **form: Any,
+    ) -> float:
+        """Distance from the published value that 95 % of the draws of the masked scores keep."""
+        generator = np.random.default_rng(self.langspec.random_seed)
+        centre = langspec(unmasked, masked, target=target, **form).f
         drawn = generator.standard_normal((self.langspec.draws, len(masked)))
         scores = [
             langspec(
                 unmasked,
                 {code: value + errors[code] * step for (code, value), step in zip(masked.items(), steps, strict=True)},
                 target=target,
+                **form,
             ).f
             for steps in drawn
         ]

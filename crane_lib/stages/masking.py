@@ -150,6 +150,7 @@ def build_harness(
     dtype: str,
     trust_remote_code: bool,
     chat_template: bool = True,
+    chat_delimiter: str = "",
     few_shot: int = 5,
     random_seed: int = 2025,
     sample: int | None = None,
@@ -157,12 +158,18 @@ def build_harness(
 ) -> tuple[PreTrainedModel, Harness]:
     """A model and its question tasks; the chat model is asked in its template, where it has one and that is wanted.
 
+    Otherwise it is given the very prompts of the base model.
+
     corpus : folder with benchmarks.json, or with questions.<language>.jsonl
+    delimiters : what stands between prompt and answer, a language
+    chat_delimiter : what stands before an answer in the chat template, in every language
     """
     network, tokenizer = load_model(
         model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
     chat = chat_template and model_name == "chat" and tokenizer.chat_template is not None
+    if chat:
+        delimiters = dict.fromkeys(languages, chat_delimiter)
     if (corpus / "benchmarks.json").is_file():
         write_benchmark_tasks(folder, corpus, few_shot=few_shot, delimiters=delimiters)
     else:

@@ -32,13 +32,11 @@ class Masking(RelevanceAndSelection):
 
     def _nlu_parameters(self, name: str) -> dict[str, Any]:
         options = self.profile.evaluation
-        delimiters = options.target_delimiter
-        if name == "chat":
-            delimiters = dict.fromkeys(self.languages, options.chat_target_delimiter)
         return {
             "batch_size": options.batch_size,
-            "delimiters": delimiters,
+            "delimiters": options.target_delimiter,
             "chat_template": options.chat_template,
+            "chat_delimiter": options.chat_target_delimiter,
             "few_shot": options.few_shot,
             "random_seed": options.random_seed,
             **self._common(name),

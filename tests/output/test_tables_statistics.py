@@ -7,6 +7,7 @@ import pytest
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.rows import langspec_rows
 from crane_lib.evaluation.uncertainty import drop_intervals, langspec_intervals, resample_items
+from crane_lib.metrics import langspec
 from crane_lib.output import figures, tables, tables_statistics
 
 LANGUAGES = ("en", "vi", "zh")
@@ -125,6 +126,7 @@ def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
     assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global"}
     assert table.loc["contrast", "area"] == pytest.approx((f1(10, 0) + f1(20, 0)) / 2)
     assert (table.loc["contrast", "best_budget"], table.loc["contrast", "best"]) == ("0.1", pytest.approx(f1(20, 0)))
+    assert (set(table["lowest_budget"]), set(table["highest_budget"])) == ({"0.01"}, {"0.1"})
     assert (table["low"] <= table["high"]).all()
     assert table.loc["contrast", "best_low"] < f1(20, 0) < table.loc["contrast", "best_high"]
 
@@ -134,6 +136,37 @@ def test_highest_points_are_compared_wherever_they_lie(found):
     assert set(table.index) == {"lape", "kurtosis", "random_global"}
     assert table.loc["lape", "difference"] == pytest.approx(f1(20, 0) - f1(2, 2))
     assert 0 < table.loc["lape", "low"] < table.loc["lape", "difference"] < table.loc["lape", "high"]
+
+
+def test_every_resample_chooses_the_best_budgets_anew():
+    """Two budgets that are equally good, on other questions: which is the better one differs between resamples."""
+    frames = [*mask_frames("none", "", own=0, other=0, share=0.0)]
+    for budget in BUDGETS:
+        for frame in mask_frames("contrast", budget, own=10, other=0):
+            turned = np.roll(frame["correct"], 20) if budget == "0.1" else frame["correct"]
+            frames.append(frame.assign(correct=turned))
+        frames += mask_frames("lape", budget, own=2, other=2)
+    found = resample_items(pd.concat(frames, ignore_index=True), resamples=300)
+    row = tables_statistics.best_differences(found, of="contrast").set_index("method").loc["lape"]
+
+    at = {key: list(part) for key, part in found.masks.groupby(["method", "budget"]).indices.items()}
+    differences, chosen = [], []
+    for unmasked, measured in zip(found.unmasked_draws, found.draws, strict=True):
+        best = {}
+        for method in ("contrast", "lape"):
+            means = []
+            for budget in BUDGETS:
+                scores = []
+                for place in at[method, budget]:
+                    before, after = (dict(zip(found.languages, v, strict=True)) for v in (unmasked, measured[place]))
+                    scores.append(langspec(before, after, target=found.masks["masked_language"][place]).f)
+                means.append(np.mean(scores))
+            best[method] = max(means)
+            if method == "contrast":
+                chosen.append(int(np.argmax(means)))
+        differences.append(best["contrast"] - best["lape"])
+    assert 100 < sum(chosen) < 200
+    assert (row["low"], row["high"]) == pytest.approx(np.quantile(differences, [0.025, 0.975]))
 
 
 def test_control_table_compares_neurons_with_global_masks_only(found):

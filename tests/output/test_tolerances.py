@@ -38,6 +38,19 @@ def test_the_tolerance_of_langspec_covers_95_percent_of_what_the_errors_do():
     assert exact.langspec_f1(before, after, target="en", tasks=TASKS) < 1e-4
 
 
+def test_the_tolerance_of_langspec_on_judge_scores_is_that_of_70_questions():
+    before, after = {"en": 7.9, "zh": 6.8, "vi": 7.0}, {"en": 6.0, "zh": 4.0, "vi": 3.4}
+    found = load_tolerances()
+    released = found.open_langspec(before, after, target="vi", beta=4.0, form="released")
+    assert released == found.open_langspec(before, after, target="vi", beta=4.0, form="released")
+    assert released != found.open_langspec(before, after, target="vi")
+    assert 0.01 < released < 0.3
+    hundredfold = found.model_copy(update={"judge": found.judge.model_copy(update={"questions": 700_000})})
+    # Errors that small move the score in proportion to their size.
+    smaller = hundredfold.open_langspec(before, after, target="vi", beta=4.0, form="released")
+    assert smaller == pytest.approx(released / 100, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
