@@ -8,10 +8,13 @@ import yaml
 
 from crane_lib import landscape, setup_summary
 from crane_lib.errors import CraneError
+from crane_lib.evaluation.resampling import resample_documents, resample_items
 from crane_lib.evaluation.rows import langspec_of
 from crane_lib.files import read_frame
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import read_all_sets
+from crane_lib.output.tables import transfer_table
+from crane_lib.output.tables_transfer import with_drop_intervals
 from crane_lib.profile import load_profile
 from crane_lib.study import Study
 from tests.small import TEXTS, small_model, small_tokenizer, write_lines, write_model, write_study, write_ungated
@@ -56,6 +59,35 @@ def test_every_model_is_measured_under_its_masks(done):
     assert set(rows["evaluation_language"]) == {"en", "vi"}
     assert rows["value"].notna().all()
     assert len(langspec_of(rows)) == 2 * (rows[rows["metric"] == "accuracy"]["method"].ne("none").sum() // 2)
+
+
+@pytest.mark.parametrize("kind", ["documents", "items"])
+def test_items_are_of_the_rows_masks_and_have_the_unmasked_model_once(done, kind):
+    _profile, _root, study, rows = done
+    item, language = ("document", "evaluation_language") if kind == "documents" else ("item", "language")
+    key = ["selected_on", "method", "budget", "masked_language", "random_seed"]
+    for name in ("base", "chat"):
+        frame = getattr(study, kind)(name)
+        assert set(frame["model"]) == {name}
+        assert not frame.duplicated([*key, language, item]).any()
+        masks = rows[rows["model"] == name][key].drop_duplicates()
+        assert len(frame[key].drop_duplicates().merge(masks, on=key)) == len(masks)
+
+
+def test_what_transfers_has_intervals_around_it(done):
+    _profile, _root, study, rows = done
+    for metric, kind, resample in (
+        ("token_probability", study.documents, resample_documents),
+        ("accuracy", study.items, resample_items),
+    ):
+        table = transfer_table(rows, langspec_of(rows), metric=metric)
+        found = [resample(kind(name), resamples=200) for name in study.model_names]
+        shown = with_drop_intervals(table, found)
+        pd.testing.assert_frame_equal(shown[list(table.columns)], table, check_dtype=False)
+        for place in ("own", "worst_other", "langspec"):
+            assert (shown[f"{place}_low"] <= shown[f"{place}_high"]).all()
+        assert (shown["own_low"] <= shown["own_drop"]).mean() > 0.9
+        assert (shown["own_drop"] <= shown["own_high"]).mean() > 0.9
 
 
 def test_the_unmasked_accuracy_is_the_masking_stages_own(done):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.errors import CraneError
+from crane_lib.evaluation.permutation import p_value_table
 from crane_lib.evaluation.resampling import (
     RESAMPLES,
     interval,
@@ -19,7 +20,7 @@ from crane_lib.evaluation.resampling import (
     values_by_mask,
 )
 from crane_lib.evaluation.rows import COLUMNS, MASK, SET
-from crane_lib.evaluation.uncertainty import Form, langspec_values
+from crane_lib.evaluation.uncertainty import Form, langspec_roles, langspec_values
 
 TASK = "open_ended"
 METRIC = "judge_score"
@@ -131,12 +132,16 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
     Returns
     -------
     frame with form (``f1`` or ``released``), model, selected_on, method, budget, masked_language (``mean`` for the mean
-    over languages), langspec, low and high (95 %, bootstrap over questions) and draws
+    over languages), langspec, low and high (95 %, bootstrap over questions), draws, and for the means p_value and
+    p_holm (against random sets of the same kind and budget, where there are some)
     """
     found = _resample(items, resamples=resamples, random_seed=random_seed)
     targets = np.array([found.languages.index(language) for language in found.masks["masked_language"]])
-    records = []
+    records, tests = [], []
     for form, (beta, choice) in FORMS.items():
+        roles = langspec_roles(found.unmasked, found.measured, beta=beta, form=choice)
+        p = p_value_table(found.masks, roles, languages=found.languages).drop(columns="control")
+        tests.append(p.assign(form=form, masked_language=MEAN))
         point = langspec_values(found.unmasked, found.measured, targets, beta=beta, form=choice)
         draws = langspec_values(found.unmasked_draws, found.draws, targets, beta=beta, form=choice)
         for labels, rows in found.masks.groupby(SET, sort=False).indices.items():
@@ -155,7 +160,7 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
                         "draws": len(chosen) // (len(set(spoken)) if language == MEAN else 1),
                     }
                 )
-    return pd.DataFrame(records)
+    return pd.DataFrame(records).merge(pd.concat(tests), on=["form", *SET, "masked_language"], how="left")
 
 
 def langspec_f1_rows(langspec: pd.DataFrame) -> pd.DataFrame:
@@ -163,3 +168,10 @@ def langspec_f1_rows(langspec: pd.DataFrame) -> pd.DataFrame:
     part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] != MEAN)]
     renamed = part.rename(columns={"langspec": "langspec_f1"})
     return renamed[[*SET, "masked_language", "langspec_f1"]].assign(metric=METRIC)
+
+
+def langspec_f1_intervals(langspec: pd.DataFrame) -> pd.DataFrame:
+    """Intervals of the mean LangSpec-F1 of `open_langspec`: the columns of `SET`, metric, mean_low and mean_high."""
+    part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] == MEAN)]
+    renamed = part.rename(columns={"low": "mean_low", "high": "mean_high"})
+    return renamed[[*SET, "mean_low", "mean_high"]].assign(metric=METRIC)

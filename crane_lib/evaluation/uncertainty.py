@@ -1,4 +1,7 @@
-"""How sure the effects of masks are: intervals under resampling, p-values against random masks, Holm's correction."""
+"""How sure the effects of masks are: intervals under resampling, and Holm's correction of p-values.
+
+The p-values against random masks are those of `crane_lib.evaluation.permutation`.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ __all__ = [
     "interval",
     "langspec_draws",
     "langspec_intervals",
+    "langspec_roles",
     "langspec_values",
     "method_means",
-    "random_p_value",
     "resample_documents",
     "resample_items",
 ]
@@ -60,6 +63,24 @@ def langspec_values(
     below = square * precision + recall if form == "standard" else precision + square * recall
     found = np.divide((1 + square) * precision * recall, below, out=np.zeros_like(hit), where=below > 0)
     return np.where(np.isnan(drops).any(axis=-1), np.nan, found)
+
+
+def langspec_roles(
+    unmasked: np.ndarray, masked: np.ndarray, *, beta: float = 1.0, form: Form = "standard"
+) -> np.ndarray:
+    """LangSpec-F of every mask as if it were the mask of each language.
+
+    Parameters
+    ----------
+    unmasked, masked : (1 or M, K) and (M, K) scores
+
+    Returns
+    -------
+    (M, K)
+    """
+    count, languages = masked.shape
+    roles = [np.full(count, place) for place in range(languages)]
+    return np.stack([langspec_values(unmasked, masked, role, beta=beta, form=form) for role in roles], axis=-1)
 
 
 def langspec_draws(found: Resampled) -> tuple[np.ndarray, np.ndarray]:
@@ -144,12 +165,6 @@ def difference_intervals(
     low, high = interval(draws[:, [place]] - draws, level=level)
     table = sets.assign(metric=found.metric, difference=means[place] - means, low=low, high=high)
     return table[~own].reset_index(drop=True)
-
-
-def random_p_value(own: float, random: Sequence[float] | np.ndarray) -> float:
-    """(1 + number of random masks that score at least as high) / (1 + number of random masks); NaN without any."""
-    scores = np.asarray(random, dtype=float)
-    return (1 + int((scores >= own).sum())) / (1 + scores.size) if scores.size else float("nan")
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

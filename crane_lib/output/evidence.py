@@ -1,6 +1,6 @@
 """The numbers behind a verdict as a table: ours with its interval, what it is held against, the published one.
 
-Intervals are read from the tables of sections 02 to 04; where a section did not run there is none.
+Intervals are read from the tables of sections 02 to 04 and 07; where a section did not run there is none.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ class Evidence:
     def _share_lost(self, case: Mapping[str, Any], *, model: str, language: str) -> str:
         """Interval of the share of its score that a masked language loses."""
         measure = case["measure"]
+        if model == "chat":
+            where = {**_set(case, model=model), "masked_language": language}
+            found = self._look(f"07_transfer_{measure}", where, ("own_low", "own_high"))
+            return _interval(*found, _percent) if found else MISSING
         found = self._look(
             f"{_SECTION[measure]}_{'nll_rise' if measure == 'token_probability' else 'accuracy_drop'}",
             {**_set(case, model=model), "masked_language": language, "evaluation_language": language},
@@ -138,7 +142,7 @@ class Evidence:
         """Mean LangSpec-F1 beside the random draws."""
         numbers = case["numbers"]
         found = self._look(f"{_SECTION[case['measure']]}_langspec", _set(case), ("p_value", "p_holm"))
-        p = f", p = {found[0]:.2g} ({found[1]:.2g} by Holm)" if found else ""
+        p = f", p = {found[0]:.2g} ({found[1]:.2g} with Holm's correction over the table)" if found else ""
         against = (
             f"{numbers['random_highest']:.3f}, highest of {numbers['draws']} random draws "
             f"(mean {numbers['random_mean']:.3f}){p}"

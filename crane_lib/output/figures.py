@@ -5,7 +5,7 @@ returns the caption.
 from crane_lib.output.figures_ablation import captured_effects, relevance_against_effect
 from crane_lib.output.figures_agreement import jaccard_forest, rule_matrix, set_sites_figure, upset
 from crane_lib.output.figures_controls import dose_response
-from crane_lib.output.figures_effects import delta_matrices, langspec_bars, transfer_figure
+from crane_lib.output.figures_effects import delta_matrices, langspec_bars
 from crane_lib.output.figures_knowledge import guessers, training_loss
 from crane_lib.output.figures_landscape import relevance_map, value_tails
 from crane_lib.output.figures_open import open_langspec_bars, score_matrices
@@ -17,6 +17,7 @@ from crane_lib.output.figures_relevance import (
     token_relevance_html,
 )
 from crane_lib.output.figures_sets import overlap_matrix, set_counts_figure
+from crane_lib.output.figures_transfer import transfer_figure
 
 __all__ = [
     "captured_effects",

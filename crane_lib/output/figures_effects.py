@@ -1,4 +1,4 @@
-"""Figures of what masks do: change matrices, LangSpec-F1, transfer to the chat model."""
+"""Figures of what masks do: change matrices and LangSpec-F1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from crane_lib.output.panels import (
     grid_height,
     language_cells,
     language_heat_map,
-    legend_below,
     name_panel,
     scale_around_zero,
 )
@@ -38,14 +37,6 @@ _CHANGE = {
     "token_probability": ("Token probability lost", "Loss of the mean token probability exp(-NLL)", -1),
 }
 _MEAN = "mean"
-_DIAMOND: dict[str, Any] = {
-    "marker": "D",
-    "linestyle": "none",
-    "color": "black",
-    "markersize": 3.4,
-    "markeredgecolor": "white",
-    "markeredgewidth": 0.5,
-}
 
 
 def _nothing(what: str) -> CraneError:
@@ -221,54 +212,3 @@ def _langspec_intervals(axes: Axes, found: pd.DataFrame, *, row: int, languages:
         label = f"_{language_name(code)}, 95 % interval"
         for low, high in pick(found, masked_language=code)[["low", "high"]].to_numpy():
             axes.plot([low, high], [place, place], color="black", linewidth=0.9, label=label)
-
-
-def transfer_figure(rows: pd.DataFrame, path: Path, *, metric: str = "token_probability") -> str:
-    """What masking sets chosen on the base model costs the base and the chat model, side by side.
-
-    Returns
-    -------
-    the caption
-    """
-    found = pick(effects(rows, metric=metric), selected_on="base")
-    found = found[~found["method"].str.startswith("random") & found["model"].isin(["base", "chat"])]
-    if set(found["model"]) != {"base", "chat"}:
-        raise _nothing("masks of sets chosen on the base model for both models")
-    by_model = found.groupby("model")[["method", "budget"]].apply(
-        lambda part: set(part.itertuples(index=False, name=None))
-    )
-    sets = ordered_sets(by_model["base"] & by_model["chat"])
-    if not sets:
-        raise _nothing("method that was masked in both models")
-    languages = ordered_languages(found["masked_language"])
-    colours, columns = language_colours(languages), 3
-    with drawing(path, width=7.0, height=grid_height(len(sets), columns=columns, panel=1.85, rest=0.6)) as figure:
-        panels = grid(figure, len(sets), columns=columns, sharey=True)
-        for number, (panel, (method, budget)) in enumerate(zip(panels, sets, strict=True)):
-            part = pick(found, method=method, budget=budget)
-            for place, masked in enumerate(languages):
-                for model, shift, hatch in (("base", -0.2, ""), ("chat", 0.2, "////")):
-                    cells = pick(part, masked_language=masked, model=model).set_index("evaluation_language")
-                    lost = 100 * cells["relative_drop"].groupby(level=0).mean()
-                    if masked not in lost.index:
-                        continue
-                    own, others = lost[masked], lost.drop(masked)
-                    style: dict[str, Any] = {"color": colours[masked], "ec": "white", "hatch": hatch, "linewidth": 0}
-                    name = f"_{MODEL_LABELS[model]}"
-                    panel.bar(place + shift, own, 0.38, label=f"{name}, on the masked language", **style)
-                    if len(others):
-                        panel.plot(place + shift, others.max(), **_DIAMOND, label=f"{name}, worst other language")
-            panel.axhline(0, color="black", linewidth=0.6)
-            panel.set_xticks(range(len(languages)), [language_name(code) for code in languages])
-            name_panel(panel, method, budget)
-            panel.set_ylabel("Share lost (%)" if number % columns == 0 else "")
-            panel.grid(axis="y")
-        panels[0].bar(0, 0, 0, facecolor="#777777", label="Base model, on the masked language")
-        panels[0].bar(0, 0, 0, facecolor="#777777", edgecolor="white", hatch="////", label="Chat model, the same")
-        panels[0].plot([], [], **_DIAMOND, label="Worst other language")
-        legend_below(figure, panels[0])
-    return (
-        f"Share of the unmasked {METRIC_LABELS[metric].lower()} that is lost when the units of a language (horizontal "
-        f"axis), selected on the base model, are masked in the base and in the chat model. Diamonds: the other "
-        f"language that loses most."
-    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
+from crane_lib.evaluation.permutation import ROW_RULES, p_value_against
 from crane_lib.evaluation.resampling import Resampled, interval
-from crane_lib.evaluation.uncertainty import holm, langspec_draws, method_means, random_p_value
+from crane_lib.evaluation.uncertainty import holm, langspec_draws, method_means
 from crane_lib.output.frames import pick
 from crane_lib.output.style import budget_label
 from crane_lib.output.tables import in_study_order
 from crane_lib.output.tables_doses import AT_BUDGETS
-from crane_lib.output.tables_intervals import ROW_RULES, draw_means
+from crane_lib.output.tables_intervals import draw_means, mask_scores
 
 # Rules of the ablation table by code, in its order.
 RULES = {
@@ -46,11 +46,8 @@ def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:
     sets, means, draws = method_means(found)
     low, high = interval(draws)
     by_draw = draw_means(found)
-    at_budget = (by_draw.index.get_level_values("method") == "random_global") & (
-        by_draw.index.get_level_values("budget") == budget
-    )
-    random = by_draw[at_budget].to_numpy()
-    records = []
+    masks, roles, records = found.masks, mask_scores(found), []
+    random = pick(masks, method="random_global", budget=budget)
     for place, row in enumerate(sets.itertuples()):
         drawn = str(row.method).startswith("random")
         if row.budget != budget and not (drawn and row.budget == "any"):
@@ -58,22 +55,22 @@ def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:
         if not drawn and row.method not in AT_BUDGETS:
             continue
         scores = by_draw.xs((row.method, row.budget), level=("method", "budget")).to_numpy()
-        share = pick(found.masks, method=row.method, budget=row.budget)["masked_share"].mean()
+        own = pick(masks, method=row.method, budget=row.budget)
         rows = str(row.method).startswith(ROW_RULES)  # rows are other units than the neurons of the random masks
-        compared = random if not drawn and not rows else np.empty(0)
+        compared = masks.head(0) if drawn or rows else random
         records.append(
             {
                 "method": row.method,
                 "budget": row.budget,
                 "metric": found.metric,
-                "masked_share": share,
+                "masked_share": own["masked_share"].mean(),
                 "mean": means[place],
                 "low": low[place],
                 "high": high[place],
                 "lowest": scores.min(),
                 "highest": scores.max(),
                 "draws": scores.size,
-                "p_value": random_p_value(means[place], compared),
+                "p_value": p_value_against(own, compared, roles, languages=found.languages),
             }
         )
     table = pd.DataFrame(records)

@@ -5,32 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from crane_lib.evaluation.permutation import p_value_table
 from crane_lib.evaluation.resampling import Resampled, interval
 from crane_lib.evaluation.uncertainty import (
     difference_intervals,
     drop_intervals,
-    holm,
     langspec_draws,
     langspec_intervals,
+    langspec_roles,
     method_means,
-    random_p_value,
 )
 from crane_lib.output.frames import SET, tidy
 from crane_lib.output.tables import in_study_order
-
-ROW_RULES = "kurtosis"  # these rules select rows, not neurons
-
-
-def _control(method: str, budget: str, sets: set[tuple[str, str]]) -> str:
-    """The random masks that a method is held against: those matched to it, else neuron masks of the same budget."""
-    matched = f"random_like_{method}"
-    if (matched, budget) in sets:
-        return matched
-    if not method.startswith(ROW_RULES):
-        for other in ("random_like_contrast", "random_global"):
-            if (other, budget) in sets:
-                return other
-    return ""
 
 
 def draw_means(found: Resampled) -> pd.Series:
@@ -39,33 +25,27 @@ def draw_means(found: Resampled) -> pd.Series:
     return found.masks.assign(value=values).groupby(["selected_on", "method", "budget", "random_seed"])["value"].mean()
 
 
-def p_values(found: Resampled) -> pd.DataFrame:
-    """p of every method's mean LangSpec-F1 against random masks, with Holm's correction over the methods.
+def mask_scores(found: Resampled) -> np.ndarray:
+    """LangSpec-F1 of every mask as measured, as the mask of each language  (M, K)"""
+    return langspec_roles(found.unmasked[None], found.measured)
 
-    Returns
-    -------
-    frame with the columns of `SET`, control (the random masks), p_value and p_holm; missing where no random masks of
-    the same kind and budget were evaluated
-    """
-    means = draw_means(found)
-    sets = found.masks[SET].drop_duplicates()
-    sets = sets[~sets["method"].str.startswith("random")].reset_index(drop=True)
-    controls, p = [], []
-    for row in sets.itertuples():
-        known = {(m, b) for on, m, b, _ in means.index if on == row.selected_on}
-        control = _control(str(row.method), str(row.budget), known)
-        random = means.loc[(row.selected_on, control, row.budget)].to_numpy() if control else np.empty(0)
-        own = float(means.loc[(row.selected_on, row.method, row.budget)].iloc[0])
-        controls.append(control)
-        p.append(random_p_value(own, random))
-    return sets.assign(control=controls, p_value=p, p_holm=holm(p))
+
+def p_values(found: Resampled) -> pd.DataFrame:
+    """p of every method's mean LangSpec-F1 against random masks (`crane_lib.evaluation.permutation.p_value_table`)."""
+    return p_value_table(found.masks, mask_scores(found), languages=found.languages)
+
+
+def mean_intervals(found: Resampled) -> pd.DataFrame:
+    """Interval of every method's mean LangSpec-F1: the columns of `SET`, metric, mean_low and mean_high."""
+    sets, _means, draws = method_means(found)
+    low, high = interval(draws)
+    return sets.assign(metric=found.metric, mean_low=low, mean_high=high)
 
 
 def with_statistics(table: pd.DataFrame, found: Resampled) -> pd.DataFrame:
     """A main table with the interval of the mean, p and p by Holm."""
-    sets, _means, draws = method_means(found)
-    low, high = interval(draws)
-    table = table.merge(sets.assign(mean_low=low, mean_high=high), on=SET, how="left", validate="one_to_one")
+    means = mean_intervals(found).drop(columns="metric")
+    table = table.merge(means, on=SET, how="left", validate="one_to_one")
     return table.merge(p_values(found).drop(columns="control"), on=SET, how="left", validate="one_to_one")
 
 

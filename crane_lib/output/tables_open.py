@@ -24,16 +24,18 @@ def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str
 
     Returns
     -------
-    frame with selected_on, method, budget, masked_share, a column a language, mean, low, high and draws
+    frame with selected_on, method, budget, masked_share, a column a language, mean, low, high, draws, p_value and
+    p_holm
     """
     keys = ["selected_on", "method", "budget"]
     part = pick(langspec, form=form)
     mean = pick(part, masked_language="mean")
     each = part.pivot_table(index=keys, columns="masked_language", values="langspec").reset_index()
     share = rows[rows["masked_language"] != ""].groupby(keys)["masked_share"].mean().reset_index()
-    table = mean[[*keys, "low", "high", "draws"]].merge(each, on=keys).merge(share, on=keys)
+    told = ["low", "high", "draws", "p_value", "p_holm"]
+    table = mean[[*keys, *told]].merge(each, on=keys).merge(share, on=keys)
     languages = ordered_languages(rows["evaluation_language"])
-    return in_study_order(table[[*keys, "masked_share", *languages, "mean", "low", "high", "draws"]], keys)
+    return in_study_order(table[[*keys, "masked_share", *languages, "mean", *told]], keys)
 
 
 def parts_table(items: pd.DataFrame, sets: Sequence[tuple[str, str]], *, selected_on: str = "base") -> pd.DataFrame:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from crane_lib.output.tables_controls import ablation_table, control_table, silenced_table
 from crane_lib.output.tables_doses import area, area_table, best_differences, dose_curves
-from crane_lib.output.tables_intervals import difference_table, drop_table, interval_table, p_values, with_statistics
+from crane_lib.output.tables_intervals import (
+    difference_table,
+    drop_table,
+    interval_table,
+    mean_intervals,
+    p_values,
+    with_statistics,
+)
 
 __all__ = [
     "ablation_table",
@@ -16,6 +23,7 @@ __all__ = [
     "dose_curves",
     "drop_table",
     "interval_table",
+    "mean_intervals",
     "p_values",
     "silenced_table",
     "with_statistics",

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
+from crane_lib.evaluation.resampling import Resampled, interval
+from crane_lib.evaluation.uncertainty import langspec_draws
 from crane_lib.neurons import NeuronSet
 from crane_lib.output.frames import SET, tidy
 from crane_lib.output.style import ordered_languages
@@ -44,17 +47,84 @@ def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> 
     return in_study_order(found.rename(columns=names)[columns], ["method", "budget", "language"])
 
 
-def transfer_matrix(langspec: pd.DataFrame, sets: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def with_drop_intervals(table: pd.DataFrame, found: Sequence[Resampled]) -> pd.DataFrame:
+    """A transfer table with the 95 % intervals of its drops and of LangSpec-F1, of means over draws as they are.
+
+    Parameters
+    ----------
+    table : of `crane_lib.output.tables.transfer_table`
+    found : the table's metric under resampling, of every model
+
+    Returns
+    -------
+    the table with own_low and own_high, worst_other_low and worst_other_high, langspec_low and langspec_high, each pair
+    behind its number
+    """
+    keys = [*SET, "masked_language"]
+    lost = tidy(pd.concat([_lost_intervals(one) for one in found], ignore_index=True))
+    scores = tidy(pd.concat([_langspec_intervals(one) for one in found], ignore_index=True))
+    own = lost[lost["masked_language"] == lost["evaluation_language"]].drop(columns="evaluation_language")
+    own = own.rename(columns={"low": "own_low", "high": "own_high"})
+    names = {"evaluation_language": "worst_other", "low": "worst_other_low", "high": "worst_other_high"}
+    other = lost.rename(columns=names)
+    table = table.merge(own, on=keys, how="left", validate="one_to_one")
+    table = table.merge(other, on=[*keys, "worst_other"], how="left", validate="one_to_one")
+    table = table.merge(scores, on=keys, how="left", validate="one_to_one")
+    columns = ["method", "budget", "masked_language", "model", "selected_on", "own_drop", "own_low", "own_high"]
+    columns += ["worst_other", "worst_other_drop", "worst_other_low", "worst_other_high"]
+    return table[[*columns, "langspec_f1", "langspec_low", "langspec_high"]]
+
+
+def _lost_intervals(found: Resampled) -> pd.DataFrame:
+    """Interval of the share of its unmasked score that each language loses, mean over draws.
+
+    Returns
+    -------
+    frame with the columns of `SET`, masked_language, evaluation_language, low and high
+    """
+    keys, before = [*SET, "masked_language"], found.unmasked_draws[:, None]
+    kept = np.divide(found.draws, before, out=np.full_like(found.draws, np.nan), where=before > 0)
+    groups = found.masks.groupby(keys, sort=False).indices
+    means = np.stack([kept[:, rows].mean(axis=1) for rows in groups.values()], axis=1)  # (B, sets, K)
+    low, high = interval(1 - means)
+    sets = pd.DataFrame(list(groups), columns=keys)
+    parts = [
+        sets.assign(evaluation_language=code, low=low[:, number], high=high[:, number])
+        for number, code in enumerate(found.languages)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _langspec_intervals(found: Resampled) -> pd.DataFrame:
+    """Interval of LangSpec-F1 of each masked language, mean over draws.
+
+    Returns
+    -------
+    frame with the columns of `SET`, masked_language, langspec_low and langspec_high
+    """
+    keys = [*SET, "masked_language"]
+    _values, draws = langspec_draws(found)
+    groups = found.masks.groupby(keys, sort=False).indices
+    means = np.stack([draws[:, rows].mean(axis=1) for rows in groups.values()], axis=1)
+    low, high = interval(means)
+    return pd.DataFrame(list(groups), columns=keys).assign(langspec_low=low, langspec_high=high)
+
+
+def transfer_matrix(
+    langspec: pd.DataFrame, sets: Sequence[tuple[str, str]], *, intervals: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """LangSpec-F1 of the sets of both models on both models.
 
     Parameters
     ----------
     langspec : LangSpec rows of both models
     sets : methods and budgets to show
+    intervals : of the means, rows of `crane_lib.output.tables_statistics.mean_intervals`
 
     Returns
     -------
-    frame with metric, method, budget, selected_on, model (the masked one), one column a language and mean
+    frame with metric, method, budget, selected_on, model (the masked one), one column a language, mean, and with
+    intervals mean_low and mean_high
     """
     frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1"])
     chosen = pd.concat([frame[(frame["method"] == m) & (frame["budget"] == b)] for m, b in sets])
@@ -63,5 +133,8 @@ def transfer_matrix(langspec: pd.DataFrame, sets: Sequence[tuple[str, str]]) -> 
     table = table[ordered_languages(table.columns)]
     wanted = list(product(sorted(set(frame["metric"])), sets, ("base", "chat"), ("base", "chat")))
     there = [(x, *pair, on, model) for x, pair, on, model in wanted if (x, *pair, on, model) in table.index]
-    table = table.loc[there].assign(mean=lambda found: found.mean(axis=1))
-    return in_study_order(table.reset_index(), keys)
+    table = table.loc[there].assign(mean=lambda found: found.mean(axis=1)).reset_index()
+    if intervals is not None:
+        means = tidy(intervals, needed=[*keys, "mean_low", "mean_high"])[[*keys, "mean_low", "mean_high"]]
+        table = table.merge(means, on=keys, how="left", validate="one_to_one")
+    return in_study_order(table, keys)

@@ -102,6 +102,24 @@ class Masking(RelevanceAndSelection):
         stages = [self.perplexity(name)] + ([self.nlu(name)] if self.has_questions else [])
         return pd.concat([read_frame(stage / "rows.csv") for stage in stages], ignore_index=True)
 
+    def documents(self, name: str) -> pd.DataFrame:
+        """NLL of every document under every set that a model is masked with, its own and the other model's."""
+        return self._all_masks(name, self.perplexity(name), file="documents.parquet", back=0)
+
+    def items(self, name: str) -> pd.DataFrame:
+        """Every question under every set that a model is masked with, its own and the other model's."""
+        return self._all_masks(name, self.nlu(name), file="items.parquet", back=1)
+
+    def _all_masks(self, name: str, stage: Stage, *, file: str, back: int) -> pd.DataFrame:
+        """A file of a stage; the base model's with the chat model's sets, too (stage `back` of that transfer)."""
+        frame = read_frame(stage / file)
+        if name != "base" or not self.has_chat:
+            return frame
+        other = read_frame(self.back_transfer()[back] / file)
+        return pd.concat(
+            [frame, other[other["method"] != "none"]], ignore_index=True
+        )  # unmasked they are there already
+
     def all_rows(self) -> pd.DataFrame:
         """Result rows of every model, under its own sets and the other one's."""
         frames = [self.rows(name) for name in self.model_names]

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.evaluation.open_ended import FORMS, langspec_f1_rows, open_langspec, score_changes, score_rows
+from crane_lib.evaluation.open_ended import (
+    FORMS,
+    langspec_f1_intervals,
+    langspec_f1_rows,
+    open_langspec,
+    score_changes,
+    score_rows,
+)
+from crane_lib.evaluation.permutation import random_p_value
 from crane_lib.evaluation.rows import COLUMNS
 from crane_lib.evaluation.uncertainty import langspec_values
 from crane_lib.files import read_frame
@@ -177,6 +185,30 @@ def test_langspec_is_the_metrics_own(items):
 
 
 @pytest.mark.parametrize("form", list(FORMS))
+def test_p_is_that_of_the_scores_of_each_language_and_draw(items, form):
+    beta, kind = FORMS[form]
+    weaker = items.copy()
+    lost = (weaker["method"] == "contrast") & (weaker["language"] == weaker["masked_language"])
+    weaker.loc[lost, "score"] += 2.85  # so that some draws come near
+    before = {code: mean(weaker, method="none", masked="", language=code) for code in LANGUAGES}
+
+    def score(method, masked, draw):
+        after = {k: mean(weaker, method=method, masked=masked, language=k, draw=draw) for k in LANGUAGES}
+        return langspec(before, after, target=masked, beta=beta, form=kind).f
+
+    own = [score("contrast", code, -1) for code in LANGUAGES]
+    expected = random_p_value(
+        own, [[score("random_like_contrast", code, draw) for draw in (0, 1)] for code in LANGUAGES]
+    )
+    assert 1 / 27 < expected < 1
+    table = open_langspec(weaker, resamples=5)
+    table = table[table["form"] == form]
+    told = table["masked_language"].eq("mean") & table["method"].eq("contrast")
+    assert table[told]["p_value"].item() == table[told]["p_holm"].item() == pytest.approx(expected)
+    assert table[~told]["p_value"].isna().all()
+
+
+@pytest.mark.parametrize("form", list(FORMS))
 def test_f_scores_of_arrays_are_those_of_single_masks(form):
     generator = np.random.default_rng(1)
     unmasked, masked = generator.uniform(1, 10, (50, 3)), generator.uniform(1, 10, (50, 3))
@@ -229,3 +261,7 @@ def test_rows_beside_other_measures_hold_f1_by_language(items):
     for row in rows.itertuples():
         part = langspec[(langspec["form"] == "f1") & (langspec["method"] == row.method)]
         assert row.langspec_f1 == part[part["masked_language"] == row.masked_language]["langspec"].item()
+    means = langspec_f1_intervals(langspec).set_index("method")
+    assert (means["metric"] == "judge_score").all()
+    part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] == "mean")].set_index("method")
+    assert means.loc["contrast", ["mean_low", "mean_high"]].tolist() == part.loc["contrast", ["low", "high"]].tolist()

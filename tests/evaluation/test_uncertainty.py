@@ -1,4 +1,4 @@
-"""Bootstrap, p-values and Holm's correction against slow references with the same resampled items."""
+"""Bootstrap and Holm's correction against slow references with the same resampled items."""
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,9 @@ from crane_lib.evaluation.uncertainty import (
     interval,
     langspec_draws,
     langspec_intervals,
+    langspec_roles,
     langspec_values,
     method_means,
-    random_p_value,
     resample_documents,
     resample_items,
 )
@@ -208,10 +208,14 @@ def test_method_means_are_over_languages_and_draws_and_differences_are_paired():
         difference_intervals(found, of=("contrast", "0.2"))
 
 
-def test_p_value_counts_the_own_mask_and_ties():
-    assert random_p_value(0.5, [0.1, 0.5, 0.6, 0.2]) == 3 / 5
-    assert random_p_value(0.7, [0.1] * 19) == 1 / 20
-    assert np.isnan(random_p_value(0.7, []))
+def test_roles_are_a_mask_scored_as_the_mask_of_each_language():
+    found = resample_documents(documents(), resamples=5)
+    roles = langspec_roles(found.unmasked[None], found.measured)
+    assert roles.shape == (len(MASKS) - 1, 3)
+    for number, scores in enumerate(found.measured):
+        for place, target in enumerate(LANGUAGES):
+            before, after = (dict(zip(LANGUAGES, values, strict=True)) for values in (found.unmasked, scores))
+            assert roles[number, place] == pytest.approx(langspec(before, after, target=target).f)
 
 
 def test_holm_by_hand_and_never_below_benjamini_hochberg():

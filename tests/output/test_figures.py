@@ -14,6 +14,7 @@ from PIL import Image
 from crane_lib.agreement import agreement, intersections
 from crane_lib.errors import CraneError
 from crane_lib.output import figures, fonts, tables
+from crane_lib.output.scales import number
 from tests.output import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,10 @@ def synthetic_shares():
     }
 
 
+def transfer(rows):
+    return tables.transfer_table(rows, synthetic.make_langspec(rows), metric="token_probability")
+
+
 def draw_all(folder, rows, langspec, shared, counts):
     """Every figure once; returns the captions."""
     return {
@@ -77,7 +82,7 @@ def draw_all(folder, rows, langspec, shared, counts):
             rows, folder / "accuracy", metric="accuracy", model="chat", selected_on="base"
         ),
         "langspec": figures.langspec_bars(langspec, folder / "langspec"),
-        "transfer": figures.transfer_figure(rows, folder / "transfer"),
+        "transfer": figures.transfer_figure(transfer(rows), folder / "transfer"),
         "tokens": figures.token_relevance(synthetic.make_examples(), folder / "tokens"),
     }
 
@@ -118,6 +123,22 @@ def test_captions_are_sentences_that_name_the_uncertainty(drawn):
     assert "units selected on the base model" in captions["accuracy"]
     assert "Wilson" in captions["guessers"]
     assert "21 rows" in captions["tails"]
+
+
+def test_the_transfer_has_its_intervals_where_the_table_has_them(drawn, tmp_path):
+    folder, captions = drawn
+    table = transfer(synthetic.make_rows(synthetic.FEW_METHODS))
+    bounds = {"own_low": table["own_drop"] - 0.05, "own_high": table["own_drop"] + 0.1}
+    bounds |= {"worst_other_low": np.nan, "worst_other_high": np.nan}
+    caption = figures.transfer_figure(table.assign(**bounds), tmp_path / "transfer")
+    assert caption == captions["transfer"] + " Lines: 95 % intervals of a paired bootstrap over items."
+    text = (tmp_path / "transfer.txt").read_text(encoding="utf-8")
+    assert "interval" not in (folder / "transfer.txt").read_text(encoding="utf-8")
+    assert "worst other language, 95 % interval" not in text
+    own = table[(table["method"] == "contrast") & (table["model"] == "chat") & (table["selected_on"] == "base")]
+    lost = 100 * own.set_index("masked_language")["own_drop"]["en"]
+    told = f"English: {number(lost - 5)} to {number(lost + 10)};"
+    assert f"Chat model, on the masked language, 95 % interval (interval): {told}" in text
 
 
 def digests(folder):
@@ -187,7 +208,7 @@ def test_shade_follows_sign():
         (lambda path: figures.heavy_tails({"en": np.full(4, np.nan)}, path), "no finite z-score"),
         (lambda path: figures.token_relevance([("en", ["a"], [])], path), "1 tokens and 0 relevances"),
         (lambda path: figures.delta_matrices(synthetic.make_rows(models=("base",)), path, model="chat"), "chat"),
-        (lambda path: figures.transfer_figure(synthetic.make_rows(models=("base",)), path), "both models"),
+        (lambda path: figures.transfer_figure(transfer(synthetic.make_rows(models=("base",))), path), "both models"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, message, tmp_path):

@@ -47,6 +47,24 @@ def test_intervals_come_from_the_tables_of_the_sections(run):
     assert "63.2\u00a0% to 86.5\u00a0%" in written(run)  # 1 - exp(-1) and 1 - exp(-2)
 
 
+def test_the_transfer_has_the_interval_of_its_section(run):
+    key = {"method": "contrast", "budget": "0.1", "masked_language": "en", "model": "chat", "selected_on": "base"}
+    row = {**key, "own_drop": 0.75, "own_low": 0.701, "own_high": 0.799}
+    other = {**row, "model": "base", "own_low": 0.1, "own_high": 0.2}
+    pd.DataFrame([other, row]).to_csv(run / "tables" / "07_transfer_token_probability.csv", index=False)
+    numbers = written(run).partition('id="numbers-C5"')[2].partition("</table>")[0]
+    assert numbers.count("70.1\u00a0% to 79.9\u00a0%") == 1
+    assert "10.0\u00a0% to" not in numbers
+
+
+def test_p_is_told_with_its_correction(run):
+    key = {"model": "base", "selected_on": "base", "method": "contrast", "budget": "0.1"}
+    pd.DataFrame([{**key, "p_value": 1 / 9261, "p_holm": 7 / 9261}]).to_csv(
+        run / "tables" / "03_langspec.csv", index=False
+    )
+    assert "p = 0.00011 (0.00076 with Holm&#39;s correction over the table)" in written(run)
+
+
 def test_links_lead_to_files_and_places_in_the_page(run):
     write_html(run)
     (run / "report.md").write_text("")

@@ -40,6 +40,8 @@ def test_langspec_table(items, rows):
         assert (table["masked_share"] == 0.1).all()
         assert table["draws"].tolist() == [1, 2]
         assert table["mean"][0] > table["mean"][1]
+        assert table["p_value"][0] == table["p_holm"][0] == 1 / 3**3  # two draws in each of three languages
+        assert table[["p_value", "p_holm"]].loc[1].isna().all()
 
 
 def test_the_matrix_of_scores_is_the_studys_own(rows):
