@@ -48,7 +48,7 @@ def run(
         list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
     ] = [],  # noqa: B006
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--jobs",
             "-j",
@@ -57,7 +57,7 @@ def run(
             show_default=False,
             help="Run up to N independent sections at once (default: as many as suit the profile and the machine).",
         ),
-    ] = 0,
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw this profile's results away first.")] = False,
