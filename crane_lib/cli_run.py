@@ -101,6 +101,7 @@ def run(
     from crane_lib.pipeline.runner import run_sections
     from crane_lib.pipeline.sections import choose_sections
     from crane_lib.pipeline.seeds import run_seeds, seed_runs
+    from crane_lib.pipeline.software import missing_in_container
     from crane_lib.profile import artifacts_root, load_profile
 
     names = [name for group in only for name in group.split(",")]
@@ -134,6 +135,8 @@ def run(
             raise typer.Exit(2)
         for one in studies if work else []:
             check_disk(one.profile, one.folder)
+    if remark := missing_in_container():
+        console.say(remark)
     try:
         if seeds:
             code = run_seeds(study, seeds, fresh=fresh, console=console)
