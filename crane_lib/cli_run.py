@@ -95,7 +95,7 @@ def run(
     run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --profile mini --seeds 3;
     run_all.sh --profile llama2-7b --rehearse
     """
-    from crane_lib.pipeline.console import Console
+    from crane_lib.pipeline.console import Console, shown
     from crane_lib.pipeline.estimate import check_disk
     from crane_lib.pipeline.run import Run, fitting_jobs
     from crane_lib.pipeline.runner import run_sections
@@ -126,7 +126,7 @@ def run(
     if dry_run:
         for one in studies:
             if seeds:
-                console.say(f"Random seed {one.profile.random_seed}, {one.folder}:")
+                console.say(f"Random seed {one.profile.random_seed}, {shown(one.folder)}:")
             _say_plan(one, console, fresh=fresh)
         return
     if not skip_preflight:
