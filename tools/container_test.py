@@ -40,7 +40,7 @@ def check_smoke(image: str, *, user: str) -> str:
                 raise ContainerProblem(f"{path.relative_to(folder)} does not belong to {user}")
         if image_id(image) not in (artifacts / "smoke" / "manifest.json").read_text(encoding="utf-8"):
             raise ContainerProblem("the manifest of the smoke study does not name the image")
-        return f"the smoke study is as the reference run; its {len(files)} files belong to {user}, its manifest names the image"
+        return f"the smoke study is as its reference, its {len(files)} files are {user}'s, its manifest names the image"
 
 
 def lab_answer(token: str) -> int:
