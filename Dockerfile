@@ -22,8 +22,9 @@ ENV VIRTUAL_ENV=/opt/crane \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # From what changes least to what changes most. A pip.conf of the host reaches these steps as a secret, which stays in
-# no layer (docker build --secret id=pip.conf,src=pip.conf; compose.yaml: CRANE_PIP_CONF). Where uv does not get through, pip installs the same files.
-# Bytecode is written here, because the user of the image cannot write it later and would compile at every start.
+# no layer (docker build --secret id=pip.conf,src=pip.conf; docker compose: CRANE_PIP_CONF). Where uv does not get
+# through, pip installs the same files. Bytecode is written here, because the user of the image cannot write it later and
+# would compile at every start.
 COPY requirements/installer.lock requirements/torch-cpu.lock requirements/torch-cuda.lock /opt/requirements/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     standard_library="$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
