@@ -10,18 +10,21 @@ ARG BASE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa
 FROM ${BASE}
 
 # USER and LOGNAME: libraries ask for the user's name, and the image has none for a user of `docker run --user`.
+# CRANE_IMAGE: the manifest's name for the image; that it is set tells a run that it is in a container.
 ENV VIRTUAL_ENV=/opt/crane \
     PATH=/opt/crane/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/home/crane \
     USER=crane \
     LOGNAME=crane \
+    CRANE_IMAGE=crane \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # From what changes least to what changes most. A pip.conf of the host reaches these steps as a secret, which stays in
-# no layer (docker build --secret id=pip.conf,src=pip.conf). Where uv does not get through, pip installs the same files.
-# Bytecode is written here, because the user of the image cannot write it later and would compile at every start.
+# no layer (docker build --secret id=pip.conf,src=pip.conf; docker compose: CRANE_PIP_CONF). Where uv does not get
+# through, pip installs the same files. Bytecode is written here, because the user of the image cannot write it later and
+# would compile at every start.
 COPY requirements/installer.lock requirements/torch-cpu.lock requirements/torch-cuda.lock /opt/requirements/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     standard_library="$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
@@ -45,6 +48,11 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     uv pip install --no-cache --compile-bytecode --require-hashes --no-deps --no-build-isolation \
         -r /opt/requirements/base.lock \
     || pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r /opt/requirements/base.lock
+
+# The command `crane`, which finds the study's library from any folder.
+RUN printf '%s\n' '#!/opt/crane/bin/python' 'from crane_lib.cli import main' 'main()' > /opt/crane/bin/crane \
+    && chmod 755 /opt/crane/bin/crane \
+    && echo /home/crane/study > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crane_lib.pth"
 
 # Any user may write the home and the study, so that `docker run --user "$(id -u):$(id -g)"` makes files of the host's
 # user in a mounted folder. A named volume takes over the mode of the folder that it is mounted on.

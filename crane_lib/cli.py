@@ -26,6 +26,10 @@ app = typer.Typer(
 app.command()(run)
 cli_verify.register(app)
 
+# The command `run` as a program of its own, for a script that stands for it.
+_run_alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_run_alone.command()(run)
+
 
 @app.command()
 def lab(
@@ -234,9 +238,16 @@ def _let_others_speak(error: Exception) -> None:
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's becomes one line and exit code 2."""
+    """Entry point: a mistake of the user's becomes one line and exit code 2.
+
+    Where CRANE_PROGRAM names the script that called ``run``, usage says the script's name instead.
+    """
+    script = os.environ.pop("CRANE_PROGRAM", "")  # taken away: it is not for the processes that a run starts
     try:
-        app(prog_name=os.environ.get("CRANE_PROGRAM"))
+        if script and sys.argv[1:2] == ["run"]:
+            _run_alone(sys.argv[2:], prog_name=script)
+        else:
+            app()
     except CraneError as error:
         _let_others_speak(error)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -48,7 +48,7 @@ def run(
         list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
     ] = [],  # noqa: B006
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--jobs",
             "-j",
@@ -57,7 +57,7 @@ def run(
             show_default=False,
             help="Run up to N independent sections at once (default: as many as suit the profile and the machine).",
         ),
-    ] = 0,
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw this profile's results away first.")] = False,
@@ -95,12 +95,13 @@ def run(
     run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --profile mini --seeds 3;
     run_all.sh --profile llama2-7b --rehearse
     """
-    from crane_lib.pipeline.console import Console
+    from crane_lib.pipeline.console import Console, shown
     from crane_lib.pipeline.estimate import check_disk
     from crane_lib.pipeline.run import Run, fitting_jobs
     from crane_lib.pipeline.runner import run_sections
     from crane_lib.pipeline.sections import choose_sections
     from crane_lib.pipeline.seeds import run_seeds, seed_runs
+    from crane_lib.pipeline.software import missing_in_container
     from crane_lib.profile import artifacts_root, load_profile
 
     names = [name for group in only for name in group.split(",")]
@@ -125,7 +126,7 @@ def run(
     if dry_run:
         for one in studies:
             if seeds:
-                console.say(f"Random seed {one.profile.random_seed}, {one.folder}:")
+                console.say(f"Random seed {one.profile.random_seed}, {shown(one.folder)}:")
             _say_plan(one, console, fresh=fresh)
         return
     if not skip_preflight:
@@ -134,6 +135,8 @@ def run(
             raise typer.Exit(2)
         for one in studies if work else []:
             check_disk(one.profile, one.folder)
+    if remark := missing_in_container():
+        console.say(remark)
     try:
         if seeds:
             code = run_seeds(study, seeds, fresh=fresh, console=console)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,28 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def git() -> None:
+    """Skip tests that make a repository where there is no git, as in the container image."""
+    if shutil.which("git") is None:
+        pytest.skip("no git on this machine; the container image has none")
+
+
+_SETTINGS = (
+    "CRANE_ARTIFACTS",
+    "CRANE_COMMIT",
+    "CRANE_IMAGE",
+    "CRANE_IMAGE_DIGEST",
+    "CRANE_PROFILE",
+    "CRANE_PROGRAM",
+    "CRANE_PROGRESS_FILE",
+)
+
+
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
-    """Nothing of the caller's own settings reaches a test."""
-    for name in ("CRANE_ARTIFACTS", "CRANE_PROFILE", "CRANE_PROGRESS_FILE", "CRANE_PROGRAM"):
+    """Nothing of the caller's own settings, or of the container image's, reaches a test."""
+    for name in _SETTINGS:
         monkeypatch.delenv(name, raising=False)
 
 

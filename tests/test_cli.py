@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +57,48 @@ def test_the_program_as_a_process(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_name_in_usage_is_that_of_the_script():
-    done = process("run", "--no-such-option", CRANE_PROGRAM="run_all.sh")
+def script(*arguments):
+    """./run_all.sh in this Python."""
+    environment = os.environ | {"CRANE_PYTHON": sys.executable}
+    command = ["./run_all.sh", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("mistake", [["--no-such-option"], ["run"], ["--jobs", "none"]])
+def test_a_mistake_with_the_script_is_told_in_its_name(mistake):
+    done = script(*mistake)
     assert done.returncode == 2
-    assert "run_all.sh" in done.stderr
+    assert "Usage: ./run_all.sh [OPTIONS]\n" in re.sub(" +", " ", done.stderr)
+    assert "Try './run_all.sh --help' for help" in done.stderr
+
+
+def test_the_script_runs_the_study():
+    usage, listed, wrong = script("--help"), script("--list"), script("--profile", "minni")
+    assert (usage.returncode, listed.returncode, wrong.returncode) == (0, 0, 2)
+    assert "Usage: ./run_all.sh [OPTIONS]" in usage.stdout
+    assert listed.stdout == process("run", "--list").stdout
+    assert wrong.stderr.endswith("error: unknown profile 'minni'; did you mean 'mini'?\n")
+
+
+def test_the_name_of_the_script_is_for_no_other_command_and_no_other_process(monkeypatch, capsys):
+    monkeypatch.setenv("CRANE_PROGRAM", "./run_all.sh")
+    monkeypatch.setattr(sys, "argv", ["crane", "verify", "--no-such-option"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "run_all.sh" not in capsys.readouterr().err
+    assert "CRANE_PROGRAM" not in os.environ
+
+
+def test_a_run_in_a_container_says_what_its_manifest_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run_sections", lambda *_study, **_options: 0)
+    asked = ("run", "--profile", "smoke", "--artifacts", str(tmp_path))
+    assert call(*asked).output == ""
+    monkeypatch.setenv("CRANE_IMAGE", "crane")
+    result = call(*asked)
+    assert result.exit_code == 0
+    assert result.output.startswith("note: the manifest will not name ")
+    assert result.output.count("\n") == 1
 
 
 def test_listing_names_every_section_and_profile():

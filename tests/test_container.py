@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -80,10 +81,37 @@ def test_a_change_of_the_source_leaves_the_installed_layers() -> None:
     assert [name for name, _ in steps[-2:]] == ["USER", "CMD"]
 
 
+def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_path: Path) -> None:
+    (script,) = (arguments for arguments in of("RUN") if "/bin/crane" in arguments)
+    steps = [name for name, _ in instructions()]
+    assert steps.index("USER") > [*instructions()].index(("RUN", script))  # made by root, so it is root's
+    environment, study = tmp_path / "crane", tmp_path / "study"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    study.mkdir()
+    (study / "crane_lib").symlink_to(ROOT / "crane_lib")
+    here = script.replace("/opt/crane", str(environment)).replace(STUDY, str(study))
+    path = f"{environment / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", here], check=True, env={"PATH": path})
+    assert (environment / "bin" / "crane").stat().st_mode & 0o777 == 0o755
+    packages = sysconfig.get_path("purelib")
+    called = os.environ | {"PATH": path, "PYTHONPATH": packages}
+    done = subprocess.run(
+        ["crane", "verify", "artifacts/none"], env=called, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith("error: artifacts/none: has no manifest.json")
+
+
 def test_image_is_run_by_an_ordinary_user_and_keeps_no_secret() -> None:
     assert of("USER") == ["1000:1000"]
     assert of("HEALTHCHECK") == ["NONE"]
     assert not re.search(r"TOKEN|KEY|PASSWORD", " ".join(of("ENV") + of("ARG")))
+
+
+def test_a_run_in_the_image_knows_that_it_is_in_one(services: dict[str, dict[str, Any]]) -> None:
+    settings = dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))
+    assert settings["CRANE_IMAGE"] == "crane"
+    assert settings["CRANE_COMMIT"] == "${COMMIT}"
+    assert not [service for service in services.values() if "CRANE_IMAGE" in service["environment"]]
 
 
 def test_dockerfile_is_clean() -> None:
@@ -95,7 +123,7 @@ def test_dockerfile_is_clean() -> None:
 
 def test_what_no_image_needs_or_may_hold_stays_outside() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "**/__pycache__"} <= set(ignored)
+    assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "/*.tar.gz", "**/__pycache__"} <= set(ignored)
     needed = {".ci", "tests", "notebooks", "expected", "requirements", "Dockerfile", "compose.yaml", "environment.yml"}
     assert not needed & set(ignored)
 
@@ -110,9 +138,18 @@ def test_services_share_the_image_and_its_folders(services: dict[str, dict[str, 
     for service in services.values():
         assert service["image"] == "crane"
         assert set(service["build"]["args"]) == {"TORCH", "COMMIT"}
+        assert set(service["build"]["secrets"]) == set(re.findall(r"type=secret,id=([\w.]+)", " ".join(of("RUN"))))
         mounted = dict(volume.split(":") for volume in service["volumes"])
         assert mounted == {"./artifacts": f"{of('WORKDIR')[0]}/artifacts", "hub": f"{home}/.cache/huggingface"}
     assert set(volumes) == {"hub"}
+
+
+def test_the_build_has_a_pip_conf_without_settings_unless_another_is_named() -> None:
+    secrets = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["secrets"]
+    (default,) = re.fullmatch(r"\$\{CRANE_PIP_CONF:-(.+)\}", secrets["pip.conf"]["file"]).groups()
+    settings = configparser.ConfigParser()
+    settings.read_string((ROOT / default).read_text(encoding="utf-8"))
+    assert settings.sections() == []
 
 
 def test_services_have_no_privilege_and_are_seen_by_this_machine_only(services: dict[str, dict[str, Any]]) -> None:

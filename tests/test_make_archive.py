@@ -17,11 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def tool(tmp_path, monkeypatch):
-    """tools/make_archive.py at work on a small repository."""
+def module():
+    """tools/make_archive.py, which is no package."""
     spec = importlib.util.spec_from_file_location("make_archive", ROOT / "tools" / "make_archive.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tool(git, module, tmp_path, monkeypatch):
+    """The same at work on a small repository."""
     clone = tmp_path / "clone"
     (clone / "crane_lib").mkdir(parents=True)
     (clone / "CITATION.cff").write_bytes((ROOT / "CITATION.cff").read_bytes())
@@ -109,25 +115,24 @@ def test_a_run_that_is_not_as_its_manifest_says_is_refused(tool, run, tmp_path):
         tool.make_archive(tmp_path / "crane.tar.gz", [run])
 
 
-def test_a_damaged_archive_is_noticed(tool, tmp_path):
+def test_a_damaged_archive_is_noticed(module, tmp_path):
     path = tmp_path / "crane.tar.gz"
-    tool.write_archive(path, {"a": (b"one", False), "b": (b"two", True)}, top="crane", timestamp=1)
-    assert tool.check_archive(path) == 2
+    module.write_archive(path, {"a": (b"one", False), "b": (b"two", True)}, top="crane", timestamp=1)
+    assert module.check_archive(path) == 2
     with tarfile.open(path) as archive:
         members = [(member, archive.extractfile(member).read()) for member in archive]
     with tarfile.open(path, "w:gz") as archive:
         for member, data in members:
             archive.addfile(member, io.BytesIO(b"ONE" if member.name == "crane/a" else data))
     with pytest.raises(CraneError, match=r"crane.tar.gz: a: is not as SHA256SUMS says"):
-        tool.check_archive(path)
+        module.check_archive(path)
 
 
-def test_the_metadata_for_zenodo_is_that_of_the_citation_file(tool, monkeypatch):
-    monkeypatch.setattr(tool, "ROOT", ROOT)
-    assert (ROOT / ".zenodo.json").read_text(encoding="utf-8") == tool.zenodo_text()
-    found = json.loads(tool.zenodo_text())
+def test_the_metadata_for_zenodo_is_that_of_the_citation_file(module):
+    assert (ROOT / ".zenodo.json").read_text(encoding="utf-8") == module.zenodo_text()
+    found = json.loads(module.zenodo_text())
     assert found["related_identifiers"][0]["identifier"] == "arXiv:2601.04664"
-    named = tool.zenodo_metadata(
+    named = module.zenodo_metadata(
         {"title": "T", "version": "1", "license": "MIT", "preferred-citation": {"title": "P"}}
         | {"authors": [{"family-names": "Le", "given-names": "Yifan"}, {"name": "A group"}]}
     )

@@ -1,10 +1,12 @@
-"""The commands of the README are executed: here, with stand-ins for what they name, or by the test named below."""
+"""The README's commands are executed, with stand-ins for what they name; test_readme_containers.py has the rest."""
 
+import importlib.util
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -12,37 +14,34 @@ from typer.testing import CliRunner
 from crane_lib import cli
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.pipeline import lab
+from crane_lib.pipeline.board import Board, Row
+from crane_lib.pipeline.console import RESULTS, Console
 from crane_lib.pipeline.sections import all_sections
 from crane_lib.profile import profile_names
 from tests.pipeline.small_run import make_run
+from tests.readme import README, ROOT, commands, split, starting
 from tests.small import TEXTS, write_lines, write_model, write_study
+from tests.test_make_archive import module, tool  # noqa: F401  (fixtures)
+from tools import notebooks
 
-ROOT = Path(cli.__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = ("./run_all.sh", "./run_tests.sh", "crane ", "python ", "docker ", "conda ", "torchrun ")
-# Commands that take minutes or another program: the file that executes them, or looks at all that they name.
-# And what of the command that file must name.
-ELSEWHERE = {
-    "./run_tests.sh": (".ci/run", "run_tests.sh"),
-    "docker ": ("tests/test_container.py", "compose.yaml"),
-    "python tools/container.py": ("tests/test_container.py", "container_build"),
-    "python tools/make_archive.py": ("tests/test_make_archive.py", "make_archive"),
-    "python -m tools.notebooks write": ("tests/test_notebooks.py", "keep_outputs"),
-    "conda env create -f environment.yml": ("tests/test_container.py", "environment.yml"),
-}
-
-NEEDS_INDEX = "python requirements/update.py"  # resolves against a package index, which tests do not ask
-
-
-def commands():
-    """Commands of the README: lines of its bash blocks, and code between backticks that begins like one."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    rest = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
-    found = [re.sub(r"\s+#.*", "", line).strip() for line in lines]
-    found += [span for span in spans if span.startswith(PROGRAMS) and span != "crane verify"]  # a name in a sentence
-    return list(dict.fromkeys(found))
+LIBRARY = ("python", "-m", "crane_lib.cli")
+# What the functions below try, one kind a function; export, docker, conda and tools/container.py are tried in
+# test_readme_containers.py. `hf` is no program of ours.
+TRIED = (
+    ("./run_all.sh",),
+    ("./run_tests.sh",),
+    ("crane",),
+    LIBRARY,
+    ("python", "-m", "tools.notebooks"),
+    ("python", "requirements/update.py"),
+    ("python", "tools/container.py"),
+    ("python", "tools/make_archive.py"),
+    ("source",),
+    ("export",),
+    ("docker",),
+    ("conda",),
+    ("hf",),
+)
 
 
 class Became(Exception):
@@ -51,10 +50,6 @@ class Became(Exception):
 
 def become(_program, command):
     raise Became(*command)
-
-
-def is_elsewhere(command):
-    return any(command.startswith(start) for start in ELSEWHERE)
 
 
 @pytest.fixture
@@ -75,16 +70,9 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_commands_and_every_program_is_known():
-    found = commands()
-    assert len(found) > 20
-    assert all(command.startswith((*PROGRAMS, "hf ")) for command in found), found
-
-
-@pytest.mark.parametrize("command", [item for item in commands() if item.startswith("./run_all.sh")])
-def test_studies(place, command, monkeypatch):
+def study_in_dry_run(arguments, monkeypatch):
+    """Call `run` as run_all.sh does, without running a section."""
     monkeypatch.setattr(lab.os, "execv", become)
-    arguments = shlex.split(command)[1:]
     at_once = {"--list", "--help", "--dry-run", "--lab"} & set(arguments)
     result = CliRunner().invoke(cli.app, ["run", *arguments, *([] if at_once else ["--dry-run"])])
     if "--lab" in at_once:
@@ -96,9 +84,8 @@ def test_studies(place, command, monkeypatch):
         assert "would run" in result.output
 
 
-@pytest.mark.parametrize("command", [item for item in commands() if item.startswith("crane ")])
-def test_the_other_commands(place, command):
-    arguments = shlex.split(command)[1:]
+def other_command(arguments):
+    """Call `crane` with these arguments."""
     result = CliRunner().invoke(cli.app, arguments)
     if arguments[0] == "preflight":
         assert result.exit_code == 2
@@ -110,22 +97,92 @@ def test_the_other_commands(place, command):
         assert result.exit_code == 0, f"{result.output}{result.exception}"
 
 
-@pytest.mark.parametrize("start", ELSEWHERE)
-def test_what_is_executed_elsewhere(start):
-    file, named = ELSEWHERE[start]
-    assert named in (ROOT / file).read_text(encoding="utf-8")
-    assert any(command.startswith(start) for command in commands()), f"{start}: not in the README any more"
+@pytest.mark.parametrize("command", starting("./run_all.sh"))
+def test_studies(place, command, monkeypatch):
+    settings, (_, *arguments) = split(command)
+    read = "".join((ROOT / "tools" / f"environment.{kind}").read_text() for kind in ("py", "sh"))
+    assert all(name in read or name.startswith("PIP_") for name in settings)
+    study_in_dry_run(arguments, monkeypatch)
+
+
+@pytest.mark.parametrize("command", [*starting("crane"), *starting(*LIBRARY)])
+def test_the_other_commands(place, command):
+    other_command(command.removeprefix(" ".join(LIBRARY)).removeprefix("crane").split())
+
+
+@pytest.mark.parametrize("command", starting("./run_tests.sh"))
+def test_the_script_of_the_tests_hands_its_arguments_on(tmp_path, command):
+    python = tmp_path / "python"  # it says what it is called with, and that it is a Python 3.11
+    python.write_text('#!/bin/sh\necho "$*" >> "${0%/*}/calls"\necho 3.11\n')
+    python.chmod(0o755)
+    settings = {"CRANE_PYTHON": str(python), "CRANE_TEST_PROCESSES": "3", "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    called = (tmp_path / "calls").read_text().splitlines()
+    assert {"-m ruff check", "-m mypy"} <= set(called)
+    assert called[-1].startswith("-m pytest -n 3 ")
+    assert called[-1].endswith(command.removeprefix("./run_tests.sh"))
+
+
+@pytest.mark.parametrize("command", starting("python", "tools/make_archive.py"))
+def test_an_archive_is_made_twice_where_the_readme_makes_it(tool, command, monkeypatch, capsys):  # noqa: F811
+    shutil.copy(ROOT / ".gitignore", tool.ROOT)
+    tool.git("add", ".gitignore")
+    tool.git("-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-q", "-m", "second")
+    make_run(tool.ROOT / "artifacts" / "mini")
+    monkeypatch.chdir(tool.ROOT)
+    for _ in range(2):
+        assert tool.main(shlex.split(command)[2:]) == 0, capsys.readouterr().err
+        assert tool.git("status", "--porcelain") == b""  # a run after it is of a clean tree
+
+
+@pytest.mark.parametrize("command", starting("python", "-m", "tools.notebooks"))
+def test_notebooks_are_written_from_a_finished_run(command, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(notebooks, "finished_run", lambda _folder: tmp_path)
+    monkeypatch.setattr(notebooks, "keep_outputs", lambda run, paths: done.append((run, len(paths))) or [])
+    monkeypatch.setattr(notebooks, "keep_inspection", lambda run: done.append(run))
+    result = CliRunner().invoke(notebooks.app, command.split()[3:])
+    assert result.exit_code == 0, result.output
+    assert done == [(tmp_path, len(all_sections())), tmp_path]
+
+
+@pytest.mark.parametrize("command", starting("python", "requirements/update.py"))
+def test_locks_are_written_by_a_program_that_starts(command):  # it asks a package index, which tests do not
+    done = subprocess.run([sys.executable, *command.split()[1:], "--help"], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", starting("source"))
+def test_the_environment_to_activate_is_the_one_that_is_made(command, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("environment", ROOT / "tools" / "environment.py")
+    environment = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(environment)
+    folder = environment.VENV.relative_to(ROOT)
+    assert command.split()[1:] == [str(folder / "bin" / "activate")]
+    (tmp_path / folder / "bin").mkdir(parents=True)
+    monkeypatch.setattr(environment, "VENV", tmp_path / folder)
+    environment.make_importable()
+    assert os.access(tmp_path / folder / "bin" / "crane", os.X_OK)
 
 
 def test_nothing_is_left_out():
-    done = ("./run_all.sh", "crane ", "hf ")
-    assert [item for item in commands() if not item.startswith(done) and not is_elsewhere(item)] == [NEEDS_INDEX]
+    found = commands()
+    assert len(found) > 40
+    known = {command for start in TRIED for command in starting(*start)}
+    assert [command for command in found if command not in known] == []
+    assert [start for start in TRIED if not starting(*start)] == []
 
 
-def test_the_scripts_are_what_the_commands_say():
-    for name in ("run_all.sh", "run_tests.sh"):
-        assert (ROOT / name).stat().st_mode & 0o111
-        assert subprocess.run(["bash", "-n", str(ROOT / name)], check=False).returncode == 0
+def test_the_last_lines_of_a_run_are_those_that_are_printed(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "artifacts" / "mini"
+    folder.mkdir(parents=True)
+    for name in RESULTS:
+        (folder / name).touch() if "." in name else (folder / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    Console().finish(folder, Board([Row(section.number, section.title, None) for section in all_sections()]))
+    printed = re.sub(r"(?<=done in ).*", "<time>", capsys.readouterr().out)
+    assert f"The run ends with\n\n```\n{printed}```\n" in README
 
 
 def test_every_path_and_profile_that_it_names_is_there():

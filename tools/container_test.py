@@ -21,7 +21,7 @@ LAB_STATUS = "http://127.0.0.1:8888/api/status"
 
 
 def check_smoke(image: str, *, user: str) -> str:
-    """Run the smoke study; its outputs must lie in the mounted folder, be the user's, and name the image."""
+    """Run and verify the smoke study; its outputs must lie in the mounted folder, be the user's, and name the image."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         artifacts = Path(folder, "artifacts")
@@ -29,15 +29,18 @@ def check_smoke(image: str, *, user: str) -> str:
         owner = tuple(int(part) for part in user.split(":"))
         os.chown(artifacts, *owner)
         command = ["./run_all.sh", "--profile", "smoke"]
-        if run_in(image, command, user=user, volumes=[f"{artifacts}:{STUDY}/artifacts"], env=[]):
+        volumes = [f"{artifacts}:{STUDY}/artifacts"]
+        if run_in(image, command, user=user, volumes=volumes, env=[]):
             raise ContainerProblem("the smoke study failed in the image, its last lines are above")
+        if run_in(image, ["crane", "verify", "artifacts/smoke"], user=user, volumes=volumes, env=[]):
+            raise ContainerProblem("the smoke study of the image is not as its manifest or the reference run says")
         files = [path for path in artifacts.rglob("*") if path.is_file()]
         for path in files:
             if (path.stat().st_uid, path.stat().st_gid) != owner:
                 raise ContainerProblem(f"{path.relative_to(folder)} does not belong to {user}")
         if image_id(image) not in (artifacts / "smoke" / "manifest.json").read_text(encoding="utf-8"):
             raise ContainerProblem("the manifest of the smoke study does not name the image")
-        return f"the smoke study ran; its {len(files)} files belong to {user}, and its manifest names the image"
+        return f"the smoke study is as its reference, its {len(files)} files are {user}'s, its manifest names the image"
 
 
 def lab_answer(token: str) -> int:

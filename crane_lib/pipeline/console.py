@@ -19,7 +19,7 @@ from crane_lib.pipeline.board import Board, Row
 
 _STYLES = {"running": "bold cyan", "done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow"}
 _DETAILS_WIDTH = 90  # columns of a terminal from which on there is room for what a section says of itself
-_RESULTS = {
+RESULTS = {
     "report.html": "what was reproduced, with every table and figure, in one file",
     "report.md": "the same as text",
     "claims.json": "the verdicts, for programs",
@@ -40,6 +40,12 @@ def seconds_text(seconds: float) -> str:
     if whole < 2 * 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def shown(path: Path) -> str:
+    """A path as it is told: from the working folder on where it lies below it."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
 
 
 def _is_quiet() -> bool:
@@ -71,7 +77,7 @@ class Console:
         self._started = time.monotonic()
         count, left = len(board.rows), board.left
         about = f", about {seconds_text(left)} on this machine if no stage can be reused" if left else ""
-        self.say(f"CRANE, profile {profile}: {count} sections into {folder}{about}{disk}")
+        self.say(f"CRANE, profile {profile}: {count} sections into {shown(folder)}{about}{disk}")
         if not self._live:
             for row in board.rows:
                 if row.state == "reused":
@@ -101,8 +107,8 @@ class Console:
     def failed(self, row: Row, error: str, *, notebook: Path, log: Path) -> None:
         """Say that a section failed, why, and where its notebook and log are."""
         self.say(f"{row.number}  {row.title}: FAILED after {seconds_text(row.seconds)}: {error}", style="bold red")
-        self.say(f"    its notebook: {notebook}")
-        self.say(f"    its log: {log}")
+        self.say(f"    its notebook: {shown(notebook)}")
+        self.say(f"    its log: {shown(log)}")
 
     def finish(self, folder: Path, board: Board) -> None:
         """Say how the run went and where its results are."""
@@ -112,11 +118,11 @@ class Console:
             self.say(f"{failures} of {count} sections failed in {took}", style="bold red")
         else:
             self.say(f"All {count} sections done in {took}")
-        there = [name for name in _RESULTS if (folder / name).exists()]
-        paths = {name: f"{folder / name}{'/' if (folder / name).is_dir() else ''}" for name in there}
+        there = [name for name in RESULTS if (folder / name).exists()]
+        paths = {name: f"{shown(folder / name)}{'/' if (folder / name).is_dir() else ''}" for name in there}
         width = max(map(len, paths.values()), default=0)
         for name in there:
-            self.say(f"  {paths[name]:<{width}}  {_RESULTS[name]}")
+            self.say(f"  {paths[name]:<{width}}  {RESULTS[name]}")
 
     def _table(self, board: Board) -> Group:
         """The table as it is now."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from crane_lib.errors import CraneError
-from crane_lib.pipeline.console import Console
+from crane_lib.pipeline.console import Console, shown
 from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.runner import alone, finish, run_sections
 from crane_lib.profile import EmbeddedSource, Profile
@@ -71,5 +71,5 @@ def run_seeds(run: Run, count: int, *, fresh: bool, console: Console) -> int:
         report = write_summary(folders, first.folder / "seeds", budget=first.profile.selection.budget)
         finish(first, again=True)
     console.say(f"Summary over {count} model seeds:")
-    console.say(f"  {report}")
+    console.say(f"  {shown(report)}")
     return 0

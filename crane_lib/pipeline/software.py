@@ -78,6 +78,24 @@ def describe_image() -> dict[str, str | None] | None:
     return {"name": name, "digest": digest} if name or digest else None
 
 
+def missing_in_container() -> str:
+    """One line on what a manifest made in this container cannot name and how to tell it; empty where nothing lacks."""
+    image = describe_image()
+    if image is None:
+        return ""
+    ways = {
+        "the commit": (describe_commit()["commit"], "build the image with --build-arg COMMIT=..."),
+        "the image's digest": (image["digest"], f"start the container with -e {DIGEST_VARIABLE}=..."),
+    }
+    lacking = {what: way for what, (known, way) in ways.items() if not known}
+    if not lacking:
+        return ""
+    return (
+        f"note: the manifest will not name {' nor '.join(lacking)}; to have it there, {' and '.join(lacking.values())} "
+        "(README.md, section Docker, has the commands)"
+    )
+
+
 def installed_version(package: str) -> str | None:
     """Version of an installed package, None if it is not installed."""
     try:

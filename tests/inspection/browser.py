@@ -14,7 +14,7 @@ import pytest
 from crane_lib.pipeline import lab
 
 ROOT = Path(lab.__file__).resolve().parents[2]
-_ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab/tree/notebooks/inspect\.ipynb\?token=\w+")
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab/tree/_lab/\w+/inspect\.ipynb\?token=\w+")
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

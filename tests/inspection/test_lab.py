@@ -1,15 +1,17 @@
 """JupyterLab on the inspection notebook: how it is started, and that a person can use it."""
 
-import shutil
 import sys
+import time
 import urllib.error
 import urllib.request
 
+import nbformat
 import pytest
 
 from crane_lib import cli
 from crane_lib.errors import CraneError
 from crane_lib.pipeline import lab
+from crane_lib.profile import load_profile
 from tests.inspection.browser import chromium, free_port, jupyter, page_on, run_all_cells
 
 
@@ -41,16 +43,20 @@ def started(monkeypatch):
 def test_both_commands_start_it_for_the_profile_given(started, tmp_path, words, capsys):
     command, environment = started(*words, "--profile", "smoke", "--artifacts", tmp_path)
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert "--LabApp.default_url=/lab/tree/notebooks/inspect.ipynb" in command
+    assert {
+        f"--ServerApp.root_dir={tmp_path}",
+        "--LabApp.default_url=/lab/tree/_lab/smoke/inspect.ipynb",
+    } <= set(command)
+    assert (tmp_path / "_lab" / "smoke" / "inspect.ipynb").is_file()
     assert "--ServerApp.ip=127.0.0.1" in command
     assert environment == {"CRANE_PROFILE": "smoke", "CRANE_ARTIFACTS": str(tmp_path)}
     assert capsys.readouterr().err.startswith(f"note: {tmp_path / 'smoke'}: nothing has been run there yet")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["_lab"]
 
 
 @pytest.mark.parametrize("words", [("lab",), ("run", "--lab")])
-def test_in_a_container_it_listens_where_it_is_told_and_keeps_its_token(started, words):
-    command, _ = started(*words, "--ip", "0.0.0.0", "--port", "9123")
+def test_in_a_container_it_listens_where_it_is_told_and_keeps_its_token(started, tmp_path, words):
+    command, _ = started(*words, "--artifacts", tmp_path, "--ip", "0.0.0.0", "--port", "9123")
     assert "--ServerApp.ip=0.0.0.0" in command
     assert {"--ServerApp.port=9123", "--ServerApp.port_retries=0"} <= set(command)
     assert not [argument for argument in command if "token" in argument.lower() or "password" in argument.lower()]
@@ -79,24 +85,94 @@ def test_without_a_notebook_or_a_screen(monkeypatch, tmp_path):
     assert not lab.has_screen()
     monkeypatch.setenv("DISPLAY", ":0")
     assert lab.has_screen()
-    assert "--no-browser" in lab.lab_command()
-    assert "--no-browser" not in lab.lab_command(browser=True)
+    assert "--no-browser" in lab.lab_command(lab.NOTEBOOK, root=lab.NOTEBOOKS)
+    assert "--no-browser" not in lab.lab_command(lab.NOTEBOOK, root=lab.NOTEBOOKS, browser=True)
     monkeypatch.setattr(lab, "NOTEBOOK", tmp_path / "inspect.ipynb")
     with pytest.raises(CraneError, match=r"inspect\.ipynb: no such notebook; run from a clone"):
         lab.open_lab("mini", tmp_path, run_folder=tmp_path)
+
+
+@pytest.fixture
+def original(tmp_path, monkeypatch):
+    """A notebook in the place of the repository's; gives a function that changes it."""
+    path = tmp_path / "notebooks" / "inspect.ipynb"
+    monkeypatch.setattr(lab, "NOTEBOOK", path)
+
+    def write(*sources):
+        cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
+        for cell in cells:
+            cell.outputs = [nbformat.v4.new_output("stream", text="of smoke")]
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+    write("a = 1")
+    return write
+
+
+def change(path, **changes):
+    """What JupyterLab saves when the first cell of a copy is changed."""
+    book = nbformat.read(path, as_version=4)
+    book.cells[0].update(changes)
+    nbformat.write(book, path)
+
+
+def sources(path):
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
+
+
+def test_the_copy_has_no_outputs_and_the_original_stays_as_it_was(original, tmp_path):
+    before = lab.NOTEBOOK.read_bytes()
+    copy = lab.working_copy(tmp_path / "artifacts", "mini")
+    assert lab.NOTEBOOK.read_bytes() == before
+    (cell,) = nbformat.read(copy, as_version=4).cells
+    assert (cell.source, cell.outputs, cell.execution_count) == ("a = 1", [], None)
+    assert lab.working_copy(tmp_path / "artifacts", "smoke") != copy
+
+
+def test_a_copy_that_was_only_executed_follows_the_original(original, tmp_path, capsys):
+    copy = lab.working_copy(tmp_path, "mini")
+    change(copy, outputs=[nbformat.v4.new_output("stream", text="of mini")], execution_count=3)
+    executed = copy.read_bytes()
+    assert lab.working_copy(tmp_path, "mini").read_bytes() == executed
+    original("a = 2", "b = 3")
+    assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 2", "b = 3"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_copy_with_changes_stays_and_that_is_said_once_it_is_behind(original, tmp_path, capsys):
+    copy = lab.working_copy(tmp_path, "mini")
+    change(copy, source="a = 'mine'")
+    assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 'mine'"]
+    assert capsys.readouterr().err == ""
+    original("a = 2")
+    assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 'mine'"]
+    assert capsys.readouterr().err.startswith(f"note: {copy}: has changes of yours and is kept; ")
+
+
+def test_a_copy_that_cannot_be_read_or_written_is_one_line(original, tmp_path):
+    copy = lab.working_copy(tmp_path, "mini")
+    copy.write_text("{")
+    with pytest.raises(CraneError, match=r"inspect\.ipynb: is no notebook; move it away"):
+        lab.working_copy(tmp_path, "mini")
+    (tmp_path / "file").touch()
+    with pytest.raises(CraneError, match="cannot be written"):
+        lab.working_copy(tmp_path / "file", "mini")
+
+
+def test_no_run_can_take_the_folder_of_the_copies(study_root):
+    profile = load_profile(str(study_root / "small.yaml"))
+    with pytest.raises(ValueError, match="name"):
+        type(profile).model_validate({**profile.model_dump(), "name": lab.COPIES})
 
 
 @pytest.mark.slow
 def test_a_person_chooses_another_language_and_another_neuron(study_root, tmp_path, monkeypatch):
     """The whole way: server with its token, notebook run in a browser, controls turned."""
     executable = chromium()
-    copied = tmp_path / "notebooks" / "inspect.ipynb"  # JupyterLab saves what it shows
-    copied.parent.mkdir()
-    shutil.copy(lab.NOTEBOOK, copied)
-    monkeypatch.setattr(lab, "NOTEBOOKS", copied.parent)
-    monkeypatch.setattr(lab, "NOTEBOOK", copied)
-    environment = lab.lab_environment(str(study_root / "small.yaml"), study_root / "artifacts")
-    with jupyter(lab.lab_command(port=free_port()), environment, folder=tmp_path) as address:
+    before, artifacts = lab.NOTEBOOK.read_bytes(), study_root / "artifacts"
+    command = lab.lab_command(lab.working_copy(artifacts, "small"), root=artifacts, port=free_port())
+    environment = lab.lab_environment(str(study_root / "small.yaml"), artifacts)
+    with jupyter(command, environment, folder=tmp_path) as address:
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(address.partition("/lab")[0] + "/api/contents")
         with page_on(address, executable=executable) as (page, asked):
@@ -119,3 +195,15 @@ def test_a_person_chooses_another_language_and_another_neuron(study_root, tmp_pa
             panel.locator("p.crane-text").first.wait_for(state="detached")
             page.screenshot(path=tmp_path / "panel.png")
             assert not [url for url in asked if url.startswith("http") and "//127.0.0.1:" not in url]
+            page.get_by_role("menuitem", name="File", exact=True).click()
+            page.locator(".lm-Menu-item[data-command='docmanager:save']").click()
+            copy = artifacts / "_lab" / "small" / "inspect.ipynb"
+            patience = time.monotonic() + 60
+            while '"output_type"' not in copy.read_text() and time.monotonic() < patience:
+                page.wait_for_timeout(200)
+    assert '"output_type"' in copy.read_text()
+    assert lab.NOTEBOOK.read_bytes() == before
+    other = tmp_path / lab.NOTEBOOK.name
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("a = 2")]), other)
+    monkeypatch.setattr(lab, "NOTEBOOK", other)
+    assert sources(lab.working_copy(artifacts, "small")) == ["a = 2"]  # nobody had changed what JupyterLab saved

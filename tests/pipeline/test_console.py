@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crane_lib.pipeline.board import Board, Row
-from crane_lib.pipeline.console import Console, seconds_text
+from crane_lib.pipeline.console import Console, seconds_text, shown
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,25 @@ def test_the_end_names_what_is_there(capsys, tmp_path):
     rows.row("01").stop("failed")
     console.finish(tmp_path, rows)
     assert capsys.readouterr().out.startswith("1 of 2 sections failed in 0 s")
+
+
+def test_paths_are_told_from_the_working_folder_on(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "artifacts" / "mini"
+    (folder / "tables").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    rows, console = board(60.0), Console()
+    console.start("mini", folder, rows)
+    console.failed(rows.row("00"), "error", notebook=folder / "n.ipynb", log=folder / "n.log")
+    console.finish(folder, rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "CRANE, profile mini: 1 sections into artifacts/mini, about 60 s on this machine if no stage can be reused",
+        "00  Title 0: FAILED after 0 s: error",
+        "    its notebook: artifacts/mini/n.ipynb",
+        "    its log: artifacts/mini/n.log",
+        "All 1 sections done in 0 s",
+        "  artifacts/mini/tables/  each table as CSV, Markdown and LaTeX",
+    ]
+    assert shown(tmp_path.parent) == str(tmp_path.parent)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def test_the_hubs_cache_names_commit_and_hashes(tmp_path, monkeypatch):
     assert origins.describe_models(load_profile("qwen2.5-0.5b"), {})["base"]["commit"] is None
 
 
-def test_the_commit_is_told_by_git_the_image_or_the_archive(tmp_path, monkeypatch):
+def test_without_git_the_commit_is_told_by_the_image_or_the_archive(tmp_path, monkeypatch):
     monkeypatch.delenv(software.COMMIT_VARIABLE, raising=False)
     monkeypatch.setattr(software, "ROOT", tmp_path)
     nothing = {"commit": None, "uncommitted_changes": None, "commit_from": None}
@@ -103,6 +103,12 @@ def test_the_commit_is_told_by_git_the_image_or_the_archive(tmp_path, monkeypatc
         "uncommitted_changes": True,
         "commit_from": software.COMMIT_VARIABLE,
     }
+
+
+def test_git_is_believed_before_all_others(git, tmp_path, monkeypatch):
+    monkeypatch.setenv(software.COMMIT_VARIABLE, "cd" * 20)
+    monkeypatch.setattr(software, "ROOT", tmp_path)
+    write_text(tmp_path / "old.txt", "old")
     identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
@@ -120,6 +126,27 @@ def test_the_image_comes_from_the_environment(monkeypatch):
     assert software.describe_image() is None
     monkeypatch.setenv(software.DIGEST_VARIABLE, "sha256:12")
     assert software.describe_image() == {"name": None, "digest": "sha256:12"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, None),  # no container
+        ({software.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
+        ({software.IMAGE_VARIABLE: "crane", software.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
+        ({software.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
+        ({software.DIGEST_VARIABLE: "sha256:12", software.COMMIT_VARIABLE: "ab"}, None),
+    ],
+)
+def test_what_a_container_was_not_told_is_said_in_a_line(tmp_path, monkeypatch, given, words):
+    monkeypatch.setattr(software, "ROOT", tmp_path)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    said = software.missing_in_container()
+    assert "\n" not in said
+    assert said == "" if words is None else words in said
+    assert ("COMMIT=..." in said) == ("the commit" in said)
+    assert (f"-e {software.DIGEST_VARIABLE}=..." in said) == ("the image's digest" in said)
 
 
 def test_packages_that_are_not_the_locked_ones(tmp_path):

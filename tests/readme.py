@@ -1,0 +1,34 @@
+"""The README and the commands in it."""
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+_COMMAND = re.compile(r"(\w+=\S+ )*(\./run_(all|tests)\.sh( |$)|(crane|python|docker|conda|torchrun|source|hf) )")
+_NAMES = ("crane verify", "docker run")  # said in a sentence, without what it is called with
+
+
+def commands() -> list[str]:
+    """Lines of its bash blocks, and what stands between backticks or in a line's comment and begins like a command."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    lines = [" ".join(line.split()) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    rest = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    said = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
+    said += [line.partition(" # ")[2].partition(": ")[0] for line in lines]
+    found = [line.partition(" # ")[0] for line in lines]
+    found += [one for one in said if _COMMAND.match(one) and one not in _NAMES]
+    return list(dict.fromkeys(found))
+
+
+def split(command: str) -> tuple[dict[str, str], list[str]]:
+    """Settings before a command, and its words."""
+    words = shlex.split(command)
+    count = next((number for number, word in enumerate(words) if not re.match(r"\w+=", word)), len(words))
+    return dict(word.split("=", 1) for word in words[:count]), words[count:]
+
+
+def starting(*start: str) -> list[str]:
+    """Commands whose first words are these."""
+    return [command for command in commands() if split(command)[1][: len(start)] == list(start)]
