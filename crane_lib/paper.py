@@ -7,7 +7,7 @@ import pandas as pd
 from crane_lib.agreement import share_with_random
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.rows import COLUMNS
-from crane_lib.files import read_frame, read_json
+from crane_lib.files import read_json
 from crane_lib.lape_list import read_lape_list
 from crane_lib.models.loading import model_directory
 from crane_lib.neurons import NeuronSet, read_all_sets
@@ -53,14 +53,16 @@ def caption(what: str, why: str) -> str:
 
 
 def open_ended_rows(study: Study) -> tuple[pd.DataFrame, str]:
-    """Judge scores of open-ended answers, and why there are none, empty where there are."""
-    reason = study.no_open_ended
-    if not reason:
-        try:
-            return read_frame(study.open_scores() / "rows.csv"), ""
-        except CraneError as error:  # no judge, say; what was published is shown without ours
-            reason = str(error)
-    return pd.DataFrame(columns=list(COLUMNS)), reason
+    """Judge scores of open-ended answers, and why all or the endpoint's are missing, empty where none is."""
+    rows, reason = pd.DataFrame(columns=list(COLUMNS)), study.no_open_ended
+    if reason:
+        return rows, reason
+    try:
+        if len(study.judges) > 1:  # the offline judge's scores stand by themselves
+            rows = study.judge_rows("offline")
+        return study.open_rows(), ""
+    except CraneError as error:  # no judge, say; what does not read the scores goes on without them
+        return rows, str(error)
 
 
 def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Tolerances) -> tuple[pd.DataFrame, str]:
