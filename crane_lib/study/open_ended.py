@@ -19,11 +19,7 @@ class OpenEnded(RelevanceAndSelection):
     @property
     def no_open_ended(self) -> str:
         """Why there is no open-ended generation, empty where there is."""
-        if not self.has_chat:
-            return "the profile names no chat model (source.chat_model)"
-        if not self.trains_model and self.profile.open_ended.questions is None:
-            return "the profile names no open questions (open_ended.questions)"
-        return ""
+        return self.profile.no_open_ended
 
     @property
     def open_sets(self) -> dict[str, list[tuple[str, str]]]:
