@@ -29,6 +29,30 @@ def _load(path: Path) -> Any:
         raise CraneError(f"{path}: is not a file of tensors that torch reads ({type(error).__name__})") from error
 
 
+def _by_language(path: Path) -> dict[str, list[Any]]:
+    """For each language what the file has a layer."""
+    value = _load(path)
+    if not isinstance(value, list) or not all(isinstance(entry, list) for entry in value):
+        raise CraneError(f"{path}: expected a list over languages of lists over layers, saw {type(value).__name__}")
+    if len(value) not in LANGUAGES:
+        known = " or ".join(str(count) for count in LANGUAGES)
+        raise CraneError(f"{path}: has {len(value)} languages, LAPE's lists have {known}; which they are is not known")
+    return dict(zip(LANGUAGES[len(value)], value, strict=True))
+
+
+def check_lape_list(path: Path, *, layers: int | None, width: int | None) -> None:
+    """Make sure that a published list can be read, and fits a model where its sizes are known.
+
+    Raises
+    ------
+    CraneError : as `read_lape_list`
+    """
+    if layers is None or width is None:
+        _by_language(path)
+    else:
+        read_lape_list(path, layers=layers, width=width)
+
+
 def _layer(tensor: Any, *, place: str, width: int) -> np.ndarray:
     """Sorted indices of one layer, checked."""
     if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.int64 or tensor.ndim != 1:
@@ -62,14 +86,8 @@ def read_lape_list(path: Path, *, layers: int, width: int, model: str = "") -> l
     ------
     CraneError : no such file, not such a list, or not one of this model (layers, or an index beyond the width)
     """
-    value = _load(path)
-    if not isinstance(value, list) or not all(isinstance(entry, list) for entry in value):
-        raise CraneError(f"{path}: expected a list over languages of lists over layers, saw {type(value).__name__}")
-    if len(value) not in LANGUAGES:
-        known = " or ".join(str(count) for count in LANGUAGES)
-        raise CraneError(f"{path}: has {len(value)} languages, LAPE's lists have {known}; which they are is not known")
     sets = []
-    for language, by_layer in zip(LANGUAGES[len(value)], value, strict=True):
+    for language, by_layer in _by_language(path).items():
         if len(by_layer) != layers:
             raise CraneError(
                 f"{path}: {language!r} has {len(by_layer)} layers, the model {layers}; it is of another model"

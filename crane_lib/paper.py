@@ -28,15 +28,24 @@ def caption(what: str, why: str) -> str:
     return f"{what}: directions only, for {why}."
 
 
+def open_ended_rows(study: Study) -> tuple[pd.DataFrame, str]:
+    """Judge scores of open-ended answers, and why all or the endpoint's are missing, empty where none is."""
+    rows, reason = pd.DataFrame(columns=list(COLUMNS)), study.no_open_ended
+    if reason:
+        return rows, reason
+    try:
+        if len(study.judges) > 1:  # the offline judge's scores stand by themselves
+            rows = study.judge_rows("offline")
+        return study.open_rows(), ""
+    except CraneError as error:  # no judge, say; what does not read the scores goes on without them
+        return rows, str(error)
+
+
 def open_ended_results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Judge scores of open-ended answers, the answers, and why there are none, empty where there are."""
-    reason = study.no_open_ended
-    if not reason:
-        try:
-            return study.open_rows(), study.open_items(), ""
-        except CraneError as error:  # no judge, say; what was published is shown without ours
-            reason = str(error)
-    return pd.DataFrame(columns=list(COLUMNS)), pd.DataFrame(columns=["language", "question"]), reason
+    """Judge scores of open-ended answers, the answers, and why any are missing, empty where none is."""
+    rows, reason = open_ended_rows(study)
+    items = study.open_items() if not reason else pd.DataFrame(columns=["language", "question"])
+    return rows, items, reason
 
 
 def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Tolerances) -> tuple[pd.DataFrame, str]:

@@ -6,15 +6,21 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.benchmarks import BENCHMARKS
+from crane_lib.evaluation.judges_protocol import Endpoint
+from crane_lib.evaluation.open_questions import read_question_files
+from crane_lib.files import read_json
+from crane_lib.lape_list import check_lape_list
 from crane_lib.models import hub
 from crane_lib.models.loading import MAP, check_model_directory
-from crane_lib.profile import Profile
+from crane_lib.profile import EmbeddedSource, Profile
 from crane_lib.profile_hub import HubModel, HubSource, HubText, Task
+from crane_lib.stages.benchmarks import read_task
 
 _GIGABYTE = 1e9
 
@@ -64,9 +70,9 @@ class Machine:
         name, patterns = _task_files(task)
         return hub.cached_dataset_files(name, revision=task.revision, patterns=patterns)
 
-    def check_reachable(self, name: str, kind: str) -> None:
-        """Raise CraneError if the hub does not give out a model or dataset."""
-        hub.check_reachable(name, kind=kind)
+    def check_reachable(self, name: str, kind: str, revision: str) -> None:
+        """Raise CraneError if the hub does not give out a revision of a model or dataset."""
+        hub.check_reachable(name, kind=kind, revision=revision)
 
 
 def _existing(folder: Path) -> Path:
@@ -87,7 +93,7 @@ def preflight(profile: Profile, folder: Path, machine: Machine | None = None) ->
     folder : of the run's results; a corpus that was sampled already is not asked for again
     """
     machine = machine or Machine()
-    return [*_hardware(profile, folder, machine), *_sources(profile, folder, machine)]
+    return [*_hardware(profile, folder, machine), *_sources(profile, folder, machine), *_beside(profile)]
 
 
 def _hardware(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check]:
@@ -132,14 +138,40 @@ def _sources(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check
         for model in (source.base_model, source.chat_model):
             if model is not None:
                 yield _model(model, machine)
-        seen: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         for text in source.texts.values():
-            name = str(text.file or text.dataset)
+            name = (str(text.file or text.dataset), text.revision)
             if name not in seen:
                 seen.add(name)
                 yield _corpus(text, folder, machine)
     for task in profile.evaluation.tasks.values():
-        yield _task(task, machine)
+        yield _task(task, profile.evaluation.few_shot, machine)
+
+
+def _beside(profile: Profile) -> Iterator[Check]:
+    """What else a profile names: files of questions, the judge, a published list."""
+    options, listed = profile.open_ended, profile.paper.lape_list
+    if not profile.no_open_ended:
+        if (questions := options.questions) is not None:
+            yield _asked("open questions", "there", lambda: read_question_files(questions))
+        if options.judge != "offline":
+            yield _asked("judge", "named in the environment", Endpoint.from_environment)
+    if listed is not None and not profile.rehearsal:
+        layers, width = _sizes(profile)
+        yield _asked("paper.lape_list", "there", lambda: check_lape_list(listed, layers=layers, width=width))
+
+
+def _sizes(profile: Profile) -> tuple[int | None, int | None]:
+    """Layers and MLP width of the base model, None where its configuration is not at hand."""
+    source = profile.source
+    if isinstance(source, EmbeddedSource):
+        return source.architecture.layers, source.architecture.intermediate
+    model = source.base_model.id if isinstance(source.base_model, HubModel) else str(source.base_model)
+    about = source.architecture if isinstance(source, HubSource) else {}
+    with suppress(CraneError):  # what is wrong with the model is said where it is looked at
+        if Path(model).is_dir():
+            about = read_json(Path(model) / "config.json")
+    return about.get("num_hidden_layers"), about.get("intermediate_size")
 
 
 def _model(model: HubModel, machine: Machine) -> Check:
@@ -148,7 +180,7 @@ def _model(model: HubModel, machine: Machine) -> Check:
         return _asked(what, "there", lambda: check_model_directory(Path(model.id)))
     if machine.cached_model(model):
         return Check(what, True, "in the hub's cache")
-    return _asked(what, "to be fetched", lambda: machine.check_reachable(model.id, "model"))
+    return _asked(what, "to be fetched", lambda: machine.check_reachable(model.id, "model", model.revision))
 
 
 def _corpus(text: HubText, folder: Path, machine: Machine) -> Check:
@@ -159,25 +191,25 @@ def _corpus(text: HubText, folder: Path, machine: Machine) -> Check:
         place = Path(str(text.file or text.dataset))
         return Check(what, place.exists(), "there" if place.exists() else "no such file or folder")
     name = text.dataset
-    return _asked(what, "to be streamed", lambda: machine.check_reachable(name, "dataset"))
+    return _asked(what, "to be streamed", lambda: machine.check_reachable(name, "dataset", text.revision))
 
 
-def _task(task: Task, machine: Machine) -> Check:
-    if task.path is not None:
-        there = task.path.is_dir()
-        return Check(f"task {task.name} {task.path}", there, "there" if there else "no such folder")
+def _task(task: Task, few_shot: int, machine: Machine) -> Check:
     name, _patterns = _task_files(task)
+    if task.path is not None or hub.is_local(name):
+        what = f"task {task.name} {task.path or name}"
+        return _asked(what, "there", lambda: read_task(task.model_dump(), few_shot=few_shot))
     what = f"task {task.name} ({name})"
     if machine.cached_task(task):
         return Check(what, True, "in the hub's cache")
-    return _asked(what, "to be fetched", lambda: machine.check_reachable(name, "dataset"))
+    return _asked(what, "to be fetched", lambda: machine.check_reachable(name, "dataset", task.revision))
 
 
-def _asked(what: str, remark: str, ask: Callable[[], None]) -> Check:
+def _asked(what: str, remark: str, ask: Callable[[], object]) -> Check:
     """A check that is met where asking raises nothing."""
     try:
         ask()
     except CraneError as error:
-        # Without "model x: " or "dataset x: " before it, which `what` says already.
-        return Check(what, False, re.sub(r"^(model|dataset) \S+: ", "", str(error)))
+        # Without "model x: " or the like before it, which `what` says already.
+        return Check(what, False, re.sub(r"^((model|dataset|task) \S+: |judge: |open questions:? )", "", str(error)))
     return Check(what, True, remark)

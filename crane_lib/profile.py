@@ -248,7 +248,23 @@ class Profile(_Strict):
     def has_needs(self) -> bool:
         """Whether a preflight has anything to look at."""
         needs = self.needs.model_copy(update={"disk_gb": 0})  # every run looks at its disk
-        return isinstance(self.source, HubSource) or needs != Needs() or bool(self.evaluation.tasks)
+        named = (self.evaluation.tasks, self.open_ended.questions, self.paper.lape_list)
+        judge = self.open_ended.judge != "offline"
+        return isinstance(self.source, HubSource) or needs != Needs() or any(named) or judge
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether there is a chat model."""
+        return isinstance(self.source, EmbeddedSource) or self.source.chat_model is not None
+
+    @property
+    def no_open_ended(self) -> str:
+        """Why there is no open-ended generation, empty where there is."""
+        if not self.has_chat:
+            return "the profile names no chat model (source.chat_model)"
+        if not isinstance(self.source, EmbeddedSource) and self.open_ended.questions is None:
+            return "the profile names no open questions (open_ended.questions)"
+        return ""
 
     @property
     def is_gated(self) -> bool:

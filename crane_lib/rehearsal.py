@@ -32,7 +32,9 @@ SMALL: dict[str, Any] = {
         "questions": 12,
     },
     "evaluation": {"batch_size": 32},
-    "open_ended": {"max_new_tokens": 6, "batch_size": 72, "random_draws": 1},
+    # Offline, whoever judges the real run: an endpoint is paid for, and a rehearsal's answers are nothing to judge.
+    "open_ended": {"max_new_tokens": 6, "batch_size": 72, "random_draws": 1, "judge": "offline"},
+    "ground_truth": {"documents": 4},
 }
 _DOCUMENTS = 80
 _QUESTIONS = 8  # a subject

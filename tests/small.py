@@ -62,7 +62,8 @@ def small_model(vocabulary: int, *, random_seed=0) -> LlamaForCausalLM:
 def write_ungated(folder: Path) -> Path:
     """Put a GPT-2 in the place of the model of a folder; its tokenizer stays."""
     vocabulary = AutoConfig.from_pretrained(folder).vocab_size
-    config = GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_inner=24, n_positions=128)
+    sizes = {"vocab_size": vocabulary, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24, "n_positions": 128}
+    config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GPT2LMHeadModel(config)

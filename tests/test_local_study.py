@@ -269,6 +269,14 @@ def test_a_device_that_is_not_there(tmp_path):
         opened(profile, tmp_path).relevance("base")
 
 
+def test_a_chat_model_with_another_models_tokenizer(tmp_path):
+    profile = write_study(tmp_path, chat=True, questions=False)
+    opened(profile, tmp_path).model("chat")
+    small_tokenizer(TEXTS["vi"]).save_pretrained(tmp_path / "chat")
+    with pytest.raises(CraneError, match=r"models .*/model and .*/chat: their tokenizers differ in \d+ tokens"):
+        opened(profile, tmp_path).model("chat")
+
+
 def test_a_chat_model_of_another_shape_cannot_take_the_base_models_sets(tmp_path):
     profile = write_study(tmp_path, chat=True, questions=False, relevance_documents=8, perplexity_documents=2)
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,5 +1,6 @@
 """What a profile needs, on machines and hubs that tests make up."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+import yaml
 
+from crane_lib import made_up
 from crane_lib.errors import CraneError
+from crane_lib.evaluation.judges_protocol import KEY, MODEL, URL
 from crane_lib.models import hub
 from crane_lib.preflight import Machine, preflight
 from crane_lib.profile import load_profile, profile_names
+from tests.small import write_study
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ["llama2-7b", "qwen2.5-0.5b", "qwen3-8b"]
@@ -20,7 +26,7 @@ REAL = ["llama2-7b", "qwen2.5-0.5b", "qwen3-8b"]
 class Fake(Machine):
     def __init__(self, *, gpu=80.0, memory=256.0, free=500.0, cached=False, refused=(), one_disk=True):
         self.gpu, self.memory, self.free, self.cached, self.refused = gpu, memory, free, cached, refused
-        self.one_disk, self.asked = one_disk, []
+        self.one_disk, self.asked, self.revisions = one_disk, [], {}
 
     def gpu_memory_gb(self, device):
         return self.gpu
@@ -40,8 +46,9 @@ class Fake(Machine):
     def cached_task(self, task):
         return self.cached
 
-    def check_reachable(self, name, kind):
+    def check_reachable(self, name, kind, revision):
         self.asked.append((kind, name))
+        self.revisions[name] = revision
         if name in self.refused:
             raise CraneError(f"{kind} {name}: is gated; accept its licence")
 
@@ -60,7 +67,7 @@ def llama():
 def test_a_machine_that_has_all(llama):
     machine = Fake()
     checks = preflight(llama, Path("nowhere"), machine)
-    assert len(checks) == 9
+    assert len(checks) == 10
     assert all(check.met for check in checks)
     assert ("model", "meta-llama/Llama-2-7b-chat-hf") in machine.asked
     assert [name for kind, name in machine.asked if kind == "dataset"] == [
@@ -193,3 +200,152 @@ def test_an_index_that_was_cut_off_is_no_model(tmp_path, monkeypatch):
     assert not hub.cached_model("a/b", revision="main")
     (tmp_path / "model-00002-of-00002.safetensors").write_text("{}")
     assert hub.cached_model("a/b", revision="main")
+
+
+def test_the_revision_asked_for_is_the_profiles(llama):
+    source = llama.source
+    pinned = {language: text.model_copy(update={"revision": "v2"}) for language, text in source.texts.items()}
+    chat = source.chat_model.model_copy(update={"revision": "abc"})
+    machine = Fake()
+    changed = source.model_copy(update={"texts": pinned, "chat_model": chat})
+    preflight(llama.model_copy(update={"source": changed}), Path("nowhere"), machine)
+    asked = {"allenai/c4": "v2", chat.id: "abc", source.base_model.id: "main", "cais/mmlu": "main"}
+    assert asked.items() <= machine.revisions.items()
+
+
+def test_a_revision_that_the_hub_lacks(monkeypatch):
+    from huggingface_hub import HfApi, errors
+
+    def info(_api, name, *, repo_type, revision):
+        if revision != "v1":
+            raise errors.RevisionNotFoundError.__new__(errors.RevisionNotFoundError)
+
+    monkeypatch.setattr(HfApi, "auth_check", lambda _api, name, *, repo_type: None)
+    monkeypatch.setattr(HfApi, "repo_info", info)
+    Machine().check_reachable("a/b", "dataset", "v1")
+    with pytest.raises(CraneError, match="dataset a/b: has no revision 'v9'"):
+        Machine().check_reachable("a/b", "dataset", "v9")
+
+
+# --- a user's own study ------------------------------------------------------------------------------------------
+
+
+def own(folder, *, chat=True, **changes):
+    """A local study, with changes of its profile."""
+    path = write_study(folder, chat=chat)
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
+    return load_profile(str(path))
+
+
+def open_questions(folder, **files):
+    for language, text in files.items():
+        (folder / f"open.{language}.txt").write_text(text, encoding="utf-8")
+    return {language: f"open.{language}.txt" for language in ("en", "vi")}
+
+
+def test_a_study_of_local_files_needs_no_preflight(tmp_path):
+    assert not own(tmp_path).has_needs
+
+
+@pytest.mark.parametrize("judge", ["endpoint", "both"])
+def test_the_judges_variables_are_looked_at(tmp_path, monkeypatch, judge):
+    for name in (URL, MODEL, KEY):
+        monkeypatch.delenv(name, raising=False)
+    asked = open_questions(tmp_path, en="Who?\n", vi="Ai?\n")
+    profile = own(tmp_path, open_ended={"questions": asked, "judge": judge})
+    assert profile.has_needs
+    assert missing(profile, Fake())["judge"].startswith("CRANE_JUDGE_URL is not set; set CRANE_JUDGE_URL,")
+    for name, value in ((URL, "https://judge.example/v1"), (MODEL, "m"), (KEY, "a-key")):
+        monkeypatch.setenv(name, value)
+    assert missing(profile, Fake()) == {}
+    assert not any("a-key" in str(check) for check in preflight(profile, tmp_path, Fake()))
+    monkeypatch.setenv(KEY, "a key\n")
+    assert missing(profile, Fake())["judge"].startswith("CRANE_JUDGE_KEY has a space at an end")
+
+
+def test_no_judge_is_asked_for_where_nothing_is_judged(tmp_path, monkeypatch):
+    monkeypatch.delenv(URL, raising=False)
+    assert missing(own(tmp_path, open_ended={"judge": "endpoint"}), Fake()) == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"en": "Who?\n"}, "{folder}/open.vi.txt: no such file"),
+        ({"en": "Who?\nWhere?\n", "vi": "Ai?\n"}, "the languages have different numbers of questions (en 2, vi 1)"),
+        ({"en": "Who?\n", "vi": "\n"}, "{folder}/open.vi.txt: has no questions"),
+    ],
+)
+def test_the_files_of_open_questions_are_read(tmp_path, files, expected):
+    profile = own(tmp_path, open_ended={"questions": open_questions(tmp_path, **files)})
+    assert profile.has_needs
+    assert missing(profile, Fake())["open questions"].startswith(expected.format(folder=tmp_path.resolve()))
+
+
+def test_a_published_list_is_read_and_held_against_the_model(tmp_path):
+    path = tmp_path / "list.pth"
+    profile = own(tmp_path, paper={"lape_list": "list.pth"})
+    assert profile.has_needs
+    assert "no such file" in missing(profile, Fake())["paper.lape_list"]
+    torch.save([[torch.tensor([1, 23])] * 2] * 7, path)
+    assert missing(profile, Fake()) == {}
+    torch.save([[torch.tensor([1, 24])] * 2] * 7, path)
+    assert "index 24 is out of range for a width of 24" in missing(profile, Fake())["paper.lape_list"]
+    torch.save([[torch.tensor([1, 2])] * 3] * 7, path)
+    assert "'en' has 3 layers, the model 2" in missing(profile, Fake())["paper.lape_list"]
+    assert missing(profile.model_copy(update={"rehearsal": True}), Fake()) == {}  # its model is not the list's
+
+
+def test_a_published_list_for_a_model_that_is_not_there_yet(tmp_path, llama):
+    path = tmp_path / "list.pth"
+    paper = llama.paper.model_copy(update={"lape_list": path})
+    bare = llama.source.model_copy(update={"architecture": {}})
+    torch.save([[torch.tensor([11008])] * 32] * 7, path)
+    named = llama.model_copy(update={"paper": paper})
+    assert "out of range for a width of 11008" in missing(named, Fake())["paper.lape_list"]
+    assert missing(named.model_copy(update={"source": bare}), Fake()) == {}  # held against it when it is
+    path.write_bytes(b"no tensors")
+    remark = missing(named.model_copy(update={"source": bare}), Fake())["paper.lape_list"]
+    assert "is not a file of tensors" in remark
+
+
+def damaged_rows(folder):
+    (file,) = folder.rglob("*.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    del rows[0]["mc_answer3"]
+    file.write_text("".join(json.dumps({k: v for k, v in row.items() if k in rows[0]}) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "expected"),
+    [
+        (None, {}, None),
+        (damaged_rows, {}, "has no column 'mc_answer3'"),
+        (lambda folder: (folder / "data" / "vie_Latn.jsonl").unlink(), {}, "has no vie_Latn.jsonl"),
+        (None, {"subjects": ["law"]}, "has no subject 'law'"),
+        (None, {"path": "elsewhere"}, "no such folder"),
+        (None, {"path": None, "dataset": "{place}"}, None),
+    ],
+)
+def test_a_folder_of_questions_is_read(tmp_path, spoil, changes, expected):
+    place = tmp_path / "questions"
+    made_up.write_belebele(place, config="vie_Latn", language="vi", questions=9)
+    if spoil is not None:
+        spoil(place)
+    task = {"name": "belebele", "path": "questions"} | changes
+    if "dataset" in task:
+        task["dataset"] = task["dataset"].format(place=place)
+    profile = own(tmp_path, chat=False, evaluation={"tasks": {"en": task, "vi": task}})
+    assert profile.has_needs
+    machine = Fake()
+    found = missing(profile, machine)
+    assert not machine.asked
+    assert found == {} if expected is None else expected in found["task belebele"]
+
+
+def test_a_folder_without_enough_examples(tmp_path):
+    made_up.write_belebele(tmp_path / "questions", config="vie_Latn", language="vi", questions=5)
+    task = {"name": "belebele", "path": "questions"}
+    profile = own(tmp_path, chat=False, evaluation={"tasks": {"en": task, "vi": task}, "few_shot": 5})
+    assert "has 5 rows to take 5 examples from" in missing(profile, Fake())["task belebele"]

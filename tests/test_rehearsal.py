@@ -51,6 +51,15 @@ def test_profiles_that_download_nothing_need_no_rehearsal(tmp_path):
         rehearsal_profile(bare, tmp_path)
 
 
+@pytest.mark.parametrize("judge", ["endpoint", "both"])
+def test_no_rehearsal_asks_a_judge_that_is_paid_for(tmp_path, judge):
+    real = load_profile("llama2-7b")
+    real = real.model_copy(update={"open_ended": real.open_ended.model_copy(update={"judge": judge})})
+    profile = rehearsal_profile(real, tmp_path)
+    assert profile.open_ended.judge == "offline"
+    assert Study.open(profile, artifacts=tmp_path, say=lambda line: None).judges == ["offline"]
+
+
 @pytest.mark.slow
 def test_a_rehearsal_goes_through_every_section(tmp_path):
     command = [sys.executable, "-m", "crane_lib.cli", "run", "--profile", "llama2-7b", "--rehearse"]
@@ -61,6 +70,8 @@ def test_a_rehearsal_goes_through_every_section(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "llama2-7b-rehearsal"
     assert f"All {len(all_sections())} sections done" in done.stdout
+    for section in ("05", "10"):  # a published model's own run may leave these out, or ask a judge that is paid for
+        assert list((folder / "tables").glob(f"{section}_*.csv"))
     tables = sorted((folder / "tables").glob("*.md"))
     assert len(tables) >= 10
     assert all("REHEARSAL" in path.read_text(encoding="utf-8") for path in tables)

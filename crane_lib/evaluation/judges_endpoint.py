@@ -2,12 +2,12 @@
 
 Address, model and key come from the environment; the key goes into a request's header and nowhere else. Every judging
 is kept on disk under the hash of all that was asked, so that a judging that was interrupted goes on where it stopped
-and one that is repeated asks nothing.
+and one that is repeated asks nothing. That goes for refusals of a single answer, too, once it is known that the server
+judges others.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -21,6 +21,7 @@ import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.judges import PARTS
+from crane_lib.evaluation.judges_kept import SCHEMA, Judging, Refusals, keep, read_kept
 from crane_lib.evaluation.judges_protocol import (
     KEY,
     MODEL,
@@ -32,14 +33,14 @@ from crane_lib.evaluation.judges_protocol import (
     parse_judging,
     retry_after,
 )
-from crane_lib.files import fingerprint, read_json, write_json
+from crane_lib.files import fingerprint
 from crane_lib.progress import progress
 
-SCHEMA = "crane.judging/1"
 TEMPERATURE = 0.1
 _MALFORMED_TRIES = 3  # answers that are no judging, before a judging counts as missing
 _REFUSED_TRIES = 3  # where nobody listens, waiting long helps seldom
 _TRIES = 7  # on rate limits, server errors and timeouts
+_OF_ONE_ANSWER = (400, 413, 422)  # statuses of a request that its answer may be the reason of: forbidden, or too long
 _LONGEST_WAIT = 60.0  # seconds between tries, unless the server names a time itself
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -47,6 +48,14 @@ logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 class _Stopped(Exception):
     """Another judging failed for good."""
+
+
+class _Refused(CraneError):
+    """The server does not take a request; `said` is what it says of it."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class EndpointJudge:
@@ -80,6 +89,7 @@ class EndpointJudge:
         self._timeout = timeout
         self._stop = threading.Event()
         self._failure: CraneError | None = None
+        self._refusals = Refusals()
 
     def _cache_file(self, body: Mapping[str, Any], number: int) -> Path:
         name = fingerprint({"schema": SCHEMA, "address": self._endpoint.url, "body": body, "number": number})
@@ -98,16 +108,16 @@ class EndpointJudge:
 
         Raises
         ------
-        CraneError : the server is down, refuses the key or the request, or gave not one usable judging
+        CraneError : the server is down, refuses the key or every request, or gave not one usable judging
         """
         pairs = list(dict.fromkeys(zip(answers["text"], answers["answer"], strict=True)))
         found = self._judge([(pair, number) for pair in pairs for number in range(self._judgings)])
         rows = []
         for pair in zip(answers["text"], answers["answer"], strict=True):
             given = [found[pair, number] for number in range(self._judgings)]
-            usable = [judging for judging in given if judging is not None]
-            score = sum(value for value, _reason in usable) / len(usable) if usable else float("nan")
-            reason = usable[0][1] if usable else "missing: the judge gave no usable score"
+            usable = [judging for judging in given if not judging.is_missing]
+            score = sum(judging.score for judging in usable) / len(usable) if usable else float("nan")
+            reason = usable[0].reason if usable else f"missing: {given[0].reason}"
             none = dict.fromkeys(PARTS, float("nan"))
             rows.append({"score": score, "reason": reason, "judgings": len(usable), **none})
         if rows and not any(row["judgings"] for row in rows):
@@ -117,26 +127,32 @@ class EndpointJudge:
             )
         return pd.DataFrame(rows, index=answers.index)
 
-    def _judge(self, wanted: list[tuple[tuple[str, str], int]]) -> dict[tuple[tuple[str, str], int], Any]:
-        """All judgings, from the cache or asked for; None: malformed."""
+    def _judge(self, wanted: list[tuple[tuple[str, str], int]]) -> dict[tuple[tuple[str, str], int], Judging]:
+        """All judgings, from the cache or asked for."""
         self._stop.clear()
-        found: dict[tuple[tuple[str, str], int], Any] = {}
+        self._refusals = Refusals()
+        found: dict[tuple[tuple[str, str], int], Judging] = {}
         headers = {"Authorization": f"Bearer {self._endpoint.key}"}
         with (
             progress("Judging answers", len(wanted)) as bar,
             httpx2.Client(headers=headers, timeout=self._timeout, follow_redirects=False) as client,
             ThreadPoolExecutor(self._concurrency) as pool,
         ):
-            futures: dict[Future[Any], tuple[tuple[str, str], int]] = {}
+            left: dict[tuple[tuple[str, str], int], tuple[dict[str, Any], Path]] = {}
             for pair, number in wanted:
                 body = self._body(*pair)
                 file = self._cache_file(body, number)
-                kept = _read_cached(file)
-                if kept is not None:
-                    found[pair, number] = kept
-                else:
-                    futures[pool.submit(self._one, client, body, file)] = (pair, number)
+                kept = read_kept(file)
+                if kept is None:
+                    left[pair, number] = body, file
+                    continue
+                found[pair, number] = kept
+                if not kept.is_missing:
+                    self._refusals.judged()
             bar.skip(len(found))
+            futures: dict[Future[Judging], tuple[tuple[str, str], int]] = {
+                pool.submit(self._one, client, *asked): key for key, asked in left.items()
+            }
             try:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
@@ -147,21 +163,30 @@ class EndpointJudge:
                 if isinstance(problem, _Stopped) and self._failure is not None:
                     raise self._failure from None
                 raise
+        self._refusals.check()
         return found
 
-    def _one(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> tuple[float, str] | None:
+    def _one(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
         """One judging, kept in `file`."""
+        try:
+            return self._judging(client, body, file)
+        except CraneError as error:  # will not get better; the other threads are not to ask on
+            self._failure = error
+            self._stop.set()
+            raise
+
+    def _judging(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
         for _try in range(_MALFORMED_TRIES):
             try:
-                judging = parse_judging(self._ask(client, body))
-            except CraneError as error:  # will not get better; the other threads are not to ask on
-                self._failure = error
-                self._stop.set()
-                raise
-            if judging is not None:
-                write_json(file, {"schema": SCHEMA, "score": judging[0], "reason": judging[1]})
+                parsed = parse_judging(self._ask(client, body))
+            except _Refused as refused:
+                return self._refusals.add(file, refused.said, answer=str(body["messages"]), error=refused)
+            if parsed is not None:
+                judging = Judging(*parsed)
+                keep(file, judging)
+                self._refusals.judged()
                 return judging
-        return None
+        return Judging(float("nan"), "the judge gave no usable score")
 
     def _ask(self, client: httpx2.Client, body: Mapping[str, Any]) -> Any:
         """Content of one reply, after as many tries as it takes; None where it has none."""
@@ -199,21 +224,10 @@ class EndpointJudge:
             raise CraneError(f"judge at {self._endpoint.host}: refuses the key ({status}); check {KEY}")
         if status in (408, 425, 429) or status >= 500:
             return "asks for fewer requests (429)" if status == 429 else f"fails ({status})"
-        said = " ".join(reply.text.split()).replace(self._endpoint.key, "***")[:160]
+        said = f"{status}: {' '.join(reply.text.split()).replace(self._endpoint.key, '***')[:160]}"
         hint = f"check {URL} and {MODEL}" if status == 404 else "does it speak the OpenAI chat protocol?"
-        raise CraneError(f"judge at {self._endpoint.host}: refuses the request ({status}: {said}); {hint}")
-
-
-def _read_cached(file: Path) -> tuple[float, str] | None:
-    """A judging made before, None where there is none or it cannot be read."""
-    if not file.is_file():
-        return None
-    try:
-        value = read_json(file)
-    except CraneError:
-        return None
-    same = isinstance(value, dict) and value.get("schema") == SCHEMA
-    return parse_judging(json.dumps(value)) if same else None
+        message = f"judge at {self._endpoint.host}: refuses the request ({said}); {hint}"
+        raise _Refused(message, said) if status in _OF_ONE_ANSWER else CraneError(message)
 
 
 def _short(error: Exception) -> str:

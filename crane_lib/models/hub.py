@@ -150,8 +150,8 @@ def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -
     return all(next(folder.glob(pattern), None) for pattern in patterns)
 
 
-def check_reachable(name: str, *, kind: str) -> None:
-    """Ask the hub whether a model or a data set (`kind`) can be fetched with the token there is, if any.
+def check_reachable(name: str, *, kind: str, revision: str) -> None:
+    """Ask the hub whether a revision of a model or data set (`kind`) can be fetched with the token there is, if any.
 
     Raises
     ------
@@ -159,8 +159,9 @@ def check_reachable(name: str, *, kind: str) -> None:
     """
     from huggingface_hub import HfApi
 
-    with naming_mistakes(f"{kind} {name}", "main"):
+    with naming_mistakes(f"{kind} {name}", revision):
         HfApi().auth_check(name, repo_type=kind)
+        HfApi().repo_info(name, repo_type=kind, revision=revision)
 
 
 def cache_folder() -> Path:

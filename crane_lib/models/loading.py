@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
+from crane_lib.models.fit import check_tokenizer
 from crane_lib.models.precision import compute_in_double
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -112,12 +113,7 @@ def load_model(
         # transformers would go on with random numbers in their place.
         first, count = sorted(found["missing_keys"])[0], len(found["missing_keys"])
         raise CraneError(f"model {path}: its weights lack {first} ({count} in all); was the download finished?")
-    width = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > width:
-        raise CraneError(
-            f"model {path}: its tokenizer has {len(tokenizer)} tokens, its embedding {width} rows; "
-            "put the model's own tokenizer beside it"
-        )
+    check_tokenizer(tokenizer, model, path)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)

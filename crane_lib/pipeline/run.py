@@ -14,7 +14,8 @@ from crane_lib.files import read_json, write_json
 from crane_lib.pipeline.estimate import Times
 from crane_lib.pipeline.machine import granted_cores, granted_memory
 from crane_lib.pipeline.notebook import known_parameters
-from crane_lib.pipeline.sections import Section
+from crane_lib.pipeline.order import waits_for
+from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import RECORD, library_versions
 from crane_lib.profile import TOLD, EmbeddedSource, LocalSource, Profile
 
@@ -83,7 +84,16 @@ class Run:
             and last.get("status") == "done"
             and last.get("key") == key
             and all((self.folder / name).is_file() for name in last["outputs"])
+            and not self._lacks_scores(section)
         )
+
+    def _lacks_scores(self, section: Section) -> bool:
+        """Whether a section may have gone without a judge's scores: an earlier one that it reads has yet to get them."""
+        if self.profile.open_ended.judge == "offline":
+            return False
+        before = waits_for(all_sections())[section.number]
+        records = [self.record(other) for other in all_sections() if other.number in before]
+        return any(record is None or record.get("status") != "done" for record in records)
 
     def mark_running(self, section: Section) -> None:
         """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted."""

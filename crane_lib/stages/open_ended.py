@@ -141,36 +141,45 @@ def _offline_judge(questions: Path, corpus: Path) -> OfflineJudge:
     )
 
 
-def make_judged(
-    folder: Path,
-    *,
-    corpus: Path,
-    questions: Path,
-    answers: Path,
-    judges: list[str],
-    judgings: int,
-    endpoint_model: str | None,
-    concurrency: int,
-    cache: Path,
+def make_offline_scores(folder: Path, *, corpus: Path, questions: Path, answers: Path) -> None:
+    """Write items.parquet: every answer as the offline judge scores it."""
+    frame = read_frame(answers / "answers.parquet")
+    _write_items(folder, frame, _offline_judge(questions, corpus))
+
+
+def make_endpoint_scores(
+    folder: Path, *, answers: Path, judgings: int, endpoint_model: str, concurrency: int, cache: Path
+) -> None:
+    """Write items.parquet: every answer as the endpoint's model scores it.
+
+    Parameters
+    ----------
+    endpoint_model : part of what identifies the stage; the environment names it again
+    cache : folder of the endpoint's judgings
+    """
+    frame = read_frame(answers / "answers.parquet")
+    judge = EndpointJudge(Endpoint.from_environment(), cache, judgings=judgings, concurrency=concurrency)
+    _write_items(folder, frame, judge)
+
+
+def _write_items(folder: Path, answers: pd.DataFrame, judge: Judge) -> None:
+    scored = pd.concat([answers, judge.score(answers)], axis=1).assign(judge=judge.name)
+    write_frame(folder / "items.parquet", scored)
+
+
+def make_open_scores(
+    folder: Path, *, judges: list[str], offline: Path | None = None, endpoint: Path | None = None
 ) -> None:
     """Write items.parquet (every answer by every judge), rows.csv, and agreement.csv where there are two judges.
 
     Parameters
     ----------
     judges : ``offline``, ``endpoint`` or both, the study's main one first
-    endpoint_model : part of what identifies the stage; the environment names it again
-    cache : folder of the endpoint's judgings
+    offline, endpoint : what each of them judged
     """
-    frame = read_frame(answers / "answers.parquet")
-    items = []
-    for name in judges:
-        judge: Judge
-        if name == ENDPOINT:
-            judge = EndpointJudge(Endpoint.from_environment(), cache, judgings=judgings, concurrency=concurrency)
-        else:
-            judge = _offline_judge(questions, corpus)
-        items.append(pd.concat([frame, judge.score(frame)], axis=1).assign(judge=name))
-    judged = pd.concat(items, ignore_index=True)
+    given = {OFFLINE: offline, ENDPOINT: endpoint}
+    parts = [read_frame(place / "items.parquet") for name in judges if (place := given[name]) is not None]
+    judged = pd.concat(parts, ignore_index=True)
     write_frame(folder / "items.parquet", judged)
     write_frame(folder / "rows.csv", score_rows(judged, main=judges[0]))
     if len(judges) > 1:

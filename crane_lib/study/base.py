@@ -73,7 +73,7 @@ class StudyBase:
     @property
     def has_chat(self) -> bool:
         """Whether the study has a chat model."""
-        return isinstance(self.profile.source, EmbeddedSource) or self.profile.source.chat_model is not None
+        return self.profile.has_chat
 
     @property
     def has_questions(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 from crane_lib.errors import CraneError
 from crane_lib.pipeline.store import Stage
@@ -86,7 +87,16 @@ class Models(StudyBase):
         return self._base_model if name == "base" else self._chat_model
 
     def _given_model(self, source: LocalSource | HubSource, name: str) -> Stage:
-        from crane_lib.models.loading import check_model_directory, directory_fingerprint
+        from crane_lib.models.loading import directory_fingerprint
+
+        path = self._directory(source, name)
+        if name == "chat":
+            self._check_chat_tokenizer(source, path)
+        return Stage(f"{name}_model", path, directory_fingerprint(path), True, 0.0)
+
+    def _directory(self, source: LocalSource | HubSource, name: str) -> Path:
+        """Directory of a given model, fetched where it is not there yet."""
+        from crane_lib.models.loading import check_model_directory
 
         given = source.base_model if name == "base" else source.chat_model
         if given is None:
@@ -98,7 +108,27 @@ class Models(StudyBase):
         else:
             path = given
         check_model_directory(path)
-        return Stage(f"{name}_model", path, directory_fingerprint(path), True, 0.0)
+        return path
+
+    def _check_chat_tokenizer(self, source: LocalSource | HubSource, chat: Path) -> None:
+        """Hold the chat model's tokens against the base model's, once a study."""
+        if chat in self._compared:
+            return
+        from crane_lib.models.fit import check_same_vocabulary
+
+        given = [source.base_model, source.chat_model]
+        base_name, chat_name = (model.id if isinstance(model, HubModel) else str(model) for model in given)
+        check_same_vocabulary(
+            self._directory(source, "base"),
+            chat,
+            names=(base_name, chat_name),
+            trust_remote_code=source.trust_remote_code,
+        )
+        self._compared.add(chat)
+
+    @cached_property
+    def _compared(self) -> set[Path]:
+        return set()
 
     @cached_property
     def _base_model(self) -> Stage:

@@ -9,7 +9,6 @@ import pandas as pd
 from crane_lib.errors import CraneError
 from crane_lib.files import read_frame
 from crane_lib.pipeline.store import Stage
-from crane_lib.profile import Profile
 from crane_lib.study.relevance import RelevanceAndSelection
 from crane_lib.study.sources import file_key
 
@@ -20,11 +19,7 @@ class OpenEnded(RelevanceAndSelection):
     @property
     def no_open_ended(self) -> str:
         """Why there is no open-ended generation, empty where there is."""
-        if not self.has_chat:
-            return "the profile names no chat model (source.chat_model)"
-        if not self.trains_model and self.profile.open_ended.questions is None:
-            return "the profile names no open questions (open_ended.questions)"
-        return ""
+        return self.profile.no_open_ended
 
     @property
     def open_sets(self) -> dict[str, list[tuple[str, str]]]:
@@ -91,21 +86,32 @@ class OpenEnded(RelevanceAndSelection):
             },
         )
 
-    def open_scores(self) -> Stage:
-        """Judged answers: rows.csv, items.parquet, and agreement.csv where two judges judged."""
-        from crane_lib.stages.open_ended import make_judged
+    def judged(self, judge: str) -> Stage:
+        """Answers as one of the judges scored them: items.parquet."""
+        from crane_lib.evaluation.judges_protocol import Endpoint
+        from crane_lib.stages.open_ended import make_endpoint_scores, make_offline_scores
 
-        options = self.profile.open_ended
-        model, address = judge_identity(self.profile)
+        if judge == "offline":
+            inputs = {"corpus": self.corpus, "questions": self.open_questions, "answers": self.open_answers()}
+            return self.store.run("open_scores_offline", make_offline_scores, inputs=inputs)
+        options, endpoint = self.profile.open_ended, Endpoint.from_environment()  # before hours of answers
         return self.store.run(
-            "open_scores",
-            make_judged,
-            inputs={"corpus": self.corpus, "questions": self.open_questions, "answers": self.open_answers()},
-            parameters={"judges": self.judges, "judgings": options.judgings, "endpoint_model": model},
-            sources={"endpoint": address},
+            "open_scores_endpoint",
+            make_endpoint_scores,
+            inputs={"answers": self.open_answers()},
+            parameters={"judgings": options.judgings, "endpoint_model": endpoint.model},
+            sources={"endpoint": endpoint.url},
             # Beside the runs, not in one: answers that were paid for outlive --fresh and serve every profile.
             settings={"concurrency": options.concurrency, "cache": self.folder.parent / "judge_cache"},
         )
+
+    def open_scores(self) -> Stage:
+        """Judged answers: rows.csv, items.parquet, and agreement.csv where two judges judged."""
+        from crane_lib.stages.open_ended import make_open_scores
+
+        # The main judge last: where an endpoint fails, what was judged here is kept.
+        judged = {judge: self.judged(judge) for judge in reversed(self.judges)}
+        return self.store.run("open_scores", make_open_scores, inputs=judged, parameters={"judges": self.judges})
 
     def open_rows(self) -> pd.DataFrame:
         """Result rows of open-ended generation: mean scores of every judge."""
@@ -116,12 +122,8 @@ class OpenEnded(RelevanceAndSelection):
         items = read_frame(self.open_scores() / "items.parquet")
         return items[items["judge"] == self.judges[0]].reset_index(drop=True)
 
+    def judge_rows(self, judge: str) -> pd.DataFrame:
+        """Result rows of one judge, whatever became of the other."""
+        from crane_lib.evaluation.open_ended import score_rows
 
-def judge_identity(profile: Profile) -> tuple[str | None, str | None]:
-    """Model and address of the endpoint that judges, None where none does."""
-    if profile.open_ended.judge == "offline":
-        return None, None
-    from crane_lib.evaluation.judges_protocol import Endpoint
-
-    endpoint = Endpoint.from_environment()
-    return endpoint.model, endpoint.url
+        return score_rows(read_frame(self.judged(judge) / "items.parquet"), main=self.judges[0])

@@ -7,8 +7,10 @@ from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor
 
 from crane_lib.evaluation.generation import RepetitionPenalty, answer_nll, chat_prompt, end_tokens, greedy_answers
 from crane_lib.masking import masked
+from crane_lib.models.precision import compute_in_double
 from crane_lib.models.tokenizer import CHAT_TEMPLATE
 from crane_lib.neurons import NeuronSet
+from tests.relevance.tiny import FAMILY_KINDS, tiny_model
 from tests.small import small_model, small_tokenizer
 
 QUESTIONS = [
@@ -41,7 +43,7 @@ def prompts(tokenizer):
     return [tokenizer(question)["input_ids"] for question in QUESTIONS]
 
 
-def slow_answer(model, prompt, *, end, penalty=PENALTY, length=LENGTH):
+def slow_answer(model, prompt, *, ends, penalty=PENALTY, length=LENGTH):
     ids = list(prompt)
     for _step in range(length):
         with torch.no_grad():
@@ -49,9 +51,16 @@ def slow_answer(model, prompt, *, end, penalty=PENALTY, length=LENGTH):
         for token in set(ids):
             logits[token] = logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
         ids.append(int(np.argmax(logits)))
-        if ids[-1] == end:
+        if ids[-1] in ends:
             break
     return tuple(ids[len(prompt) :])
+
+
+def of_family(kind, tokenizer):
+    """A random model that computes as one that was loaded in float64."""
+    model = tiny_model(kind, random_seed=1, vocab_size=len(tokenizer), max_position_embeddings=128)
+    compute_in_double(model)
+    return model
 
 
 def answers(model, tokenizer, prompts, **changes):
@@ -61,10 +70,19 @@ def answers(model, tokenizer, prompts, **changes):
 
 def test_a_batch_is_answered_as_by_the_slow_loop(model, tokenizer, prompts):
     found = answers(model, tokenizer, prompts)
-    expected = [slow_answer(model, prompt, end=tokenizer.eos_token_id) for prompt in prompts]
+    expected = [slow_answer(model, prompt, ends=[tokenizer.eos_token_id]) for prompt in prompts]
     assert [answer.ids for answer in found] == expected
     assert [answer.finished for answer in found] == [ids[-1] == tokenizer.eos_token_id for ids in expected]
     assert {answer.finished for answer in found} == {True, False}
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_every_family_answers_as_by_the_slow_loop(kind, tokenizer, prompts):
+    model = of_family(kind, tokenizer)
+    ends = end_tokens(model, tokenizer)
+    found = answers(model, tokenizer, prompts, max_new_tokens=8)
+    assert [answer.ids for answer in found] == [slow_answer(model, p, ends=ends, length=8) for p in prompts]
+    assert len({answer.ids for answer in found}) > 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -86,7 +104,9 @@ def test_padding_is_not_seen_by_the_penalty():
 
 def test_the_penalty_is_applied(model, tokenizer, prompts):
     plain = answers(model, tokenizer, prompts, repetition_penalty=1.0)
-    assert [a.ids for a in plain] == [slow_answer(model, p, end=tokenizer.eos_token_id, penalty=1.0) for p in prompts]
+    assert [a.ids for a in plain] == [
+        slow_answer(model, p, ends=[tokenizer.eos_token_id], penalty=1.0) for p in prompts
+    ]
     assert plain != answers(model, tokenizer, prompts)
 
 
@@ -103,7 +123,7 @@ def test_a_mask_in_force_changes_the_answers_and_leaves_the_model(model, tokeniz
     neurons = NeuronSet({"neuron": layers}, {"neuron": 24, "gate": 24, "up": 24, "down": 16})
     with masked(model, neurons):
         found = answers(model, tokenizer, prompts)
-        expected = [slow_answer(model, prompt, end=tokenizer.eos_token_id) for prompt in prompts]
+        expected = [slow_answer(model, prompt, ends=[tokenizer.eos_token_id]) for prompt in prompts]
     assert [answer.ids for answer in found] == expected
     assert found != before
     assert answers(model, tokenizer, prompts) == before
@@ -147,12 +167,22 @@ def test_a_question_is_a_users_turn(tokenizer):
     assert chat.decode(chat_prompt(chat, "grey bridge")) == "<|begin|><|user|> grey bridge<|end|><|assistant|>"
 
 
+def slow_answer_nll(model, prompt, ids):
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
+    return -sum(float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(ids))
+
+
 def test_nll_is_that_of_single_answers(model, tokenizer, prompts):
     given = [answer.ids for answer in answers(model, tokenizer, prompts)]
-    expected = []
-    for prompt, ids in zip(prompts, given, strict=True):
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
-        expected.append(-sum(float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(ids)))
+    expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
     for budget in (64, 4096):
         np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=budget), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_nll_of_every_family_is_that_of_single_answers(kind, tokenizer, prompts):
+    model = of_family(kind, tokenizer)
+    given = [tuple(prompt[::-1]) for prompt in prompts]
+    expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
+    np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=256), expected, rtol=1e-5)

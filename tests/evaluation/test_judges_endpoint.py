@@ -306,6 +306,77 @@ def test_a_wrong_key(tmp_path):
     assert not cached(tmp_path)
 
 
+# --- answers that are refused --------------------------------------------------------------------------------
+
+
+def refusing(*towns, status=400, score=6):
+    """A judge that takes no answer about these towns."""
+
+    def answer(_number, body):
+        return (status, {}, b"content filter") if asked_for(body) in towns else judging(score)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("refused", [0, 1, 2])
+def test_one_refused_answer_is_missing_and_not_asked_about_again(tmp_path, status, refused):
+    with stub_server(refusing(refused, status=status)) as (url, stub):
+        found = judge(url, tmp_path, concurrency=1).score(answers())
+        assert len(stub.bodies) == 9
+        assert found["judgings"].tolist() == [0 if town == refused else 3 for town in range(3)]
+        assert np.isnan(found["score"][refused])
+        assert found["score"].drop(refused).tolist() == [6.0, 6.0]
+        assert found["reason"][refused] == f"missing: refused ({status}: content filter)"
+        pd.testing.assert_frame_equal(judge(url, tmp_path).score(answers()), found)
+        assert len(stub.bodies) == 9
+    assert len(cached(tmp_path)) == 9
+
+
+def test_a_refused_judging_leaves_the_others_of_its_answer(tmp_path):
+    with stub_server(lambda n, _b: (400, {}, b"filter") if n == 2 else judging(6)) as (url, _stub):
+        found = judge(url, tmp_path, concurrency=1).score(answers(1))
+    assert (found["score"][0], found["judgings"][0]) == (6.0, 2)
+
+
+def test_a_judging_of_an_earlier_run_shows_that_the_judge_works(tmp_path):
+    with stub_server(refusing(1)) as (url, stub):
+        judge(url, tmp_path, judgings=1).score(answers(1))
+        found = judge(url, tmp_path, judgings=1).score(answers(2))
+        assert found["judgings"].tolist() == [1, 0]
+        assert len(cached(tmp_path)) == 2
+        judge(url, tmp_path, judgings=1).score(answers(2))
+    assert len(stub.bodies) == 2
+
+
+def test_where_every_answer_is_refused_the_fault_is_not_theirs(tmp_path):
+    message = r"refuses the request \(422: content filter\); does it speak the OpenAI chat protocol\?"
+    with stub_server(refusing(*range(20), status=422)) as (url, stub):
+        with pytest.raises(CraneError, match=message):
+            judge(url, tmp_path, concurrency=1).score(answers(20))
+        assert len(stub.bodies) == 4 * 3 + 1  # the first of the fifth answer
+        with pytest.raises(CraneError, match=message):
+            judge(url, tmp_path).score(answers(3))
+    assert not cached(tmp_path)
+
+
+def test_first_answers_refused_and_a_later_one_judged(tmp_path):
+    with stub_server(refusing(0, 1, 2, 3)) as (url, stub):
+        found = judge(url, tmp_path).score(answers(6))
+    assert found["judgings"].tolist() == [0, 0, 0, 0, 3, 3]
+    assert len(stub.bodies) == len(cached(tmp_path)) == 18
+
+
+def test_a_damaged_refusal_is_asked_for_again(tmp_path):
+    with stub_server(refusing(0)) as (url, stub):
+        found = judge(url, tmp_path, judgings=1).score(answers(2))
+        for file in cached(tmp_path):
+            if json.loads(file.read_text())["refused"]:
+                file.write_text(json.dumps({"schema": "crane.judging/1", "refused": True, "reason": None}))
+        pd.testing.assert_frame_equal(judge(url, tmp_path, judgings=1).score(answers(2)), found)
+    assert len(stub.bodies) == 3
+
+
 # --- interruption and secrecy --------------------------------------------------------------------------------
 
 
@@ -359,16 +430,16 @@ def test_the_key_is_in_no_file_and_no_message(tmp_path, caplog, capfd):
     endpoint = Endpoint("http://127.0.0.1:1/v1", "some-model", SECRET)
     assert SECRET not in repr(endpoint)
     assert SECRET not in str(endpoint)
-    said = []
     with stub_server(lambda n, _b: judging(6) if n < 4 else (400, {}, f"bad request by {SECRET}".encode())) as (
         url,
         _s,
     ):
+        found = judge(url, tmp_path / "a", concurrency=1).score(answers())
         with pytest.raises(CraneError) as caught:
-            judge(url, tmp_path, concurrency=1).score(answers())
-        said.append(str(caught.value))
-    assert "bad request by ***" in said[0]
-    assert cached(tmp_path)
+            judge(url, tmp_path / "b", concurrency=1).score(answers())
+    said = [*found["reason"], str(caught.value)]
+    assert all("bad request by ***" in line for line in said[1:])
+    assert len(cached(tmp_path)) == 9
     texts = [path.read_text() for path in cached(tmp_path)] + said + [caplog.text, *capfd.readouterr()]
     assert not any(SECRET in text for text in texts)
 

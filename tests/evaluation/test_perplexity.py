@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from crane_lib.errors import CraneError
 from crane_lib.evaluation import perplexity
 from crane_lib.evaluation.perplexity import document_nll, token_batches
-from tests.relevance.tiny import documents, tiny_model
+from tests.relevance.tiny import FAMILY_KINDS, documents, tiny_model
 
 CORPUS = [row.tolist() for row in documents([5, 17, 2, 9, 9, 30, 12])]
 
@@ -24,7 +24,7 @@ def slow_nll(model, document):
     return total
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
 def test_documents_in_batches_are_documents_one_by_one(kind):
     model = tiny_model(kind, dtype=torch.float32)
     nll, tokens = document_nll(model, CORPUS, token_budget=40)

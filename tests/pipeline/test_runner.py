@@ -122,6 +122,22 @@ def test_a_failure_does_not_stop_the_others_and_the_exit_code_is_1(tmp_path, not
     assert record(tmp_path, "01_second")["status"] == "done"
 
 
+@pytest.mark.parametrize(("judge", "again"), [("endpoint", ["00", "01"]), ("offline", ["00"])])
+def test_what_went_without_a_judges_scores_is_done_again_with_them(tmp_path, notebooks, work, judge, again):
+    write_notebook(notebooks / "00_first.ipynb", "study.open_scores()", title="First")
+    write_notebook(notebooks / "01_second.ipynb", "study.open_items()", title="Second")
+    options = PROFILE.open_ended.model_copy(update={"judge": judge})
+    profile = PROFILE.model_copy(update={"open_ended": options})
+    work.problems["00"] = NotebookError("judge: cannot be reached")
+    assert start(tmp_path, profile=profile) == 1
+    del work.problems["00"]
+    work.done.clear()
+    assert start(tmp_path, profile=profile) == 0
+    assert work.done == again
+    assert start(tmp_path, profile=profile) == 0
+    assert work.done == again
+
+
 def test_only_the_sections_asked_for(tmp_path, notebooks, work):
     assert start(tmp_path, only=["02"]) == 0
     assert work.done == ["02"]

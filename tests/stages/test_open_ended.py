@@ -2,10 +2,12 @@
 
 import itertools
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
 
+from crane_lib import paper
 from crane_lib.errors import CraneError
 from crane_lib.evaluation.generation import answer_nll, chat_prompt, greedy_answers
 from crane_lib.evaluation.judges_protocol import KEY, MODEL, URL
@@ -14,6 +16,8 @@ from crane_lib.files import read_frame, read_json
 from crane_lib.masking import masked
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import read_neuron_sets
+from crane_lib.output.claims import read_claims
+from crane_lib.pipeline.sections import NOTEBOOKS
 from crane_lib.stages.embedded import make_embedded_corpus
 from crane_lib.stages.open_ended import make_embedded_questions
 from crane_lib.study import Study
@@ -156,7 +160,8 @@ def test_both_judges_and_what_they_agree_on(tmp_path, monkeypatch):
         assert table["language"].tolist() == ["en", "vi", "all"]
         assert table["n"].tolist()[-1] == len(study.open_items())
         # Everything but the judge's own cache is thrown away.
-        (tmp_path / "artifacts" / "small" / "stages" / "open_scores" / "stage.json").unlink()
+        for name in ("open_scores", "open_scores_endpoint"):
+            (tmp_path / "artifacts" / "small" / "stages" / name / "stage.json").unlink()
         pd.testing.assert_frame_equal(opened(path).open_rows(), rows)
         assert len(stub.bodies) == asked
         monkeypatch.setenv(MODEL, "other-model")
@@ -169,8 +174,65 @@ def test_both_judges_and_what_they_agree_on(tmp_path, monkeypatch):
 
 
 def test_an_endpoint_without_a_key(tmp_path):
+    said = []
     with pytest.raises(CraneError, match="judge: CRANE_JUDGE_URL is not set"):
-        opened(written(tmp_path, judge="endpoint")).open_scores()
+        opened(written(tmp_path, judge="endpoint"), said).open_scores()
+    assert not said  # not after hours of answers
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory):
+    """Two profiles of one study, whose judges are the endpoint and both."""
+    path = written(tmp_path_factory.mktemp("judges"), judgings=1, random_draws=0)
+    values = yaml.safe_load(path.read_text())
+    for judge in ("endpoint", "both"):
+        values["open_ended"]["judge"] = judge
+        path.with_name(f"{judge}.yaml").write_text(yaml.safe_dump(values))
+    return path.parent
+
+
+def run_section(name, profile):
+    """Run the code of a section's notebook here."""
+    space: dict[str, object] = {}
+    for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, space)
+        if "parameters" in cell.metadata.get("tags", []):
+            space |= {"profile": str(profile), "artifacts": str(profile.parent / "artifacts")}
+
+
+def test_an_endpoint_that_fails_leaves_the_offline_scores(profiles, monkeypatch):
+    study = opened(profiles / "both.yaml")
+    rows, reason = paper.open_ended_rows(study)
+    assert reason.startswith("judge: CRANE_JUDGE_URL is not set")
+    assert set(rows["metric"]) == {"judge_score_offline"}
+    with stub_server(lambda _n, _body: judging(5), key=SECRET) as (url, _stub):
+        for name, value in ((URL, url), (MODEL, "some-model"), (KEY, "another-key")):
+            monkeypatch.setenv(name, value)
+        again, reason = paper.open_ended_rows(study)
+        assert "refuses the key (401)" in reason
+        pd.testing.assert_frame_equal(again, rows)
+        monkeypatch.setenv(KEY, SECRET)
+        complete, reason = paper.open_ended_rows(study)
+    assert not reason
+    assert list(dict.fromkeys(complete["metric"])) == ["judge_score", "judge_score_offline"]  # the main judge first
+    offline = complete[complete["metric"] == "judge_score_offline"]
+    assert offline["value"].tolist() == pytest.approx(rows["value"].tolist())
+    assert offline["n"].tolist() == rows["n"].tolist()
+
+
+@pytest.mark.parametrize(("judge", "kept"), [("endpoint", set()), ("both", {"judge_score_offline"})])
+def test_no_section_loses_its_results_for_want_of_a_judge(profiles, capsys, judge, kept):
+    folder = profiles / "artifacts" / "small"
+    for section in ("07_transfer", "09_claims"):
+        run_section(section, profiles / f"{judge}.yaml")
+        said = capsys.readouterr().out
+        assert "NOT RUN: open-ended answers: judge: CRANE_JUDGE_URL is not set" in said
+    measured = {"nll", "perplexity", "token_probability"}
+    assert set(read_frame(folder / "results.csv")["metric"]) == measured | kept
+    assert len(read_frame(folder / "langspec.csv"))
+    assert read_claims(folder / "claims.json")
+    assert set(read_frame(folder / "tables" / "07_langspec.csv")["metric"]) == {"token_probability"}
 
 
 def test_what_is_missing_is_said_in_words(tmp_path):
