@@ -180,7 +180,7 @@ def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
     arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "--jobs", "3"]
     arguments += ["-p", "count=3", "-p", "name=[a, b]"]
     assert main(monkeypatch, capsys, "run", "--profile", "smoke", *arguments)[0] == code
-    assert given == [("smoke", tmp_path / "smoke", ["07", "08", "09"], {"count": 3, "name": ["a", "b"]}, 3, True)]
+    assert given == [("smoke", tmp_path / "smoke", ["07", "08", "09", "10"], {"count": 3, "name": ["a", "b"]}, 3, True)]
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path, monkeypatch, capsys):

@@ -88,7 +88,7 @@ class Run:
         )
 
     def _lacks_scores(self, section: Section) -> bool:
-        """Whether a section may have gone without a judge's scores: an earlier one that it reads has yet to get them."""
+        """Whether a section may have gone without a judge's scores: one that it reads has yet to get them."""
         if self.profile.open_ended.judge == "offline":
             return False
         before = waits_for(all_sections())[section.number]

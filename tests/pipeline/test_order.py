@@ -20,6 +20,7 @@ def test_every_section_waits_for_those_that_make_what_it_reads():
         "07": before_masks | {"03", "04", "05"},
         "08": before_masks | {"03", "04", "05", "07"},
         "09": before_masks | {"03", "04", "05", "07"},
+        "10": before_masks,
     }
 
 
