@@ -149,23 +149,24 @@ def _compare_cell(
 ) -> None:
     value, reference = place.value, place.reference
     where = {"table": place.table, "column": place.column, "metric": metric}
-    is_text = isinstance(value, str) or isinstance(reference, str)
-    if not rules.compares(**where, number=not is_text):
-        return
-    if is_text:
-        if value != reference:
+    if isinstance(value, str) or isinstance(reference, str):
+        if value != reference and rules.compares(**where, number=False):
             (found.differences if exact else found.information).append(place)
         return
     if value is None and reference is None:
         return
+    rule = rules.rule(**where)
+    if not rule.compared:
+        return
     found.numbers += 1
-    found.equal += value == reference
-    found.zeros += reference == 0
-    tolerance = 0.0 if exact or reference is None else rules.rule(**where).tolerance(reference, reach=reach)
-    found.could_fail += reference is not None and abs(reference) > tolerance
     if value is None or reference is None:
         found.differences.append(place)
-    elif abs(value - reference) > tolerance + 1e-12 * abs(reference):
+        return
+    tolerance = 0.0 if exact else rule.tolerance(reference, reach=reach)
+    found.equal += value == reference
+    found.zeros += reference == 0
+    found.could_fail += abs(reference) > tolerance
+    if abs(value - reference) > tolerance + 1e-12 * abs(reference):
         found.differences.append(Difference(place.table, place.row, place.column, value, reference, tolerance))
 
 

@@ -73,3 +73,10 @@ def test_power_counts_what_a_0_would_have_failed():
     assert (differing(theirs, theirs)[1].could_fail, differing(theirs, theirs)[1].zeros) == (0, 1)
     theirs = table(share=0.5, low=0.45, high=0.55)
     assert differing(theirs, theirs)[1].could_fail == 3
+
+
+def test_a_text_needs_no_rule_and_is_told_where_it_differs():
+    theirs = table(share=0.5, worst="zh", note=None)
+    columns, found = differing(table(share=0.5, worst="vi", note=None), theirs)
+    assert (columns, [one.column for one in found.information]) == ([], ["worst"])
+    assert found.numbers == 1
