@@ -56,10 +56,13 @@ def verify(
 def reference(
     run: Annotated[Path, _RUN],
     output: Annotated[Path, typer.Argument(help="File to write, such as expected/reference/mini.json.")],
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Take a run made from a tree with uncommitted changes, too.")
+    ] = False,
 ) -> None:
     """Write the numbers of a finished run into one small file, for others to be held against.
 
-    The run must be as its manifest says, with all of its sections done.
+    The run must be as its manifest says, with every section of the study done, and made from a commit as it is.
 
     Example: crane reference artifacts/mini expected/reference/mini.json
     """
@@ -72,6 +75,13 @@ def reference(
     if finding.manifest is None or finding.problems:
         more = f" (and {len(finding.problems) - 1} more)" if len(finding.problems) > 1 else ""
         raise CraneError(f"{run}: is no reference: {finding.problems[0]}{more}; run the study again")
+    if finding.unfinished:
+        raise CraneError(f"{run}: is no reference: {finding.unfinished}")
+    if finding.manifest.uncommitted_changes and not allow_dirty:
+        raise CraneError(
+            f"{run}: was made from a tree with uncommitted changes, which nobody else has; commit them and run the "
+            "study again, or give --allow-dirty"
+        )
     rules = load_tolerances().reproduction.of_profile(str(finding.manifest.profile.get("name")))
     made = reference_of(run, finding.manifest, rules=rules)
     write_reference(output, made)
@@ -107,6 +117,12 @@ def _tell_comparison(found: Comparison, finding: Finding, *, limit: int | None) 
         f"  numbers: {found.numbers} in {found.tables} tables, {found.equal} equal to every digit kept; "
         f"verdicts: {found.equal_verdicts} of {found.verdicts} equal"
     )
+    if found.numbers:
+        share = round(100 * found.could_fail / found.numbers)
+        typer.echo(
+            f"  power: {found.could_fail} of these numbers ({share} %) would be out of tolerance if the run had "
+            f"reported 0 ({found.zeros} are 0 in the reference)"
+        )
     _list("DIFFERENT", [str(one) for one in found.differences], limit)
     told = [str(one) for one in found.information]
     if told:

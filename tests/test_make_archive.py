@@ -115,6 +115,15 @@ def test_a_run_that_is_not_as_its_manifest_says_is_refused(tool, run, tmp_path):
         tool.make_archive(tmp_path / "crane.tar.gz", [run])
 
 
+def test_a_run_of_some_sections_is_refused(tool, tmp_path):
+    part = make_run(tmp_path / "part", sections=["00"])
+    with pytest.raises(
+        CraneError, match=r"part: is not finished: 10 sections were never run \(01_relevance, .*--only 01,"
+    ):
+        tool.make_archive(tmp_path / "crane.tar.gz", [part])
+    assert not (tmp_path / "crane.tar.gz").exists()
+
+
 def test_a_damaged_archive_is_noticed(module, tmp_path):
     path = tmp_path / "crane.tar.gz"
     module.write_archive(path, {"a": (b"one", False), "b": (b"two", True)}, top="crane", timestamp=1)

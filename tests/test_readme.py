@@ -16,6 +16,7 @@ from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.pipeline import lab
 from crane_lib.pipeline.board import Board, Row
 from crane_lib.pipeline.console import RESULTS, Console
+from crane_lib.pipeline.reference import REFERENCES, read_reference
 from crane_lib.pipeline.sections import all_sections
 from crane_lib.profile import profile_names
 from tests.pipeline.small_run import make_run
@@ -183,6 +184,23 @@ def test_the_last_lines_of_a_run_are_those_that_are_printed(tmp_path, monkeypatc
     Console().finish(folder, Board([Row(section.number, section.title, None) for section in all_sections()]))
     printed = re.sub(r"(?<=done in ).*", "<time>", capsys.readouterr().out)
     assert f"The run ends with\n\n```\n{printed}```\n" in README
+
+
+def test_the_claims_table_has_the_verdicts_of_the_reference_run():
+    told = {}
+    for row in re.findall(r"^\| (C\d) \|(.*)\|$", README, flags=re.MULTILINE):
+        *_, kurtosis, contrast = (cell.strip() for cell in row[1].split("|"))
+        told[row[0]] = {"kurtosis": kurtosis.split(" / "), "contrast": contrast.split(" / ")}
+    found = {}
+    for case, verdict in read_reference(REFERENCES / "mini.json").verdicts.items():
+        claim, method, _budget, measure = case.split(" / ")
+        word = {"REPRODUCED": "yes", "NOT REPRODUCED": "no"}[verdict]
+        found.setdefault(claim, {}).setdefault(method, {})[measure] = word
+    measures = ("token_probability", "accuracy", "-")  # as the table has them; C4 has none
+    assert told == {
+        claim: {method: [words[name] for name in measures if name in words] for method, words in methods.items()}
+        for claim, methods in found.items()
+    }
 
 
 def test_every_path_and_profile_that_it_names_is_there():

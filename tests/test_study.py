@@ -13,7 +13,11 @@ import pytest
 
 from crane_lib.evaluation.rows import COLUMNS
 from crane_lib.files import sha256
+from crane_lib.pipeline.reference import REFERENCES
 from crane_lib.pipeline.sections import all_sections
+from crane_lib.pipeline.verify import verify
+from tests.inspection.browser import chromium
+from tests.output.paper import FLAGS, on_paper, wider_than_paper
 from tools.notebooks import INSPECTION, check_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,6 +111,32 @@ def test_the_manifest_names_every_output_with_its_hash(run):
     for folder in ("tables", "figures"):
         for path in (run / folder).iterdir():
             assert manifest["outputs"][f"{folder}/{path.name}"] == sha256(path)
+
+
+def test_the_numbers_are_those_of_the_reference_run(run):
+    finding = verify(run, against=str(REFERENCES / "smoke.json"))
+    assert finding.problems == []
+    assert [str(one) for one in finding.comparison.differences] == []
+    assert finding.comparison.numbers > 1000
+
+
+def test_the_report_is_small_opens_at_once_and_fits_on_paper(run):
+    report = run / "report.html"
+    assert report.stat().st_size < 5_000_000
+    program = chromium()
+    from playwright.sync_api import sync_playwright  # there, where there is a Chromium for it
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        page = browser.new_page()
+        loaded = []
+        for _ in range(3):  # the machine may be at work on something else
+            page.goto(report.as_uri())
+            loaded.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+        with on_paper(browser, report.as_uri()) as paper:
+            assert wider_than_paper(paper) == []
+        browser.close()
+    assert 0 < min(loaded) < 1000
 
 
 def test_a_second_start_reuses_every_section(artifacts):

@@ -76,6 +76,8 @@ def run_files(folder: Path, *, with_stages: bool) -> Files:
     finding = verify(folder, against=NO_REFERENCE)
     if finding.manifest is None or finding.problems:
         raise CraneError(f"{folder}: {finding.problems[0]}; crane verify says more; run the study again")
+    if finding.unfinished:
+        raise CraneError(f"{folder}: is not finished: {finding.unfinished}")
     paths = [folder / NAME, *output_files(folder)]
     if with_stages:
         stages = folder / _STAGES

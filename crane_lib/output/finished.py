@@ -10,6 +10,8 @@ from typing import Any
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.output.claims import load_rules, not_run, read_claims
+from crane_lib.output.not_run import read_not_run
+from crane_lib.pipeline.sections import absent_sections
 from crane_lib.profile import REHEARSAL_SUFFIX
 
 Claims = Sequence[Mapping[str, Any]]
@@ -73,10 +75,20 @@ class Finished:
 
     def missing(self) -> list[str]:
         """What was not run, and why: a sentence each."""
+        records = self.manifest.get("sections", [])
         lines = [
             f"Section {record['section']}: {record.get('error') or 'not done'}"
-            for record in self.manifest.get("sections", [])
+            for record in records
             if record.get("status") != "done"
+        ]
+        lines += [
+            f"Section {section.name}: was never run; `{self.command(section.number)}` runs it."
+            for section in absent_sections(record["section"] for record in records)
+        ]
+        lines += [
+            f"Section {number}, {what}: {reason}."
+            for number, entries in read_not_run(self.folder).items()
+            for what, reason in entries.items()
         ]
         if self.verdicts is None:
             lines.append("No claim was judged: the section on the claims has not run.")

@@ -14,6 +14,7 @@ from IPython.display import Markdown, display
 from crane_lib.errors import CraneError
 from crane_lib.files import locked, read_json, write_json
 from crane_lib.output.description import first_sentence
+from crane_lib.output.not_run import LOCK, forget_not_run, keep_not_run
 from crane_lib.output.style import marked
 from crane_lib.output.writing import write_table
 
@@ -31,21 +32,30 @@ def _is_rehearsal(folder: Path) -> bool:
 
 
 class Publisher:
-    """Tables and figures of one section, written below a run's folder and shown in the notebook."""
+    """Tables and figures of one section, written below a run's folder and shown in the notebook.
+
+    Made at the section's beginning: what the section said earlier that it could not run is forgotten.
+    """
 
     def __init__(self, folder: Path, section: str) -> None:
         self.folder = folder
         self.section = section
         self._mark = REHEARSAL if _is_rehearsal(folder) else ""
+        forget_not_run(folder, section)
 
     def _caption(self, name: str, caption: str) -> None:
         path = self.folder / CAPTIONS
-        with locked(self.folder / f".{CAPTIONS}.lock"):  # sections may run at once
+        with locked(self.folder / LOCK):
             try:
                 captions = read_json(path)
             except CraneError:
                 captions = {}
             write_json(path, dict(sorted({**captions, name: caption}.items())))
+
+    def not_run(self, what: str, reason: str) -> None:
+        """Say why a part of the section is not run, and keep it for the reports."""
+        keep_not_run(self.folder, self.section, what=what, reason=reason)
+        print(f"NOT RUN: {reason}")
 
     def table(self, name: str, frame: pd.DataFrame, caption: str, *, digits: int | Mapping[str, int] = 3) -> None:
         """Write a table as CSV, Markdown and LaTeX, and show it."""

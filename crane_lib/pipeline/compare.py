@@ -48,12 +48,18 @@ def _shown(value: Cell) -> str:
 
 @dataclass
 class Comparison:
-    """What comparing found: differences that count, those told for information, and how many numbers were equal."""
+    """What comparing found: differences that count, those told for information, and how many numbers were equal.
+
+    `could_fail` counts the numbers that would have been out of tolerance had the run reported 0 for them: the power of
+    the comparison. A number that is 0 in the reference cannot be among them.
+    """
 
     differences: list[Difference] = field(default_factory=list)
     information: list[Difference] = field(default_factory=list)
     numbers: int = 0
     equal: int = 0  # to the last digit kept
+    could_fail: int = 0
+    zeros: int = 0  # in the reference
     tables: int = 0
     verdicts: int = 0
     equal_verdicts: int = 0
@@ -134,26 +140,32 @@ def _compare_table(
         for column, cell in zip(theirs.columns, cells, strict=True):
             if column in values:
                 place = Difference(name, row, column, values[column], cell)
-                _compare_cell(place, found, metric=metric, rules=rules, exact=exact)
+                reach = rules.widening * theirs.half_width(row, column)
+                _compare_cell(place, found, metric=metric, reach=reach, rules=rules, exact=exact)
 
 
-def _compare_cell(place: Difference, found: Comparison, *, metric: str, rules: Reproduction, exact: bool) -> None:
+def _compare_cell(
+    place: Difference, found: Comparison, *, metric: str, reach: float, rules: Reproduction, exact: bool
+) -> None:
     value, reference = place.value, place.reference
-    rule = rules.rule(table=place.table, column=place.column, metric=metric)
-    if not rule.compared:
-        return
+    where = {"table": place.table, "column": place.column, "metric": metric}
     if isinstance(value, str) or isinstance(reference, str):
-        if value != reference:
+        if value != reference and rules.compares(**where, number=False):
             (found.differences if exact else found.information).append(place)
         return
     if value is None and reference is None:
         return
+    rule = rules.rule(**where)
+    if not rule.compared:
+        return
     found.numbers += 1
-    found.equal += value == reference
     if value is None or reference is None:
         found.differences.append(place)
         return
-    tolerance = 0.0 if exact else rule.tolerance(reference)
+    tolerance = 0.0 if exact else rule.tolerance(reference, reach=reach)
+    found.equal += value == reference
+    found.zeros += reference == 0
+    found.could_fail += abs(reference) > tolerance
     if abs(value - reference) > tolerance + 1e-12 * abs(reference):
         found.differences.append(Difference(place.table, place.row, place.column, value, reference, tolerance))
 

@@ -85,6 +85,8 @@ class SectionRecord(BaseModel):
     error: str | None
     key: str
     seconds: Seconds
+    threads: int | None = None  # that it computed with
+    jobs: int | None = None  # sections at once, at most, when it ran
     peak_memory_mib: Mebibytes = None
     outputs: list[str]
 

@@ -43,6 +43,20 @@ class Table(BaseModel):
         place = self.key.index("metric") if "metric" in self.key else None
         return row.split(_BETWEEN)[place] if place is not None else ""
 
+    def half_width(self, row: str, column: str) -> float:
+        """Half the width of the interval that a row has for a column, 0 where it has none.
+
+        The interval of ``share`` ends in ``share_low`` and ``share_high``, that of ``own_drop`` in ``own_low`` and
+        ``own_high``, else in ``low`` and ``high``; an end belongs to its own interval.
+        """
+        cells = dict(zip(self.columns, self.rows[row], strict=True))
+        stem = column.removesuffix("_low").removesuffix("_high")
+        for start in (f"{stem}_", f"{stem.rpartition('_')[0]}_", ""):
+            low, high = cells.get(f"{start}low"), cells.get(f"{start}high")
+            if isinstance(low, int | float) and isinstance(high, int | float):
+                return abs(high - low) / 2
+        return 0.0
+
 
 class Reference(BaseModel):
     """What is kept of a run."""
@@ -78,7 +92,7 @@ def reference_of(folder: Path, manifest: Manifest, *, rules: Reproduction) -> Re
 
 
 def made_with(manifest: Manifest) -> dict[str, Any]:
-    """What numbers may depend on beside source and data: commit, packages, processor, threads, GPUs."""
+    """What numbers may depend on beside source and data: commit, packages, processor, threads, jobs, GPUs."""
     return {
         "commit": manifest.commit,
         "uncommitted_changes": manifest.uncommitted_changes,
@@ -86,6 +100,7 @@ def made_with(manifest: Manifest) -> dict[str, Any]:
         "packages": {name: manifest.packages.get(name) for name in ("torch", "transformers", "numpy", "pandas")},
         "processor": manifest.machine.processor,
         "threads": sorted({stage.threads for stage in manifest.stages if stage.threads is not None}),
+        "jobs": sorted({section.jobs for section in manifest.sections if section.jobs is not None}),
         "gpus": [gpu.name for gpu in manifest.machine.gpus],
     }
 
@@ -135,30 +150,27 @@ def _table(frame: pd.DataFrame, name: str, *, rules: Reproduction, averaged: boo
     """Numbers and texts found in a frame; None where no column of it is compared."""
     columns = [str(column) for column in frame.columns]
     key = [column for column in columns if rules.names_row(table=name, column=column)]
-    key = [column for column in key if _is_kept(rules, name, column)]
     if averaged:
         key = [column for column in key if column != _DRAW]
         frame = _over_draws(frame, key)
         columns = [str(column) for column in frame.columns]
-    metric = "metric" if "metric" in key else None
-    found = [column for column in columns if column not in key and column != _DRAW]
-    found = [column for column in found if _is_kept(rules, name, column)]
+    metrics = [str(value) for value in frame["metric"]] if "metric" in key else [""] * len(frame)
+    values = [column for column in columns if not rules.names_row(table=name, column=column) and column != _DRAW]
+    compared = {
+        (column, metric): rules.compares(
+            table=name, column=column, metric=metric, number=is_numeric_dtype(frame[column])
+        )
+        for column in values
+        for metric in set(metrics)
+    }
+    found = [column for column in values if any(compared[column, metric] for metric in set(metrics))]
     if not found:
         return None
     rows: dict[str, list[Cell]] = {}
-    for record in frame.to_dict("records"):
+    for metric, record in zip(metrics, frame.to_dict("records"), strict=True):
         row = _free(_BETWEEN.join(_text(record[column]) for column in key), rows)
-        kind = str(record[metric]) if metric else ""
-        rows[row] = [
-            _cell(record[column]) if rules.rule(table=name, column=column, metric=kind).compared else None
-            for column in found
-        ]
+        rows[row] = [_cell(record[column]) if compared[column, metric] else None for column in found]
     return Table(key=key, columns=found, rows=rows)
-
-
-def _is_kept(rules: Reproduction, table: str, column: str) -> bool:
-    """Whether a column is compared for any metric."""
-    return rules.rule(table=table, column=column, metric="").compared
 
 
 def _over_draws(frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
@@ -198,14 +210,19 @@ def _claims(verdicts: list[dict[str, Any]], *, rules: Reproduction) -> dict[str,
     for item in verdicts:
         found.setdefault(f"{_CLAIMS} {item['id']}", []).extend(_numbers(item["numbers"], _case(item)))
     tables = {}
-    for name, numbers in found.items():
-        numbers = [one for one in numbers if _is_kept(rules, name, one.column)]
+    key = ["claim", "method", "budget", "metric"]
+    for name, every in found.items():
+        numbers = [
+            one
+            for one in every
+            if rules.rule(table=name, column=one.column, metric=one.row.split(_BETWEEN)[key.index("metric")]).compared
+        ]
         columns = list(dict.fromkeys(one.column for one in numbers))
         rows: dict[str, list[Cell]] = {one.row: [None] * len(columns) for one in numbers}
         for one in numbers:
             rows[one.row][columns.index(one.column)] = _cell(one.value)
         if columns:
-            tables[name] = Table(key=["claim", "method", "budget", "metric"], columns=columns, rows=rows)
+            tables[name] = Table(key=key, columns=columns, rows=rows)
     return tables
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_lib.output.not_run import forget_not_run
 from crane_lib.pipeline.estimate import Times
 from crane_lib.pipeline.machine import granted_cores, granted_memory
 from crane_lib.pipeline.notebook import known_parameters
@@ -121,6 +122,7 @@ class Run:
         if error is not None:  # made under another key; the report must not show them as today's
             for name in (self.record(section) or {}).get("outputs", []):
                 (self.folder / name).unlink(missing_ok=True)
+            forget_not_run(self.folder, section.number)
         record = {
             "section": section.name,
             "title": section.title,
@@ -129,6 +131,7 @@ class Run:
             "key": key,
             "seconds": round(seconds, 2),
             "threads": threads,
+            "jobs": self.jobs,
             "peak_memory_mib": peak_memory_mib,
             "outputs": [] if error else self._outputs(section, since),
         }

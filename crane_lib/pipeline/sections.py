@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +89,12 @@ def all_sections() -> list[Section]:
     if not found:
         raise CraneError(f"{NOTEBOOKS}: has no notebooks; run from a clone of the repository")
     return [Section(path) for path in found]
+
+
+def absent_sections(names: Iterable[str]) -> list[Section]:
+    """Sections of the study of which none of the names, each beginning with a number, is one."""
+    there = {name[:2] for name in names}
+    return [section for section in all_sections() if section.number not in there]
 
 
 @dataclass(frozen=True)

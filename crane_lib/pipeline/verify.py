@@ -20,6 +20,7 @@ from crane_lib.pipeline.reference import (
     tables_of,
     verdicts_of,
 )
+from crane_lib.pipeline.sections import absent_sections
 from crane_lib.pipeline.store import RECORD
 
 NO_REFERENCE = "none"
@@ -31,6 +32,7 @@ class Finding:
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)  # sections that were never run
     files: int = 0  # looked at
     manifest: Manifest | None = None
     reference: Reference | None = None
@@ -41,6 +43,16 @@ class Finding:
     def holds(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems and not (self.comparison and self.comparison.differences)
+
+    @property
+    def unfinished(self) -> str:
+        """Which sections are lacking and how to run them, empty where the run is whole."""
+        if self.manifest is None or not self.absent:
+            return ""
+        count = f"{len(self.absent)} sections were" if len(self.absent) > 1 else "1 section was"
+        profile, only = self.manifest.profile.get("name"), ",".join(name[:2] for name in self.absent)
+        command = f"./run_all.sh --profile {profile} --only {only}"
+        return f"{count} never run ({', '.join(self.absent)}); {command} runs what is lacking"
 
 
 def verify(folder: Path, *, against: str = "", exact: bool = False) -> Finding:
@@ -72,6 +84,8 @@ def verify(folder: Path, *, against: str = "", exact: bool = False) -> Finding:
         for section in manifest.sections
         if section.status != "done"
     ]
+    finding.absent = [section.name for section in absent_sections(one.section for one in manifest.sections)]
+    finding.notes += [finding.unfinished] if finding.absent else []
     finding.notes += _leftovers(manifest)
     if chosen is None:
         finding.notes.append(f"its numbers were held against nothing: {name}")

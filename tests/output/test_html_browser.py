@@ -3,16 +3,17 @@
 import shutil
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 
-from crane_lib.files import read_json
+from crane_lib.files import read_json, write_json
 from crane_lib.output.html_report import write_html
+from crane_lib.output.writing import write_table
+from tests.output.paper import FLAGS, on_paper, wider_than_paper
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 
 # Contrast of every text that is shown, against the nearest colour behind it (WCAG 2.2, relative luminance).
 CONTRAST = """() => {
@@ -137,12 +138,50 @@ def test_the_keyboard_reaches_the_content(page):
     assert style == "solid"
 
 
-def test_it_prints(browser, address):
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address)
-    assert page.pdf(format="A4").startswith(b"%PDF-")
-    page.emulate_media(media="print", color_scheme="dark")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
-    context.close()
+@pytest.fixture(scope="module")
+def paper(browser, made, tmp_path_factory):
+    """The page on A4 paper, with a table as wide as the widest of the study."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("paper") / "mini")
+    names = (
+        "method",
+        "budget",
+        "random_seed",
+        "language_a",
+        "language_b",
+        "count_a",
+        "count_b",
+        "shared",
+        "share_of_a",
+    )
+    names += ("jaccard", "expected_share_of_a", "chance_low", "chance_high", "expected_jaccard", "p_more", "p_fewer")
+    wide = pd.DataFrame({name: ["activation_contrast", "en"] if name in names[:5] else 0.123456 for name in names})
+    write_table(wide, folder / "tables" / "02_wide", caption="Wide.")
+    write_json(folder / "captions.json", {**read_json(folder / "captions.json"), "tables/02_wide": "Wide."})
+    write_html(folder)
+    with on_paper(browser, (folder / "report.html").as_uri()) as page:
+        yield page
+
+
+def test_print_is_black_on_white_without_navigation(paper):
+    assert paper.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert paper.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_nothing_is_wider_than_the_paper(paper):
+    assert paper.locator("table").count() > 5
+    assert wider_than_paper(paper) == []
+
+
+def test_what_is_folded_up_is_printed(paper):
+    hidden = """() => [...document.querySelectorAll('details > :not(summary), details td, details dd')]
+        .filter(e => e.textContent.trim() && !(e.checkVisibility() && e.getBoundingClientRect().height))
+        .map(e => e.outerHTML.slice(0, 80))"""
+    assert paper.locator("details:not([open]) td").count() > 100
+    assert paper.evaluate(hidden) == []
+    pages = paper.pdf(format="A4").count(b"/Type /Page\n")
+    paper.evaluate("document.querySelectorAll('details').forEach(d => d.remove())")
+    assert pages > paper.pdf(format="A4").count(b"/Type /Page\n") > 0
+    paper.reload()
+    paper.emulate_media(media="screen")
+    assert len(paper.evaluate(hidden)) > 100  # on a screen it stays folded up
+    paper.emulate_media(media="print")

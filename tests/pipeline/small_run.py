@@ -1,10 +1,11 @@
-"""A small finished run, made up: two sections, two stages, a few tables, claims, and a manifest of all."""
+"""A small finished run, made up: every section, two stages, a few tables, claims, and a manifest of all."""
 
 import pandas as pd
 
-from crane_lib.files import write_frame, write_json, write_text
+from crane_lib.files import read_json, write_frame, write_json, write_text
 from crane_lib.output.claims import write_claims
 from crane_lib.pipeline.manifest import write_manifest
+from crane_lib.pipeline.sections import all_sections
 from crane_lib.pipeline.store import Store
 from crane_lib.profile import load_profile
 
@@ -32,8 +33,15 @@ def _rows(profile, shift):
     return pd.DataFrame(rows, columns=[*columns, "task", "metric", "value", "n", "random_seed"])
 
 
-def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documents=12):
-    """Write a run and its manifest; `shift` moves what comes from a model."""
+def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documents=12, sections=None, dirty=False):
+    """Write a run and its manifest.
+
+    Parameters
+    ----------
+    shift : moves what comes from a model
+    sections : numbers of those that were run; all if None
+    dirty : whether it was made from a tree with uncommitted changes
+    """
     loaded = load_profile(profile)
     write_text(folder / "profile.yaml", f"name: {profile}\n")
     store = Store(folder / "stages", say=lambda _line: None)
@@ -49,9 +57,20 @@ def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documen
     claim = {"id": "C3", "method": "contrast", "budget": "0.1", "measure": "accuracy", "verdict": verdict}
     write_claims(folder / "claims.json", [{**claim, "numbers": numbers}], profile=profile)
     write_text(folder / "report.md", "# Report\n")
-    done = {"title": "A title", "status": "done", "error": None, "key": "k", "seconds": 1.5, "outputs": []}
-    sections = [{"section": name, **done} for name in ("00_models", "03_perplexity")]
-    for section in sections:
-        write_json(folder / "sections" / f"{section['section']}.json", section)
-    write_manifest(folder, loaded, sections)
+    done = {
+        "title": "A title",
+        "status": "done",
+        "error": None,
+        "key": "k",
+        "seconds": 1.5,
+        "threads": 2,
+        "jobs": 1,
+        "outputs": [],
+    }
+    records = [{"section": item.name, **done} for item in all_sections() if not sections or item.number in sections]
+    for record in records:
+        write_json(folder / "sections" / f"{record['section']}.json", record)
+    write_manifest(folder, loaded, records)
+    manifest = read_json(folder / "manifest.json")  # says of the tree that the tests run in what it is
+    write_json(folder / "manifest.json", {**manifest, "uncommitted_changes": dirty})
     return folder

@@ -13,6 +13,7 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256
+from crane_lib.output.not_run import keep_not_run, read_not_run
 from crane_lib.pipeline import run as run_module
 from crane_lib.pipeline import runner, sections
 from crane_lib.pipeline.console import Console
@@ -87,6 +88,24 @@ def test_every_section_is_run_in_order_and_the_next_start_reuses_all(tmp_path, n
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+def test_what_a_section_could_not_run_goes_with_its_outputs(tmp_path, notebooks, work):
+    start(tmp_path)
+    folder = tmp_path / "smoke"
+    for number in ("01", "02"):
+        keep_not_run(folder, number, what="a part", reason="no model")
+    work.problems["01"] = NotebookError("no such set")
+    start(tmp_path, parameters={"value": 2})
+    assert read_not_run(folder) == {"02": {"a part": "no model"}}
+    assert "Section 02, a part: no model." in (folder / "report.md").read_text()
+
+
+def test_how_many_sections_worked_at_once_is_kept(tmp_path, notebooks, work):
+    start(tmp_path, jobs=2)
+    start(tmp_path, only=["01"], parameters={"value": 2})
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert [item["jobs"] for item in manifest["sections"]] == [2, 1, 2]
+
+
 def test_sections_are_told_the_profile_and_the_folder(tmp_path, notebooks, work):
     start(tmp_path, only=["01"], parameters={"value": 5})
     (given,) = work.given
@@ -114,6 +133,7 @@ def test_a_failure_does_not_stop_the_others_and_the_exit_code_is_1(tmp_path, not
     )
     manifest = read_json(tmp_path / "smoke" / "manifest.json")
     assert [item["status"] for item in manifest["sections"]] == ["done", "failed", "done"]
+    assert [item["jobs"] for item in manifest["sections"]] == [1, 1, 1]
 
     del work.problems["01"]
     work.done.clear()

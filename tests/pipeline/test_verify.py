@@ -12,6 +12,7 @@ from crane_lib.errors import CraneError
 from crane_lib.pipeline import verify as module
 from crane_lib.pipeline.manifest import read_manifest
 from crane_lib.pipeline.reference import read_reference
+from crane_lib.pipeline.sections import all_sections
 from crane_lib.pipeline.verify import verify
 from tests.pipeline.small_run import make_run
 
@@ -103,7 +104,8 @@ def test_without_stages_the_rest_is_checked(run):
 def test_a_section_that_failed(run):
     path = run / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["sections"][1] |= {"status": "failed", "error": "no such set"}
+    (record,) = (item for item in manifest["sections"] if item["section"] == "03_perplexity")
+    record |= {"status": "failed", "error": "no such set"}
     path.write_text(json.dumps(manifest))
     assert verify(run).problems == ["section 03_perplexity: no such set"]
 
@@ -168,9 +170,9 @@ def test_a_number_beyond_its_tolerance(run, tmp_path):
     found = verify(other, against=str(run)).comparison
     places = {(one.table, one.row, one.column): one for one in found.differences}
     one = places["tables/03_langspec.csv", "lape / token_probability", "mean"]
-    assert (one.value, one.reference, one.tolerance) == (0.35, 0.1, 0.2)
+    assert (one.value, one.reference, one.tolerance) == (0.35, 0.1, pytest.approx(0.05 + 0.25 * 0.1))
     assert str(one) == (
-        "tables/03_langspec.csv, lape / token_probability, mean: 0.35, reference 0.1 (off by 0.25, tolerance 0.2)"
+        "tables/03_langspec.csv, lape / token_probability, mean: 0.35, reference 0.1 (off by 0.25, tolerance 0.075)"
     )
     # Both draws of the random set are one row; NLL may be off by more.
     assert ("results.csv", "mini / base / base / random / 0.1 / en / en / t / accuracy", "value") in places
@@ -207,7 +209,7 @@ def test_verdicts_of_smoke_are_told(tmp_path):
 def test_missing_tables_rows_and_sections(run, tmp_path):
     other = make_run(tmp_path / "other")
     frame = pd.read_csv(other / "tables" / "03_langspec.csv")
-    frame.iloc[:1].rename(columns={"mean": "median"}).to_csv(other / "tables" / "03_langspec.csv", index=False)
+    frame.iloc[:1].rename(columns={"mean": "area"}).to_csv(other / "tables" / "03_langspec.csv", index=False)
     (other / "results.csv").unlink()
     path = other / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -221,7 +223,7 @@ def test_missing_tables_rows_and_sections(run, tmp_path):
         "tables/03_langspec.csv, mean: the column is missing",
         "tables/03_langspec.csv, lape / token_probability: the row is missing",
     }
-    assert "tables/03_langspec.csv, median: the column is new" in {str(one) for one in found.information}
+    assert "tables/03_langspec.csv, area: the column is new" in {str(one) for one in found.information}
 
 
 def test_other_settings_are_named(run, tmp_path):
@@ -271,3 +273,47 @@ def test_no_reference_of_a_run_that_is_not_whole(run, tmp_path):
     said = crane("reference", run, tmp_path / "kept.json")
     assert "is no reference: report.md: is missing; run the study again" in str(said.exception)
     assert not (tmp_path / "kept.json").exists()
+
+
+def test_a_run_of_some_sections_is_no_reference(tmp_path, references):
+    part = make_run(tmp_path / "mini", sections=["00", "02"])
+    finding = verify(part, against="none")
+    assert finding.holds  # what is there is as the manifest says
+    assert finding.absent == [item.name for item in all_sections() if item.number not in ("00", "02")]
+    said = crane("verify", part, "--against", "none")
+    assert said.exit_code == 0
+    assert "note: 9 sections were never run (01_relevance, 03_perplexity, " in said.output
+    refused = crane("reference", part, references / "mini.json")
+    assert "is no reference: 9 sections were never run (01_relevance, 03_" in str(refused.exception)
+    assert "./run_all.sh --profile mini --only 01,03,04,05,06,07,08,09,10 runs what is lacking" in str(
+        refused.exception
+    )
+    assert not (references / "mini.json").exists()
+
+
+def test_no_reference_of_a_tree_with_uncommitted_changes_unless_allowed(tmp_path, references):
+    changed = make_run(tmp_path / "mini", dirty=True)
+    refused = crane("reference", changed, references / "mini.json")
+    assert "was made from a tree with uncommitted changes" in str(refused.exception)
+    assert not (references / "mini.json").exists()
+    assert crane("reference", changed, references / "mini.json", "--allow-dirty").exit_code == 0
+    found = read_reference(references / "mini.json")
+    assert (found.made_with["uncommitted_changes"], found.made_with["jobs"]) == (True, [1])
+
+
+def test_the_power_of_a_comparison_is_told(tmp_path):
+    low = make_run(tmp_path / "mini", shift=-0.1)  # LangSpec-F1 of .6, and of 0
+    found = verify(low, against=str(low)).comparison
+    assert (found.numbers, found.could_fail, found.zeros) == (43, 42, 1)
+    said = crane("verify", low, "--against", low)
+    told = "power: 42 of these numbers (98 %) would be out of tolerance if the run had reported 0 (1 are 0 in the"
+    assert told in said.output
+
+
+def test_a_number_that_no_rule_is_for_is_an_error(run):
+    frame = pd.read_csv(run / "tables" / "03_langspec.csv").assign(surprise=0.5)
+    frame.to_csv(run / "tables" / "03_langspec.csv", index=False)
+    with pytest.raises(
+        CraneError, match=r"tolerances.yaml: no rule .* is for tables/03_langspec.csv, column 'surprise'"
+    ):
+        verify(run, against=str(run))
