@@ -89,6 +89,7 @@ class OpenEnded(RelevanceAndSelection):
                 "batch_size": options.batch_size,
                 **self._loading(),
             },
+            scratch=True,
         )
 
     def open_scores(self) -> Stage:
