@@ -215,7 +215,8 @@ def _write_silenced(
         cases |= {(part, number): [module] for number, module in enumerate(modules)} | {(part, -1): modules}
     states = {f"{part}.{number}": partial(_silenced, modules) for (part, number), modules in cases.items()}
     found = evaluate_states(states, score, description="Layers silenced", scratch=scratch)
+    if rank() > 0:
+        return
     frames = [found[f"{part}.{number}"].assign(part=part, layer=number, metric=metric) for part, number in cases]
-    if rank() == 0:
-        columns = ["part", "layer", "evaluation_language", "metric", "value"]
-        write_frame(folder / "parts.csv", pd.concat(frames, ignore_index=True)[columns])
+    columns = ["part", "layer", "evaluation_language", "metric", "value"]
+    write_frame(folder / "parts.csv", pd.concat(frames, ignore_index=True)[columns])

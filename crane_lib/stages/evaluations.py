@@ -38,7 +38,8 @@ def evaluate_states(
 ) -> dict[str, pd.DataFrame]:
     """Evaluate a model in every state.
 
-    Under torchrun, where there is a `scratch`, every process calls this; they share the states and all get the whole.
+    Under torchrun, where there is a `scratch`, every process calls this; they share the states. The first one gets the
+    whole, the others nothing: it may take the folder away while they would still be reading.
 
     Parameters
     ----------
@@ -46,6 +47,10 @@ def evaluate_states(
     evaluate : called in each of them; gives a frame of one row or more
     description : of the work, for its progress
     scratch : folder where finished states are kept in files, from where a later call goes on
+
+    Returns
+    -------
+    what `evaluate` gave, by the name of the state, in the order of `states`
 
     Raises
     ------
@@ -64,8 +69,8 @@ def evaluate_states(
             kept.write(name, found[name], seconds=time.monotonic() - started)
             if bar is not None:
                 bar.advance(len(found) + kept.made_elsewhere(set(missing) - set(found)) - bar.done)
-    found |= kept.by_others([name for name in missing if name not in found])
-    return {name: found[name] for name in states}
+    kept.wait()
+    return {name: found[name] if name in found else kept.by_another(name) for name in states if rank() == 0}
 
 
 def units_key(neurons: NeuronSet | None) -> str:
@@ -94,7 +99,7 @@ def evaluate_masks(
 
     Returns
     -------
-    for every distinct mask, in the order of `masks`: its places there, and what `evaluate` gave
+    for every distinct mask, in the order of `masks`: its places there, and what `evaluate` gave; in the first process
     """
     places: dict[str, list[int]] = {}
     for place, (_selected_on, neurons) in enumerate(masks):
@@ -140,13 +145,13 @@ class _Kept:
         """How many of these other processes have written."""
         return sum(self._file(name).is_file() for name in names) if self._together else 0
 
-    def by_others(self, names: list[str]) -> dict[str, pd.DataFrame]:
-        """What the other processes found in these states, when all have done their share."""
+    def wait(self) -> None:
+        """Wait until every process has done its share."""
         if self._together:
             barrier()
-        return {name: self._wait_for(name) for name in names}
 
-    def _wait_for(self, name: str) -> pd.DataFrame:
+    def by_another(self, name: str) -> pd.DataFrame:
+        """What another process has found in a state."""
         patience = time.monotonic() + VISIBLE_SECONDS
         while (frame := self.read(name)) is None:
             if time.monotonic() > patience:

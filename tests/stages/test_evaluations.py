@@ -1,6 +1,7 @@
 """Masks evaluated one after another, stopped in the middle and started again."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -184,21 +185,29 @@ def process(monkeypatch):
     return become
 
 
-def test_processes_deal_out_the_states_and_all_get_the_whole(tmp_path, process, monkeypatch):
+def test_processes_deal_out_the_states_and_the_first_gets_the_whole(tmp_path, process, monkeypatch):
     monkeypatch.setattr(module, "KEPT_SECONDS", 60.0)  # they exchange what they find even so
-    monkeypatch.setattr(module, "VISIBLE_SECONDS", -1.0)
-    names = list(expected())
-    process(1, names)
+    process(1, list(expected()))
     second = Work(tmp_path)
-    with pytest.raises(CraneError, match=r"state-0\.parquet: another process wrote it, but .* disk that all machines"):
-        second.run()
+    assert second.run() == {}
     assert second.seen == [1, 3]
-    process(0, names)
+    process(0, list(expected()))
     first = Work(tmp_path)
     assert_whole(first.run())
     assert first.seen == [0, 2, 4]
-    process(1, names)
-    assert_whole(Work(tmp_path).run())
+
+
+def test_what_another_process_wrote_is_not_to_be_seen(tmp_path, process, monkeypatch):
+    monkeypatch.setattr(module, "VISIBLE_SECONDS", -1.0)
+    process(0)
+    with pytest.raises(CraneError, match=r"state-1\.parquet: another process wrote it, but .* disk that all machines"):
+        Work(tmp_path).run()
+
+
+def test_a_process_that_is_not_the_first_reads_nothing_after_the_others_are_done(tmp_path, process, monkeypatch):
+    process(1, list(expected()))
+    monkeypatch.setattr(module, "barrier", lambda: shutil.rmtree(tmp_path))
+    assert Work(tmp_path).run() == {}
 
 
 # --- masks -------------------------------------------------------------------------------------------------------
