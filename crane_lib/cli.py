@@ -6,15 +6,19 @@ import os
 import shutil
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crane_lib import cli_verify
 from crane_lib.cli_run import look_first, run, told
 from crane_lib.errors import CraneError
+
+if TYPE_CHECKING:
+    from crane_lib.study import Study
 
 app = typer.Typer(
     help="CRANE: which neurons of a multilingual language model a language needs.",
@@ -193,18 +197,43 @@ def relevance(
     Examples: crane relevance --profile mini;  on eight GPUs: torchrun --nproc-per-node 8 -m crane_lib.cli relevance
     --profile mine.yaml --model chat
     """
+    _check_one_of("--model", model, ["base", "chat"])
+    with _study_of_all_processes(profile, artifacts) as study:
+        _check_one_of("--model", model, study.model_names)
+        study.relevance(model)
+
+
+@app.command()
+def masks(
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
+    ] = "",
+) -> None:
+    """Evaluate a study's models under all masks, by as many processes as torchrun starts.
+
+    Perplexity, questions, controls and open answers; what they need is made first. run_all.sh with the same profile
+    finds it all and goes on from there. Killed and started again, it goes on where it was.
+
+    Examples: crane masks --profile mini;  on eight GPUs: torchrun --nproc-per-node 8 -m crane_lib.cli masks
+    --profile mine.yaml
+    """
+    with _study_of_all_processes(profile, artifacts) as study:
+        study.evaluate_masks()
+
+
+@contextmanager
+def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
+    """A profile's study, opened by every process that torchrun started; only the first one speaks."""
     from crane_lib.pipeline.runner import alone
     from crane_lib.profile import artifacts_root, load_profile
     from crane_lib.relevance.distributed import processes, rank
     from crane_lib.study import Study
 
     loaded = load_profile(profile)
-    _check_one_of("--model", model, ["base", "chat"])
     folder = artifacts_root(artifacts or None) / loaded.name
     with processes(), alone(folder) if rank() == 0 else nullcontext():
-        study = Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else _say_nothing)
-        _check_one_of("--model", model, study.model_names)
-        study.relevance(model)
+        yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else _say_nothing)
 
 
 @app.command(hidden=True)

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -218,12 +219,12 @@ def test_artifacts_come_from_the_environment_where_not_given(tmp_path, monkeypat
 
 def test_help_without_arguments():
     result = call()
-    for command in ("run", "statistics", "relevance", "mask"):
+    for command in ("run", "statistics", "relevance", "masks", "mask"):
         assert f" {command} " in result.output
     assert "relevance-passes" not in result.output
 
 
-@pytest.mark.parametrize("command", ["run", "statistics", "relevance", "mask"])
+@pytest.mark.parametrize("command", ["run", "statistics", "relevance", "masks", "mask"])
 def test_every_command_shows_an_example(command):
     assert "Example" in call(command, "--help").output
 
@@ -335,6 +336,28 @@ def test_two_processes_make_the_same_relevance(study):
             first, second = Statistics.load(one / name), Statistics.load(two / name)
             assert (first.corpus, first.provenance) == (second.corpus, second.provenance)
             torch.testing.assert_close(first.moments["up"].m2, second.moments["up"].m2, rtol=1e-4, atol=1e-9)
+
+
+def test_two_processes_evaluate_the_same_masks(study):
+    profile, folder = study
+    shutil.copytree(folder / "one", folder / "both")  # with the same relevance, to the last bit
+    command = ["-m", "crane_lib.cli", "masks", "--profile", str(profile), "--artifacts"]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, launcher in (("one", []), ("both", several)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, str(folder / name)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("control_perplexity: made in ") == 1
+        assert not (folder / name / "small" / "stages" / ".scratch").exists()
+    for file in ("perplexity_base/documents.parquet", "perplexity_base/rows.csv", "control_perplexity/parts.csv"):
+        one, both = (folder / name / "small" / "stages" / file for name in ("one", "both"))
+        assert one.read_bytes() == both.read_bytes()
 
 
 def test_mistakes_in_relevance(study, tmp_path, monkeypatch, capsys):

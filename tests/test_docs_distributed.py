@@ -18,7 +18,7 @@ COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.s
 
 
 def test_the_page_has_commands():
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,9 +19,11 @@ from crane_lib.evaluation.perplexity import document_nll
 from crane_lib.files import write_frame
 from crane_lib.models.loading import load_model, model_directory
 from crane_lib.neurons import NeuronSet, write_neuron_sets
+from crane_lib.relevance.distributed import rank
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.parts import parts_of
 from crane_lib.selection import select_contrast
+from crane_lib.stages.evaluations import evaluate_states
 from crane_lib.stages.masking import build_harness, masks_of, measure_documents, measure_questions
 from crane_lib.stages.relevance import load_statistics
 from crane_lib.stages.scores import UnitScores, unit_means
@@ -101,6 +106,7 @@ def make_control_perplexity(
     device: str,
     dtype: str,
     trust_remote_code: bool,
+    scratch: Path | None = None,
 ) -> None:
     """Write rows.csv, documents.parquet and parts.csv (a layer's MLP or attention silenced), on sampled documents."""
     network, tokenizer = load_model(
@@ -117,13 +123,15 @@ def make_control_perplexity(
         labels={"profile": profile, "model": model_name},
         token_budget=token_budget,
         numbers=numbers,
+        scratch=scratch,
     )
 
-    def score() -> dict[str, float]:
+    def score() -> pd.DataFrame:
         sums = {k: document_nll(network, found, token_budget=token_budget) for k, found in tokens.items()}
-        return {k: float(np.exp(-nll.sum() / predicted.sum())) for k, (nll, predicted) in sums.items()}
+        values = {k: float(np.exp(-nll.sum() / predicted.sum())) for k, (nll, predicted) in sums.items()}
+        return pd.DataFrame({"evaluation_language": list(values), "value": list(values.values())})
 
-    write_frame(folder / "parts.csv", _silenced(network, score, metric="token_probability"))
+    _write_silenced(folder, network, score, metric="token_probability", scratch=scratch)
 
 
 def make_control_nlu(
@@ -138,6 +146,7 @@ def make_control_nlu(
     questions: int,
     budgets: list[str],
     sample_seed: int,
+    scratch: Path | None = None,
     **options: Any,
 ) -> None:
     """Write rows.csv, items.parquet and parts.csv, on sampled questions and at these budgets.
@@ -164,12 +173,13 @@ def make_control_nlu(
             **options,
         )
         labels = {"profile": profile, "model": model_name}
-        measure_questions(folder, network, harness, masks, labels=labels)
+        measure_questions(folder, network, harness, masks, labels=labels, scratch=scratch)
 
-        def score() -> dict[str, float]:
-            return {str(k): float(v) for k, v in harness.accuracy().groupby("language")["correct"].mean().items()}
+        def score() -> pd.DataFrame:
+            means = harness.accuracy().groupby("language")["correct"].mean()
+            return pd.DataFrame({"evaluation_language": means.index, "value": means.to_numpy()})
 
-        write_frame(folder / "parts.csv", _silenced(network, score, metric="accuracy"))
+        _write_silenced(folder, network, score, metric="accuracy", scratch=scratch)
 
 
 def _silence(module: torch.nn.Module, args: Any, output: Any) -> Any:
@@ -179,26 +189,34 @@ def _silence(module: torch.nn.Module, args: Any, output: Any) -> Any:
     return torch.zeros_like(output)
 
 
-def _silenced(network: Any, score: Any, *, metric: str) -> pd.DataFrame:
-    """Scores with the MLP or the attention of one layer, or of all, adding nothing.
+@contextmanager
+def _silenced(modules: list[torch.nn.Module]) -> Iterator[None]:
+    """These modules add nothing inside the block."""
+    hooks = HookSet()
+    try:
+        for module in modules:
+            hooks.after(module, _silence)
+        yield
+    finally:
+        hooks.remove()
 
-    Returns
-    -------
-    frame with part (none, mlp or attention), layer (-1: all), evaluation_language, metric and value
+
+def _write_silenced(
+    folder: Path, network: Any, score: Callable[[], pd.DataFrame], *, metric: str, scratch: Path | None
+) -> None:
+    """Write parts.csv: scores with the MLP or the attention of one layer, or of all, adding nothing.
+
+    Its columns are part (none, mlp or attention), layer (-1: all), evaluation_language, metric and value.
     """
     layers = parts_of(network).layers
-    cases: list[tuple[str, int, list[torch.nn.Module]]] = [("none", -1, [])]
+    cases: dict[tuple[str, int], list[torch.nn.Module]] = {("none", -1): []}
     for part in ("mlp", "attention"):
         modules = [layer.down if part == "mlp" else layer.attention for layer in layers]
-        cases += [(part, number, [module]) for number, module in enumerate(modules)] + [(part, -1, modules)]
-    records = []
-    for part, number, modules in cases:
-        hooks = HookSet()
-        try:
-            for module in modules:
-                hooks.after(module, _silence)
-            found = score()
-        finally:
-            hooks.remove()
-        records += [(part, number, language, metric, value) for language, value in found.items()]
-    return pd.DataFrame(records, columns=["part", "layer", "evaluation_language", "metric", "value"])
+        cases |= {(part, number): [module] for number, module in enumerate(modules)} | {(part, -1): modules}
+    states = {f"{part}.{number}": partial(_silenced, modules) for (part, number), modules in cases.items()}
+    found = evaluate_states(states, score, description="Layers silenced", scratch=scratch)
+    if rank() > 0:
+        return
+    frames = [found[f"{part}.{number}"].assign(part=part, layer=number, metric=metric) for part, number in cases]
+    columns = ["part", "layer", "evaluation_language", "metric", "value"]
+    write_frame(folder / "parts.csv", pd.concat(frames, ignore_index=True)[columns])

@@ -14,7 +14,8 @@ from crane_lib.models.loading import load_model, model_directory
 from crane_lib.neurons import NEURON, NeuronSet, read_all_sets
 from crane_lib.progress import advancing, progress
 from crane_lib.relevance.parts import parts_of
-from crane_lib.stages.masking import Mask, measure_documents
+from crane_lib.stages.evaluations import Mask
+from crane_lib.stages.masking import measure_documents
 from crane_lib.stages.selection import PUBLISHED
 from crane_lib.stages.texts import sampled_documents
 

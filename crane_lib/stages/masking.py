@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,13 +15,11 @@ from crane_lib.evaluation.nlu import Harness, write_tasks
 from crane_lib.evaluation.perplexity import document_nll
 from crane_lib.evaluation.rows import COLUMNS, accuracy_row, mask_labels, perplexity_rows
 from crane_lib.files import write_frame
-from crane_lib.masking import masked
 from crane_lib.models.loading import load_model, model_directory
-from crane_lib.neurons import NeuronSet, read_neuron_sets
-from crane_lib.progress import progress
+from crane_lib.neurons import read_neuron_sets
+from crane_lib.relevance.distributed import rank
+from crane_lib.stages.evaluations import Mask, evaluate_masks
 from crane_lib.stages.texts import tokenized
-
-Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
 
 
 def masks_of(
@@ -47,29 +43,9 @@ def masks_of(
     return masks
 
 
-def _units(neurons: NeuronSet | None) -> tuple[Any, ...]:
-    """What is zeroed: equal for sets that mask the same units, whatever they are called."""
-    sites = neurons.sites if neurons is not None else {}
-    zeroed = [(site, n, tuple(index)) for site in sites for n, index in enumerate(sites[site]) if len(index)]
-    return tuple(sorted(zeroed))
-
-
-def _under_masks(
-    model: PreTrainedModel, masks: list[Mask], labels: dict[str, Any], description: str
-) -> Iterator[list[dict[str, Any]]]:
-    """Mask after mask on one model; gives the columns that name the mask while it is in force.
-
-    Sets of the same units (a global random mask is one for all languages) are masked once, under all their names.
-    """
-    equal: dict[tuple[Any, ...], list[Mask]] = {}
-    for mask in masks:
-        equal.setdefault(_units(mask[1]), []).append(mask)
-    with progress(description, len(equal)) as bar:
-        for named in equal.values():
-            neurons = named[0][1]
-            with masked(model, neurons) if neurons is not None else nullcontext():
-                yield [{**labels, **mask_labels(item, selected_on=selected_on)} for selected_on, item in named]
-            bar.advance()
+def _named(masks: list[Mask], labels: dict[str, Any]) -> list[dict[str, Any]]:
+    """Columns that name each mask."""
+    return [{**labels, **mask_labels(neurons, selected_on=selected_on)} for selected_on, neurons in masks]
 
 
 def measure_documents(
@@ -81,22 +57,36 @@ def measure_documents(
     labels: dict[str, Any],
     token_budget: int,
     numbers: dict[str, list[int]] | None = None,
+    scratch: Path | None = None,
 ) -> None:
     """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask).
 
     Parameters
     ----------
     numbers : numbers of the documents, where they are some of more; else they are counted from 0
+    scratch : folder where finished masks are kept, from where a later call goes on
     """
-    rows, per_document = [], []
-    for named in _under_masks(network, masks, labels, "Perplexity under masks"):
+
+    def evaluate() -> pd.DataFrame:
+        parts = []
         for language, tokens in documents.items():
             nll, predicted = document_nll(network, tokens, token_budget=token_budget)
             which = numbers[language] if numbers else range(len(nll))
-            for mask in named:
+            found = {"document": which, "nll": nll, "tokens": predicted}
+            parts.append(pd.DataFrame({"evaluation_language": language, **found}))
+        return pd.concat(parts, ignore_index=True)
+
+    found = evaluate_masks(network, masks, evaluate, description="Perplexity under masks", scratch=scratch)
+    if rank() > 0:
+        return
+    named = _named(masks, labels)
+    rows, per_document = [], []
+    for places, frame in found:
+        for language, part in frame.groupby("evaluation_language", sort=False):
+            for mask in (named[place] for place in places):
                 here = {**mask, "evaluation_language": language}
-                rows += perplexity_rows(nll, predicted, here)
-                per_document.append(pd.DataFrame({**here, "document": which, "nll": nll, "tokens": predicted}))
+                rows += perplexity_rows(part["nll"].to_numpy(), part["tokens"].to_numpy(), here)
+                per_document.append(part.assign(**here)[[*here, "document", "nll", "tokens"]])
     write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
     write_frame(folder / "documents.parquet", pd.concat(per_document, ignore_index=True))
 
@@ -122,6 +112,7 @@ def make_perplexity(
     device: str,
     dtype: str,
     trust_remote_code: bool,
+    scratch: Path | None = None,
 ) -> None:
     """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask)."""
     network, tokenizer = load_model(
@@ -134,7 +125,7 @@ def make_perplexity(
     }
     masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
     labels = {"profile": profile, "model": model_name}
-    measure_documents(folder, network, documents, masks, labels=labels, token_budget=token_budget)
+    measure_documents(folder, network, documents, masks, labels=labels, token_budget=token_budget, scratch=scratch)
 
 
 def build_harness(
@@ -202,14 +193,21 @@ def measure_questions(
     masks: list[Mask],
     *,
     labels: dict[str, Any],
+    scratch: Path | None = None,
 ) -> None:
-    """Write rows.csv and items.parquet (every question under every mask: right or wrong)."""
+    """Write rows.csv and items.parquet (every question under every mask: right or wrong).
+
+    scratch : folder where finished masks are kept, from where a later call goes on
+    """
+    found = evaluate_masks(network, masks, harness.accuracy, description="Questions under masks", scratch=scratch)
+    if rank() > 0:
+        return
+    named = _named(masks, labels)
     rows, items = [], []
-    for named in _under_masks(network, masks, labels, "Questions under masks"):
-        found = harness.accuracy()
-        for mask in named:
-            items.append(found.assign(**mask))
-            rows += _accuracy_rows(found, mask)
+    for places, frame in found:
+        for mask in (named[place] for place in places):
+            items.append(frame.assign(**mask))
+            rows += _accuracy_rows(frame, mask)
     write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
     write_frame(folder / "items.parquet", pd.concat(items, ignore_index=True))
 
@@ -225,6 +223,7 @@ def make_nlu(
     model_name: str,
     methods: dict[str, list[str]] | None,
     draws: int | None = None,
+    scratch: Path | None = None,
     **options: Any,
 ) -> None:
     """Write rows.csv and items.parquet (every question under every mask: right or wrong).
@@ -235,7 +234,8 @@ def make_nlu(
     with TemporaryDirectory() as tasks:
         network, harness = build_harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
         masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
-        measure_questions(folder, network, harness, masks, labels={"profile": profile, "model": model_name})
+        labels = {"profile": profile, "model": model_name}
+        measure_questions(folder, network, harness, masks, labels=labels, scratch=scratch)
 
 
 def make_unmasked_nlu(

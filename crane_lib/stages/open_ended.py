@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedModel
 
-from crane_lib.evaluation.generation import Answer, answer_nll, chat_prompt, greedy_answers
+from crane_lib.evaluation.generation import answer_nll, chat_prompt, greedy_answers
 from crane_lib.evaluation.judges import Judge, OfflineJudge, agreement
 from crane_lib.evaluation.judges_endpoint import EndpointJudge
 from crane_lib.evaluation.judges_protocol import Endpoint
@@ -19,10 +18,10 @@ from crane_lib.evaluation.rows import mask_labels
 from crane_lib.files import read_frame, read_json, write_frame, write_json
 from crane_lib.knowledge.facts import Fact
 from crane_lib.knowledge.open_questions import choose_facts, known_answers, open_questions
-from crane_lib.masking import masked
 from crane_lib.models.loading import load_model, model_directory
-from crane_lib.neurons import NeuronSet, read_neuron_sets
-from crane_lib.progress import progress
+from crane_lib.neurons import read_neuron_sets
+from crane_lib.relevance.distributed import rank
+from crane_lib.stages.evaluations import Mask, evaluate_masks
 from crane_lib.stages.selection import sets_file
 
 OFFLINE, ENDPOINT = "offline", "endpoint"
@@ -46,11 +45,9 @@ def make_file_questions(folder: Path, *, questions: dict[str, str]) -> None:
     _write_questions(folder, read_question_files({language: Path(path) for language, path in questions.items()}), [])
 
 
-def _masks(
-    selections: dict[str, Path | None], sets: dict[str, list[tuple[str, str]]], random_draws: int
-) -> list[tuple[str, NeuronSet | None]]:
+def _masks(selections: dict[str, Path | None], sets: dict[str, list[tuple[str, str]]], random_draws: int) -> list[Mask]:
     """The model that a set was selected on, and the set; first the unmasked model."""
-    masks: list[tuple[str, NeuronSet | None]] = [("", None)]
+    masks: list[Mask] = [("", None)]
     for selected_on, folder in selections.items():
         for method, budget in sets.get(selected_on, []) if folder is not None else []:
             found = read_neuron_sets(sets_file(folder, method, budget)) if folder is not None else []
@@ -58,12 +55,13 @@ def _masks(
     return masks
 
 
-def _distinct_nll(model: PreTrainedModel, prompts: list[list[int]], answers: list[Answer]) -> list[float]:
+def _distinct_nll(model: PreTrainedModel, prompts: list[list[int]], answers: list[tuple[int, ...]]) -> list[float]:
     """NLL of every answer by the model as it is; the same answer to the same question is computed once."""
-    pairs = list({(tuple(p), a.ids): None for p, a in zip(prompts, answers, strict=True)})
+    asked = [(tuple(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    pairs = list(dict.fromkeys(asked))
     values = answer_nll(model, [prompt for prompt, _ids in pairs], [ids for _prompt, ids in pairs])
     known = dict(zip(pairs, values.tolist(), strict=True))
-    return [known[tuple(p), a.ids] for p, a in zip(prompts, answers, strict=True)]
+    return [known[pair] for pair in asked]
 
 
 def make_answers(
@@ -83,6 +81,7 @@ def make_answers(
     device: str,
     dtype: str,
     trust_remote_code: bool,
+    scratch: Path | None = None,
 ) -> None:
     """Write answers.parquet: every answer under every mask.
 
@@ -93,6 +92,7 @@ def make_answers(
     ----------
     sets : for each model that sets were selected on the methods and budgets to mask
     random_draws : so many draws of each random set
+    scratch : folder where finished masks are kept, from where a later call goes on
     """
     network, tokenizer = load_model(
         model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
@@ -100,32 +100,33 @@ def make_answers(
     asked = read_frame(questions / "questions.parquet")
     prompts = [chat_prompt(tokenizer, text) for text in asked["text"]]
     masks = _masks({"base": selected_on_base, "chat": selected_on_chat}, sets, random_draws)
-    frames, answers = [], []
-    with progress("Open questions under masks", len(masks)) as bar:
-        for selected_on, neurons in masks:
-            with masked(network, neurons) if neurons is not None else nullcontext():
-                found = greedy_answers(
-                    network,
-                    tokenizer,
-                    prompts,
-                    max_new_tokens=max_new_tokens,
-                    repetition_penalty=repetition_penalty,
-                    batch_size=batch_size,
-                )
-            labels = {"profile": profile, "model": model_name, **mask_labels(neurons, selected_on=selected_on)}
-            frames.append(
-                asked[["language", "question", "text"]].assign(
-                    answer=[answer.text for answer in found],
-                    tokens=[len(answer.ids) - answer.finished for answer in found],
-                    finished=[answer.finished for answer in found],
-                    nll_tokens=[len(answer.ids) for answer in found],
-                    **labels,
-                )
-            )
-            answers += found
-            bar.advance()
+
+    def evaluate() -> pd.DataFrame:
+        found = greedy_answers(
+            network,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            batch_size=batch_size,
+        )
+        columns = {"answer": [a.text for a in found], "ids": [a.ids for a in found]}
+        return pd.DataFrame({**columns, "finished": [a.finished for a in found]})
+
+    evaluated = evaluate_masks(network, masks, evaluate, description="Open questions under masks", scratch=scratch)
+    if rank() > 0:
+        return
+    by_place = {place: found for places, found in evaluated for place in places}
+    frames = [
+        pd.concat([asked[["language", "question", "text"]], by_place[place]], axis=1).assign(
+            profile=profile, model=model_name, **mask_labels(neurons, selected_on=selected_on)
+        )
+        for place, (selected_on, neurons) in enumerate(masks)
+    ]
     frame = pd.concat(frames, ignore_index=True)
-    frame["nll"] = _distinct_nll(network, prompts * len(masks), answers)
+    frame["nll_tokens"] = frame["ids"].map(len)
+    frame["tokens"] = frame["nll_tokens"] - frame["finished"]
+    frame["nll"] = _distinct_nll(network, prompts * len(masks), [tuple(ids) for ids in frame["ids"]])
     first = ["profile", "model", *mask_labels(None, selected_on="")]
     rest = ["language", "question", "text", "answer", "tokens", "finished", "nll", "nll_tokens"]
     write_frame(folder / "answers.parquet", frame[[*first, *rest]])

@@ -47,6 +47,7 @@ class Controls(Masking):
                 "random_seed": self.profile.random_seed,
                 **self._common("base"),
             },
+            scratch=True,
         )
 
     def control_nlu(self) -> Stage:
@@ -64,4 +65,5 @@ class Controls(Masking):
                 "sample_seed": self.profile.random_seed,
                 **self._nlu_parameters("base"),
             },
+            scratch=True,
         )

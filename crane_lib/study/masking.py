@@ -78,13 +78,13 @@ class Masking(RelevanceAndSelection):
             inputs["selected_on_chat"] = self.selection("chat")
             methods = {"base": list(_TRANSFER_METHODS), "chat": list(_CHAT_METHODS)}
             chosen = {"methods": methods, "draws": _TRANSFER_DRAWS}
-        return self.store.run(stage, make, inputs=inputs, parameters={**chosen, **parameters})
+        return self.store.run(stage, make, inputs=inputs, parameters={**chosen, **parameters}, scratch=True)
 
     def _back(self, stage: str, make: Callable[..., None], parameters: dict[str, Any], *, corpus: Stage) -> Stage:
         """Evaluate the base model under the sets selected on the chat model."""
         inputs = {"corpus": corpus, "model": self.model("base"), "selected_on_chat": self.selection("chat")}
         methods = {"chat": list(_CHAT_METHODS)}
-        return self.store.run(stage, make, inputs=inputs, parameters={"methods": methods, **parameters})
+        return self.store.run(stage, make, inputs=inputs, parameters={"methods": methods, **parameters}, scratch=True)
 
     def back_transfer(self) -> list[Stage]:
         """Perplexity of the base model under the chat model's sets, and accuracy where there are questions."""

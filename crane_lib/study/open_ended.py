@@ -84,6 +84,7 @@ class OpenEnded(RelevanceAndSelection):
                 "batch_size": options.batch_size,
                 **self._loading(),
             },
+            scratch=True,
         )
 
     def judged(self, judge: str) -> Stage:
