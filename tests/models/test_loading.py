@@ -152,6 +152,25 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert pick_device("auto") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("name", ["meta", "vulkan", "mtia", "mps"])
+def test_a_device_that_torch_can_name_and_not_compute_on(name, monkeypatch):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine computes on mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CraneError) as error:
+        pick_device(name)
+    assert str(error.value) == f"device '{name}': cannot be computed on here; there are cpu"
+
+
+def test_the_number_of_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(CraneError) as error:
+        pick_device("cuda:9")
+    assert str(error.value) == "device 'cuda:9': no such GPU; there are cpu, cuda:0, cuda:1"
+
+
 def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
