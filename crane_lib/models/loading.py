@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -175,18 +174,3 @@ def check_placement(model: PreTrainedModel, path: Path) -> None:
 def model_directory(folder: Path) -> Path:
     """The Hugging Face directory in a folder: the folder itself, or ``model/`` in a stage that trained one."""
     return folder / "model" if (folder / "model").is_dir() else folder
-
-
-def directory_fingerprint(path: Path) -> str:
-    """Short hash of a model directory: names and sizes of its files, content of the small ones."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.is_file():
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(1 << 22))
-                if size > 1 << 23:
-                    stream.seek(-(1 << 22), 2)
-                    digest.update(stream.read())
-    return digest.hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from crane_lib.errors import CraneError
+from crane_lib.pipeline.hashes import Hashes
 from crane_lib.pipeline.store import Stage
 from crane_lib.profile import EmbeddedSource, LocalSource
 from crane_lib.profile_hub import HubModel, HubSource
@@ -85,8 +86,12 @@ class Models(StudyBase):
             return self._given_model(source, name)
         return self._base_model if name == "base" else self._chat_model
 
+    @cached_property
+    def _hashes(self) -> Hashes:
+        return Hashes(self.folder.parent)
+
     def _given_model(self, source: LocalSource | HubSource, name: str) -> Stage:
-        from crane_lib.models.loading import check_model_directory, directory_fingerprint
+        from crane_lib.models.loading import check_model_directory
 
         given = source.base_model if name == "base" else source.chat_model
         if given is None:
@@ -98,7 +103,7 @@ class Models(StudyBase):
         else:
             path = given
         check_model_directory(path)
-        return Stage(f"{name}_model", path, directory_fingerprint(path), True, 0.0)
+        return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
     @cached_property
     def _base_model(self) -> Stage:

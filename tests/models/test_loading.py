@@ -11,7 +11,6 @@ from crane_lib.errors import CraneError
 from crane_lib.models.loading import (
     check_model_directory,
     check_placement,
-    directory_fingerprint,
     load_model,
     model_directory,
     pick_device,
@@ -243,25 +242,3 @@ def test_the_directory_of_a_trained_model_and_of_ones_own(original, tmp_path):
     assert model_directory(original) == original
     (tmp_path / "model").mkdir()
     assert model_directory(tmp_path) == tmp_path / "model"
-
-
-def test_the_fingerprint_of_a_directory(original, folder):
-    before = directory_fingerprint(folder)
-    assert before == directory_fingerprint(original)
-    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
-    assert directory_fingerprint(folder) != before
-
-
-def test_the_fingerprint_of_a_large_file_sees_its_ends(tmp_path):
-    path = tmp_path / "model.safetensors"
-    content = bytearray(10 << 20)
-    seen = set()
-    for position in (None, 0, len(content) - 1):
-        changed = bytearray(content)
-        if position is not None:
-            changed[position] = 1
-        path.write_bytes(changed)
-        seen.add(directory_fingerprint(tmp_path))
-    path.write_bytes(content + b"\0")
-    seen.add(directory_fingerprint(tmp_path))
-    assert len(seen) == 4
