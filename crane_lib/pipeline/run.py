@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_json
+from crane_lib.files import read_json, write_json, write_text
 from crane_lib.pipeline.estimate import Times
 from crane_lib.pipeline.machine import granted_cores, granted_memory
 from crane_lib.pipeline.notebook import known_parameters
@@ -85,11 +85,21 @@ class Run:
             and all((self.folder / name).is_file() for name in last["outputs"])
         )
 
-    def mark_running(self, section: Section) -> None:
-        """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted."""
+    def mark_running(self, section: Section) -> float:
+        """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted.
+
+        Returns
+        -------
+        time of day by the clock that stamps the folder's files, which on a file server is not this machine's
+        """
         last = self.record(section)
         if last is not None:
             write_json(self.record_path(section), {**last, "status": "running"})
+        marker = self.folder / f".start-{section.number}"
+        write_text(marker, section.name)
+        since = marker.stat().st_mtime
+        marker.unlink()
+        return since
 
     def finish(
         self,
@@ -106,7 +116,7 @@ class Run:
 
         Parameters
         ----------
-        since : time of day at its start
+        since : when it started, as `mark_running` said
         """
         if error is not None:  # made under another key; the report must not show them as today's
             for name in (self.record(section) or {}).get("outputs", []):

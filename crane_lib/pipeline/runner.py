@@ -6,11 +6,10 @@ import fcntl
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -140,7 +139,7 @@ class _Started:
     row: Row
     log: SectionLog
     threads: int
-    since: float = field(default_factory=time.time)
+    since: float  # by the clock of the run's folder
     peak_memory_mib: float | None = None
 
 
@@ -170,12 +169,12 @@ class _Work:
 
     def _start(self, row: Row, pool: ThreadPoolExecutor) -> None:
         run, section = self._run, self._sections[row.number]
-        run.mark_running(section)
+        since = run.mark_running(section)
         threads = run.threads * (run.jobs if self._board.is_alone(row.number) else 1)
         log = SectionLog(run.log_path(section), heading=f"{row.number}  {row.title}, {threads} threads")
         progress_file = self._progress_file(section)
         row.start(lambda: read_progress(progress_file) or log.last)
-        started = _Started(section, row, log, threads)
+        started = _Started(section, row, log, threads, since)
         self._at_work[pool.submit(self._execute, started)] = started
 
     def _progress_file(self, section: Section) -> Path:

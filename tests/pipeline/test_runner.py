@@ -208,6 +208,33 @@ def test_an_output_that_a_section_no_longer_makes_goes(tmp_path, notebooks, work
     assert sorted(path.name for path in tables.iterdir()) == ["00_a.csv", "01_a.csv", "02_a.csv"]
 
 
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_file_server_whose_clock_is_not_this_machines(tmp_path, notebooks, work, monkeypatch, ahead):
+    """What a section has just made is kept, and what is older goes, whatever this machine takes the time to be."""
+    ours = Path.stat
+
+    def theirs(path, **options):
+        found = ours(path, **options)
+        return os.stat_result(tuple(found), {"st_mtime": found.st_mtime + ahead, "st_mtime_ns": found.st_mtime_ns})
+
+    monkeypatch.setattr(Path, "stat", theirs)
+    write_notebook(notebooks / "01_second.ipynb", 'write("results.csv")', title="Second")
+    work.tables["01"] = ["01_a.csv", "01_old.csv", "../results.csv"]
+    assert start(tmp_path) == 0
+    made = ["notebooks/01_second.ipynb", "tables/01_a.csv", "tables/01_old.csv", "results.csv"]
+    assert record(tmp_path, "01_second")["outputs"] == made
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "02"]  # all is there, and is reused
+    old = tmp_path / "smoke" / "tables" / "01_old.csv"
+    os.utime(old, (time.time() - 100, time.time() - 100))
+    work.tables["01"] = ["01_a.csv", "../results.csv"]
+    changed_notebook(tmp_path, notebooks)
+    assert start(tmp_path) == 0
+    assert not old.exists()
+    assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+    assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
+
+
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_section_is_not_trusted_even_when_all_is_as_it_was(tmp_path, notebooks, work, problem):
     start(tmp_path)
