@@ -15,8 +15,8 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
     """Nothing of the caller's own settings reaches a test."""
-    for name in ("CRANE_ARTIFACTS", "CRANE_PROFILE", "CRANE_PROGRESS_FILE", "CRANE_PROGRAM"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("ARTIFACTS", "PROFILE", "PROGRESS_FILE", "PROGRAM", "START", "THREADS"):
+        monkeypatch.delenv(f"CRANE_{name}", raising=False)
 
 
 _LONGEST = ("test_study.py", "test_rehearsal.py", "test_benchmarks.py")  # minutes each; begun first, none is waited for

@@ -6,6 +6,7 @@ import fcntl
 import shutil
 import signal
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from crane_lib.files import write_text
 from crane_lib.pipeline.board import Board, Row
 from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.estimate import disk_free, disk_needed, size_text
+from crane_lib.pipeline.failures import START_VARIABLE, forget
 from crane_lib.pipeline.kernels import Kernels
 from crane_lib.pipeline.log import SectionLog
 from crane_lib.pipeline.machine import cores_are_limited
@@ -89,6 +91,7 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
                 if path.name != ".lock":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         remove_partial(run.folder)
+        forget(run.folder / "stages")  # of a start that was killed
         write_text(
             run.folder / "profile.yaml", yaml.safe_dump(run.profile.resolved(), allow_unicode=True, sort_keys=False)
         )
@@ -151,6 +154,7 @@ class _Work:
         self._kernels = Kernels()
         self._at_work: dict[Future[str | None], _Started] = {}
         self._sections = {section.number: section for section in run.sections}
+        self._id = uuid.uuid4().hex
 
     def do(self) -> None:
         """Do all that is waiting on the board."""
@@ -166,6 +170,8 @@ class _Work:
             except BaseException:
                 self._interrupt()
                 raise
+            finally:
+                forget(self._run.folder / "stages")
 
     def _start(self, row: Row, pool: ThreadPoolExecutor) -> None:
         run, section = self._run, self._sections[row.number]
@@ -189,7 +195,11 @@ class _Work:
             "artifacts": str(run.folder.parent),
             **run.parameters,
         }
-        variables = {FILE_VARIABLE: str(self._progress_file(section)), SECTION_VARIABLE: section.number}
+        variables = {
+            FILE_VARIABLE: str(self._progress_file(section)),
+            SECTION_VARIABLE: section.number,
+            START_VARIABLE: self._id,
+        }
         if run.jobs > 1 or cores_are_limited():
             variables["OMP_NUM_THREADS"] = str(started.threads)
         with measuring_children(FILE_VARIABLE, variables[FILE_VARIABLE]) as peak:

@@ -453,6 +453,32 @@ print("reused", stage.reused, "maker", (stage / "maker.txt").read_text())
     assert not list((tmp_path / "smoke" / "stages").glob(".*"))
 
 
+def test_a_stage_that_fails_is_tried_once_a_start(tmp_path, notebooks):
+    cell = """
+import pathlib
+from crane_lib.errors import CraneError
+from crane_lib.pipeline.store import Store
+
+folder = pathlib.Path(artifacts)
+
+def make(folder_of_stage):
+    with (folder / "tries").open("a") as stream:
+        stream.write("x")
+    raise CraneError("the loss became nan at step 7")
+
+Store(folder / "smoke" / "stages").run("shared", make)
+"""
+    for name in ("00_first", "01_second"):
+        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    (notebooks / "02_third.ipynb").unlink()
+    for tries in ("x", "xx"):
+        assert start(tmp_path, jobs=2) == 1
+        errors = [record(tmp_path, name)["error"] for name in ("00_first", "01_second")]
+        assert errors == ["the loss became nan at step 7"] * 2
+        assert (tmp_path / "tries").read_text() == tries
+        assert list((tmp_path / "smoke" / "stages").iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path, notebooks, number):
     """Also SIGKILL, after which only the kernels themselves can notice."""
