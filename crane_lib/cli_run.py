@@ -48,7 +48,7 @@ def run(
         list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
     ] = [],  # noqa: B006
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--jobs",
             "-j",
@@ -57,7 +57,7 @@ def run(
             show_default=False,
             help="Run up to N independent sections at once (default: as many as suit the profile and the machine).",
         ),
-    ] = 0,
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw this profile's results away first.")] = False,
@@ -83,8 +83,9 @@ def run(
     failed, 2 for a mistake in the call or a need that is not met, 130 after Ctrl-C or SIGTERM.
 
     --jobs N shares the cores out to N sections at once, as soon as what they read is made; each takes memory of its
-    own, on a GPU too. Sections that nothing can run beside, such as the training of the models, have all cores. By
-    default the small embedded models have one section a core, at most four, and other models one after the other.
+    own, on a GPU too. Texts, models, relevance and selection, on which all sections rest, are made with all cores by
+    whichever section comes first. By default the small embedded models have one section a core, at most four, and other
+    models one after the other.
 
     --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
     to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how

@@ -12,10 +12,11 @@ from typing import Any
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
 from crane_lib.pipeline.estimate import Times
-from crane_lib.pipeline.machine import granted_cores, granted_memory
+from crane_lib.pipeline.machine import granted_memory
 from crane_lib.pipeline.notebook import known_parameters
 from crane_lib.pipeline.sections import Section
 from crane_lib.pipeline.store import RECORD, library_versions
+from crane_lib.pipeline.threads import all_threads
 from crane_lib.profile import TOLD, EmbeddedSource, LocalSource, Profile
 
 MOST_JOBS = 4  # sections that do not wait for one another
@@ -35,7 +36,7 @@ class Run:
 
     @property
     def threads(self) -> int:
-        """Threads that a section computes with when `jobs` of them work at once."""
+        """Threads of a section: its share when `jobs` of them work at once, also where fewer are asked for."""
         return max(1, all_threads() // self.jobs)
 
     @cached_property
@@ -160,12 +161,6 @@ class Run:
             if stage.get("section") == section.number and path.stat().st_mtime < since:
                 seconds += stage["seconds"]
         return seconds
-
-
-def all_threads() -> int:
-    """Threads that a single computation uses on this machine."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else granted_cores()
 
 
 def fitting_jobs(profile: Profile) -> int:

@@ -33,6 +33,7 @@ from crane_lib.pipeline.order import waits_for
 from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import SECTION_VARIABLE, remove_partial
+from crane_lib.pipeline.threads import THREADS_VARIABLE, all_threads
 from crane_lib.progress import FILE_VARIABLE, read_progress
 
 REPORTS = ("report.md", "report.html")
@@ -176,7 +177,7 @@ class _Work:
     def _start(self, row: Row, pool: ThreadPoolExecutor) -> None:
         run, section = self._run, self._sections[row.number]
         since = run.mark_running(section)
-        threads = run.threads * (run.jobs if self._board.is_alone(row.number) else 1)
+        threads = run.threads
         log = SectionLog(run.log_path(section), heading=f"{row.number}  {row.title}, {threads} threads")
         progress_file = self._progress_file(section)
         row.start(lambda: read_progress(progress_file) or log.last)
@@ -199,6 +200,7 @@ class _Work:
             FILE_VARIABLE: str(self._progress_file(section)),
             SECTION_VARIABLE: section.number,
             START_VARIABLE: self._id,
+            THREADS_VARIABLE: str(all_threads()),
         }
         if run.jobs > 1 or cores_are_limited():
             variables["OMP_NUM_THREADS"] = str(started.threads)

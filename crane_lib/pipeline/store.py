@@ -28,6 +28,7 @@ from crane_lib.files import atomic, fingerprint, locked, read_json, sha256, writ
 from crane_lib.pipeline.code import code_fingerprint
 from crane_lib.pipeline.failures import remember, remembered
 from crane_lib.pipeline.memory import measuring, threads
+from crane_lib.pipeline.threads import on_all_threads
 
 SCHEMA = "crane.stage/1"
 RECORD = "stage.json"
@@ -148,6 +149,7 @@ class Store:
         sources: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         scratch: bool = False,
+        all_threads: bool = False,
     ) -> Stage:
         """Make a stage or find it made.
 
@@ -161,6 +163,8 @@ class Store:
         settings : values it is given too, but on which the result does not depend; no part of the key
         scratch : pass ``scratch=``, a folder that outlives a kill, so that the next start goes on from what is there;
             under several processes each calls `make` with it, and only the first one's ``folder`` exists
+        all_threads : compute with all threads of this machine and not with the section's share of them; for what
+            several sections may be the first to ask for
 
         Returns
         -------
@@ -197,7 +201,7 @@ class Store:
                 "parameters": parameters,
                 "libraries": self._libraries,
             }
-            with self._held(name):
+            with self._held(name), on_all_threads() if all_threads else nullcontext():
                 record = _from_first(_complete(folder, key))  # another section may have made it meanwhile
                 reused = record is not None
                 if record is None:

@@ -27,6 +27,7 @@ class Models(StudyBase):
                 "corpus",
                 make_embedded_corpus,
                 parameters={"knowledge": source.knowledge.model_dump(), "random_seed": self.profile.random_seed},
+                all_threads=True,
             )
         if isinstance(source, HubSource):
             return self._hub_corpus(source)
@@ -44,6 +45,7 @@ class Models(StudyBase):
                 "random_seed": self.profile.random_seed,
             },
             sources={name: file_key(path) for name, path in files.items()},
+            all_threads=True,
         )
 
     def _hub_corpus(self, source: HubSource) -> Stage:
@@ -61,6 +63,7 @@ class Models(StudyBase):
             },
             sources={language: file_key(text.file) for language, text in source.texts.items() if text.file},
             scratch=True,
+            all_threads=True,
         )
 
     @property
@@ -121,6 +124,7 @@ class Models(StudyBase):
                 "random_seed": self.profile.random_seed,
                 "dtype": self.profile.dtype,
             },
+            all_threads=True,
         )
 
     @cached_property
@@ -137,6 +141,7 @@ class Models(StudyBase):
                 "random_seed": self.profile.random_seed,
                 "dtype": self.profile.dtype,
             },
+            all_threads=True,
         )
 
     def _embedded(self) -> EmbeddedSource:

@@ -15,6 +15,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256
 from crane_lib.pipeline import run as run_module
 from crane_lib.pipeline import runner, sections
+from crane_lib.pipeline import threads as threads_module
 from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.notebook import NotebookError
 from crane_lib.pipeline.run import Run
@@ -384,22 +385,23 @@ def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks
 
 def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):
     monkeypatch.setattr(runner, "waits_for", lambda _all: {"01": {"00"}, "02": {"00"}})
-    monkeypatch.setattr(run_module, "all_threads", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert start(tmp_path, jobs=2) == 0
     assert work.done[0] == "00"
-    assert {number: given["OMP_NUM_THREADS"] for number, given in work.variables.items()} == {
-        "00": "8",  # nothing can run beside it
-        "01": "4",
-        "02": "4",
-    }
-    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [8, 4]
+    # Also where nothing can run beside: a section computes in every start as in a full one.
+    assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"4"}
+    assert {given["CRANE_THREADS"] for given in work.variables.values()} == {"8"}
+    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [4, 4]
+    start(tmp_path, only=["01"], fresh=True, jobs=2)
+    assert (work.variables["01"]["OMP_NUM_THREADS"], work.variables["01"]["CRANE_THREADS"]) == ("4", "8")
     start(tmp_path, fresh=True)
     assert "OMP_NUM_THREADS" not in work.variables["01"]
+    assert work.variables["01"]["CRANE_THREADS"] == "8"
 
 
 def test_a_limit_on_cores_reaches_the_kernels(tmp_path, notebooks, work, monkeypatch):
     monkeypatch.setattr(runner, "cores_are_limited", lambda: True)
-    monkeypatch.setattr(run_module, "granted_cores", lambda: 3)
+    monkeypatch.setattr(threads_module, "granted_cores", lambda: 3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert start(tmp_path) == 0
     assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"3"}
@@ -410,7 +412,7 @@ def test_a_limit_on_cores_reaches_the_kernels(tmp_path, notebooks, work, monkeyp
 )
 def test_jobs_that_fit_the_machine_where_models_are_small(monkeypatch, cores, gigabytes, jobs):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(run_module, "granted_cores", lambda: cores)
+    monkeypatch.setattr(threads_module, "granted_cores", lambda: cores)
     monkeypatch.setattr(run_module, "granted_memory", lambda: int(gigabytes * 1e9))
     assert run_module.fitting_jobs(PROFILE) == jobs
     large = load_profile("llama2-7b")
@@ -499,6 +501,7 @@ def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path,
 import pathlib, sys
 from crane_lib.cli import app
 from crane_lib.pipeline import runner, sections
+from crane_lib.pipeline import threads as threads_module
 sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
 runner.waits_for = lambda _all: {{"01": {{"00"}}, "02": {{"00"}}}}
 app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])

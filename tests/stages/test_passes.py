@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_frame
@@ -40,6 +41,15 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As many as each of two processes has on two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def relevance(root, folder, **settings):
     folder.mkdir()
     make_relevance(folder, corpus=root / "corpus", model=root / "model", **OPTIONS, **settings)
@@ -51,7 +61,6 @@ def files(folder):
 
 
 def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "scratch").mkdir()
     run_in_processes(
         Passes(str(root / "corpus"), str(root / "model"), checkpointing=True, **OPTIONS),
@@ -86,13 +95,22 @@ def torchrun(tmp_path, monkeypatch):
     return replace
 
 
-def test_what_the_processes_are_told(torchrun, tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    passes = torchrun(f'echo "$@" "$OMP_NUM_THREADS" > {tmp_path}/said')
+@pytest.mark.parametrize(("threads", "count", "each"), [(6, 2, "3"), (6, 4, "1"), (2, 1000, "1")])
+def test_the_threads_of_the_stage_are_shared_out(torchrun, tmp_path, monkeypatch, threads, count, each):
+    """Those of the stage and not of the section, whose share is in the environment."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    passes = torchrun(f'echo "$OMP_NUM_THREADS" > {tmp_path}/said')
+    run_in_processes(passes, count=count, scratch=tmp_path)
+    assert (tmp_path / "said").read_text() == f"{each}\n"
+
+
+def test_what_the_processes_are_told(torchrun, tmp_path):
+    passes = torchrun(f'echo "$@" > {tmp_path}/said')
     run_in_processes(passes, count=1000, scratch=tmp_path)
     said = (tmp_path / "said").read_text().split()
     assert said[:4] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1000"]
-    assert said[4:] == ["-m", "crane_lib.cli", "relevance-passes", f"{tmp_path}/passes.json", "1"]
+    assert said[4:] == ["-m", "crane_lib.cli", "relevance-passes", f"{tmp_path}/passes.json"]
     assert Passes(**read_json(tmp_path / "passes.json")) == passes
 
 
