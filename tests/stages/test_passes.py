@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -14,7 +17,10 @@ from crane_lib.files import read_json, write_frame
 from crane_lib.relevance import stream
 from crane_lib.stages.passes import Passes, run_in_processes
 from crane_lib.stages.relevance import make_relevance, statistics_file
+from tests.pipeline.notebooks import is_alive
 from tests.small import TEXTS, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 OPTIONS = {
     "languages": ["en", "vi"],
@@ -157,6 +163,48 @@ def test_an_interrupted_stage_asks_its_processes_to_end(torchrun, tmp_path, monk
     assert started[0].returncode == -signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(started[0].pid, 0)
+
+
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
+def test_no_process_computes_on_when_a_kernel_is_killed(root, tmp_path, kill):
+    """As a run's end kills it, with its group, in which torchrun is but not torchrun's processes; or it alone."""
+    rows = [
+        {"split": "relevance", "language": language, "text": text}
+        for language in OPTIONS["languages"]
+        for text in TEXTS[language] * 300
+    ]
+    write_frame(tmp_path / "corpus" / "documents.parquet", pd.DataFrame(rows))
+    program = f"""
+from pathlib import Path
+from crane_lib.stages.passes import Passes, run_in_processes
+passes = Passes({str(tmp_path / "corpus")!r}, {str(root / "model")!r}, checkpointing=True, **{OPTIONS!r})
+run_in_processes(passes, count=2, scratch=Path({str(tmp_path)!r}))
+"""
+    kernel = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
+    started = []
+    try:
+        wait_until(lambda: any(tmp_path.glob("gold_logit.en/shard-*")) or kernel.poll() is not None)
+        (agent,) = psutil.Process(kernel.pid).children()
+        workers = agent.children()
+        started = [agent, *workers]
+        assert len(workers) == 2
+        assert all(os.getsid(worker.pid) not in (kernel.pid, os.getsid(0)) for worker in workers)
+        kill(kernel.pid, signal.SIGKILL)
+        wait_until(lambda: not any(is_alive(process.pid) for process in started), seconds=60)
+        assert not (tmp_path / "gradient.vi").exists()  # they did not end because all was done
+    finally:
+        kernel.kill()
+        kernel.wait()
+        for process in started:
+            if process.is_running():
+                process.kill()
+
+
+def wait_until(condition, *, seconds=240):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_processes_need_a_scratch_folder(root, tmp_path):
