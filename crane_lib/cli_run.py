@@ -83,8 +83,9 @@ def run(
     failed, 2 for a mistake in the call or a need that is not met, 130 after Ctrl-C or SIGTERM.
 
     --jobs N shares the cores out to N sections at once, as soon as what they read is made; each takes memory of its
-    own, on a GPU too. Sections that nothing can run beside, such as the training of the models, have all cores. By
-    default the small embedded models have one section a core, at most four, and other models one after the other.
+    own, on a GPU too. Texts, models, relevance and selection, on which all sections rest, are made with all cores by
+    whichever section comes first. By default the small embedded models have one section a core, at most four, and other
+    models one after the other.
 
     --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
     to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how

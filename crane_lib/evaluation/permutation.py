@@ -144,7 +144,7 @@ def p_value_table(masks: pd.DataFrame, scores: np.ndarray, *, languages: Sequenc
     for (model, selected_on, method, budget), own in groups.items():
         if method.startswith("random"):
             continue
-        control = control_of(method, budget, {key[2:] for key in groups if key[:2] == (model, selected_on)})
+        control = control_of(method, budget, {(key[2], key[3]) for key in groups if key[:2] == (model, selected_on)})
         against = groups.get((model, selected_on, control, budget), masks.head(0))
         p = p_value_against(own, against, scores, languages=languages)
         records.append((model, selected_on, method, budget, control, p))

@@ -93,7 +93,8 @@ class Requests:
         by_context: dict[tuple[int, ...], list[_Pair]] = {}
         for number, (context, continuation) in enumerate(pairs):
             by_context.setdefault(tuple(context), []).append((number, context, continuation))
-        shared, alone = [], []
+        shared: list[list[_Pair]] = []
+        alone: list[list[_Pair]] = []
         for group in by_context.values():
             fits = all(len(context) + len(rest) <= max_length for _n, context, rest in group)
             several = len({tuple(rest[:-1]) for _n, _context, rest in group}) > 1
@@ -154,7 +155,8 @@ def _shared_batches(groups: Sequence[Sequence[_Pair]], batch_size: int) -> Itera
 
 def _shared_batch(groups: Sequence[Sequence[_Pair]]) -> _Shared:
     contexts = torch.tensor([group[0][1] for group in groups])
-    first, later, rests, owner = [], [], [], []
+    first, later, owner = [], [], []
+    rests: list[tuple[int, ...]] = []
     for row, group in enumerate(groups):
         for number, context, continuation in group:
             first.append((row, len(context) - 1, continuation[0], number))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def pick_device(name: str) -> torch.device:
 
     Raises
     ------
-    CraneError : the name is no device, or the machine lacks it
+    CraneError : the name is no device, or the machine lacks it; what is there is named
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,6 +38,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise CraneError(f"device {name!r}: not a device; use auto, cpu, cuda or {MAP}") from error
     if device.type != "cuda":
+        _check_usable(name, device)
         return device
     if not torch.cuda.is_available():
         raise CraneError(f"device {name!r}: no CUDA GPU is visible to torch {torch.__version__}; use device: auto")
@@ -49,7 +49,23 @@ def pick_device(name: str) -> torch.device:
                 f"process {device.index} of this machine has no GPU of its own: {torch.cuda.device_count()} are "
                 "visible; start as many processes as GPUs (--nproc-per-node)"
             )
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise CraneError(f"device {name!r}: no such GPU; there are {_devices()}")
     return device
+
+
+def _devices() -> str:
+    """Names of the devices of this machine."""
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return ", ".join(["cpu", *(f"cuda:{number}" for number in gpus)])
+
+
+def _check_usable(name: str, device: torch.device) -> None:
+    """Put a number there and take it back, for torch has names of devices that it, or the machine, lacks."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise CraneError(f"device {name!r}: cannot be computed on here; there are {_devices()}") from error
 
 
 def check_model_directory(path: Path) -> None:
@@ -154,18 +170,3 @@ def check_placement(model: PreTrainedModel, path: Path) -> None:
 def model_directory(folder: Path) -> Path:
     """The Hugging Face directory in a folder: the folder itself, or ``model/`` in a stage that trained one."""
     return folder / "model" if (folder / "model").is_dir() else folder
-
-
-def directory_fingerprint(path: Path) -> str:
-    """Short hash of a model directory: names and sizes of its files, content of the small ones."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.is_file():
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(1 << 22))
-                if size > 1 << 23:
-                    stream.seek(-(1 << 22), 2)
-                    digest.update(stream.read())
-    return digest.hexdigest()[:16]

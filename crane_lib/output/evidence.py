@@ -87,7 +87,7 @@ class Evidence:
         if model == "chat":
             where = {**_set(case, model=model), "masked_language": language}
             found = self._look(f"07_transfer_{measure}", where, ("own_low", "own_high"))
-            return _interval(*found, _percent) if found else MISSING
+            return _interval(found[0], found[1], _percent) if found else MISSING
         found = self._look(
             f"{_SECTION[measure]}_{'nll_rise' if measure == 'token_probability' else 'accuracy_drop'}",
             {**_set(case, model=model), "masked_language": language, "evaluation_language": language},

@@ -75,13 +75,6 @@ class Board:
         ready = (row for row in self.rows if row.state == "waiting" and not self.after.get(row.number, set()) & open_)
         return next(ready, None)
 
-    def is_alone(self, number: str) -> bool:
-        """Whether every other section to be run comes before or after this one, so that it has the machine."""
-        others = [row.number for row in self.rows if row.state != "reused" and row.number != number]
-        return self.jobs == 1 or all(
-            other in self.after.get(number, set()) or number in self.after.get(other, set()) for other in others
-        )
-
     @property
     def left(self) -> float | None:
         """Seconds until all is done, None if a section's time is unknown."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from crane_lib.output.reproduction import Reproduction
 from crane_lib.pipeline.reference import Cell, Reference, Table
+from crane_lib.profile import TOLD
 
-_TOLD = ("description", "expected_seconds", "device", "needs")  # settings of a profile that numbers do not follow from
+_TOLD = (*TOLD, "device")  # settings of a profile that numbers do not follow from
 
 
 @dataclass(frozen=True)

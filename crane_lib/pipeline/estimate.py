@@ -19,22 +19,26 @@ _GIGABYTE = 1e9
 def calibrate() -> float:
     """Seconds of a fixed piece of arithmetic on this machine: the best of several, a fifth of a second in all.
 
-    Half of it is one larger matrix product, half are many small steps, in which a small model spends its time.
+    Half of it is one larger matrix product, half are many small steps, in which a small model spends its time. It is
+    done in one thread and timed by what that thread had of a core, for several would wait for one another wherever
+    other processes keep the cores busy.
     """
     import numpy as np  # here, so that the command line starts without it
+    from threadpoolctl import threadpool_limits
 
     random = np.random.default_rng(0)
     large = random.standard_normal((512, 512), dtype=np.float32)
     small = random.standard_normal((64, 64), dtype=np.float32)
 
     def work() -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         large @ large
         for _ in range(100):
             np.tanh(small @ small).sum(axis=0)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
-    return min(work() for _ in range(_REPEATS))
+    with threadpool_limits(1):
+        return min(work() for _ in range(_REPEATS))
 
 
 class Times:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_json
+from crane_lib.files import read_json, write_json, write_text
 from crane_lib.output.not_run import forget_not_run
 from crane_lib.pipeline.estimate import Times
-from crane_lib.pipeline.machine import granted_cores, granted_memory
+from crane_lib.pipeline.machine import granted_memory
 from crane_lib.pipeline.notebook import known_parameters
 from crane_lib.pipeline.order import waits_for
 from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import RECORD, library_versions
+from crane_lib.pipeline.threads import all_threads
 from crane_lib.profile import TOLD, EmbeddedSource, LocalSource, Profile
 
 MOST_JOBS = 4  # sections that do not wait for one another
@@ -37,7 +38,7 @@ class Run:
 
     @property
     def threads(self) -> int:
-        """Threads that a section computes with when `jobs` of them work at once."""
+        """Threads of a section: its share when `jobs` of them work at once, also where fewer are asked for."""
         return max(1, all_threads() // self.jobs)
 
     @cached_property
@@ -96,11 +97,21 @@ class Run:
         records = [self.record(other) for other in all_sections() if other.number in before]
         return any(record is None or record.get("status") != "done" for record in records)
 
-    def mark_running(self, section: Section) -> None:
-        """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted."""
+    def mark_running(self, section: Section) -> float:
+        """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted.
+
+        Returns
+        -------
+        time of day by the clock that stamps the folder's files, which on a file server is not this machine's
+        """
         last = self.record(section)
         if last is not None:
             write_json(self.record_path(section), {**last, "status": "running"})
+        marker = self.folder / f".start-{section.number}"
+        write_text(marker, section.name)
+        since = marker.stat().st_mtime
+        marker.unlink()
+        return since
 
     def finish(
         self,
@@ -117,7 +128,7 @@ class Run:
 
         Parameters
         ----------
-        since : time of day at its start
+        since : when it started, as `mark_running` said
         """
         if error is not None:  # made under another key; the report must not show them as today's
             for name in (self.record(section) or {}).get("outputs", []):
@@ -163,12 +174,6 @@ class Run:
             if stage.get("section") == section.number and path.stat().st_mtime < since:
                 seconds += stage["seconds"]
         return seconds
-
-
-def all_threads() -> int:
-    """Threads that a single computation uses on this machine."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else granted_cores()
 
 
 def fitting_jobs(profile: Profile) -> int:

@@ -6,11 +6,11 @@ import fcntl
 import shutil
 import signal
 import threading
-import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from crane_lib.files import write_text
 from crane_lib.pipeline.board import Board, Row
 from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.estimate import disk_free, disk_needed, size_text
+from crane_lib.pipeline.failures import START_VARIABLE, forget
 from crane_lib.pipeline.kernels import Kernels
 from crane_lib.pipeline.log import SectionLog
 from crane_lib.pipeline.machine import cores_are_limited
@@ -32,6 +33,7 @@ from crane_lib.pipeline.order import waits_for
 from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import SECTION_VARIABLE, remove_partial
+from crane_lib.pipeline.threads import THREADS_VARIABLE, all_threads
 from crane_lib.progress import FILE_VARIABLE, read_progress
 
 REPORTS = ("report.md", "report.html")
@@ -90,6 +92,7 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
                 if path.name != ".lock":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         remove_partial(run.folder)
+        forget(run.folder / "stages")  # of a start that was killed
         write_text(
             run.folder / "profile.yaml", yaml.safe_dump(run.profile.resolved(), allow_unicode=True, sort_keys=False)
         )
@@ -140,7 +143,7 @@ class _Started:
     row: Row
     log: SectionLog
     threads: int
-    since: float = field(default_factory=time.time)
+    since: float  # by the clock of the run's folder
     peak_memory_mib: float | None = None
 
 
@@ -152,6 +155,7 @@ class _Work:
         self._kernels = Kernels()
         self._at_work: dict[Future[str | None], _Started] = {}
         self._sections = {section.number: section for section in run.sections}
+        self._id = uuid.uuid4().hex
 
     def do(self) -> None:
         """Do all that is waiting on the board."""
@@ -167,15 +171,17 @@ class _Work:
             except BaseException:
                 self._interrupt()
                 raise
+            finally:
+                forget(self._run.folder / "stages")
 
     def _start(self, row: Row, pool: ThreadPoolExecutor) -> None:
         run, section = self._run, self._sections[row.number]
-        run.mark_running(section)
-        threads = run.threads * (run.jobs if self._board.is_alone(row.number) else 1)
+        since = run.mark_running(section)
+        threads = run.threads
         log = SectionLog(run.log_path(section), heading=f"{row.number}  {row.title}, {threads} threads")
         progress_file = self._progress_file(section)
         row.start(lambda: read_progress(progress_file) or log.last)
-        started = _Started(section, row, log, threads)
+        started = _Started(section, row, log, threads, since)
         self._at_work[pool.submit(self._execute, started)] = started
 
     def _progress_file(self, section: Section) -> Path:
@@ -190,7 +196,12 @@ class _Work:
             "artifacts": str(run.folder.parent),
             **run.parameters,
         }
-        variables = {FILE_VARIABLE: str(self._progress_file(section)), SECTION_VARIABLE: section.number}
+        variables = {
+            FILE_VARIABLE: str(self._progress_file(section)),
+            SECTION_VARIABLE: section.number,
+            START_VARIABLE: self._id,
+            THREADS_VARIABLE: str(all_threads()),
+        }
         if run.jobs > 1 or cores_are_limited():
             variables["OMP_NUM_THREADS"] = str(started.threads)
         with measuring_children(FILE_VARIABLE, variables[FILE_VARIABLE]) as peak:

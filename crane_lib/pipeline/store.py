@@ -5,7 +5,7 @@ reads, the source of its code and the versions of the libraries that do the arit
 wanted one is used again; any other is made anew. A folder takes its name only when it is complete.
 
 Sections that run at once may ask for the same stage: the first to ask holds the stage's lock and makes it, the others
-wait and find it made.
+wait and find it made. If it fails, they fail with it, and no section tries it again in the same start.
 
 Where torchrun started several processes, all of them ask for the same stages in the same order: the first one makes
 them, the others wait and find them made. A stage with a scratch folder is made by all together.
@@ -26,7 +26,9 @@ from typing import Any
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, locked, read_json, sha256, write_json
 from crane_lib.pipeline.code import code_fingerprint
+from crane_lib.pipeline.failures import remember, remembered
 from crane_lib.pipeline.memory import measuring, threads
+from crane_lib.pipeline.threads import on_all_threads
 
 SCHEMA = "crane.stage/1"
 RECORD = "stage.json"
@@ -147,6 +149,7 @@ class Store:
         sources: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         scratch: bool = False,
+        all_threads: bool = False,
     ) -> Stage:
         """Make a stage or find it made.
 
@@ -160,6 +163,8 @@ class Store:
         settings : values it is given too, but on which the result does not depend; no part of the key
         scratch : pass ``scratch=``, a folder that outlives a kill, so that the next start goes on from what is there;
             under several processes each calls `make` with it, and only the first one's ``folder`` exists
+        all_threads : compute with all threads of this machine and not with the section's share of them; for what
+            several sections may be the first to ask for
 
         Returns
         -------
@@ -196,11 +201,11 @@ class Store:
                 "parameters": parameters,
                 "libraries": self._libraries,
             }
-            with self._held(name):
+            with self._held(name), on_all_threads() if all_threads else nullcontext():
                 record = _from_first(_complete(folder, key))  # another section may have made it meanwhile
                 reused = record is not None
                 if record is None:
-                    record = self._make(folder, make, given, about, scratch=scratch)
+                    record = self._make_unless_failed(folder, make, given, about, scratch=scratch)
         if not _is_first():
             _wait_for(folder, key)
         seconds = record["seconds"]
@@ -215,6 +220,21 @@ class Store:
             return nullcontext()
         told = f"{name}: waiting, another section is making it"
         return locked(self.root / f".{name}.lock", waiting=lambda: self._say(told))
+
+    def _make_unless_failed(
+        self, folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any], *, scratch: bool
+    ) -> dict[str, Any]:
+        """Make a stage, unless another section of this start has seen it fail; then fail with the same words."""
+        name, key = about["name"], about["key"]
+        failure = remembered(self.root, name, key)
+        if failure is not None:
+            self._say(f"{name}: failed in another section, not tried again in this start")
+            raise CraneError(failure)
+        try:
+            return self._make(folder, make, given, about, scratch=scratch)
+        except Exception as error:
+            remember(self.root, name, key, error)
+            raise
 
     def _make(
         self, folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any], *, scratch: bool

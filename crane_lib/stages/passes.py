@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
 from crane_lib.models.loading import load_model, model_directory
+from crane_lib.orphans import end_with
 from crane_lib.progress import advancing, progress
 from crane_lib.relevance import Statistics, fingerprint_weights, stream_statistics
 from crane_lib.relevance.distributed import rank
@@ -27,6 +29,7 @@ from crane_lib.stages.texts import tokenized
 GRADIENT = "gradient"
 _ROOT = Path(__file__).resolve().parents[2]
 _SECONDS_TO_END = 30.0
+_PARENT_VARIABLE = "CRANE_PARENT"  # process that waits for the passes
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): (?!$)")
 
 
@@ -89,7 +92,11 @@ class Passes:
 
 
 def run_file(path: Path) -> None:
-    """Do the passes that a file written by `run_in_processes` tells of; the shards stay beside it."""
+    """Do the passes that a file written by `run_in_processes` tells of; the shards stay beside it.
+
+    The process ends when torchrun, or the process that wanted the passes, is gone.
+    """
+    end_with(os.getppid(), *map(int, filter(None, [os.environ.get(_PARENT_VARIABLE)])))
     passes = Passes(**read_json(path))
     network, _tokenizer, documents = passes.load()
     for _done in passes.run(network, documents, scratch=path.parent):
@@ -108,8 +115,8 @@ def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command += ["-m", "crane_lib.cli", "relevance-passes", str(file)]
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    threads = str(max(1, len(os.sched_getaffinity(0)) // count))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
+    threads = str(max(1, torch.get_num_threads() // count))  # of this process, shared out
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": path, _PARENT_VARIABLE: str(os.getpid())}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
     )

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from crane_lib.errors import CraneError
+from crane_lib.pipeline.hashes import Hashes
 from crane_lib.pipeline.store import Stage
 from crane_lib.profile import EmbeddedSource, LocalSource
 from crane_lib.profile_hub import HubModel, HubSource
@@ -27,6 +28,7 @@ class Models(StudyBase):
                 "corpus",
                 make_embedded_corpus,
                 parameters={"knowledge": source.knowledge.model_dump(), "random_seed": self.profile.random_seed},
+                all_threads=True,
             )
         if isinstance(source, HubSource):
             return self._hub_corpus(source)
@@ -44,6 +46,7 @@ class Models(StudyBase):
                 "random_seed": self.profile.random_seed,
             },
             sources={name: file_key(path) for name, path in files.items()},
+            all_threads=True,
         )
 
     def _hub_corpus(self, source: HubSource) -> Stage:
@@ -61,6 +64,7 @@ class Models(StudyBase):
             },
             sources={language: file_key(text.file) for language, text in source.texts.items() if text.file},
             scratch=True,
+            all_threads=True,
         )
 
     @property
@@ -86,13 +90,15 @@ class Models(StudyBase):
             return self._given_model(source, name)
         return self._base_model if name == "base" else self._chat_model
 
-    def _given_model(self, source: LocalSource | HubSource, name: str) -> Stage:
-        from crane_lib.models.loading import directory_fingerprint
+    @cached_property
+    def _hashes(self) -> Hashes:
+        return Hashes(self.folder.parent)
 
+    def _given_model(self, source: LocalSource | HubSource, name: str) -> Stage:
         path = self._directory(source, name)
         if name == "chat":
             self._check_chat_tokenizer(source, path)
-        return Stage(f"{name}_model", path, directory_fingerprint(path), True, 0.0)
+        return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
     def _directory(self, source: LocalSource | HubSource, name: str) -> Path:
         """Directory of a given model, fetched where it is not there yet."""
@@ -146,6 +152,7 @@ class Models(StudyBase):
                 "random_seed": self.profile.random_seed,
                 "dtype": self.profile.dtype,
             },
+            all_threads=True,
         )
 
     @cached_property
@@ -162,6 +169,7 @@ class Models(StudyBase):
                 "random_seed": self.profile.random_seed,
                 "dtype": self.profile.dtype,
             },
+            all_threads=True,
         )
 
     def _embedded(self) -> EmbeddedSource:

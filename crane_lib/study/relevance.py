@@ -28,6 +28,7 @@ class RelevanceAndSelection(Models):
             },
             settings={"checkpointing": options.checkpointing, "processes": options.processes},
             scratch=True,
+            all_threads=True,
         )
 
     def selection(self, name: str) -> Stage:
@@ -49,4 +50,5 @@ class RelevanceAndSelection(Models):
                 "random_draws": options.random_draws,
                 "random_seed": self.profile.random_seed,
             },
+            all_threads=True,
         )

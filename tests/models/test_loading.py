@@ -11,7 +11,6 @@ from crane_lib.errors import CraneError
 from crane_lib.models.loading import (
     check_model_directory,
     check_placement,
-    directory_fingerprint,
     load_model,
     model_directory,
     pick_device,
@@ -152,6 +151,25 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert pick_device("auto") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("name", ["meta", "vulkan", "mtia", "mps"])
+def test_a_device_that_torch_can_name_and_not_compute_on(name, monkeypatch):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine computes on mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CraneError) as error:
+        pick_device(name)
+    assert str(error.value) == f"device '{name}': cannot be computed on here; there are cpu"
+
+
+def test_the_number_of_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(CraneError) as error:
+        pick_device("cuda:9")
+    assert str(error.value) == "device 'cuda:9': no such GPU; there are cpu, cuda:0, cuda:1"
+
+
 def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -224,25 +242,3 @@ def test_the_directory_of_a_trained_model_and_of_ones_own(original, tmp_path):
     assert model_directory(original) == original
     (tmp_path / "model").mkdir()
     assert model_directory(tmp_path) == tmp_path / "model"
-
-
-def test_the_fingerprint_of_a_directory(original, folder):
-    before = directory_fingerprint(folder)
-    assert before == directory_fingerprint(original)
-    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
-    assert directory_fingerprint(folder) != before
-
-
-def test_the_fingerprint_of_a_large_file_sees_its_ends(tmp_path):
-    path = tmp_path / "model.safetensors"
-    content = bytearray(10 << 20)
-    seen = set()
-    for position in (None, 0, len(content) - 1):
-        changed = bytearray(content)
-        if position is not None:
-            changed[position] = 1
-        path.write_bytes(changed)
-        seen.add(directory_fingerprint(tmp_path))
-    path.write_bytes(content + b"\0")
-    seen.add(directory_fingerprint(tmp_path))
-    assert len(seen) == 4

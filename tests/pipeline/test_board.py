@@ -37,15 +37,6 @@ def test_nobody_waits_for_a_section_that_is_reused_or_not_asked_for():
     assert start_all(board) == ["01"]
 
 
-def test_a_section_that_nothing_can_run_beside_is_alone():
-    after = {"01": {"00"}, "02": {"00"}, "03": {"00", "01", "02"}}
-    board = Board(rows("00", "01", "02", "03"), after, jobs=2)
-    assert [board.is_alone(row.number) for row in board.rows] == [True, False, False, True]
-    board.row("02").state = "reused"
-    assert board.is_alone("01")
-    assert all(Board(rows("00", "01"), {}).is_alone(number) for number in ("00", "01"))
-
-
 def test_elapsed_and_left(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])

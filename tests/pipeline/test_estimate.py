@@ -1,6 +1,9 @@
+import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from crane_lib.errors import CraneError
 from crane_lib.pipeline import estimate
@@ -52,8 +55,44 @@ def test_a_record_that_cannot_be_read_is_no_record(tmp_path, content):
     assert times.expected("00") == 2.0
 
 
+def blas_threads():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
 def test_calibration_measures_something():
     assert 1e-5 < calibrate() < 10
+
+
+def test_calibration_uses_one_thread_and_then_as_many_as_before(monkeypatch):
+    seen, tanh = [], np.tanh
+
+    def look(values):
+        if not seen:
+            seen.append(blas_threads())
+        return tanh(values)
+
+    monkeypatch.setattr(np, "tanh", look)
+    with threadpool_limits(2):
+        before = blas_threads()
+        calibrate()
+        assert seen == [{1}]
+        assert blas_threads() == before
+
+
+def test_calibration_does_not_count_the_time_without_a_core(monkeypatch):
+    """As where other processes have the cores: here it sleeps 50 ms in every piece of its work."""
+    tanh, calls = np.tanh, []
+
+    def wait(values):
+        calls.append(0)
+        if len(calls) % 100 == 0:
+            time.sleep(0.05)
+        return tanh(values)
+
+    monkeypatch.setattr(estimate, "_REPEATS", 5)
+    monkeypatch.setattr(np, "tanh", wait)
+    assert calibrate() < 0.05
+    assert len(calls) == 500
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from crane_lib.files import read_json, sha256
 from crane_lib.output.not_run import keep_not_run, read_not_run
 from crane_lib.pipeline import run as run_module
 from crane_lib.pipeline import runner, sections
+from crane_lib.pipeline import threads as threads_module
 from crane_lib.pipeline.console import Console
 from crane_lib.pipeline.notebook import NotebookError
 from crane_lib.pipeline.run import Run
@@ -244,6 +245,33 @@ def test_an_output_that_a_section_no_longer_makes_goes(tmp_path, notebooks, work
     assert sorted(path.name for path in tables.iterdir()) == ["00_a.csv", "01_a.csv", "02_a.csv"]
 
 
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_file_server_whose_clock_is_not_this_machines(tmp_path, notebooks, work, monkeypatch, ahead):
+    """What a section has just made is kept, and what is older goes, whatever this machine takes the time to be."""
+    ours = Path.stat
+
+    def theirs(path, **options):
+        found = ours(path, **options)
+        return os.stat_result(tuple(found), {"st_mtime": found.st_mtime + ahead, "st_mtime_ns": found.st_mtime_ns})
+
+    monkeypatch.setattr(Path, "stat", theirs)
+    write_notebook(notebooks / "01_second.ipynb", 'write("results.csv")', title="Second")
+    work.tables["01"] = ["01_a.csv", "01_old.csv", "../results.csv"]
+    assert start(tmp_path) == 0
+    made = ["notebooks/01_second.ipynb", "tables/01_a.csv", "tables/01_old.csv", "results.csv"]
+    assert record(tmp_path, "01_second")["outputs"] == made
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "02"]  # all is there, and is reused
+    old = tmp_path / "smoke" / "tables" / "01_old.csv"
+    os.utime(old, (time.time() - 100, time.time() - 100))
+    work.tables["01"] = ["01_a.csv", "../results.csv"]
+    changed_notebook(tmp_path, notebooks)
+    assert start(tmp_path) == 0
+    assert not old.exists()
+    assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+    assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
+
+
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_section_is_not_trusted_even_when_all_is_as_it_was(tmp_path, notebooks, work, problem):
     start(tmp_path)
@@ -393,22 +421,23 @@ def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks
 
 def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):
     monkeypatch.setattr(runner, "waits_for", lambda _all: {"01": {"00"}, "02": {"00"}})
-    monkeypatch.setattr(run_module, "all_threads", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert start(tmp_path, jobs=2) == 0
     assert work.done[0] == "00"
-    assert {number: given["OMP_NUM_THREADS"] for number, given in work.variables.items()} == {
-        "00": "8",  # nothing can run beside it
-        "01": "4",
-        "02": "4",
-    }
-    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [8, 4]
+    # Also where nothing can run beside: a section computes in every start as in a full one.
+    assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"4"}
+    assert {given["CRANE_THREADS"] for given in work.variables.values()} == {"8"}
+    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [4, 4]
+    start(tmp_path, only=["01"], fresh=True, jobs=2)
+    assert (work.variables["01"]["OMP_NUM_THREADS"], work.variables["01"]["CRANE_THREADS"]) == ("4", "8")
     start(tmp_path, fresh=True)
     assert "OMP_NUM_THREADS" not in work.variables["01"]
+    assert work.variables["01"]["CRANE_THREADS"] == "8"
 
 
 def test_a_limit_on_cores_reaches_the_kernels(tmp_path, notebooks, work, monkeypatch):
     monkeypatch.setattr(runner, "cores_are_limited", lambda: True)
-    monkeypatch.setattr(run_module, "granted_cores", lambda: 3)
+    monkeypatch.setattr(threads_module, "granted_cores", lambda: 3)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert start(tmp_path) == 0
     assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"3"}
@@ -419,7 +448,7 @@ def test_a_limit_on_cores_reaches_the_kernels(tmp_path, notebooks, work, monkeyp
 )
 def test_jobs_that_fit_the_machine_where_models_are_small(monkeypatch, cores, gigabytes, jobs):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(run_module, "granted_cores", lambda: cores)
+    monkeypatch.setattr(threads_module, "granted_cores", lambda: cores)
     monkeypatch.setattr(run_module, "granted_memory", lambda: int(gigabytes * 1e9))
     assert run_module.fitting_jobs(PROFILE) == jobs
     large = load_profile("llama2-7b")
@@ -462,6 +491,32 @@ print("reused", stage.reused, "maker", (stage / "maker.txt").read_text())
     assert not list((tmp_path / "smoke" / "stages").glob(".*"))
 
 
+def test_a_stage_that_fails_is_tried_once_a_start(tmp_path, notebooks):
+    cell = """
+import pathlib
+from crane_lib.errors import CraneError
+from crane_lib.pipeline.store import Store
+
+folder = pathlib.Path(artifacts)
+
+def make(folder_of_stage):
+    with (folder / "tries").open("a") as stream:
+        stream.write("x")
+    raise CraneError("the loss became nan at step 7")
+
+Store(folder / "smoke" / "stages").run("shared", make)
+"""
+    for name in ("00_first", "01_second"):
+        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    (notebooks / "02_third.ipynb").unlink()
+    for tries in ("x", "xx"):
+        assert start(tmp_path, jobs=2) == 1
+        errors = [record(tmp_path, name)["error"] for name in ("00_first", "01_second")]
+        assert errors == ["the loss became nan at step 7"] * 2
+        assert (tmp_path / "tries").read_text() == tries
+        assert list((tmp_path / "smoke" / "stages").iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path, notebooks, number):
     """Also SIGKILL, after which only the kernels themselves can notice."""
@@ -482,6 +537,7 @@ def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path,
 import pathlib, sys
 from crane_lib.cli import app
 from crane_lib.pipeline import runner, sections
+from crane_lib.pipeline import threads as threads_module
 sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
 runner.waits_for = lambda _all: {{"01": {{"00"}}, "02": {{"00"}}}}
 app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])

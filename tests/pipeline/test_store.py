@@ -7,6 +7,7 @@ import pytest
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256
 from crane_lib.pipeline import store as module
+from crane_lib.pipeline.failures import forget
 from crane_lib.pipeline.store import RECORD, Store, remove_partial
 from crane_lib.relevance import distributed
 
@@ -195,6 +196,97 @@ def test_a_stage_that_fails_leaves_the_one_before(tmp_path):
         Store(tmp_path).run("text", failing, parameters={"text": "new"})
     assert (first / "text.txt").read_text() == "abc"
     assert chain(tmp_path)[0].reused
+
+
+# --- a stage that fails ------------------------------------------------------------------------------------------
+
+
+def make_nothing(folder, *, text):
+    calls.append("tried")
+    (folder / "half.txt").write_text(text)
+    raise CraneError(f"the loss became nan\nin {text}") if text == "abc" else ValueError(f"no {text}")
+
+
+def fail(root, text="abc", say=None):
+    return Store(root, say=say or (lambda _line: None)).run("text", make_nothing, parameters={"text": text})
+
+
+def test_a_failure_is_tried_once_a_start(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setenv("CRANE_START", "one")
+    with pytest.raises(CraneError, match=r"^the loss became nan\nin abc$"):
+        fail(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".text.failed"]
+    for _section in range(2):
+        with pytest.raises(CraneError, match=r"^the loss became nan$"):
+            fail(tmp_path, say=said.append)
+    assert calls == ["tried"]
+    assert said == ["text: failed in another section, not tried again in this start"] * 2
+    assert [path.name for path in tmp_path.iterdir()] == [".text.failed"]
+
+
+def test_the_next_start_another_key_and_no_start_at_all_try_again(tmp_path, monkeypatch):
+    for start in ("one", "two"):
+        monkeypatch.setenv("CRANE_START", start)
+        with pytest.raises(CraneError):
+            fail(tmp_path)
+    with pytest.raises(ValueError, match="no xyz"):
+        fail(tmp_path, "xyz")
+    with pytest.raises(CraneError, match=r"^ValueError: no xyz$"):
+        fail(tmp_path, "xyz")
+    monkeypatch.delenv("CRANE_START")
+    with pytest.raises(ValueError, match="no xyz"):
+        fail(tmp_path, "xyz")
+    assert len(calls) == 4
+    forget(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_start_nothing_is_remembered(tmp_path):
+    with pytest.raises(CraneError):
+        fail(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{half", "[]", '{"start": "one"}'])
+def test_a_failure_that_cannot_be_read_is_none(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("CRANE_START", "one")
+    (tmp_path / ".text.failed").write_text(content)
+    assert not Store(tmp_path).run("text", make_text, parameters={"text": "abc"}).reused
+
+
+def test_an_interruption_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRANE_START", "one")
+    with pytest.raises(KeyboardInterrupt):
+        in_parts(tmp_path, stop_at=0)
+    assert list(tmp_path.iterdir()) == []
+    assert not in_parts(tmp_path).reused
+
+
+def test_who_waits_for_a_stage_that_fails_fails_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRANE_START", "one")
+    started, seen = threading.Event(), []
+
+    def make_slowly(folder):
+        calls.append("slow")
+        started.set()
+        time.sleep(0.5)
+        raise CraneError("no luck")
+
+    def ask():
+        with pytest.raises(CraneError, match=r"^no luck$"):
+            Store(tmp_path, say=seen.append).run("text", make_slowly)
+
+    first = threading.Thread(target=ask)
+    first.start()
+    assert started.wait(30)
+    ask()
+    first.join()
+    assert calls == ["slow"]
+    assert seen == [
+        "text: waiting, another section is making it",
+        "text: failed in another section, not tried again in this start",
+    ]
 
 
 def test_a_process_that_was_killed_leaves_a_partial_folder_that_goes(tmp_path):

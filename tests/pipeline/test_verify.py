@@ -14,6 +14,7 @@ from crane_lib.pipeline.manifest import read_manifest
 from crane_lib.pipeline.reference import read_reference
 from crane_lib.pipeline.sections import all_sections
 from crane_lib.pipeline.verify import verify
+from crane_lib.profile import TOLD
 from tests.pipeline.small_run import make_run
 
 
@@ -231,7 +232,9 @@ def test_other_settings_are_named(run, tmp_path):
     path = other / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["profile"]["selection"]["budget"] = 0.2
-    manifest["profile"]["description"] = "other words"
+    told = {"description": "other words", "expected_seconds": {"00": 1.0}, "calibration_seconds": 1.0, "needs": {}}
+    assert set(told) == set(TOLD)
+    manifest["profile"] |= {**told, "device": "cuda"}
     path.write_text(json.dumps(manifest))
     (one,) = verify(other, against=str(run)).comparison.differences
     assert str(one) == "profile, selection.budget: is 0.2, the reference has 0.1"

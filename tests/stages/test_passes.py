@@ -4,16 +4,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_frame
 from crane_lib.relevance import stream
 from crane_lib.stages.passes import Passes, run_in_processes
 from crane_lib.stages.relevance import make_relevance, statistics_file
+from tests.pipeline.notebooks import is_alive
 from tests.small import TEXTS, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 OPTIONS = {
     "languages": ["en", "vi"],
@@ -40,6 +47,15 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As many as each of two processes has on two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def relevance(root, folder, **settings):
     folder.mkdir()
     make_relevance(folder, corpus=root / "corpus", model=root / "model", **OPTIONS, **settings)
@@ -51,7 +67,6 @@ def files(folder):
 
 
 def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "scratch").mkdir()
     run_in_processes(
         Passes(str(root / "corpus"), str(root / "model"), checkpointing=True, **OPTIONS),
@@ -86,13 +101,22 @@ def torchrun(tmp_path, monkeypatch):
     return replace
 
 
-def test_what_the_processes_are_told(torchrun, tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    passes = torchrun(f'echo "$@" "$OMP_NUM_THREADS" > {tmp_path}/said')
+@pytest.mark.parametrize(("threads", "count", "each"), [(6, 2, "3"), (6, 4, "1"), (2, 1000, "1")])
+def test_the_threads_of_the_stage_are_shared_out(torchrun, tmp_path, monkeypatch, threads, count, each):
+    """Those of the stage and not of the section, whose share is in the environment."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    passes = torchrun(f'echo "$OMP_NUM_THREADS" > {tmp_path}/said')
+    run_in_processes(passes, count=count, scratch=tmp_path)
+    assert (tmp_path / "said").read_text() == f"{each}\n"
+
+
+def test_what_the_processes_are_told(torchrun, tmp_path):
+    passes = torchrun(f'echo "$@" > {tmp_path}/said')
     run_in_processes(passes, count=1000, scratch=tmp_path)
     said = (tmp_path / "said").read_text().split()
     assert said[:4] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1000"]
-    assert said[4:] == ["-m", "crane_lib.cli", "relevance-passes", f"{tmp_path}/passes.json", "1"]
+    assert said[4:] == ["-m", "crane_lib.cli", "relevance-passes", f"{tmp_path}/passes.json"]
     assert Passes(**read_json(tmp_path / "passes.json")) == passes
 
 
@@ -139,6 +163,48 @@ def test_an_interrupted_stage_asks_its_processes_to_end(torchrun, tmp_path, monk
     assert started[0].returncode == -signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(started[0].pid, 0)
+
+
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
+def test_no_process_computes_on_when_a_kernel_is_killed(root, tmp_path, kill):
+    """As a run's end kills it, with its group, in which torchrun is but not torchrun's processes; or it alone."""
+    rows = [
+        {"split": "relevance", "language": language, "text": text}
+        for language in OPTIONS["languages"]
+        for text in TEXTS[language] * 300
+    ]
+    write_frame(tmp_path / "corpus" / "documents.parquet", pd.DataFrame(rows))
+    program = f"""
+from pathlib import Path
+from crane_lib.stages.passes import Passes, run_in_processes
+passes = Passes({str(tmp_path / "corpus")!r}, {str(root / "model")!r}, checkpointing=True, **{OPTIONS!r})
+run_in_processes(passes, count=2, scratch=Path({str(tmp_path)!r}))
+"""
+    kernel = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
+    started = []
+    try:
+        wait_until(lambda: any(tmp_path.glob("gold_logit.en/shard-*")) or kernel.poll() is not None)
+        (agent,) = psutil.Process(kernel.pid).children()
+        workers = agent.children()
+        started = [agent, *workers]
+        assert len(workers) == 2
+        assert all(os.getsid(worker.pid) not in (kernel.pid, os.getsid(0)) for worker in workers)
+        kill(kernel.pid, signal.SIGKILL)
+        wait_until(lambda: not any(is_alive(process.pid) for process in started), seconds=60)
+        assert not (tmp_path / "gradient.vi").exists()  # they did not end because all was done
+    finally:
+        kernel.kill()
+        kernel.wait()
+        for process in started:
+            if process.is_running():
+                process.kill()
+
+
+def wait_until(condition, *, seconds=240):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_processes_need_a_scratch_folder(root, tmp_path):
