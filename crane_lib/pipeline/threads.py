@@ -15,8 +15,8 @@ from crane_lib.pipeline.machine import granted_cores
 
 THREADS_VARIABLE = "CRANE_THREADS"  # all threads, told to a section whose own share is in OMP_NUM_THREADS
 
-# Threads that wait for one another sleep instead of spinning. Where another program wants a core, spinning made training
-# twenty times slower; where none does, both take the same time.
+# Threads that wait for one another sleep instead of spinning. Where another program wants a core, spinning made
+# training ten to twenty times slower; where none does, both take the same time.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
