@@ -24,7 +24,8 @@ from crane_lib.files import write_frame, write_json, write_text
 from crane_lib.masking import masked
 from crane_lib.models.loading import load_model
 from crane_lib.neurons import NeuronSet
-from crane_lib.profile import EmbeddedSource, load_profile
+from crane_lib.profile import load_profile
+from crane_lib.profile_options import EmbeddedSource
 
 LANGUAGES = ("en", "zh", "vi")
 OURS, MODEL, OFTEN = "all masks", "forward passes alone", "harness built anew for each mask"

@@ -18,8 +18,9 @@ from crane_lib.files import read_json
 from crane_lib.lape_list import check_lape_list
 from crane_lib.models import hub
 from crane_lib.models.loading import MAP, check_model_directory
-from crane_lib.profile import EmbeddedSource, Profile
+from crane_lib.profile import Profile
 from crane_lib.profile_hub import HubModel, HubSource, HubText, Task
+from crane_lib.profile_options import EmbeddedSource
 from crane_lib.stages.benchmarks import read_task
 
 _GIGABYTE = 1e9

@@ -11,13 +11,13 @@ Count = Annotated[int, Field(ge=1)]
 Gigabytes = Annotated[float, Field(ge=0)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """A section of a profile; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class HubModel(_Strict):
+class HubModel(Strict):
     """A model of the hub by id and revision, or a Hugging Face directory (``./``, ``../`` or ``/`` before it)."""
 
     id: str
@@ -25,7 +25,7 @@ class HubModel(_Strict):
     gated: bool = False  # the hub gives it only to those who accepted its licence
 
 
-class HubText(_Strict):
+class HubText(Strict):
     """Text of one language: a data set of the hub, streamed and sampled, or a file of the user's."""
 
     dataset: str | None = None
@@ -43,7 +43,7 @@ class HubText(_Strict):
         return self
 
 
-class Sampling(_Strict):
+class Sampling(Strict):
     """How a sample is drawn from a stream.
 
     A data set on the hub lies in shards (C4-en: 1,024 files). Shards are drawn at random without replacement; of each
@@ -56,7 +56,7 @@ class Sampling(_Strict):
     window: Annotated[int, Field(ge=0)] = 20_000  # documents read of each shard; 0: all of it
 
 
-class HubSource(_Strict):
+class HubSource(Strict):
     """Published models and corpora, from the hub or its cache.
 
     `architecture` is what the models' own configuration says (the keys of ``config.json``); a rehearsal makes its small
@@ -74,7 +74,7 @@ class HubSource(_Strict):
     trust_remote_code: bool = False
 
 
-class Task(_Strict):
+class Task(Strict):
     """A language's published benchmark, from the hub or from a folder in its published schema (`path`)."""
 
     name: Literal["mmlu", "ceval", "belebele"]
@@ -86,7 +86,7 @@ class Task(_Strict):
     limit: Count | None = None  # questions a subject
 
 
-class Needs(_Strict):
+class Needs(Strict):
     """What a run takes; looked at before any work. Zero: nothing worth checking."""
 
     gpu_memory_gb: Gigabytes = 0

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from crane_lib import comparable
-from crane_lib.profile import Paper
 from crane_lib.profile_hub import Task
+from crane_lib.profile_options import Paper
 from crane_lib.study import Study
 from tests.small import write_study
 

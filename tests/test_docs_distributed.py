@@ -10,7 +10,7 @@ import yaml
 from torch.distributed.run import get_args_parser
 
 from crane_lib import cli
-from crane_lib.profile import Relevance
+from crane_lib.profile_options import Relevance
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)

@@ -10,7 +10,7 @@ from crane_lib.evaluation.open_ended import score_rows
 from crane_lib.metrics import langspec
 from crane_lib.output.tolerances import load_tolerances
 from crane_lib.overlap import overlaps
-from crane_lib.profile import Paper
+from crane_lib.profile_options import Paper
 from crane_lib.study import Study
 from tests.small import write_study
 

@@ -26,7 +26,7 @@ from crane_lib.knowledge.chat import read_conversations
 from crane_lib.models.loading import load_model, pick_device
 from crane_lib.models.precision import InDouble, compute_in_double
 from crane_lib.models.tokenizer import CHAT_TEMPLATE, train_tokenizer
-from crane_lib.profile import Architecture, Training
+from crane_lib.profile_options import Architecture, Training
 from crane_lib.progress import progress
 
 _IGNORED = -100  # label of a position without loss, as transformers has it

@@ -12,8 +12,9 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256
 from crane_lib.models.hub import is_local
 from crane_lib.pipeline.software import installed_version
-from crane_lib.profile import EmbeddedSource, LocalSource, Profile
+from crane_lib.profile import Profile
 from crane_lib.profile_hub import HubModel
+from crane_lib.profile_options import EmbeddedSource, LocalSource
 
 _WEIGHTS = (".safetensors", ".bin")
 _SEED = "random_seed"

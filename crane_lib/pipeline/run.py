@@ -19,7 +19,8 @@ from crane_lib.pipeline.order import waits_for
 from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import RECORD, library_versions
 from crane_lib.pipeline.threads import all_threads
-from crane_lib.profile import TOLD, EmbeddedSource, LocalSource, Profile
+from crane_lib.profile import TOLD, Profile
+from crane_lib.profile_options import EmbeddedSource, LocalSource
 
 MOST_JOBS = 4  # sections that do not wait for one another
 _MEMORY_A_JOB = 2_000_000_000  # bytes; a section of an embedded model takes less than half of it

@@ -9,7 +9,8 @@ from crane_lib.errors import CraneError
 from crane_lib.pipeline.console import Console, shown
 from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.runner import alone, finish, run_sections
-from crane_lib.profile import EmbeddedSource, Profile
+from crane_lib.profile import Profile
+from crane_lib.profile_options import EmbeddedSource
 
 LEAST = 2  # seeds that have a deviation
 

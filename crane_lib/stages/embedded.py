@@ -19,7 +19,7 @@ from crane_lib.knowledge.facts import Fact, FactReport, collect_facts
 from crane_lib.knowledge.guessers import answer_frequency, expected_accuracy, longest, overlap, shortest
 from crane_lib.knowledge.names import LANGUAGES
 from crane_lib.knowledge.questions import Question
-from crane_lib.profile import Knowledge
+from crane_lib.profile_options import Knowledge
 
 
 def _guesser_rows(facts: list[Fact], questions: dict[str, list[Question]], held_out: set[str]) -> pd.DataFrame:

@@ -11,7 +11,8 @@ import yaml
 
 from crane_lib.files import write_text
 from crane_lib.pipeline.store import Store
-from crane_lib.profile import EmbeddedSource, LocalSource, Profile, artifacts_root, load_profile
+from crane_lib.profile import Profile, artifacts_root, load_profile
+from crane_lib.profile_options import EmbeddedSource, LocalSource
 
 
 class StudyBase:

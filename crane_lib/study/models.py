@@ -8,8 +8,8 @@ from pathlib import Path
 from crane_lib.errors import CraneError
 from crane_lib.pipeline.hashes import Hashes
 from crane_lib.pipeline.store import Stage
-from crane_lib.profile import EmbeddedSource, LocalSource
 from crane_lib.profile_hub import HubModel, HubSource
+from crane_lib.profile_options import EmbeddedSource, LocalSource
 from crane_lib.study.base import StudyBase
 from crane_lib.study.sources import file_key, folder_key
 

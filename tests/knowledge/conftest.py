@@ -8,7 +8,8 @@ from crane_lib.knowledge.chat import Conversation, make_conversations
 from crane_lib.knowledge.documents import write_documents
 from crane_lib.knowledge.facts import Fact, FactReport, collect_facts
 from crane_lib.knowledge.questions import Question
-from crane_lib.profile import EmbeddedSource, Knowledge, load_profile
+from crane_lib.profile import load_profile
+from crane_lib.profile_options import EmbeddedSource, Knowledge
 
 
 @dataclass(frozen=True)

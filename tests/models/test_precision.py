@@ -10,7 +10,7 @@ from crane_lib.evaluation.scoring import Requests
 from crane_lib.models.loading import load_model
 from crane_lib.models.precision import InDouble, compute_in_double, widened
 from crane_lib.models.training import fit
-from crane_lib.profile import Training
+from crane_lib.profile_options import Training
 from tests.small import small_model, write_model
 
 TOKENS = torch.tensor([[3, 17, 5, 29, 8, 11, 40, 2]])

@@ -8,7 +8,7 @@ from crane_lib.knowledge.chat import write_conversations
 from crane_lib.models.loading import load_model
 from crane_lib.models.tokenizer import CHAT_TEMPLATE
 from crane_lib.models.training import _batches, _blocks, _optimizer, _turns, fit, make_base_model, make_chat_model
-from crane_lib.profile import Training
+from crane_lib.profile_options import Training
 from tests.small import TEXTS, small_model, small_tokenizer
 
 RECIPE = Training(learning_rate=0.01, batch_size=3, block=8, warmup=0.25, epochs=2)
