@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from crane_lib.pipeline.order import seconds_left
+from crane_lib.pipeline.order import by_urgency, seconds_left
 
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
 
@@ -68,12 +68,21 @@ class Board:
         return sum(row.state in states for row in self.rows)
 
     def next(self) -> Row | None:
-        """The section that may start now, None if none may."""
+        """The section that may start now, None if none may; of several the one that most work hangs on."""
         if self.count("running") >= self.jobs:
             return None
         open_ = {row.number for row in self.rows if row.state in ("waiting", "running")}
-        ready = (row for row in self.rows if row.state == "waiting" and not self.after.get(row.number, set()) & open_)
-        return next(ready, None)
+        for number in self._order:
+            if self.row(number).state == "waiting" and not self.after.get(number, set()) & open_:
+                return self.row(number)
+        return None
+
+    @property
+    def _order(self) -> list[str]:
+        """Numbers as they should start: one after the other in their order, else the longest chain first."""
+        if self.jobs == 1:
+            return [row.number for row in self.rows]
+        return by_urgency({row.number: row.expected or 0.0 for row in self.rows}, self.after)
 
     @property
     def left(self) -> float | None:
@@ -81,5 +90,6 @@ class Board:
         rows = [row for row in self.rows if row.state in ("running", "waiting")]
         if any(row.expected is None for row in rows):
             return None
-        rows.sort(key=lambda row: row.state)  # the running ones first
+        order = self._order
+        rows.sort(key=lambda row: (row.state, order.index(row.number)))  # the running ones first
         return seconds_left({row.number: row.left for row in rows}, self.after, self.jobs)

@@ -106,6 +106,21 @@ def waits_for(sections: Sequence[Section]) -> dict[str, set[str]]:
     return {number: reachable(before, found) for number, before in found.items()}
 
 
+def by_urgency(seconds: Mapping[str, float], after: Mapping[str, set[str]]) -> list[str]:
+    """Names in the order in which they should start: first what the longest chain of work begins with.
+
+    Parameters
+    ----------
+    seconds : that each takes; ties keep its order
+    after : for each name all that come before it
+    """
+
+    def chain(name: str) -> float:
+        return seconds[name] + max((chain(later) for later in seconds if name in after.get(later, ())), default=0.0)
+
+    return sorted(seconds, key=chain, reverse=True)
+
+
 def seconds_left(left: Mapping[str, float], after: Mapping[str, set[str]], jobs: int) -> float:
     """Seconds until all is done: each takes the seconds in `left`, started in that order by `jobs` at once."""
     clock, waiting, ends = 0.0, list(left), dict[str, float]()

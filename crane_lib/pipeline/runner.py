@@ -34,7 +34,7 @@ from crane_lib.pipeline.order import waits_for
 from crane_lib.pipeline.run import Run
 from crane_lib.pipeline.sections import Section, all_sections
 from crane_lib.pipeline.store import SECTION_VARIABLE, remove_partial
-from crane_lib.pipeline.threads import THREADS_VARIABLE, WAITING, all_threads
+from crane_lib.pipeline.threads import RUNTIME, THREADS_VARIABLE, all_threads
 from crane_lib.progress import FILE_VARIABLE, read_progress
 
 REPORTS = ("report.md", "report.html")
@@ -202,7 +202,7 @@ class _Work:
             SECTION_VARIABLE: section.number,
             START_VARIABLE: self._id,
             THREADS_VARIABLE: str(all_threads()),
-            **{name: os.environ.get(name, policy) for name, policy in WAITING.items()},
+            **{name: os.environ.get(name, value) for name, value in RUNTIME.items()},
         }
         if run.jobs > 1 or cores_are_limited():
             variables["OMP_NUM_THREADS"] = str(started.threads)

@@ -25,6 +25,21 @@ def test_sections_start_in_order_as_soon_as_what_they_wait_for_has_ended():
     assert start_all(board) == ["03"]
 
 
+def test_what_the_longest_chain_begins_with_starts_first():
+    """03 is the longest by itself, but 02 has 04 after it."""
+    board = Board(rows("00", "01", "02", "03", "04"), {"04": {"02"}}, jobs=2)
+    for number, seconds in (("02", 20.0), ("03", 25.0)):
+        board.row(number).expected = seconds
+    assert start_all(board) == ["02", "03"]
+    board.row("02").stop("done")
+    board.row("03").stop("done")
+    assert start_all(board) == ["00", "01"]
+    assert start_all(Board(board.rows, board.after, jobs=1)) == []
+    one_by_one = Board(rows("00", "01", "02"), {}, jobs=1)
+    one_by_one.row("02").expected = 99.0
+    assert start_all(one_by_one) == ["00"]
+
+
 def test_no_more_than_the_jobs_at_once():
     board = Board(rows("00", "01", "02"), {}, jobs=2)
     assert start_all(board) == ["00", "01"]

@@ -1,7 +1,7 @@
 import pytest
 
 from crane_lib.pipeline import order, sections
-from crane_lib.pipeline.order import reachable, seconds_left, stages_read, waits_for
+from crane_lib.pipeline.order import by_urgency, reachable, seconds_left, stages_read, waits_for
 from crane_lib.pipeline.sections import all_sections
 from tests.pipeline.notebooks import write_notebook
 
@@ -65,3 +65,10 @@ def test_reachable_follows_circles_once_and_keeps_unknown_names():
 )
 def test_seconds_left(left, after, jobs, expected):
     assert seconds_left(left, after, jobs) == expected
+
+
+def test_the_order_of_urgency():
+    after = {"c": {"a"}, "d": {"a", "c"}}
+    assert by_urgency({"a": 1, "b": 9, "c": 5, "d": 4}, after) == ["a", "b", "c", "d"]
+    assert by_urgency({"a": 1, "b": 11, "c": 5, "d": 4}, after) == ["b", "a", "c", "d"]
+    assert by_urgency({"a": 1, "b": 1}, {}) == ["a", "b"]

@@ -435,10 +435,11 @@ def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, 
     assert work.variables["01"]["CRANE_THREADS"] == "8"
 
 
-def test_threads_wait_asleep_unless_the_user_wants_otherwise(tmp_path, notebooks, work, monkeypatch):
+def test_threads_wait_asleep_and_memory_is_kept_unless_the_user_wants_otherwise(tmp_path, notebooks, work, monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     start(tmp_path)
     assert {given["OMP_WAIT_POLICY"] for given in work.variables.values()} == {"PASSIVE"}
+    assert {given["MALLOC_TRIM_THRESHOLD_"] for given in work.variables.values()} == {"4294967296"}
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     start(tmp_path, fresh=True)
     assert {given["OMP_WAIT_POLICY"] for given in work.variables.values()} == {"ACTIVE"}
