@@ -86,7 +86,8 @@ def _kept(output: NotebookNode, cell: str, count: int) -> NotebookNode:
         if "image/png" in kept.data:
             kept.data["image/png"] = small_picture(kept.data["image/png"])
         texts = [text for kind, text in kept.data.items() if kind.startswith("text/")]
-    for folder in {str(ROOT), str(Path.home()), tempfile.gettempdir()} - {"/"}:
+    folders = {str(ROOT), str(Path.home()), tempfile.gettempdir()} - {"/"}
+    for folder in sorted(folders, key=len, reverse=True):  # one may lie in another
         if any(folder in text for text in texts):
             raise CraneError(f"cell {cell}: its output names the folder {folder}, which is another one elsewhere")
     return kept

@@ -41,8 +41,8 @@ def single_neuron_tables():
     halves = ground_truth.halve(effects, halvings=5)
     chosen = [NeuronSet({"neuron": [[0], [1, 2]]}, {"neuron": 6}, "m", "contrast", "0.1", k) for k in LANGUAGES]
     masks = [("none", ""), *(("contrast", language) for language in LANGUAGES)]
-    rows = [(method, masked, k, 2.0, 10) for method, masked in masks for k in LANGUAGES]
-    columns = ["method", "masked_language", "evaluation_language", "nll", "tokens"]
+    rows = [(method, masked and "0.1", masked, k, 2.0, 10) for method, masked in masks for k in LANGUAGES]
+    columns = ["method", "budget", "masked_language", "evaluation_language", "nll", "tokens"]
     return {
         "reliability": ground_truth.reliability(effects, halves),
         "layers": ground_truth.by_layer(effects),

@@ -77,8 +77,9 @@ def test_what_all_sections_rest_on_has_all_threads(tmp_path, monkeypatch):
     study.perplexity("chat")
     study.nlu("chat")
     study.control_perplexity()
-    study.ground_truth()
+    study.single_effects()
+    study.whole_sets()
     basis = {"corpus", *(f"{stage}_{name}" for stage in ("relevance", "selection") for name in ("base", "chat"))}
     basis |= {"base_model", "chat_model"}
-    masking = {"perplexity_chat", "nlu_chat", "control_sets", "control_perplexity", "ground_truth"}
+    masking = {"perplexity_chat", "nlu_chat", "control_sets", "control_perplexity", "ablation", "ground_truth"}
     assert found == dict.fromkeys(basis, True) | dict.fromkeys(masking, False)
