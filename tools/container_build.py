@@ -90,4 +90,5 @@ def build_image(
     with tempfile.TemporaryDirectory() as folder:
         given = [f"--build-arg=TORCH={torch}", f"--build-arg=COMMIT={commit()}"]
         given += mounts(Path(folder), ca=ca, pip_conf=pip_conf, wheels=wheels)
-        buildah("bud", "--layers", "--format=docker", f"--tag={image}", *base, *given, str(ROOT))
+        # No cache: buildah 1.28 takes a cached layer for one whose build argument (the commit) has changed since.
+        buildah("bud", "--layers", "--no-cache", "--format=docker", f"--tag={image}", *base, *given, str(ROOT))
