@@ -29,6 +29,18 @@ VENV = ROOT / ".venv"
 PYTHON = (3, 11)
 STAMP = "crane-stamp.json"  # written last: an environment with it is complete
 STARTED = "crane-install-started"  # there while an installation runs; left behind by an interrupted one
+IMPORTS = (  # that the others follow from
+    "crane_lib.cli",
+    "crane_lib.study",
+    "crane_lib.pipeline.engine",
+    "datasets",
+    "ipykernel.kernelapp",
+    "lm_eval.models.huggingface",
+    "lm_eval.tasks",
+    "matplotlib_inline.backend_inline",
+    "pytest",
+    "transformers.models.llama.modeling_llama",
+)
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second under WSL
 
 
@@ -168,6 +180,7 @@ def install() -> None:
         build = install_torch()
         install_base()
         make_importable()
+        compile_imports()
         write_stamp(build)
         (VENV / STARTED).unlink()
         say(f".venv is ready after {time.monotonic() - began:.0f} s ({build.upper()} build of torch)")
@@ -264,6 +277,15 @@ def make_importable() -> None:
     command = VENV / "bin" / "crane"
     command.write_text(f'#!/bin/sh\nexec "{VENV}/bin/python" -m crane_lib.cli "$@"\n', encoding="utf-8")
     command.chmod(0o755)
+
+
+def compile_imports() -> None:
+    """Import once what a run imports, so that it is compiled once.
+
+    Neither uv nor every user's settings (PYTHONDONTWRITEBYTECODE, which `-I` ignores) have it compiled later, and then
+    each kernel would compile it anew, for seven seconds. To compile all that is installed takes minutes.
+    """
+    venv_python("-c", f"import {', '.join(IMPORTS)}", check=False)
 
 
 def uv(*arguments: str) -> bool:

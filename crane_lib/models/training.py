@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,18 @@ def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimi
         {"params": decayed, "weight_decay": training.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+@contextmanager
+def _attention_for_training(model: PreTrainedModel) -> Iterator[None]:
+    """On a CPU, attention by plain matrix products: the fused kernel's backward pass is slow for blocks this short."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager" if model.device.type == "cpu" else before)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def _batches(count: int, training: Training, generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -90,7 +102,7 @@ def fit(
     schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * training.warmup), steps)
     history, seen, started = [], 0, time.perf_counter()
     model.train()
-    with progress(description, steps) as bar:
+    with _attention_for_training(model), progress(description, steps) as bar:
         for step, index in enumerate(_batches(len(tokens), training, generator), start=1):
             with InDouble() if model.dtype == torch.float64 else torch.autocast(device.type, torch.bfloat16):
                 loss = model(input_ids=tokens[index].to(device), labels=labels[index].to(device)).loss

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from crane_lib.pipeline.order import by_urgency, seconds_left
+from crane_lib.pipeline.order import Plan, by_urgency
 
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
 
@@ -68,28 +68,25 @@ class Board:
         return sum(row.state in states for row in self.rows)
 
     def next(self) -> Row | None:
-        """The section that may start now, None if none may; of several the one that most work hangs on."""
-        if self.count("running") >= self.jobs:
-            return None
-        open_ = {row.number for row in self.rows if row.state in ("waiting", "running")}
-        for number in self._order:
-            if self.row(number).state == "waiting" and not self.after.get(number, set()) & open_:
-                return self.row(number)
-        return None
-
-    @property
-    def _order(self) -> list[str]:
-        """Numbers as they should start: one after the other in their order, else the longest chain first."""
-        if self.jobs == 1:
-            return [row.number for row in self.rows]
-        return by_urgency({row.number: row.expected or 0.0 for row in self.rows}, self.after)
+        """The section that should start now, None if none; of several the one that most work hangs on."""
+        name = self._plan.next(self._seconds("waiting"), self._seconds("running"))
+        return None if name is None else self.row(name)
 
     @property
     def left(self) -> float | None:
         """Seconds until all is done, None if a section's time is unknown."""
-        rows = [row for row in self.rows if row.state in ("running", "waiting")]
-        if any(row.expected is None for row in rows):
+        if any(row.expected is None for row in self.rows if row.state in ("running", "waiting")):
             return None
-        order = self._order
-        rows.sort(key=lambda row: (row.state, order.index(row.number)))  # the running ones first
-        return seconds_left({row.number: row.left for row in rows}, self.after, self.jobs)
+        return self._plan.seconds(self._seconds("waiting"), self._seconds("running"))
+
+    @property
+    def _plan(self) -> Plan:
+        """Sections start one after the other in their order, or, several at once, the longest chain first."""
+        order = [row.number for row in self.rows]
+        if self.jobs > 1:
+            order = by_urgency({row.number: row.expected or 0.0 for row in self.rows}, self.after)
+        return Plan(order, self.after, self.jobs)
+
+    def _seconds(self, state: State) -> dict[str, float]:
+        """Seconds that each section in a state needs yet."""
+        return {row.number: row.left for row in self.rows if row.state == state}

@@ -125,17 +125,20 @@ class _Children:
 
     def __init__(self, variable: str, value: str) -> None:
         self._wanted = (variable, value)
-        self._known: dict[psutil.Process, bool] = {}  # reading an environment once a process is enough
+        # Those that have it. Who lacks it is asked again: between fork and exec the environment is the parent's.
+        self._known: set[psutil.Process] = set()
 
     def __iter__(self) -> Iterator[psutil.Process]:
+        name, value = self._wanted
         for process in psutil.Process().children(recursive=True):
             if process not in self._known:
                 try:
-                    self._known[process] = process.environ().get(self._wanted[0]) == self._wanted[1]
+                    if process.environ().get(name) != value:
+                        continue
                 except (psutil.Error, OSError):
                     continue
-            if self._known[process]:
-                yield process
+                self._known.add(process)
+            yield process
 
 
 class _Sampler:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from crane_lib.pipeline.code import imported_modules, source_file
 from crane_lib.pipeline.sections import Section, plain_code
 
 _STORE = "store"  # the attribute of a study that makes stages
+_WORTH = 0.5  # seconds that must be gained for a second of a free place: times are estimates
 
 
 def _attributes(tree: ast.AST, name: str) -> set[str]:
@@ -121,14 +123,78 @@ def by_urgency(seconds: Mapping[str, float], after: Mapping[str, set[str]]) -> l
     return sorted(seconds, key=chain, reverse=True)
 
 
-def seconds_left(left: Mapping[str, float], after: Mapping[str, set[str]], jobs: int) -> float:
-    """Seconds until all is done: each takes the seconds in `left`, started in that order by `jobs` at once."""
-    clock, waiting, ends = 0.0, list(left), dict[str, float]()
-    while waiting or ends:
-        for name in list(waiting):
-            if len(ends) < jobs and not after.get(name, set()) & {*waiting, *ends}:
-                ends[name] = clock + left[name]
-                waiting.remove(name)
-        soonest = min(ends, key=lambda name: ends[name])
-        clock = ends.pop(soonest)
-    return clock
+@dataclass(frozen=True)
+class Plan:
+    """What starts when, of work of which some waits for other work.
+
+    Parameters
+    ----------
+    order : names in the order in which they should start
+    after : for each name all that come before it
+    jobs : how many are at work at once
+    """
+
+    order: Sequence[str]
+    after: Mapping[str, set[str]]
+    jobs: int
+
+    def next(self, waiting: Mapping[str, float], running: Mapping[str, float]) -> str | None:
+        """What should start now, None if nothing may or should; both arguments give the seconds each needs yet.
+
+        Of what may start it is that with which all ends soonest, if afterwards each start is of the first in order. A
+        place is left free until something ends where that gains enough: when the last step before two long chains is
+        at work, a third, starting now, would delay one of them.
+        """
+        names = self._ready(waiting, running)
+        if not names:
+            return None
+        ends = {name: self._seconds(*_started(name, waiting, running), self._first) for name in names}
+        best = min(names, key=lambda name: round(ends[name]))  # to the second: else rounding errors would decide ties
+        if running:
+            idle = min(running.values())
+            held = idle + self._seconds(waiting, _later(running, idle), self._first)
+            if held + _WORTH * idle < ends[best]:
+                return None
+        return best
+
+    def seconds(self, waiting: Mapping[str, float], running: Mapping[str, float]) -> float:
+        """Seconds until all is done."""
+        return self._seconds(waiting, running, self.next)
+
+    def _ready(self, waiting: Mapping[str, float], running: Mapping[str, float]) -> list[str]:
+        """What may start now, in order."""
+        if len(running) >= self.jobs:
+            return []
+        open_ = {*waiting, *running}
+        return [name for name in self.order if name in waiting and open_.isdisjoint(self.after.get(name, ()))]
+
+    def _first(self, waiting: Mapping[str, float], running: Mapping[str, float]) -> str | None:
+        return next(iter(self._ready(waiting, running)), None)
+
+    def _seconds(
+        self,
+        waiting: Mapping[str, float],
+        running: Mapping[str, float],
+        choose: Callable[[Mapping[str, float], Mapping[str, float]], str | None],
+    ) -> float:
+        clock = 0.0
+        while True:
+            while (name := choose(waiting, running)) is not None:
+                waiting, running = _started(name, waiting, running)
+            if not running:
+                return clock
+            soonest = min(running.values())
+            clock += soonest
+            running = _later(running, soonest)
+
+
+def _started(
+    name: str, waiting: Mapping[str, float], running: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The same when `name` has started."""
+    return {key: left for key, left in waiting.items() if key != name}, {**running, name: waiting[name]}
+
+
+def _later(running: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """What is still at work so many seconds later."""
+    return {name: left - seconds for name, left in running.items() if left > seconds}

@@ -4,7 +4,8 @@ import mmap
 import os
 import subprocess
 import sys
-import time
+from threading import Semaphore
+from typing import ClassVar
 
 import pytest
 
@@ -54,6 +55,13 @@ def test_without_proc_or_samples_the_whole_process_counts(monkeypatch, tmp_path)
 
 def test_children_with_the_variable_are_summed(monkeypatch):
     monkeypatch.setattr(memory, "_SECTION_INTERVAL", 0.02)
+    looks, look = Semaphore(0), memory._Sampler._look
+
+    def counted(sampler):
+        look(sampler)
+        looks.release()
+
+    monkeypatch.setattr(memory._Sampler, "_look", counted)
     hold = "import time; block = bytearray(b'x') * (60 << 20); print(flush=True); time.sleep(60)"
 
     def start(value):
@@ -65,7 +73,10 @@ def test_children_with_the_variable_are_summed(monkeypatch):
     other = start("other")
     with measuring_children("MARK", "mine") as two:
         children = [start("mine"), start("mine")]
-        time.sleep(0.5)  # for several looks
+        while looks.acquire(blocking=False):
+            pass
+        assert looks.acquire(timeout=60)  # begun before this perhaps,
+        assert looks.acquire(timeout=60)  # but this one after
         for child in children:
             child.kill()
             child.wait()
@@ -77,6 +88,21 @@ def test_children_with_the_variable_are_summed(monkeypatch):
     other.stdout.close()
     assert 110 < two.resident_mib < 170  # two of three
     assert none.resident_mib is None
+
+
+def test_a_child_seen_before_it_has_its_environment_is_asked_again(monkeypatch):
+    class Forked:
+        environment: ClassVar[dict[str, str]] = {}
+
+        def environ(self):
+            return self.environment
+
+    child = Forked()
+    monkeypatch.setattr(memory.psutil.Process, "children", lambda _process, recursive: [child])
+    found = memory._Children("MARK", "mine")
+    assert list(found) == []
+    child.environment = {"MARK": "mine"}
+    assert list(found) == [child]
 
 
 def test_gpu_memory_is_summed_over_gpus(monkeypatch):

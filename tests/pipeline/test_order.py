@@ -1,7 +1,7 @@
 import pytest
 
 from crane_lib.pipeline import order, sections
-from crane_lib.pipeline.order import by_urgency, reachable, seconds_left, stages_read, waits_for
+from crane_lib.pipeline.order import Plan, by_urgency, reachable, stages_read, waits_for
 from crane_lib.pipeline.sections import all_sections
 from tests.pipeline.notebooks import write_notebook
 
@@ -64,7 +64,33 @@ def test_reachable_follows_circles_once_and_keeps_unknown_names():
     ],
 )
 def test_seconds_left(left, after, jobs, expected):
-    assert seconds_left(left, after, jobs) == expected
+    assert Plan(list(left), after, jobs).seconds(left, {}) == expected
+
+
+def test_what_is_at_work_counts_with_what_is_left_of_it():
+    plan = Plan(["a", "b", "c"], {"c": {"a"}}, 2)
+    assert plan.seconds({"c": 5}, {"a": 1, "b": 2}) == 6
+    assert plan.next({"c": 5}, {"a": 1, "b": 2}) is None  # no place
+    assert plan.next({"c": 5}, {"b": 2}) == "c"
+
+
+def test_a_place_is_left_free_where_all_ends_sooner_then():
+    after = {"b": {"a"}, "c": {"a"}, "d": {"b", "c"}}
+    times = {"b": 200, "c": 200, "d": 200, "e": 150, "f": 50}
+    plan = Plan(["a", "b", "c", "d", "e", "f"], after, 2)
+    assert plan.next(times, {"a": 10}) is None  # e would delay b or c, and d with it
+    assert plan.seconds(times, {"a": 10}) == 410
+    assert plan.next(times, {"a": 150}) == "e"  # to wait so long would cost more than it gains
+    assert plan.next({"e": 150}, {"b": 10}) == "e"  # and here it would gain nothing
+
+
+def test_the_start_is_chosen_by_when_all_ends():
+    """With the first in order, c, all would end at 427: d and e would follow one another at the end."""
+    after = {"last": {"a", "b", "c"}}
+    times = {"c": 73, "last": 210, "d": 205, "e": 160}
+    plan = Plan(["a", "b", "c", "last", "d", "e"], after, 2)
+    assert plan.next(times, {"a": 62}) == "d"
+    assert plan.seconds(times, {"a": 62}) == 365
 
 
 def test_the_order_of_urgency():
