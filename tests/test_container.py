@@ -247,7 +247,7 @@ def test_run_hands_the_digest_on_and_removes_the_container(tool: ModuleType, tmp
     command = ["working", "--", "./run_all.sh", "--profile", "smoke"]
     run, removal = calls(tmp_path)[-2:]
     named = ["--env=CRANE_IMAGE=crane", "--env=CRANE_IMAGE_DIGEST=sha256:0123abc"]
-    assert run == ["run", "--user=7:8", "--volume=/out:/in", *named, "--env=A=b", *command]
+    assert run == ["run", "--hostname=localhost", "--user=7:8", "--volume=/out:/in", *named, "--env=A=b", *command]
     assert removal == ["rm", "working"]
 
 

@@ -72,7 +72,8 @@ def run_in(image: str, command: list[str], *, user: str, volumes: list[str], env
     try:
         named = [f"CRANE_IMAGE={image}", f"CRANE_IMAGE_DIGEST={digest}"]
         options = run_options(user=user, volumes=volumes, env=[*named, *env])
-        line = [program("buildah"), "run", *options, container, "--", *command]
+        # An engine gives the container's name an address, chroot isolation does not, and torchrun looks for it.
+        line = [program("buildah"), "run", "--hostname=localhost", *options, container, "--", *command]
         return subprocess.run(line, env=settings(), check=False).returncode
     finally:
         ask("rm", container)

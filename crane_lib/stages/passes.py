@@ -112,7 +112,9 @@ def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
     """
     file = scratch / "passes.json"
     write_json(file, asdict(passes))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # Not the name of this machine: in a container it may be the name of no address.
+    command += ["--local-addr", "127.0.0.1", f"--nproc-per-node={count}"]
     command += ["-m", "crane_lib.cli", "relevance-passes", str(file)]
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     threads = str(max(1, torch.get_num_threads() // count))  # of this process, shared out
