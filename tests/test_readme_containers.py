@@ -208,5 +208,5 @@ def test_container_test_as_the_readme_calls_it(tool, tmp_path, monkeypatch):  # 
     stranger = sys.modules["container_test"].STRANGER
     assert done == [("check_smoke", "crane", stranger), ("check_lab", "crane", stranger)]
     call, _removal = calls(tmp_path)[-2:]
-    assert call[:2] == ["run", f"--user={stranger}"]
+    assert call[:3] == ["run", "--hostname=localhost", f"--user={stranger}"]
     assert call[-3:] == ["./run_tests.sh", "-m", "not slow"]
