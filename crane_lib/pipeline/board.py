@@ -68,7 +68,7 @@ class Board:
         return sum(row.state in states for row in self.rows)
 
     def next(self) -> Row | None:
-        """The section that should start now, None if none; of several the one that most work hangs on."""
+        """The section that should start now, None if none; of several the one with which all ends soonest."""
         name = self._plan.next(self._seconds("waiting"), self._seconds("running"))
         return None if name is None else self.row(name)
 
@@ -81,7 +81,7 @@ class Board:
 
     @property
     def _plan(self) -> Plan:
-        """Sections start one after the other in their order, or, several at once, the longest chain first."""
+        """One after the other, sections keep their order; several at once, those come first that most work hangs on."""
         order = [row.number for row in self.rows]
         if self.jobs > 1:
             order = by_urgency({row.number: row.expected or 0.0 for row in self.rows}, self.after)
