@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from crane_lib.errors import CraneError
 from crane_lib.output.figures_agreement import SITE_NAMES, site_map
-from crane_lib.output.panels import grid
+from crane_lib.output.panels import grid, legend_below
 from crane_lib.output.style import drawing, language_colours, language_name, ordered_languages
 
 _SMALLEST = 0.02  # of a standard deviation; below it lies no tail
@@ -78,14 +78,13 @@ def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> s
             panel.plot(x, 2 * norm.sf(x), color="#777777", linestyle=":", label="Normal distribution")
             panel.set_title(SITE_NAMES[site].capitalize())
             panel.grid()
+            panel.set_xlabel("Standard deviations")
         smallest = min(1 / len(values[language][site]) for language in languages for site in sites)
         panels[0].set(xscale="log", yscale="log", xlim=(_SMALLEST, 1.3 * highest), ylim=(0.7 * smallest, 1.4))
         panels[0].set_xticks([0.1, 1, 10, *([100] if highest > 100 else [])], labels=None)
         panels[0].xaxis.set_major_formatter("{x:g}")
         panels[0].set_ylabel("Share of units beyond")
-        figure.supxlabel("Distance of a unit's mean from the mean of all, in standard deviations", fontsize=9)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        legend_below(figure, panels[0])
     return (
         "How far the units' mean relevance (neurons) or mean row statistic lies from the mean over units: the share of "
         "units beyond a distance, both axes logarithmic. A curve right of the dotted one has heavier tails than a "

@@ -13,7 +13,7 @@ from PIL import Image
 
 from crane_lib.agreement import agreement, intersections
 from crane_lib.errors import CraneError
-from crane_lib.output import figures, fonts, tables
+from crane_lib.output import figures, fonts, style, tables
 from crane_lib.output.scales import number
 from tests.output import synthetic
 
@@ -91,7 +91,24 @@ def draw_all(folder, rows, langspec, shared, counts):
 def drawn(tmp_path_factory, shared, counts):
     folder = tmp_path_factory.mktemp("figures")
     rows = synthetic.make_rows(synthetic.FEW_METHODS)
-    return folder, draw_all(folder, rows, synthetic.make_langspec(rows), shared, counts)
+    describe = style.describe
+
+    def checked(figure):  # called when all is laid out
+        legends_lie_free(figure)
+        return describe(figure)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "describe", checked)
+        return folder, draw_all(folder, rows, synthetic.make_langspec(rows), shared, counts)
+
+
+def legends_lie_free(figure):
+    """No legend of the figure lies over a panel with its labels, or over a label of the whole."""
+    heads = [text for text in figure.texts if text.get_text()]
+    others = [axes.get_tightbbox() for axes in figure.axes] + [text.get_window_extent() for text in heads]
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert not any(box.overlaps(other) for other in others), "a legend lies over something"
 
 
 def test_both_formats_are_written(drawn):
