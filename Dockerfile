@@ -50,7 +50,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     || pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r /opt/requirements/base.lock
 
 # The command `crane`, which finds the study's library from any folder.
-RUN printf '%s\n' '#!/opt/crane/bin/python' 'from crane_lib.cli import main' 'main()' > /opt/crane/bin/crane \
+RUN printf '%s\n' '#!/opt/crane/bin/python' 'from crane_run.cli import main' 'main()' > /opt/crane/bin/crane \
     && chmod 755 /opt/crane/bin/crane \
     && echo /home/crane/study > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crane_lib.pth"
 

@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/tools/environment.sh"
 export CRANE_PROGRAM="$0" # what usage calls this script
-exec "$crane_python" -m crane_lib.cli run "$@"
+exec "$crane_python" -m crane_run.cli run "$@"

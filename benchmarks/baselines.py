@@ -24,14 +24,14 @@ Batch = tuple[Tensor, Tensor]  # token ids (B, T), padded on the right, and leng
 
 @dataclass(frozen=True)
 class ReleasedResult:
-    """Row statistics (documents, units), their kurtosis (units,) and the seeds (documents,).
+    """Row statistics (documents, units), their kurtosis (units,) and the objectives (documents,).
 
     Units are layer by layer the rows of gate, up and down.
     """
 
     rows: np.ndarray
     kurtosis: np.ndarray
-    seeds: np.ndarray
+    objectives: np.ndarray
 
 
 def released(
@@ -41,7 +41,7 @@ def released(
 
     The AttnLRP rules are a plain version of those the released code takes from LXT: replaced forward functions, with
     division by `g + 1e-10`. All parameters require gradients, the embeddings too, as loading a checkpoint leaves them.
-    The full logits exist; the seed is the mean gold logit, read from them.
+    The full logits exist; the objective is the mean gold logit, read from them.
 
     Parameters
     ----------
@@ -51,40 +51,40 @@ def released(
     embedding: Any = model.get_input_embeddings()
     layers: Any = model.model.layers
     device = embedding.weight.device
-    samples, seeds = [], []
+    samples, objectives = [], []
     with _plain_rules(model, exact_limit=exact_limit), _training(model, checkpointing=checkpointing):
         for document in documents:
             model.zero_grad()
             input_ids = torch.from_numpy(document).long()[None].to(device)  # (1, T)
             embedded = embedding(input_ids)
             logits = model(inputs_embeds=embedded, use_cache=False).logits
-            seed = _gold_logit(logits, input_ids, torch.tensor([input_ids.shape[1]], device=device)).sum()
-            seed.backward()
+            objective = _gold_logit(logits, input_ids, torch.tensor([input_ids.shape[1]], device=device)).sum()
+            objective.backward()
             sums = [
                 projection.weight.grad.sum(1)
                 for layer in layers
                 for projection in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj)
             ]
             samples.append(torch.cat(sums).float().cpu().numpy())
-            seeds.append(seed.item())
+            objectives.append(objective.item())
     rows = np.stack(samples)
-    return ReleasedResult(rows, scipy.stats.kurtosis(rows, axis=0, bias=False), np.array(seeds))
+    return ReleasedResult(rows, scipy.stats.kurtosis(rows, axis=0, bias=False), np.array(objectives))
 
 
 def floor(model: LlamaForCausalLM, batches: Sequence[Batch]) -> list[float]:
     """Baseline B: forward and backward to the input embeddings over given batches, and nothing else.
 
-    No rules, no statistics, no parameter gradients; the full logits exist, and the seed is read from them. Right pads
-    need no attention mask, as everywhere here. Returns S of each document, in the order of the batches.
+    No rules, no statistics, no parameter gradients; the full logits exist, and the objective is read from them.
+    Right pads need no attention mask, as everywhere here. Returns S of each document, in the order of the batches.
     """
-    seeds: list[float] = []
+    objectives: list[float] = []
     for input_ids, lengths in batches:
         embedded = model.get_input_embeddings()(input_ids).detach().requires_grad_()
         logits = model(inputs_embeds=embedded, use_cache=False).logits  # (B, T, V)
-        seed = _gold_logit(logits, input_ids, lengths)
-        torch.autograd.grad(seed.sum(), embedded)
-        seeds += seed.tolist()
-    return seeds
+        objective = _gold_logit(logits, input_ids, lengths)
+        torch.autograd.grad(objective.sum(), embedded)
+        objectives += objective.tolist()
+    return objectives
 
 
 def _gold_logit(logits: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:

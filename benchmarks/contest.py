@@ -30,7 +30,7 @@ class Contest:
         self.statistics: Statistics
         self.released_result: ReleasedResult  # as released
         self.exact_result: ReleasedResult  # with the right limit of act(g) / g
-        self.floor_seeds: list[float]
+        self.floor_objectives: list[float]
         self.batches: list[Batch] = []  # what `ours` made of the documents
 
     def ours(self) -> None:
@@ -55,7 +55,7 @@ class Contest:
 
     def floor(self) -> None:
         """Baseline B."""
-        self.floor_seeds = floor(self.model, self.batches)
+        self.floor_objectives = floor(self.model, self.batches)
 
     def warm_up(self) -> None:
         """Each contestant on the two shortest documents: kernels are chosen, pools of memory and threads exist."""
@@ -67,15 +67,17 @@ class Contest:
         """How far the contestants' numbers are apart, 0 for equal numbers; A with the right limit at 0.
 
         The row statistics are compared by their mean over documents, in units of their root mean square over all
-        documents and rows; kurtosis k by |difference| / (1 + |k|), the worst row; the seeds S by their mean.
+        documents and rows; kurtosis k by |difference| / (1 + |k|), the worst row; the objectives S by their mean.
         """
-        rows, kurtosis, seeds = self.exact_result.rows, self.exact_result.kurtosis, self.exact_result.seeds
+        rows, kurtosis, objectives = self.exact_result.rows, self.exact_result.kurtosis, self.exact_result.objectives
         mean = _rows(self.statistics, lambda moments: moments.mean.numpy())
         excess = _rows(self.statistics, lambda moments: moments.excess_kurtosis().numpy())
         return {
             "row statistics": float(np.abs(rows.mean(0) - mean).max() / np.sqrt(np.square(rows).mean())),
             "kurtosis of rows": float((np.abs(kurtosis - excess) / (1 + np.abs(kurtosis))).max()),
-            "seeds of A and B": float(abs(seeds.mean() - np.mean(self.floor_seeds)) / np.abs(seeds).mean()),
+            "objectives of A and B": float(
+                abs(objectives.mean() - np.mean(self.floor_objectives)) / np.abs(objectives).mean()
+            ),
         }
 
     def stabiliser(self) -> float:

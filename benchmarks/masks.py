@@ -18,14 +18,13 @@ import typer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.measurement import Measurement, alternate, machine_facts, ratio, run_command, timed, times
-from crane_lib import made_up
-from crane_lib.evaluation.nlu import Harness, write_tasks
 from crane_lib.files import write_frame, write_json, write_text
-from crane_lib.masking import masked
-from crane_lib.models.loading import load_model
+from crane_lib.interventions import masked
+from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
-from crane_lib.profile import load_profile
-from crane_lib.profile_options import EmbeddedSource
+from crane_run import rehearsal as made_up
+from crane_study.measure.questions import Harness, write_tasks
+from crane_study.profile import EmbeddedSource, load_profile
 
 LANGUAGES = ("en", "zh", "vi")
 OURS, MODEL, OFTEN = "all masks", "forward passes alone", "harness built anew for each mask"

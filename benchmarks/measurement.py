@@ -21,8 +21,8 @@ import torch
 import typer
 
 from crane_lib.errors import CraneError
-from crane_lib.pipeline.machine import processor_name
-from crane_lib.pipeline.software import describe_commit
+from crane_run.manifest import describe_commit
+from crane_study.machine import processor_name
 
 MEGABYTE = 1e6  # bytes
 SLOW_IMPORTS = ["torch", "transformers.models.llama.modeling_llama", "scipy.stats"]

@@ -21,8 +21,8 @@ from benchmarks.measurement import ROOT, Measurement, ratio, skipped, times
 from benchmarks.workloads import Sizes, Workload, random_documents, random_model
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_lib.parallel import barrier, processes, rank, world
 from crane_lib.relevance import Statistics, document_relevance, stream_statistics
-from crane_lib.relevance.distributed import barrier, processes, rank, world
 
 ONE, TWO = "1 process", "2 processes"
 _TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

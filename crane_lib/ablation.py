@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crane_lib.batching import pad_batch
 from crane_lib.errors import CraneError
-from crane_lib.evaluation.perplexity import hidden_nll, token_batches
+from crane_lib.nll import hidden_nll, pad_batch, token_batches
 from crane_lib.relevance.hooks import HookSet, frozen, wrapped_forward
-from crane_lib.relevance.parts import LayerParts, ModelParts, family_of, parts_of
+from crane_lib.relevance.modules import LayerParts, ModelParts, family_of, parts_of
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
-from crane_lib.relevance.parts import parts_of
+from crane_lib.relevance.modules import parts_of
 
 SCHEMA = "crane.neurons/1"
 NEURON = "neuron"  # the site of the hidden activation; the others are rows

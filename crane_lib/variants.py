@@ -10,15 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from crane_lib.selection import (
-    Chosen,
-    RowScores,
-    Scores,
-    kurtosis_z,
-    select_contrast,
-    select_top,
-    select_top_rows,
-)
+from crane_lib.selection import Chosen, RowScores, Scores, kurtosis_z, select_contrast, select_top, select_top_rows
 
 Variants = dict[tuple[str, str], dict[str, Chosen]]  # (rule, level) -> language -> what is chosen
 
@@ -113,15 +105,15 @@ def weighted_contrast(values: Scores, *, weight: float) -> dict[str, np.ndarray]
 
 
 def relevance_variants(relevance: Scores, log_probability: Mapping[str, Scores] | None, *, budget: float) -> Variants:
-    """Our contrast with other weights of the largest other language, and on the log-probability seed.
+    """Our contrast with other weights of the largest other language, and on the log-probability objective.
 
-    That seed is taken as it stands, with its sign turned (a log-probability is negative and relevance shares out its
-    value), and as |R|.
+    That objective is taken as it stands, with its sign turned (a log-probability is negative and relevance shares out
+    its value), and as |R|.
 
     Parameters
     ----------
     relevance : mean relevance of every neuron
-    log_probability : ``signed`` and ``absolute``: the same under that seed, if there is one
+    log_probability : ``signed`` and ``absolute``: the same under that objective, if there is one
     """
     at = f"{budget:g}"
     weighted: Variants = {

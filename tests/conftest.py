@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from crane_study import ROOT
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference data beside the repository, which it does not carry."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
+    folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("no ../shared beside the repository")
     return folder
@@ -40,7 +42,7 @@ def _plain_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-_LONGEST = ("test_study.py", "test_rehearsal.py", "test_benchmarks.py")  # minutes each; begun first, none is waited for
+_LONGEST = ("test_smoke.py", "test_rehearsal.py", "test_benchmarks.py")  # minutes each; begun first, none is waited for
 
 
 def pytest_collection_modifyitems(items):

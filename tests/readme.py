@@ -2,9 +2,9 @@
 
 import re
 import shlex
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from crane_study import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _COMMAND = re.compile(r"(\w+=\S+ )*(\./run_(all|tests)\.sh( |$)|(crane|python|docker|conda|torchrun|source|hf) )")
 _NAMES = ("crane verify", "docker run")  # said in a sentence, without what it is called with

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from crane_lib.models.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from crane_study.training import CHAT_TEMPLATE, train_tokenizer
 
 TEXTS = {
     "en": [f"In town number {n} the river runs past {n + 3} old mills and a grey stone bridge." for n in range(30)],

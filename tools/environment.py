@@ -30,9 +30,9 @@ PYTHON = (3, 11)
 STAMP = "crane-stamp.json"  # written last: an environment with it is complete
 STARTED = "crane-install-started"  # there while an installation runs; left behind by an interrupted one
 IMPORTS = (  # that the others follow from
-    "crane_lib.cli",
-    "crane_lib.study",
-    "crane_lib.pipeline.engine",
+    "crane_run.cli",
+    "crane_study.study",
+    "crane_run.notebook",
     "datasets",
     "ipykernel.kernelapp",
     "lm_eval.models.huggingface",
@@ -275,7 +275,7 @@ def make_importable() -> None:
     for folder in venv_paths():
         Path(folder, "crane_lib.pth").write_text(f"{ROOT}\n", encoding="utf-8")
     command = VENV / "bin" / "crane"
-    command.write_text(f'#!/bin/sh\nexec "{VENV}/bin/python" -m crane_lib.cli "$@"\n', encoding="utf-8")
+    command.write_text(f'#!/bin/sh\nexec "{VENV}/bin/python" -m crane_run.cli "$@"\n', encoding="utf-8")
     command.chmod(0o755)
 
 

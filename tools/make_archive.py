@@ -28,12 +28,13 @@ sys.path.insert(0, str(ROOT))  # so that it runs by its path
 
 from crane_lib.errors import CraneError  # noqa: E402
 from crane_lib.files import atomic, write_text  # noqa: E402
-from crane_lib.pipeline.manifest import NAME, output_files  # noqa: E402
-from crane_lib.pipeline.verify import NO_REFERENCE, verify  # noqa: E402
+from crane_run.manifest import NAME, output_files  # noqa: E402
+from crane_run.verify import NO_REFERENCE, verify  # noqa: E402
 
 SUMS = "SHA256SUMS"
 ZENODO = ".zenodo.json"
 _STAGES = "stages"
+PACKAGES = ("crane_lib", "crane_study", "crane_run")
 Files = dict[str, tuple[bytes, bool]]  # name in the archive -> content, whether it can be executed
 
 
@@ -141,7 +142,7 @@ def readme(commit: str, runs: Mapping[str, Mapping[str, Any]], *, dirty: bool, w
         "",
         "```bash",
         "cd source && ./run_all.sh --profile smoke     # about four minutes on two cores; mini is the default",
-        f".venv/bin/python -m crane_lib.cli verify ../results/{example}    # the packed results and their manifest",
+        f".venv/bin/python -m crane_run.cli verify ../results/{example}    # the packed results and their manifest",
         "```",
         "",
         "Stages (weights, statistics, result rows of every mask) are "
@@ -155,7 +156,7 @@ def _since(commit: str | None) -> str:
     if commit is None:
         return "Its commit is unknown."
     try:
-        changed = git("diff", "--name-only", commit, "HEAD", "--", "crane_lib", "notebooks", "configs").decode().split()
+        changed = git("diff", "--name-only", commit, "HEAD", "--", *PACKAGES, "notebooks", "configs").decode().split()
     except CraneError:
         return "Its commit is not in this repository."
     if not changed:

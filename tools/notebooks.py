@@ -29,8 +29,8 @@ from PIL import Image
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
-from crane_lib.pipeline.sections import NOTEBOOKS, all_sections
-from crane_lib.profile import artifacts_root
+from crane_run.sections import NOTEBOOKS, all_sections
+from crane_study.profile import artifacts_root
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "smoke"
@@ -202,7 +202,7 @@ def _validate(notebook: Path) -> str:
 
 def finished_run(artifacts: Path) -> Path:
     """Run what of the profile is not done yet; returns the run's folder."""
-    command = [sys.executable, "-m", "crane_lib.cli", "run", "--profile", PROFILE, "--artifacts", str(artifacts)]
+    command = [sys.executable, "-m", "crane_run.cli", "run", "--profile", PROFILE, "--artifacts", str(artifacts)]
     if subprocess.run(command, cwd=ROOT).returncode:
         raise CraneError(f"the sections could not all be run under the profile {PROFILE}; see above")
     return artifacts / PROFILE

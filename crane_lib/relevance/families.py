@@ -5,6 +5,7 @@ Nothing else in the package knows a model by name. `register_family` adds rows o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,41 @@ import torch
 from torch import Tensor
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import quotients
+
+
+def _wide(g: Tensor) -> Tensor:
+    return g.to(torch.promote_types(g.dtype, torch.float32))
+
+
+def gelu(g: Tensor) -> Tensor:
+    """GELU: the normal distribution function."""
+    return torch.special.ndtr(_wide(g)).to(g.dtype)
+
+
+def tanh_gelu(g: Tensor, *, slope: float = math.sqrt(2 / math.pi)) -> Tensor:
+    """GELU by its tanh approximation; some models write its `slope` with fewer digits."""
+    wide = _wide(g)
+    # (1 + tanh z) / 2 = sigmoid(2 z), which does not cancel for very negative g
+    return torch.sigmoid(2 * slope * (wide + 0.044715 * wide**3)).to(g.dtype)
+
+
+def quick_gelu(g: Tensor) -> Tensor:
+    """GELU by its sigmoid approximation."""
+    return torch.sigmoid(1.702 * g)
+
+
+def relu(g: Tensor) -> Tensor:
+    """ReLU: 1 above 0, and 0 at 0, where PyTorch has its slope 0 too."""
+    return (g > 0).to(g.dtype)
+
+
+def tanh(g: Tensor) -> Tensor:
+    """Hyperbolic tangent, 1 at 0; below 0.01 by its series, which is exact there to the last digit of float64."""
+    wide = _wide(g)
+    square = wide * wide
+    near = 1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315)))
+    return torch.where(wide.abs() < 0.01, near, torch.tanh(wide) / wide).to(g.dtype)
+
 
 # What the outputs of an attention projection are: one of the three, all of them one after another ("stacked": queries
 # of every head, then keys, then values), or head by head ("by_head": query, key and value of head 0, then of head 1).
@@ -152,19 +187,19 @@ NORMS: dict[str, Norm] = {  # by class name
     "LayerNorm": Norm(epsilon=_epsilon, centred=True, precision=None),
 }
 
-# act(g) / g by class name, see `crane_lib.relevance.quotients`.
+# act(g) / g by class name, see `crane_lib.relevance.families`.
 QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {
     "SiLUActivation": torch.sigmoid,
     "SiLU": torch.sigmoid,
-    "GELUActivation": quotients.gelu,
-    "GELUTanh": quotients.tanh_gelu,
-    "NewGELUActivation": quotients.tanh_gelu,
-    "FastGELUActivation": partial(quotients.tanh_gelu, slope=0.7978845608),
-    "BloomGelu": partial(quotients.tanh_gelu, slope=0.79788456),
-    "QuickGELUActivation": quotients.quick_gelu,
-    "ReLU": quotients.relu,
+    "GELUActivation": gelu,
+    "GELUTanh": tanh_gelu,
+    "NewGELUActivation": tanh_gelu,
+    "FastGELUActivation": partial(tanh_gelu, slope=0.7978845608),
+    "BloomGelu": partial(tanh_gelu, slope=0.79788456),
+    "QuickGELUActivation": quick_gelu,
+    "ReLU": relu,
     "ReLUSquaredActivation": torch.relu,
-    "Tanh": quotients.tanh,
+    "Tanh": tanh,
 }
 
 

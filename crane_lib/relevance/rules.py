@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import quotients
+from crane_lib.relevance import families as quotients
 from crane_lib.relevance.families import NORMS, QUOTIENTS, Layout, Norm
 from crane_lib.relevance.hooks import HookSet, wrapped_forward
-from crane_lib.relevance.parts import LayerParts, ModelParts, gradient_scale, parts_of
+from crane_lib.relevance.modules import LayerParts, ModelParts, gradient_scale, parts_of
 
 
 @dataclass(frozen=True)

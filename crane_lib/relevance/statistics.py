@@ -52,7 +52,7 @@ class Statistics:
         (L, H) units
     active : (L, I) number of tokens with act(g) > 0
     tokens : number of tokens seen, the denominator of `active`
-    provenance : what the numbers depend on besides the text: model, rule, seed, dtype, max_length
+    provenance : what the numbers depend on besides the text: model, rule, objective, dtype, max_length
     labels : free text of the caller, such as the language
     corpus : `corpus_fingerprint` of the documents as the model saw them, cut at max_length
     """
@@ -81,7 +81,7 @@ class Statistics:
 
         Raises
         ------
-        CraneError : the two do not come from the same model, rule, seed, dtype and truncation
+        CraneError : the two do not come from the same model, rule, objective, dtype and truncation
         """
         if self.moments.keys() != other.moments.keys():
             raise CraneError(f"statistics of {sorted(self.moments)} cannot take in those of {sorted(other.moments)}")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from crane_lib.errors import CraneError
-from crane_lib.models.precision import widened
+from crane_lib.precision import widened
 from crane_lib.relevance.hooks import HookSet
-from crane_lib.relevance.parts import ModelParts, Rows
+from crane_lib.relevance.modules import ModelParts, Rows
 
 SITES = ("neuron", "abs_neuron", "gate", "up", "down")  # an ungated MLP has no gate
 

@@ -1,0 +1,108 @@
+"""Negative log-likelihood of held-out documents, a document at a time, in padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from crane_lib.errors import CraneError
+from crane_lib.precision import widened
+
+
+def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of documents (lists or integer arrays) padded on the right; which id pads does not matter.
+
+    Returns
+    -------
+    ids (B, T) int64 and mask (B, T) bool, True at tokens
+    """
+    lengths = torch.tensor([len(document) for document in documents])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.zeros(mask.shape, dtype=torch.long)
+    ids[mask] = torch.from_numpy(np.concatenate([np.asarray(document, dtype=np.int64) for document in documents]))
+    return ids, mask
+
+
+def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits (..., V) of hidden states (..., H), in at least float32; capped where the model caps them (Gemma)."""
+    head: Any = model.get_output_embeddings()
+    logits = widened(head(hidden))
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+_LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
+
+
+def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
+    """Indices grouped so that a padded batch holds at most `token_budget` tokens, like lengths together."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    batches: list[list[int]] = []
+    for index in order:
+        # Lengths rise, so this document's is the width of its batch.
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+@torch.no_grad()
+def hidden_nll(model: PreTrainedModel, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """NLL of every sequence of a batch, from the hidden states that the output embedding is applied to.
+
+    Parameters
+    ----------
+    hidden : (B, T, H), after the last norm
+    tokens, mask : (B, T) ids, and True where there is a token
+
+    Returns
+    -------
+    (B,) float64, nats, summed over the tokens after the first
+    """
+    real = mask[:, 1:]
+    flat, wanted = hidden[:, :-1][real], tokens[:, 1:][real]  # (tokens, H), (tokens,)
+    losses = torch.cat(
+        [
+            torch.nn.functional.cross_entropy(output_logits(model, part), target, reduction="none")
+            for part, target in zip(flat.split(_LOGIT_ROWS), wanted.split(_LOGIT_ROWS), strict=True)
+        ]
+    )
+    rows = torch.nonzero(real)[:, 0]
+    total = torch.zeros(len(tokens), dtype=torch.float64, device=losses.device)
+    return total.index_add_(0, rows, losses.double())
+
+
+@torch.no_grad()
+def document_nll(
+    model: PreTrainedModel, documents: Sequence[Sequence[int] | np.ndarray], *, token_budget: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Total NLL of every document and the number of tokens predicted in it.
+
+    Returns
+    -------
+    nll : (documents,) nats, summed over the tokens after the first
+    tokens : (documents,) number of them
+
+    Raises
+    ------
+    CraneError : a document has fewer than two tokens, or an NLL is not finite
+    """
+    lengths = [len(document) for document in documents]
+    if not lengths or min(lengths) < 2:
+        raise CraneError("perplexity: every document needs two tokens or more; is the corpus empty?")
+    nll = np.zeros(len(documents))
+    for batch in token_batches(lengths, token_budget=token_budget):
+        tokens, mask = pad_batch([documents[index] for index in batch])
+        tokens, mask = tokens.to(model.device), mask.to(model.device)
+        hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        total = hidden_nll(model, hidden, tokens, mask)
+        nll[batch] = total.cpu().numpy()
+    if not np.isfinite(nll).all():
+        raise CraneError(f"perplexity: the NLL of document {int(np.flatnonzero(~np.isfinite(nll))[0])} is not finite")
+    return nll, np.array(lengths) - 1

@@ -1,0 +1,129 @@
+"""What selection rules look at: scores of neurons and rows in every language, read from the relevance stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crane_lib.errors import CraneError
+from crane_lib.neurons import NeuronSet
+from crane_lib.relevance import Statistics
+from crane_lib.selection import Chosen, row_sites
+
+GRADIENT = "gradient"
+
+
+def statistics_file(folder: Path, objective: str, language: str) -> Path:
+    """File of a language's statistics; `objective` may be ``gradient``, the plain gradient."""
+    return folder / f"{objective}.{language}.safetensors"
+
+
+def load_statistics(folder: Path, objective: str, languages: list[str]) -> dict[str, Statistics]:
+    """Statistics of every language under one objective."""
+    return {language: Statistics.load(statistics_file(folder, objective, language)) for language in languages}
+
+
+def check_same_model(statistics: dict[str, Statistics]) -> str:
+    """The model that all statistics come from.
+
+    Raises
+    ------
+    CraneError : they come from several
+    """
+    models = {item.provenance["model"] for item in statistics.values()}
+    if len(models) != 1:
+        raise CraneError(f"the statistics come from several models: {sorted(models)}; compute them anew")
+    return models.pop()
+
+
+def unit_means(statistics: Mapping[str, Statistics], site: str) -> dict[str, np.ndarray]:
+    """Mean over documents of every unit of a site, a language  (L, units)"""
+    return {language: item.moments[site].mean.numpy() for language, item in statistics.items()}
+
+
+def row_kurtosis(statistics: Mapping[str, Statistics]) -> dict[str, dict[str, np.ndarray]]:
+    """Excess kurtosis over documents of every row, a language and site  (L, rows)"""
+    return {
+        language: {site: item.moments[site].excess_kurtosis().numpy() for site in row_sites(item.moments)}
+        for language, item in statistics.items()
+    }
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """Scores of one model's units under one objective; all by language.
+
+    Attributes
+    ----------
+    model, layers, widths : the model, its layers, and the units of each site in one of them
+    neuron, absolute : mean relevance of neurons, and mean of its absolute value  (L, I)
+    gradient : mean of gradient times activation  (L, I)
+    firing : share of tokens at which a neuron's activation is positive  (L, I)
+    kurtosis : `row_kurtosis`
+    """
+
+    model: str
+    layers: int
+    widths: dict[str, int]
+    neuron: dict[str, np.ndarray]
+    absolute: dict[str, np.ndarray]
+    gradient: dict[str, np.ndarray]
+    firing: dict[str, np.ndarray]
+    kurtosis: dict[str, dict[str, np.ndarray]]
+
+    @classmethod
+    def read(cls, relevance: Path, *, objective: str, languages: list[str]) -> UnitScores:
+        """Scores from the folder of the relevance stage.
+
+        Raises
+        ------
+        CraneError : the statistics are missing, or come from several models
+        """
+        statistics = load_statistics(relevance, objective, languages)
+        first = statistics[languages[0]]
+        return cls(
+            model=check_same_model(statistics),
+            layers=first.moments["neuron"].shape[0],
+            widths={site: first.moments[site].shape[-1] for site in ("neuron", *row_sites(first.moments))},
+            neuron=unit_means(statistics, "neuron"),
+            absolute=unit_means(statistics, "abs_neuron"),
+            gradient=unit_means(load_statistics(relevance, GRADIENT, languages), "neuron"),
+            firing={language: item.active.double().numpy() / item.tokens for language, item in statistics.items()},
+            kurtosis=row_kurtosis(statistics),
+        )
+
+    def sets(self, method: str, budget: str, chosen: Mapping[str, Chosen], *, draw: int = -1) -> list[NeuronSet]:
+        """What was chosen, as neuron sets of the model, one a language."""
+        return [
+            NeuronSet(
+                sites=sites,
+                widths={site: self.widths[site] for site in sites},
+                model=self.model,
+                method=method,
+                budget=budget,
+                language=language,
+                random_seed=draw,
+            )
+            for language, sites in chosen.items()
+        ]
+
+    def of_one_language(self) -> dict[str, dict[str, np.ndarray]]:
+        """What says how much a neuron matters in a language: name -> language -> (L, I)."""
+        return {
+            "relevance": self.neuron,
+            "absolute_relevance": self.absolute,
+            "gradient_x_activation": self.gradient,
+            "share_of_firing_tokens": self.firing,
+            "kurtosis": self._kurtosis_of_neurons(),
+        }
+
+    def _kurtosis_of_neurons(self) -> dict[str, np.ndarray]:
+        """The larger kurtosis of the rows that make a neuron's activation; rows that never varied count as lowest."""
+        found = {}
+        for language, sites in self.kurtosis.items():
+            rows = np.stack([sites[site] for site in row_sites(sites) if site != "down"])
+            found[language] = np.where(np.isnan(rows), -np.inf, rows).max(axis=0)
+        return found

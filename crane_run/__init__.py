@@ -1,0 +1,1 @@
+"""The machine room: the command line, runs of sections, the manifest, checks, the report."""

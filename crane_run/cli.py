@@ -1,0 +1,603 @@
+"""The command line: ``crane``, and what ``run_all.sh`` calls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from crane_lib.errors import CraneError
+
+if TYPE_CHECKING:
+    from crane_run.console import Console
+    from crane_run.runner import Run
+    from crane_study.profile import Profile
+
+Names = Annotated[
+    list[str],
+    typer.Option("--only", metavar="03", help="Run only this section, or those of a claim (C3); may be repeated."),
+]
+
+
+def _parameters(pairs: list[str]) -> dict[str, Any]:
+    """``name=value`` pairs, values read as YAML."""
+    parameters = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise CraneError(f"--parameter {pair!r}: expected name=value")
+        if name in ("profile", "artifacts"):
+            raise CraneError(f"--parameter {pair!r}: give it as --{name}, so that runner and notebooks agree")
+        parameters[name] = yaml.safe_load(value)
+    return parameters
+
+
+def run(
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
+    ] = "mini",
+    only: Names = [],  # noqa: B006 (typer copies it)
+    first: Annotated[str, typer.Option("--from", metavar="03", help="Start at this section.")] = "",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
+    ] = "",
+    parameter: Annotated[
+        list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
+    ] = [],  # noqa: B006
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Run up to N independent sections at once (default: as many as suit the profile and the machine).",
+        ),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run or reused, run nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw this profile's results away first.")] = False,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", metavar="N", help="Repeat the study with N model seeds, then sum them up (embedded)."),
+    ] = 0,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Walk the profile's path with a small random model and made-up data.")
+    ] = False,
+    skip_preflight: Annotated[
+        bool, typer.Option("--skip-preflight", help="Do not look first whether the profile's needs are met.")
+    ] = False,
+    lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the inspection notebook instead.")] = False,
+    ip: Annotated[str, typer.Option("--ip", help="With --lab: address to listen on (default: 127.0.0.1).")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="With --lab: port (default: 8888 or the next free).")] = 0,
+) -> None:
+    """Run the whole study, section by section, and write every table and figure.
+
+    Each section is a notebook. Its tables, figures and executed copy go to artifacts/<profile>/, with report.md,
+    claims.json and manifest.json; what its cells print goes to logs/. What did not change since the last run is used
+    again; a run that was interrupted goes on where it stopped. The exit code is 0 if every section is done, 1 if one
+    failed, 2 for a mistake in the call or a need that is not met, 130 after Ctrl-C or SIGTERM.
+
+    --jobs N shares the cores out to N sections at once, as soon as what they read is made; each takes memory of its
+    own, on a GPU too. Texts, models, relevance and selection, on which all sections rest, are made with all cores by
+    whichever section comes first. By default the small embedded models have one section a core, at most four, and other
+    models one after the other.
+
+    --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
+    to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how
+    often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md. Started again, it goes on where it
+    stopped; N times as long as one run.
+
+    Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --only C3;
+    run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --profile mini --seeds 3;
+    run_all.sh --profile llama2-7b --rehearse
+    """
+    from crane_run.console import Console, shown
+    from crane_run.manifest import missing_in_container
+    from crane_run.runner import Run, fitting_jobs, run_sections, run_seeds, seed_runs
+    from crane_run.schedule import check_disk
+    from crane_run.sections import choose_sections
+    from crane_study.profile import artifacts_root, load_profile
+
+    names = [name for group in only for name in group.split(",")]
+    sections = choose_sections(names, first or None)
+    console = Console()
+    if list_:
+        _list(console)
+        return
+    loaded = load_profile(profile)
+    if rehearse:
+        from crane_run.rehearsal import rehearsal_profile
+
+        loaded = rehearsal_profile(loaded, artifacts_root(artifacts or None))
+    if lab:
+        from crane_run.inspect.lab import open_lab
+
+        root = artifacts_root(artifacts or None)
+        open_lab(loaded.name if rehearse else profile, root, run_folder=root / loaded.name, ip=ip, port=port)
+    folder = artifacts_root(artifacts or None) / loaded.name
+    study = Run(loaded, folder, sections, _parameters(parameter), jobs or fitting_jobs(loaded))
+    studies = seed_runs(study, seeds) if seeds else [study]
+    if dry_run:
+        for one in studies:
+            if seeds:
+                console.say(f"Random seed {one.profile.random_seed}, {shown(one.folder)}:")
+            _say_plan(one, console, fresh=fresh)
+        return
+    if not skip_preflight:
+        work = fresh or any(not one.unchanged(section, one.key(section)) for one in studies for section in sections)
+        if work and loaded.has_needs and not look_first(loaded, study.folder, only_missing=True):
+            raise typer.Exit(2)
+        for one in studies if work else []:
+            check_disk(one.profile, one.folder)
+    if remark := missing_in_container():
+        console.say(remark)
+    try:
+        if seeds:
+            code = run_seeds(study, seeds, fresh=fresh, console=console)
+        else:
+            code = run_sections(study, fresh=fresh, console=console)
+    except KeyboardInterrupt:
+        print("interrupted; start again to go on where it stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)
+
+
+def _list(console: Console) -> None:
+    """Every section, claim and profile."""
+    from crane_run.sections import all_claims, all_sections
+    from crane_study.profile import load_profile, profile_names
+
+    console.plan([(section.number, section.title, section.path.name) for section in all_sections()])
+    console.plan([(name, claim.title, f"sections {', '.join(claim.numbers)}") for name, claim in all_claims().items()])
+    console.plan([("profile", name, told(load_profile(name))) for name in profile_names()])
+
+
+def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
+    """What would be run or reused, and about how long all of it would take."""
+    from crane_run.console import seconds_text
+    from crane_run.runner import plan
+
+    board = plan(study, {section.number: study.key(section) for section in study.sections}, fresh=fresh)
+    lines = []
+    for row in board.rows:
+        about = f"about {seconds_text(row.expected)}" if row.expected else "time not known yet"
+        lines.append((row.number, row.title, "would be reused" if row.state == "reused" else f"would run, {about}"))
+    console.plan(lines)
+
+
+def look_first(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
+    """Say what a profile needs and lacks; False if it lacks something."""
+    from crane_run.preflight import preflight as check_all
+
+    checks = check_all(profile, folder)
+    missing = [check for check in checks if not check.met]
+    for check in missing if only_missing else checks:
+        typer.echo(f"  {'there' if check.met else 'MISSING'}  {check.what}: {check.remark}", err=only_missing)
+    if missing:
+        count = f"{len(missing)} of {len(checks)} needs are not met"
+        typer.echo(f"error: profile {profile.name}: {count}; nothing was run", err=True)
+    return not missing
+
+
+def told(profile: Profile) -> str:
+    """What a profile says of itself: what it is and what it takes."""
+    needs = profile.needs
+    sizes = {
+        "GPU": needs.gpu_memory_gb,
+        "memory": needs.memory_gb,
+        "disk": needs.disk_gb,
+        "download": needs.download_gb,
+    }
+    parts = [f"{name} {size:g} GB" for name, size in sizes.items() if size]
+    parts += [f"about {needs.hours:g} h"] if needs.hours else []
+    parts += ["licence to accept on the hub"] if profile.is_gated else []
+    return profile.description + (f"; needs {', '.join(parts)}" if parts else "")
+
+
+if TYPE_CHECKING:
+    from crane_run.verify import Comparison, Finding
+
+_SHOWN = 20  # of a kind, unless --all
+_RUN = typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(verify)
+    app.command()(reference)
+
+
+def verify(
+    run: Annotated[Path, _RUN],
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against",
+            metavar="REFERENCE",
+            help="A reference file, the folder of another run, or none (default: the profile's in expected/reference).",
+        ),
+    ] = "",
+    exact: Annotated[bool, typer.Option("--exact", help="Allow no difference: for runs of the same machine.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Name every difference, not only the largest.")] = False,
+) -> None:
+    """Check a finished run against its manifest, and its numbers against a reference run.
+
+    Every file must be there with its recorded hash, no other file may lie among them, and the records of the stages
+    must be complete. Numbers of all tables, of results.csv and of claims.json are compared with the tolerances of
+    expected/tolerances.yaml, verdicts as they are. Each difference is named with table, row, column, value, reference
+    and tolerance. The exit code is 0 if all is well, 1 if something differs, 2 if there is nothing to check.
+
+    Examples: crane verify artifacts/mini;  crane verify artifacts/mini --against other/artifacts/mini --exact
+    """
+    from crane_run.verify import verify as check
+
+    finding = check(run, against=against, exact=exact)
+    _tell(run, finding, limit=None if all_ else _SHOWN)
+    if not finding.holds:
+        raise typer.Exit(1)
+
+
+def reference(
+    run: Annotated[Path, _RUN],
+    output: Annotated[Path, typer.Argument(help="File to write, such as expected/reference/mini.json.")],
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Take a run made from a tree with uncommitted changes, too.")
+    ] = False,
+) -> None:
+    """Write the numbers of a finished run into one small file, for others to be held against.
+
+    The run must be as its manifest says, with every section of the study done, and made from a commit as it is.
+
+    Example: crane reference artifacts/mini expected/reference/mini.json
+    """
+    from crane_run.verify import NO_REFERENCE, reference_of, write_reference
+    from crane_run.verify import verify as check
+    from crane_study.paper.tolerances import load_tolerances
+
+    finding = check(run, against=NO_REFERENCE)
+    if finding.manifest is None or finding.problems:
+        more = f" (and {len(finding.problems) - 1} more)" if len(finding.problems) > 1 else ""
+        raise CraneError(f"{run}: is no reference: {finding.problems[0]}{more}; run the study again")
+    if finding.unfinished:
+        raise CraneError(f"{run}: is no reference: {finding.unfinished}")
+    if finding.manifest.uncommitted_changes and not allow_dirty:
+        raise CraneError(
+            f"{run}: was made from a tree with uncommitted changes, which nobody else has; commit them and run the "
+            "study again, or give --allow-dirty"
+        )
+    rules = load_tolerances().reproduction.of_profile(str(finding.manifest.profile.get("name")))
+    made = reference_of(run, finding.manifest, rules=rules)
+    write_reference(output, made)
+    rows = sum(len(table.rows) for table in made.tables.values())
+    kilobytes = output.stat().st_size / 1000
+    typer.echo(f"{output}: {rows} rows of {len(made.tables)} tables, {len(made.verdicts)} verdicts, {kilobytes:.0f} kB")
+
+
+def _tell(run: Path, finding: Finding, *, limit: int | None) -> None:
+    manifest = finding.manifest
+    if manifest is not None:
+        changed = ", with uncommitted changes" if manifest.uncommitted_changes else ""
+        typer.echo(f"{run}: profile {manifest.profile.get('name')}, commit {manifest.commit or 'unknown'}{changed}")
+        sections, stages = len(manifest.sections), len(manifest.stages)
+        typer.echo(f"  files: {finding.files} looked at, of {sections} sections and {stages} stages")
+    _print_listed("PROBLEM", finding.problems, limit)
+    if finding.comparison is not None and finding.reference is not None:
+        _tell_comparison(finding.comparison, finding, limit=limit)
+    for note in finding.notes:
+        typer.echo(f"  note: {note}")
+    differences = len(finding.comparison.differences) if finding.comparison else 0
+    if finding.holds:
+        typer.echo(f"{run}: OK")
+    else:
+        counts = f"{len(finding.problems)} problems, {differences} differences from the reference"
+        typer.echo(f"{run}: NOT OK ({counts})")
+
+
+def _tell_comparison(found: Comparison, finding: Finding, *, limit: int | None) -> None:
+    about = finding.reference.made_with if finding.reference else {}
+    typer.echo(f"  reference: {finding.against} (made at commit {about.get('commit')} on {about.get('processor')})")
+    typer.echo(
+        f"  numbers: {found.numbers} in {found.tables} tables, {found.equal} equal to every digit kept; "
+        f"verdicts: {found.equal_verdicts} of {found.verdicts} equal"
+    )
+    if found.numbers:
+        share = round(100 * found.could_fail / found.numbers)
+        typer.echo(
+            f"  power: {found.could_fail} of these numbers ({share} %) would be out of tolerance if the run had "
+            f"reported 0 ({found.zeros} are 0 in the reference)"
+        )
+    _print_listed("DIFFERENT", [str(one) for one in found.differences], limit)
+    told = [str(one) for one in found.information]
+    if told:
+        shown = told if limit is None else told[:3]
+        more = f", and {len(told) - len(shown)} more (--all names them)" if len(told) > len(shown) else ""
+        typer.echo(f"  note: {len(told)} differences that do not count: {'; '.join(shown)}{more}")
+
+
+def _print_listed(kind: str, lines: list[str], limit: int | None) -> None:
+    for line in lines if limit is None else lines[:limit]:
+        typer.echo(f"  {kind} {line}")
+    if limit is not None and len(lines) > limit:
+        typer.echo(f"  ... and {len(lines) - limit} more; --all names them")
+
+
+if TYPE_CHECKING:
+    from crane_study.study import Study
+
+app = typer.Typer(
+    help="CRANE: which neurons of a multilingual language model a language needs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(run)
+register(app)
+
+# The command `run` as a program of its own, for a script that stands for it.
+_run_alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_run_alone.command()(run)
+
+
+@app.command()
+def lab(
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
+    ] = "mini",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results lie (default: artifacts/ of the clone).")
+    ] = "",
+    ip: Annotated[str, typer.Option("--ip", help="Address to listen on, such as 0.0.0.0 in a container.")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="Port (default: 8888 or the next free).")] = 0,
+) -> None:
+    """Open JupyterLab on a run's inspection notebook; its address, with a token, is printed.
+
+    Examples: crane lab;  crane lab --profile my-study.yaml --port 9000;  in a container: crane lab --ip 0.0.0.0
+    """
+    from crane_run.inspect.lab import open_lab
+    from crane_study.profile import artifacts_root, load_profile
+
+    root = artifacts_root(artifacts or None)
+    open_lab(profile, root, run_folder=root / load_profile(profile).name, ip=ip, port=port)
+
+
+@app.command()
+def preflight(
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
+    ] = "",
+) -> None:
+    """Look whether this machine, the hub and the token have what a profile needs; run and write nothing.
+
+    The exit code is 0 if all is there, 2 if something is missing.
+
+    Example: crane preflight --profile llama2-7b
+    """
+    from crane_study.profile import artifacts_root, load_profile
+
+    loaded = load_profile(profile)
+    typer.echo(f"{loaded.name}: {told(loaded)}")
+    if not look_first(loaded, artifacts_root(artifacts or None) / loaded.name, only_missing=False):
+        raise typer.Exit(2)
+
+
+@app.command()
+def mask(
+    model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
+    neurons: Annotated[Path, typer.Argument(help="File of neuron sets, as a run writes it (stages/selection_*/).")],
+    output: Annotated[Path, typer.Argument(help="Directory to write the masked checkpoint to.")],
+    language: Annotated[str, typer.Option("--language", help="Language whose set is zeroed.")],
+    draw: Annotated[int, typer.Option("--draw", help="Draw, for files of random sets.")] = -1,
+) -> None:
+    """Write a checkpoint in which a language's neurons are zeroed for good.
+
+    Example: crane mask models/llama-2-7b artifacts/mini/stages/selection_base/contrast@0.1.json masked --language vi
+    """
+    from crane_lib.interventions import export_masked
+    from crane_lib.models import load_model
+    from crane_lib.neurons import read_neuron_sets
+
+    sets = read_neuron_sets(neurons)
+    chosen = [item for item in sets if item.language == language and item.random_seed == draw]
+    if not chosen:
+        known = sorted({f"--language {item.language} --draw {item.random_seed}" for item in sets})
+        raise CraneError(f"{neurons}: has no set for --language {language} --draw {draw}; it has {'; '.join(known)}")
+    network, tokenizer = load_model(model, device="cpu", dtype="auto")
+    export_masked(network, tokenizer, chosen[0], output)
+    typer.echo(f"{output}: {chosen[0].count()} units of {language!r} ({chosen[0].method}) zeroed")
+
+
+@app.command()
+def statistics(
+    model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
+    texts: Annotated[Path, typer.Argument(help="Texts: .txt (parted by blank lines) or .jsonl (field 'text').")],
+    output: Annotated[Path, typer.Argument(help="File to write, such as vi.safetensors.")],
+    objective: Annotated[str, typer.Option("--objective", help="gold_logit or log_probability.")] = "gold_logit",
+    rule: Annotated[str, typer.Option("--rule", help="attnlrp, cplrp or gradient.")] = "attnlrp",
+    max_length: Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")] = 2048,
+    token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")] = 8192,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float64, or auto: as stored.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, or map: one model over all GPUs of this machine.")
+    ] = "auto",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute every layer twice, for less memory.")
+    ] = False,
+    documents: Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts only (0: all).")] = 0,
+) -> None:
+    """Compute the relevance statistics of one file of texts on one model.
+
+    The output (safetensors) holds, for every neuron and weight row, the moments of its relevance over the texts, and
+    how often each neuron fires. What is finished is kept in OUTPUT.shards/ on the way: started again after a kill,
+    the same command goes on from there, also with another number of processes.
+
+    Examples: crane statistics models/llama-2-7b vi.jsonl vi.safetensors --dtype bfloat16;
+    on two GPUs: torchrun --nproc-per-node 2 -m crane_run.cli statistics models/llama-2-7b vi.jsonl vi.safetensors
+    """
+    from crane_lib.models import load_model
+    from crane_lib.parallel import barrier, processes, rank
+    from crane_lib.relevance import stream_statistics
+    from crane_study.data.corpora import read_documents, token_ids
+    from crane_study.progress import advancing, progress
+
+    _check_one_of("--objective", objective, ["gold_logit", "log_probability"])
+    _check_one_of("--rule", rule, ["attnlrp", "cplrp", "gradient"])
+    _check_one_of("--dtype", dtype, ["auto", "float32", "bfloat16", "float64"])
+    if output.is_dir():
+        raise CraneError(f"{output}: is a directory; give the file to write, such as {output / 'vi.safetensors'}")
+    shards = output.with_name(output.name + ".shards")
+    with processes():
+        network, tokenizer = load_model(model, device=device, dtype=dtype)
+        tokens = token_ids(read_documents(texts)[: documents or None], tokenizer, max_length=max_length)
+        if not tokens:
+            raise CraneError(f"corpus {texts}: has no text of two tokens or more")
+        started = time.monotonic()
+        before: list[int] = []  # documents done by an earlier start
+        with progress("Relevance", len(tokens)) if rank() == 0 else nullcontext() as bar:
+            advance = advancing(bar) if bar is not None else None
+
+            def told(done: int, total: int) -> None:
+                if not before:
+                    before.append(done)
+                if advance is not None:
+                    advance(done, total)
+
+            found = stream_statistics(
+                network,
+                tokens,
+                objective=objective,
+                rule=rule,
+                token_budget=token_budget,
+                max_length=max_length,
+                checkpointing=checkpointing,
+                folder=shards,
+                labels={"texts": texts.name},
+                progress=told,
+            )
+        seconds = time.monotonic() - started
+        barrier()  # the others have read the shards too
+        if rank() == 0:
+            found.save(output)
+            shutil.rmtree(shards, ignore_errors=True)
+            speed = f"{before[0]} documents were done before" if before[0] else f"{found.tokens / seconds:.0f} tokens/s"
+            typer.echo(f"{output}: {found.documents} documents, {found.tokens} tokens in {seconds:.1f} s ({speed})")
+
+
+@app.command()
+def relevance(
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
+    model: Annotated[str, typer.Option("--model", help="Which of the study's models: base or chat.")] = "base",
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
+    ] = "",
+) -> None:
+    """Make a study's relevance statistics, by as many processes as torchrun starts.
+
+    The first process makes the corpus and the models that are missing, then all share the passes. run_all.sh with the
+    same profile finds the statistics made and goes on from there. Killed and started again, it goes on where it was.
+
+    Examples: crane relevance --profile mini;  on eight GPUs: torchrun --nproc-per-node 8 -m crane_run.cli relevance
+    --profile mine.yaml --model chat
+    """
+    _check_one_of("--model", model, ["base", "chat"])
+    with _study_of_all_processes(profile, artifacts) as study:
+        _check_one_of("--model", model, study.model_names)
+        study.relevance(model)
+
+
+@app.command()
+def masks(
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
+    artifacts: Annotated[
+        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
+    ] = "",
+) -> None:
+    """Evaluate a study's models under all masks, by as many processes as torchrun starts.
+
+    Perplexity, questions, controls and open answers; what they need is made first. run_all.sh with the same profile
+    finds it all and goes on from there. Killed and started again, it goes on where it was.
+
+    Examples: crane masks --profile mini;  on eight GPUs: torchrun --nproc-per-node 8 -m crane_run.cli masks
+    --profile mine.yaml
+    """
+    with _study_of_all_processes(profile, artifacts) as study:
+        study.evaluate_masks()
+
+
+@contextmanager
+def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
+    """A profile's study, opened by every process that torchrun started; only the first one speaks."""
+    from crane_lib.parallel import processes, rank
+    from crane_run.runner import alone
+    from crane_study.profile import artifacts_root, load_profile
+    from crane_study.study import Study
+
+    loaded = load_profile(profile)
+    folder = artifacts_root(artifacts or None) / loaded.name
+    with processes(), alone(folder) if rank() == 0 else nullcontext():
+        yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else _say_nothing)
+
+
+@app.command(hidden=True)
+def relevance_passes(file: Annotated[Path, typer.Argument(help="What to do, as the stage wrote it.")]) -> None:
+    """Do the passes of a relevance stage that starts processes of its own; not meant to be called by hand."""
+    from crane_lib.parallel import processes
+    from crane_study.steps.relevance import run_file
+
+    with processes():
+        run_file(file)
+
+
+def _check_one_of(option: str, value: str, known: list[str]) -> None:
+    if value not in known:
+        raise CraneError(f"{option} {value!r}: expected one of {', '.join(known)}")
+
+
+def _say_nothing(_line: str) -> None:
+    """What processes other than the first say."""
+
+
+def _let_others_speak(error: Exception) -> None:
+    """Wait a moment if other processes may say the same better: torchrun ends all as soon as one has ended.
+
+    So a mistake that all processes notice is said once, by the first, and what one process did wrong is not followed
+    by the complaints of those that waited for it.
+    """
+    number = min(int(os.environ.get("RANK", "0")), 8)
+    waiting = type(error).__name__ == "OtherProcessEnded"  # by name, for its module loads torch
+    time.sleep(10.0 if waiting else 2.0 + number / 2 if number else 0.0)
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's becomes one line and exit code 2.
+
+    Where CRANE_PROGRAM names the script that called ``run``, usage says the script's name instead.
+    """
+    script = os.environ.pop("CRANE_PROGRAM", "")  # taken away: it is not for the processes that a run starts
+    try:
+        if script and sys.argv[1:2] == ["run"]:
+            _run_alone(sys.argv[2:], prog_name=script)
+        else:
+            app()
+    except CraneError as error:
+        _let_others_speak(error)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:  # a full disk, say, while a notebook is saved
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; start again to go on", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""What a run says: a live table on a terminal, one line a section elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.live import Live
+from rich.table import Column, Table
+from rich.text import Text
+
+from crane_run.schedule import Board, Row
+
+_STYLES = {"running": "bold cyan", "done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow"}
+_DETAILS_WIDTH = 90  # columns of a terminal from which on there is room for what a section says of itself
+RESULTS = {
+    "report.html": "what was reproduced, with every table and figure, in one file",
+    "report.md": "the same as text",
+    "claims.json": "the verdicts, for programs",
+    "results.csv": "every result row",
+    "manifest.json": "versions, commit, machine, seeds, seconds, memory, hashes",
+    "tables": "each table as CSV, Markdown and LaTeX",
+    "figures": "each figure as PNG and PDF, and what it shows in words",
+    "notebooks": "the executed notebooks",
+    "logs": "what each section printed",
+}
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as a person says them: ``48 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 2 * 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def shown(path: Path) -> str:
+    """A path as it is told: from the working folder on where it lies below it."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
+
+
+def _is_quiet() -> bool:
+    """Whether continuous integration is at work, where a table that moves would fill the log."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+class Console:
+    """What a run says on standard output."""
+
+    def __init__(self) -> None:
+        # soft_wrap: a line that is logged to a file is not cut at 80 columns.
+        self._rich = RichConsole(highlight=False, soft_wrap=True)
+        moves = self._rich.is_terminal and not self._rich.is_dumb_terminal and sys.stdout.isatty()
+        self._live = moves and not _is_quiet()
+        self._started = time.monotonic()
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line as it is."""
+        self._rich.print(Text(text), style=style)
+
+    def plan(self, lines: list[tuple[str, str, str]]) -> None:
+        """List sections: number, title, remark."""
+        for number, title, remark in lines:
+            self.say(f"{number}  {title}  [{remark}]")
+
+    def start(self, profile: str, folder: Path, board: Board, *, disk: str = "") -> None:
+        """Say what is going to be run, about how long that takes, and which sections are reused."""
+        self._started = time.monotonic()
+        count, left = len(board.rows), board.left
+        about = f", about {seconds_text(left)} on this machine if no stage can be reused" if left else ""
+        self.say(f"CRANE, profile {profile}: {count} sections into {shown(folder)}{about}{disk}")
+        if not self._live:
+            for row in board.rows:
+                if row.state == "reused":
+                    took = seconds_text(row.seconds)
+                    self.say(f"{row.number}  {row.title}: reused, nothing changed (took {took} when it was made)")
+
+    @contextmanager
+    def watching(self, board: Board) -> Iterator[None]:
+        """Show the table while the block works, where there is a terminal; it stays there at the end."""
+        if not self._live:
+            yield
+            return
+        show = Live(
+            console=self._rich, get_renderable=lambda: self._table(board), refresh_per_second=4, redirect_stderr=False
+        )
+        with show:
+            try:
+                yield
+            finally:
+                show.refresh()
+
+    def done(self, row: Row) -> None:
+        """Say that a section is done."""
+        if not self._live:
+            self.say(f"{row.number}  {row.title}: done in {seconds_text(row.seconds)}")
+
+    def failed(self, row: Row, error: str, *, notebook: Path, log: Path) -> None:
+        """Say that a section failed, why, and where its notebook and log are."""
+        self.say(f"{row.number}  {row.title}: FAILED after {seconds_text(row.seconds)}: {error}", style="bold red")
+        self.say(f"    its notebook: {shown(notebook)}")
+        self.say(f"    its log: {shown(log)}")
+
+    def finish(self, folder: Path, board: Board) -> None:
+        """Say how the run went and where its results are."""
+        count, failures = len(board.rows), board.count("failed")
+        took = seconds_text(time.monotonic() - self._started)
+        if failures:
+            self.say(f"{failures} of {count} sections failed in {took}", style="bold red")
+        else:
+            self.say(f"All {count} sections done in {took}")
+        there = [name for name in RESULTS if (folder / name).exists()]
+        paths = {name: f"{shown(folder / name)}{'/' if (folder / name).is_dir() else ''}" for name in there}
+        width = max(map(len, paths.values()), default=0)
+        for name in there:
+            self.say(f"  {paths[name]:<{width}}  {RESULTS[name]}")
+
+    def _table(self, board: Board) -> Group:
+        """The table as it is now."""
+        details = self._rich.width >= _DETAILS_WIDTH
+        columns = [
+            Column("", no_wrap=True),
+            Column("section", no_wrap=True, overflow="ellipsis", ratio=2),
+            Column("state", no_wrap=True, min_width=11),
+            Column("elapsed", no_wrap=True, justify="right", min_width=11),
+            Column("left", no_wrap=True, justify="right", min_width=11),
+        ]
+        if details:
+            columns.append(Column("now", no_wrap=True, overflow="ellipsis", ratio=3))
+        table = Table(*columns, box=None, expand=True, pad_edge=False, header_style="dim")
+        for row in board.rows:
+            state = Text(row.state, _STYLES.get(row.state, "dim"))
+            cells: list[str | Text] = [row.number, Text(row.title), state, _elapsed(row), _left(row)]
+            if details:
+                cells.append(Text(row.doing() if row.state == "running" else "", "dim"))
+            table.add_row(*cells)
+        return Group(table, self._total(board))
+
+    def _total(self, board: Board) -> Text:
+        """The line below the table: elapsed and remaining time, and when it will be done."""
+        elapsed = seconds_text(time.monotonic() - self._started)
+        left = board.left
+        if not board.count("waiting", "running") or board.count("interrupted"):
+            return Text(f"elapsed {elapsed}", "dim")
+        if left is None:
+            return Text(f"elapsed {elapsed}, time left not known", "dim")
+        end = time.strftime("%H:%M", time.localtime(time.time() + left))
+        return Text(f"elapsed {elapsed}, about {seconds_text(left)} left (until {end})", "dim")
+
+
+def _elapsed(row: Row) -> str:
+    """Time a section has worked or took; for a reused one what it took when it was made, in brackets."""
+    if row.state == "waiting":
+        return ""
+    text = seconds_text(row.elapsed)
+    return f"({text})" if row.state == "reused" else text
+
+
+def _left(row: Row) -> str:
+    """Time a section is expected to need yet."""
+    if row.state not in ("waiting", "running") or row.expected is None:
+        return ""
+    return f"about {seconds_text(row.left)}" if row.left else "soon"

@@ -1,0 +1,141 @@
+"""Any intermediate file of a run: found, loaded, described and drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame, read_json
+from crane_lib.neurons import SCHEMA as NEURON_SETS
+from crane_lib.neurons import read_neuron_sets
+from crane_run.inspect import html
+from crane_run.inspect.html import array_figure, column_figure, picture, sets_figure
+from crane_run.inspect.run import FinishedRun
+
+ENDINGS = (".safetensors", ".parquet", ".csv", ".json", ".jsonl")
+_MOST_TEXT = 4000  # characters of a JSON file that are shown
+_MOST_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file that was loaded.
+
+    Attributes
+    ----------
+    kind : ``tensors``, ``table``, ``sets`` (of neurons) or ``json``
+    parts : what can be drawn by itself: names of tensors or columns; empty where the file is one thing
+    value : frame, neuron sets or JSON value; None for tensors, which are read one at a time
+    """
+
+    path: Path
+    kind: str
+    parts: tuple[str, ...]
+    value: Any = None
+
+
+def list_files(run: FinishedRun) -> list[str]:
+    """Intermediate files of a run that can be loaded, as paths below its ``stages/``."""
+    root = run.folder / "stages"
+    found = (path.relative_to(root) for path in root.rglob("*") if path.suffix in ENDINGS and path.is_file())
+    return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+def load_file(run: FinishedRun, name: str) -> Loaded:
+    """Load a file of a run.
+
+    Parameters
+    ----------
+    name : as `list_files` gives it
+
+    Raises
+    ------
+    CraneError : no such file in the run, another ending, or a damaged file
+    """
+    root = (run.folder / "stages").resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root) or not path.is_file():
+        raise CraneError(f"{name}: the run has no such file below {root}")
+    if path.suffix not in ENDINGS:
+        raise CraneError(f"{name}: cannot be drawn; files that can end in {', '.join(ENDINGS)}")
+    try:
+        return _load(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CraneError(f"{path}: is damaged ({' '.join(str(error).split())[:120]}); make it anew") from error
+
+
+def _load(path: Path) -> Loaded:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return Loaded(path, "tensors", tuple(sorted(file.keys())))
+    if path.suffix == ".json":
+        value = read_json(path)
+        if isinstance(value, dict) and value.get("schema") == NEURON_SETS:
+            return Loaded(path, "sets", (), read_neuron_sets(path))
+        return Loaded(path, "json", (), value)
+    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as lines:
+            frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+    else:
+        frame = read_frame(path)
+    return Loaded(path, "table", tuple(map(str, frame.columns)), frame)
+
+
+def read_tensor(loaded: Loaded, name: str) -> np.ndarray:
+    """One tensor of a file of tensors, in float64.
+
+    Raises
+    ------
+    CraneError : the file has no such tensor
+    """
+    if name not in loaded.parts:
+        raise CraneError(f"{loaded.path.name}: has no tensor {name!r}; it has {', '.join(loaded.parts[:8])}")
+    with safe_open(loaded.path, framework="pt") as file:
+        return file.get_tensor(name).double().numpy()
+
+
+def describe_file(loaded: Loaded) -> str:
+    """What is in a file, as HTML."""
+    if loaded.kind == "tensors":
+        with safe_open(loaded.path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in loaded.parts}
+            rows = [[name, " × ".join(map(str, part.get_shape())), part.get_dtype()] for name, part in slices.items()]
+        return html.table(["Tensor", "Shape", "Type"], rows[:40], caption=f"{len(rows)} tensors")
+    if loaded.kind == "table":
+        rows, columns = loaded.value.shape
+        return html.frame_table(loaded.value.head(_MOST_ROWS), caption=f"{rows:,} rows, {columns} columns; the first")
+    if loaded.kind == "sets":
+        rows = [[item.language, str(item.random_seed), f"{item.count():,}"] for item in loaded.value]
+        return html.table(["Language", "Draw (-1: none)", "Units"], rows[:_MOST_ROWS], caption=f"{len(rows)} sets")
+    text = json.dumps(loaded.value, ensure_ascii=False, indent=1)
+    return html.preformatted(text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "\n…")
+
+
+def draw_file(loaded: Loaded, part: str = "") -> tuple[bytes, str] | None:
+    """Draw a file, or one tensor or column of it (the first if none is named).
+
+    Returns
+    -------
+    PNG and caption; None where there is nothing to draw (a JSON text, an empty table)
+
+    Raises
+    ------
+    CraneError : the file has no such part
+    """
+    if loaded.kind == "sets" and loaded.value:
+        return picture(sets_figure, loaded.value)
+    if not loaded.parts:
+        return None
+    part = part or loaded.parts[0]
+    if loaded.kind == "tensors":
+        return picture(array_figure, read_tensor(loaded, part), name=part)
+    if part not in loaded.parts:
+        raise CraneError(f"{loaded.path.name}: has no column {part!r}; it has {', '.join(loaded.parts)}")
+    return picture(column_figure, loaded.value[part]) if len(loaded.value) else None

@@ -1,0 +1,130 @@
+"""JupyterLab on a copy of the inspection notebook, for one profile's run.
+
+JupyterLab saves what it shows. The notebook of the repository is compared with what it kept, so a copy is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+import nbformat
+from nbformat import NotebookNode
+
+from crane_lib.errors import CraneError
+from crane_lib.files import fingerprint, write_text
+from crane_run.sections import NOTEBOOKS
+from crane_study.profile import ARTIFACTS_VARIABLE
+
+NOTEBOOK = NOTEBOOKS / "inspect.ipynb"
+PROFILE_VARIABLE = "CRANE_PROFILE"  # tells the notebook which run to open
+COPIES = "_lab"  # beside the runs' folders; no profile can be called so
+_COPIED = "copied_cells"  # in the copy's metadata: which cells it was made of
+_LOOPBACK = "127.0.0.1"
+
+
+def working_copy(artifacts: Path, run: str) -> Path:
+    """The copy of the inspection notebook for a run, made where there is none or the original is another by now.
+
+    A copy whose cells someone changed stays as it is, and a line on the error stream says so; that they were executed
+    is no change.
+
+    Raises
+    ------
+    CraneError : the notebook is not there, or the copy cannot be read or written
+    """
+    if not NOTEBOOK.is_file():
+        raise CraneError(f"{NOTEBOOK}: no such notebook; run from a clone of the repository")
+    path = artifacts / COPIES / run / NOTEBOOK.name
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    if path.is_file() and _is_kept(path, original=_cells(notebook)):
+        return path
+    notebook.metadata["crane"] = {_COPIED: _cells(notebook)}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # the outputs that the repository keeps are of another run
+            cell.outputs, cell.execution_count = [], None
+    write_text(path, nbformat.writes(notebook))
+    return path
+
+
+def _is_kept(path: Path, *, original: str) -> bool:
+    """Whether a copy stays: it is of the present original, or holds changes of the user's, who is told in that case."""
+    try:
+        copy = nbformat.read(path, as_version=4)
+    except ValueError as error:
+        raise CraneError(f"{path}: is no notebook; move it away for a new copy") from error
+    copied = copy.metadata.get("crane", {}).get(_COPIED)
+    if copied != original and copied != _cells(copy):
+        print(f"note: {path}: has changes of yours and is kept; move it away for the present notebook", file=sys.stderr)
+        return True
+    return bool(copied == original)
+
+
+def _cells(notebook: NotebookNode) -> str:
+    """Short hash of a notebook's cells without their outputs."""
+    return fingerprint([[cell.cell_type, cell.source] for cell in notebook.cells])
+
+
+def lab_command(notebook: Path, *, root: Path, ip: str = "", port: int = 0, browser: bool = False) -> list[str]:
+    """The command that starts JupyterLab on a notebook; it keeps Jupyter's token.
+
+    Parameters
+    ----------
+    root : folder that JupyterLab shows; the notebook lies below it
+    ip : address to listen on; the loopback one if none is given
+    port : 0 for 8888, or the next free one
+    browser : open a browser on it
+    """
+    command = [
+        *(sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", f"--ServerApp.ip={ip or _LOOPBACK}"),
+        f"--LabApp.default_url=/lab/tree/{notebook.relative_to(root)}",
+        # Nothing from outside: no look for updates, no news, no list of extensions.
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        *("--LabApp.news_url=None", "--LabApp.extension_manager=readonly"),
+    ]
+    if port:  # exactly this one: whoever maps a port into a container needs it
+        command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    if not browser:
+        command.append("--no-browser")
+    if os.geteuid() == 0:  # Jupyter asks whether that is meant; a run as root has executed its notebooks so already
+        command.append("--allow-root")
+    return command
+
+
+def lab_environment(profile: str, artifacts: Path) -> dict[str, str]:
+    """Variables by which the notebook finds the run."""
+    name = str(Path(profile).resolve()) if profile.endswith((".yaml", ".yml")) else profile
+    path = os.pathsep.join(filter(None, [str(NOTEBOOKS.parent), os.environ.get("PYTHONPATH")]))
+    return {PROFILE_VARIABLE: name, ARTIFACTS_VARIABLE: str(artifacts), "PYTHONPATH": path}
+
+
+def has_screen() -> bool:
+    """Whether there is a screen to open a browser on."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def open_lab(profile: str, artifacts: Path, *, run_folder: Path, ip: str = "", port: int = 0) -> NoReturn:
+    """Become JupyterLab on a copy of the inspection notebook; its address, with the token, is printed by Jupyter.
+
+    Parameters
+    ----------
+    profile : name or YAML file of the profile
+    artifacts : folder of all runs
+    run_folder : the profile's own; said on the error stream if nothing has been run there yet
+
+    Raises
+    ------
+    CraneError : the notebook or JupyterLab is not there, or the copy cannot be written
+    """
+    if find_spec("jupyterlab") is None:
+        raise CraneError("JupyterLab is not installed; use the environment that ./run_all.sh makes")
+    if not (run_folder / "stages").is_dir():
+        print(f"note: {run_folder}: nothing has been run there yet, the notebook will say so", file=sys.stderr)
+    notebook = working_copy(artifacts, run_folder.name)
+    os.environ.update(lab_environment(profile, artifacts))
+    command = lab_command(notebook, root=artifacts, ip=ip, port=port, browser=has_screen())
+    sys.stdout.flush()
+    os.execv(command[0], command)

@@ -1,0 +1,250 @@
+"""What a run's statistics say of one neuron: its values in every language and its rank under every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from crane_lib.errors import CraneError
+from crane_lib.interventions import masked
+from crane_lib.methods import neuron_scores
+from crane_lib.neurons import NeuronSet
+from crane_lib.nll import document_nll
+from crane_lib.relevance import Statistics, parts_of
+from crane_lib.selection import Scores, kurtosis_z, row_sites
+from crane_run.inspect.run import FinishedRun
+from crane_study.data.corpora import token_ids
+from crane_study.measure.rows import mask_labels
+from crane_study.uncertainty.intervals import drop_intervals, resample_documents
+
+_FAVOURITE = "vi"
+ROW_METHODS = {"kurtosis_gate": "gate", "kurtosis_up": "up"}  # of the neuron's own two rows
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A neuron of a model of a run: `index` of the MLP's hidden activation in `layer`."""
+
+    model: str
+    layer: int
+    index: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Layer and index."""
+        return self.layer, self.index
+
+
+def check_neuron(run: FinishedRun, neuron: Neuron) -> None:
+    """Make sure that a model of the run has this neuron.
+
+    Raises
+    ------
+    CraneError : it has not; what it has is named
+    """
+    run.check_model(neuron.model)
+    layers, width = _one(run, neuron.model).moments["neuron"].shape
+    if not 0 <= neuron.layer < layers:
+        raise CraneError(f"layer {neuron.layer}: the {neuron.model} model has the layers 0 to {layers - 1}")
+    if not 0 <= neuron.index < width:
+        raise CraneError(f"neuron {neuron.index}: a layer of the {neuron.model} model has the neurons 0 to {width - 1}")
+
+
+def _one(run: FinishedRun, model: str) -> Statistics:
+    return run.statistics(model)[run.languages[0]]
+
+
+def _means(statistics: dict[str, Statistics], site: str = "neuron") -> dict[str, np.ndarray]:
+    return {language: item.moments[site].mean.numpy() for language, item in statistics.items()}
+
+
+def firing_rates(statistics: dict[str, Statistics]) -> dict[str, np.ndarray]:
+    """Share of a language's tokens at which each neuron fires.  language -> (L, I)"""
+    return {language: item.active.double().numpy() / item.tokens for language, item in statistics.items()}
+
+
+def method_scores(run: FinishedRun, model: str) -> dict[str, Scores]:
+    """What every method ranks neurons by.  method -> language -> (L, I)"""
+    return neuron_scores(run.unit_scores(model))
+
+
+def row_scores(run: FinishedRun, model: str) -> dict[str, dict[str, np.ndarray]]:
+    """z of the kurtosis of every weight row, which the released rule selects by.  language -> site -> (L, rows)"""
+    kurtosis = {
+        language: {site: item.moments[site].excess_kurtosis().numpy() for site in row_sites(item.moments)}
+        for language, item in run.statistics(model).items()
+    }
+    return kurtosis_z(kurtosis)
+
+
+def _order(scores: np.ndarray) -> np.ndarray:
+    """Places from the largest score to the smallest; ties go to the lower place, NaN to the end."""
+    return np.argsort(-np.where(np.isnan(scores), -np.inf, scores).ravel(), kind="stable")
+
+
+def _rank(everything: np.ndarray, place: int) -> int:
+    """Rank of a unit from 1, 0 where it has no score."""
+    if np.isnan(everything[place]):
+        return 0
+    ahead = (everything > everything[place]).sum() + (everything[:place] == everything[place]).sum()
+    return int(ahead) + 1
+
+
+def highest_ranked(run: FinishedRun, model: str, language: str, *, method: str = "contrast", rank: int = 1) -> Neuron:
+    """The neuron of a rank under a method and language; rank 1 is the highest.
+
+    Raises
+    ------
+    CraneError : unknown model, language or method, or no such rank
+    """
+    run.check_language(language)
+    scores = _scores_of(method_scores(run, model), method)[language]
+    if not 1 <= rank <= scores.size:
+        raise CraneError(f"rank {rank}: the {model} model has {scores.size} neurons, ranks go from 1")
+    layer, index = divmod(int(_order(scores)[rank - 1]), scores.shape[1])
+    return Neuron(model, layer, index)
+
+
+def choose_neuron(
+    run: FinishedRun, *, model: str = "base", language: str = "", layer: int = -1, index: int = -1
+) -> tuple[Neuron, str]:
+    """The neuron to look at, and the language to look at it in.
+
+    Parameters
+    ----------
+    language : empty for Vietnamese, which the paper's examples are about, or the run's first language without it
+    layer, index : -1 for the highest-ranked of `contrast` in the language, of the layer if that is given
+
+    Raises
+    ------
+    CraneError : the run has no such model, language or neuron
+    """
+    language = language or (_FAVOURITE if _FAVOURITE in run.languages else run.languages[0])
+    run.check_language(language)
+    check_neuron(run, Neuron(model, max(layer, 0), max(index, 0)))
+    if index >= 0:
+        return Neuron(model, max(layer, 0), index), language
+    if layer < 0:
+        return highest_ranked(run, model, language), language
+    scores = method_scores(run, model)["contrast"][language][layer]
+    return Neuron(model, layer, int(_order(scores)[0])), language
+
+
+def _scores_of(scores: Mapping[str, Scores], method: str) -> Scores:
+    if method not in scores:
+        raise CraneError(f"method {method!r}: ranks no neurons; those that do are {', '.join(scores)}")
+    return scores[method]
+
+
+def neuron_ranks(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
+    """Rank of a neuron, and of the two weight rows that make it, under every method and language.
+
+    Returns
+    -------
+    frame with method (``kurtosis_gate`` and ``kurtosis_up`` are ranks of the rows among all rows), language, score,
+    rank (1 is the highest, 0: no score), of (units ranked), and sets: the budgets at which the method selects it
+    """
+    check_neuron(run, neuron)
+    records = []
+
+    def record(method: str, language: str, everything: np.ndarray, place: int, sets: str) -> None:
+        rank = _rank(everything, place)
+        score = float(everything[place])
+        records.append((method, language, score, rank, int(np.isfinite(everything).sum()), sets))
+
+    for method, scores in method_scores(run, neuron.model).items():
+        for language, array in scores.items():
+            place = neuron.layer * array.shape[1] + neuron.index
+            record(method, language, array.ravel(), place, _sets_with(run, neuron, method, language, "neuron"))
+    for language, z in row_scores(run, neuron.model).items():
+        everything = np.concatenate([array.ravel() for array in z.values()])
+        starts = dict(zip(z, np.cumsum([0, *(array.size for array in z.values())]), strict=False))
+        for method, site in ROW_METHODS.items():
+            if site in z:
+                place = int(starts[site]) + neuron.layer * z[site].shape[1] + neuron.index
+                record(method, language, everything, place, _sets_with(run, neuron, "kurtosis", language, site))
+    return pd.DataFrame(records, columns=["method", "language", "score", "rank", "of", "sets"])
+
+
+def _sets_with(run: FinishedRun, neuron: Neuron, method: str, language: str, site: str) -> str:
+    """Budgets at which a method's set of a language holds the neuron (or its row), separated by spaces."""
+
+    def holds(item: NeuronSet) -> bool:
+        return site in item.sites and neuron.index in item.sites[site][neuron.layer]
+
+    sets = [item for item in run.sets(neuron.model) if (item.method, item.language) == (method, language)]
+    return " ".join(sorted(item.budget for item in sets if holds(item)))
+
+
+def neuron_facts(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
+    """A neuron's values in every language, over the documents that relevance was measured on.
+
+    Returns
+    -------
+    frame with language, relevance_<objective> (mean over documents) of every objective, abs_relevance, share (relevance
+    divided by the language's summed |relevance|, what `contrast` compares), gradient (plain gradient times activation)
+    and firing_rate (share of tokens)
+    """
+    check_neuron(run, neuron)
+    statistics = run.statistics(neuron.model)
+    objectives = {
+        objective: _means(run.statistics(neuron.model, objective)) for objective in run.profile.relevance.objectives
+    }
+    absolute, gradient = _means(statistics, "abs_neuron"), _means(run.gradient(neuron.model))
+    firing, relevance = firing_rates(statistics), objectives[run.objective]
+    return pd.DataFrame(
+        {
+            "language": language,
+            **{
+                f"relevance_{objective}": float(means[language][neuron.place])
+                for objective, means in objectives.items()
+            },
+            "abs_relevance": float(absolute[language][neuron.place]),
+            "share": float(relevance[language][neuron.place] / np.abs(relevance[language]).sum()),
+            "gradient": float(gradient[language][neuron.place]),
+            "firing_rate": float(firing[language][neuron.place]),
+        }
+        for language in run.languages
+    )
+
+
+def masking_cost(run: FinishedRun, neuron: Neuron, *, count: int) -> pd.DataFrame:
+    """NLL a token of a sample of the held-out texts, unmasked and with one neuron zeroed.
+
+    Parameters
+    ----------
+    count : most texts a language
+
+    Returns
+    -------
+    frame with language, nll, nll_masked, change, low and high (its 95 % interval from the paired bootstrap over
+    documents, as in section 03), documents and tokens
+    """
+    check_neuron(run, neuron)
+    model, tokenizer = run.model(neuron.model)
+    parts, options = parts_of(model), run.profile.relevance
+    chosen = [[neuron.index] if layer == neuron.layer else [] for layer in range(len(parts.layers))]
+    indices = [np.array(layer, dtype=np.int64) for layer in chosen]
+    one = NeuronSet({"neuron": indices}, parts.widths, method="one neuron", language="")
+    frames, records = [], []
+    for language in run.languages:
+        texts = run.sample("perplexity", language, count=count).tolist()
+        documents = token_ids(texts, tokenizer, max_length=options.max_length)
+        before, tokens = document_nll(model, documents, token_budget=options.token_budget)
+        with masked(model, one):
+            after, _ = document_nll(model, documents, token_budget=options.token_budget)
+        for nll, neurons in ((before, None), (after, one)):
+            labels = {"profile": run.profile.name, "model": neuron.model, "evaluation_language": language}
+            labels |= mask_labels(neurons, selected_on="")
+            frames.append(pd.DataFrame({"document": range(len(nll)), "nll": nll, "tokens": tokens}).assign(**labels))
+        sizes = {"documents": len(documents), "tokens": int(tokens.sum())}
+        means = {"nll": before.sum() / tokens.sum(), "nll_masked": after.sum() / tokens.sum()}
+        records.append({"language": language, **means, **sizes})
+    resampled = resample_documents(
+        pd.concat(frames, ignore_index=True), metric="nll", random_seed=run.profile.random_seed
+    )
+    intervals = drop_intervals(resampled)[["evaluation_language", "change", "low", "high"]]
+    table = pd.DataFrame(records).merge(intervals.rename(columns={"evaluation_language": "language"}), on="language")
+    return table[["language", "nll", "nll_masked", "change", "low", "high", "documents", "tokens"]]

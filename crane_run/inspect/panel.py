@@ -1,0 +1,182 @@
+"""The panel: choose model, language, layer and neuron, and see what the library says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets
+from IPython.display import display
+
+from crane_lib.errors import CraneError
+from crane_run.inspect import html
+from crane_run.inspect.files import describe_file, draw_file, list_files, load_file
+from crane_run.inspect.html import cost_figure, picture, picture_html
+from crane_run.inspect.neuron import Neuron, check_neuron, highest_ranked, masking_cost, method_scores
+from crane_run.inspect.run import FinishedRun
+from crane_run.inspect.show import facts_html, neuron_title, texts_html
+from crane_run.inspect.texts import read_documents, read_sentence
+from crane_study.figures.style import MODEL_LABELS, language_name, method_label
+
+_WITHOUT_KERNEL = "The panel of controls needs a running kernel: ./run_all.sh --lab opens this notebook with one."
+_WIDTH = "15em"
+
+
+class Inspector:
+    """Widgets on one run; `panel` is what is shown.
+
+    A change of model, layer, neuron or language is shown at once; a change of method or rank moves to the neuron of
+    that rank in the language. Mistakes are said in `status`, in one line.
+    """
+
+    def __init__(self, run: FinishedRun, neuron: Neuron, language: str, *, documents: int) -> None:
+        self._run = run
+        self._documents = documents
+        self._moving = False  # while several controls are set together
+        models = [(MODEL_LABELS.get(name, name), name) for name in run.models]
+        languages = [(language_name(code), code) for code in run.languages]
+        methods = [(method_label(name), name) for name in method_scores(run, neuron.model)]
+        self.model = _dropdown("Model", models, neuron.model)
+        self.language = _dropdown("Language", languages, language)
+        self.layer = _number("Layer", neuron.layer)
+        self.neuron = _number("Neuron", neuron.index)
+        self.method = _dropdown("Go to rank of", methods, "contrast")
+        self.rank = _number("Rank", 1)
+        self.status, self.facts, self.texts, self.sentence, self.cost, self.file = (ipywidgets.HTML() for _ in range(6))
+        self.text = ipywidgets.Textarea(placeholder="A text of your own", layout={"width": "95%", "height": "5em"})
+        self.measure = ipywidgets.Button(description="Mask it and measure", layout={"width": _WIDTH})
+        self.read = ipywidgets.Button(description="Read this text", layout={"width": _WIDTH})
+        self.name = _dropdown("File", list_files(run), None, width="40em")
+        self.part = _dropdown("Part", [], None, width="24em")
+        self.panel = self._laid_out()
+        self._watch()
+        self._refresh()
+        self._open_file()
+
+    def _laid_out(self) -> ipywidgets.VBox:
+        pages = {
+            "Values and ranks": self.facts,
+            "Texts": self.texts,
+            "Your own text": ipywidgets.VBox([self.text, self.read, self.sentence]),
+            "Masking": ipywidgets.VBox([self.measure, self.cost]),
+            "Files": ipywidgets.VBox([ipywidgets.HBox([self.name, self.part], layout=_WRAP), self.file]),
+        }
+        tabs = ipywidgets.Tab(children=list(pages.values()), titles=list(pages))
+        chosen = ipywidgets.HBox([self.model, self.language, self.layer, self.neuron], layout=_WRAP)
+        return ipywidgets.VBox([chosen, ipywidgets.HBox([self.method, self.rank], layout=_WRAP), self.status, tabs])
+
+    def _watch(self) -> None:
+        for control in (self.model, self.layer, self.neuron, self.language):
+            control.observe(lambda _: self._refresh(), "value")
+        for control in (self.method, self.rank):
+            control.observe(lambda _: self._go_to_rank(), "value")
+        self.name.observe(lambda _: self._open_file(), "value")
+        self.part.observe(lambda _: self._draw_file(), "value")
+        self.measure.on_click(lambda _: self._fill(self.cost, self._cost_html))
+        self.read.on_click(lambda _: self._fill(self.sentence, self._sentence_html))
+
+    @property
+    def chosen(self) -> Neuron:
+        """The neuron that the controls name."""
+        return Neuron(self.model.value, self.layer.value, self.neuron.value)
+
+    def _fill(self, place: ipywidgets.HTML, make: Callable[[], str]) -> bool:
+        """Put what `make` gives into a place; a mistake goes into the status, and the place is emptied."""
+        self.status.value = html.page(html.note("Computing …"))
+        try:
+            place.value = html.page(make())
+        except CraneError as error:
+            place.value = ""
+            self.status.value = html.page(html.error_note(str(error)))
+            return False
+        self.status.value = html.page(html.note(f"{neuron_title(self.chosen)}; {language_name(self.language.value)}"))
+        return True
+
+    def _refresh(self) -> None:
+        if self._moving:
+            return
+        self.cost.value = self.sentence.value = ""  # they were of another neuron
+        if self._fill(self.facts, lambda: facts_html(self._run, self.chosen)):
+            self._fill(self.texts, self._texts_html)
+        else:
+            self.texts.value = ""
+
+    def _go_to_rank(self) -> None:
+        try:
+            found = highest_ranked(
+                self._run, self.model.value, self.language.value, method=self.method.value, rank=self.rank.value
+            )
+        except CraneError as error:
+            self.status.value = html.page(html.error_note(str(error)))
+            return
+        with self._together():
+            self.layer.value, self.neuron.value = found.place
+        self._refresh()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Several controls are set in the block, and nothing is computed in between."""
+        self._moving = True
+        try:
+            yield
+        finally:
+            self._moving = False
+
+    def _texts_html(self) -> str:
+        return texts_html(read_documents(self._run, self.chosen, self.language.value, count=self._documents))
+
+    def _sentence_html(self) -> str:
+        return html.readings_html([read_sentence(self._run, self.chosen, self.language.value, self.text.value)])
+
+    def _cost_html(self) -> str:
+        check_neuron(self._run, self.chosen)
+        cost = masking_cost(self._run, self.chosen, count=self._documents)
+        return html.cost_table(cost) + picture_html(*picture(cost_figure, cost))
+
+    def _open_file(self) -> None:
+        if self.name.value is None:
+            return
+        try:
+            loaded = load_file(self._run, self.name.value)
+        except CraneError as error:
+            self.file.value = html.page(html.error_note(str(error)))
+            return
+        with self._together():
+            self.part.options = loaded.parts
+            self.part.value = loaded.parts[0] if loaded.parts else None
+        self._draw_file()
+
+    def _draw_file(self) -> None:
+        if self._moving:
+            return
+        try:
+            loaded = load_file(self._run, self.name.value)
+            drawn = draw_file(loaded, self.part.value or "")
+            shown = picture_html(*drawn) if drawn is not None else ""
+            self.file.value = html.page(shown, describe_file(loaded))
+        except CraneError as error:
+            self.file.value = html.page(html.error_note(str(error)))
+
+
+_WRAP = {"flex_flow": "row wrap"}
+
+
+def _dropdown(name: str, options: Any, value: Any, *, width: str = _WIDTH) -> ipywidgets.Dropdown:
+    chosen = {} if value is None else {"value": value}
+    style = {"description_width": "initial"}
+    return ipywidgets.Dropdown(description=name, options=options, style=style, layout={"width": width}, **chosen)
+
+
+def _number(name: str, value: int) -> ipywidgets.IntText:
+    return ipywidgets.IntText(
+        description=name, value=value, style={"description_width": "initial"}, layout={"width": "10em"}
+    )
+
+
+def show_panel(run: FinishedRun, neuron: Neuron, language: str, *, documents: int) -> Inspector:
+    """Show the panel; who reads the notebook without a kernel is told what stands there."""
+    inspector = Inspector(run, neuron, language, documents=documents)
+    bundle = inspector.panel._repr_mimebundle_()
+    display({**bundle, "text/plain": _WITHOUT_KERNEL}, raw=True)
+    return inspector

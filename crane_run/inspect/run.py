@@ -1,0 +1,158 @@
+"""A finished run, read only: its profile, models, texts and statistics. Nothing is made here, and nothing written."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame, read_json
+from crane_lib.models import load_model, model_directory
+from crane_lib.neurons import NeuronSet, read_all_sets
+from crane_lib.relevance import Statistics
+from crane_lib.scores import GRADIENT, UnitScores, load_statistics
+from crane_run.inspect.lab import PROFILE_VARIABLE
+from crane_study.profile import Profile, artifacts_root, load_profile
+from crane_study.store import RECORD
+from crane_study.study import Study
+
+_DEFAULT = "mini"
+# Section that makes a stage, for the message where it is missing.
+_SECTIONS = {"corpus": "00", "base_model": "00", "chat_model": "00", "relevance": "01", "selection": "02"}
+
+
+class FinishedRun:
+    """The results of one profile, for looking at; stages that a run has not made are named, never made."""
+
+    def __init__(self, profile: Profile, folder: Path, *, name: str) -> None:
+        self.profile = profile
+        self.folder = folder
+        self._name = name
+        self._study = Study(profile, folder)
+        self.languages = self._study.languages
+        self.models = self._study.model_names
+        self.objective = profile.relevance.objectives[0]
+
+    @property
+    def start_command(self) -> str:
+        """The command that makes this run."""
+        return f"./run_all.sh --profile {self._name}"
+
+    def stage(self, name: str) -> Path:
+        """Folder of a finished stage.
+
+        Raises
+        ------
+        CraneError : the run has not made it
+        """
+        folder = self.folder / "stages" / name
+        if not (folder / RECORD).is_file():
+            kind = name.removesuffix("_base").removesuffix("_chat")
+            section = _SECTIONS.get(name) or _SECTIONS.get(kind)
+            made = f" (section {section} makes it)" if section else ""
+            raise CraneError(f"{self.folder}: has no finished {name}{made}; start {self.start_command} first")
+        return folder
+
+    def _checked(self, name: str, **inputs: str) -> Path:
+        """Folder of a stage that was made from the present state of the stages it reads."""
+        folder = self.stage(name)
+        keys: dict[str, Any] = read_json(folder / RECORD)["inputs"]
+        for role, other in inputs.items():
+            if role in keys and keys[role] != read_json(self.stage(other) / RECORD)["key"]:
+                raise CraneError(
+                    f"{folder}: was made from an earlier {other}; start {self.start_command} to bring them together"
+                )
+        return folder
+
+    @cached_property
+    def documents(self) -> pd.DataFrame:
+        """Texts of every split and language."""
+        return read_frame(self.stage("corpus") / "documents.parquet")
+
+    def sample(self, split: str, language: str, *, count: int) -> pd.Series:
+        """Texts of a split and language by their number in it: `count` of them at random, always the same ones."""
+        frame = self.documents
+        texts = frame.loc[(frame["split"] == split) & (frame["language"] == language), "text"].reset_index(drop=True)
+        if texts.empty:
+            raise CraneError(f"{self.folder}: has no {split} texts in {language!r}; it has {', '.join(self.languages)}")
+        chosen = np.random.default_rng(self.profile.random_seed).permutation(len(texts))[:count]
+        return texts.iloc[np.sort(chosen)]
+
+    @lru_cache(maxsize=2)  # noqa: B019 (a run lives as long as the kernel)
+    def model(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """A model of the run and its tokenizer, loaded once."""
+        self.check_model(name)
+        trained = self._study.trains_model
+        folder = self.stage(f"{name}_model") if trained else self._study.model(name).folder
+        source: Any = self.profile.source
+        return load_model(
+            model_directory(folder),
+            device=self.profile.device,
+            dtype=self.profile.dtype,
+            trust_remote_code=not trained and source.trust_remote_code,
+        )
+
+    def check_model(self, name: str) -> None:
+        """Make sure that the run has a model of this name."""
+        if name not in self.models:
+            raise CraneError(f"model {name!r}: this run has {' and '.join(self.models)}")
+
+    def check_language(self, language: str) -> None:
+        """Make sure that the run has this language."""
+        if language not in self.languages:
+            raise CraneError(f"language {language!r}: this run has {', '.join(self.languages)}")
+
+    def _relevance(self, model: str) -> Path:
+        self.check_model(model)
+        inputs = {"corpus": "corpus"} | ({"model": f"{model}_model"} if self._study.trains_model else {})
+        return self._checked(f"relevance_{model}", **inputs)
+
+    @lru_cache(maxsize=8)  # noqa: B019
+    def statistics(self, model: str, objective: str = "") -> dict[str, Statistics]:
+        """Relevance statistics of every language on a model; of the objective that selects if none is named."""
+        return load_statistics(self._relevance(model), objective or self.objective, self.languages)
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def unit_scores(self, model: str) -> UnitScores:
+        """Scores of a model's units, which the methods select by."""
+        return UnitScores.read(self._relevance(model), objective=self.objective, languages=self.languages)
+
+    def gradient(self, model: str) -> dict[str, Statistics]:
+        """The same of the plain gradient."""
+        return self.statistics(model, GRADIENT)
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def sets(self, model: str) -> list[NeuronSet]:
+        """Neuron sets selected on a model, without the random ones."""
+        folder = self._checked(f"selection_{model}", relevance=f"relevance_{model}")
+        return [item for item in read_all_sets(folder) if item.random_seed < 0]
+
+
+def open_run(profile: str = "", *, artifacts: str | os.PathLike[str] | None = None) -> FinishedRun:
+    """A finished run, by its profile's name or file.
+
+    Parameters
+    ----------
+    profile : name or YAML file; empty for the one that JupyterLab was started with, else ``mini``. The name of a
+        folder beside the runs, such as ``mini-seed1``, will do too
+    artifacts : folder of all runs
+
+    Raises
+    ------
+    CraneError : no such profile, or it has not been run
+    """
+    name = profile or os.environ.get(PROFILE_VARIABLE, "") or _DEFAULT
+    root = artifacts_root(artifacts or None)
+    kept = root / name / "profile.yaml"  # as the run resolved it
+    loaded = load_profile(str(kept) if Path(name).name == name and kept.is_file() else name)
+    folder = root / loaded.name
+    run = FinishedRun(loaded, folder, name=name)
+    if not (folder / "stages").is_dir():
+        raise CraneError(f"{folder}: nothing has been run there; start {run.start_command} first")
+    return run

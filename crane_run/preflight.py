@@ -1,0 +1,213 @@
+"""Preflight: whether a run can have what it needs, asked before any work and without writing anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json
+from crane_lib.models import MAP, check_model_directory
+from crane_study import hub
+from crane_study.data.questions import read_question_files
+from crane_study.measure.benchmarks import BENCHMARKS, read_task
+from crane_study.measure.judge_endpoint import Endpoint
+from crane_study.paper.lape_list import check_lape_list
+from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, Profile, Task
+
+_GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing a run needs: what it is, whether it is there, and what was seen or is to be done."""
+
+    what: str
+    met: bool
+    remark: str
+
+
+class Machine:
+    """What is asked of this machine and of the hub; a test gives other answers."""
+
+    def gpu_memory_gb(self, device: str) -> float:
+        """Memory of the GPU that a device name means: of all of them together for ``map``."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return 0.0
+        sizes = [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]
+        if device == MAP:
+            return sum(sizes) / _GIGABYTE
+        number = device.partition(":")[2] or "0"
+        return sizes[int(number)] / _GIGABYTE if number.isdecimal() and int(number) < len(sizes) else 0.0
+
+    def memory_gb(self) -> float:
+        """Memory of this machine."""
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIGABYTE
+
+    def free_gb(self, folder: Path) -> float:
+        """Free space where a folder is, or would be."""
+        return shutil.disk_usage(_existing(folder)).free / _GIGABYTE
+
+    def same_disk(self, one: Path, other: Path) -> bool:
+        """Whether two folders share their free space."""
+        return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+    def cached_model(self, model: HubModel) -> bool:
+        """Whether a model need not be fetched."""
+        return hub.cached_model(model.id, revision=model.revision)
+
+    def cached_task(self, task: Task) -> bool:
+        """Whether a benchmark need not be fetched."""
+        name, patterns = _task_files(task)
+        return hub.cached_dataset_files(name, revision=task.revision, patterns=patterns)
+
+    def check_reachable(self, name: str, kind: str, revision: str) -> None:
+        """Raise CraneError if the hub does not give out a revision of a model or dataset."""
+        hub.check_reachable(name, kind=kind, revision=revision)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _task_files(task: Task) -> tuple[str, list[str]]:
+    benchmark = BENCHMARKS[task.name]
+    return task.dataset or benchmark.dataset, [pattern.format(config=task.config) for pattern in benchmark.files]
+
+
+def preflight(profile: Profile, folder: Path, machine: Machine | None = None) -> list[Check]:
+    """Everything a profile needs, checked; an empty list where it needs nothing.
+
+    Parameters
+    ----------
+    folder : of the run's results; a corpus that was sampled already is not asked for again
+    """
+    machine = machine or Machine()
+    return [*_hardware(profile, folder, machine), *_sources(profile, folder, machine), *_beside(profile)]
+
+
+def _hardware(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check]:
+    needs = profile.needs
+    if needs.gpu_memory_gb and profile.device != "cpu":
+        yield _enough("GPU memory", needs.gpu_memory_gb, machine.gpu_memory_gb(profile.device))
+    if needs.memory_gb:
+        yield _enough("memory", needs.memory_gb, machine.memory_gb())
+    cache = hub.cache_folder()
+    download = needs.download_gb if any(not machine.cached_model(m) for m in _models(profile)) else 0
+    disk = 0 if _sampled(folder) else needs.disk_gb
+    if disk and download and machine.same_disk(folder, cache):
+        yield _enough(f"disk for {folder} and for the hub's cache {cache}", disk + download, machine.free_gb(folder))
+        return
+    if disk:
+        yield _enough(f"disk for {folder}", disk, machine.free_gb(folder))
+    if download:
+        yield _enough(f"disk for the hub's cache {cache} (or set HF_HOME)", download, machine.free_gb(cache))
+
+
+def _enough(what: str, wanted: float, seen: float) -> Check:
+    # A GPU sold as 24 GB has a little less to give.
+    return Check(what, seen >= 0.97 * wanted, f"{wanted:g} GB needed, {seen:.1f} GB there")
+
+
+def _sampled(folder: Path) -> bool:
+    """Whether the run's corpus was made by an earlier start."""
+    return (folder / "stages" / "corpus" / "stage.json").is_file()
+
+
+def _models(profile: Profile) -> list[HubModel]:
+    """Models that come from the hub."""
+    if not isinstance(profile.source, HubSource):
+        return []
+    given = [profile.source.base_model, profile.source.chat_model]
+    return [model for model in given if model is not None and not hub.is_local(model.id)]
+
+
+def _sources(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check]:
+    source = profile.source
+    if isinstance(source, HubSource):
+        for model in (source.base_model, source.chat_model):
+            if model is not None:
+                yield _model(model, machine)
+        seen: set[tuple[str, str]] = set()
+        for text in source.texts.values():
+            name = (str(text.file or text.dataset), text.revision)
+            if name not in seen:
+                seen.add(name)
+                yield _corpus(text, folder, machine)
+    for task in profile.evaluation.tasks.values():
+        yield _task(task, profile.evaluation.few_shot, machine)
+
+
+def _beside(profile: Profile) -> Iterator[Check]:
+    """What else a profile names: files of questions, the judge, a published list."""
+    options, listed = profile.open_ended, profile.paper.lape_list
+    if not profile.no_open_ended:
+        if (questions := options.questions) is not None:
+            yield _asked("open questions", "there", lambda: read_question_files(questions))
+        if options.judge != "offline":
+            yield _asked("judge", "named in the environment", Endpoint.from_environment)
+    if listed is not None and not profile.rehearsal:
+        layers, width = _sizes(profile)
+        yield _asked("paper.lape_list", "there", lambda: check_lape_list(listed, layers=layers, width=width))
+
+
+def _sizes(profile: Profile) -> tuple[int | None, int | None]:
+    """Layers and MLP width of the base model, None where its configuration is not at hand."""
+    source = profile.source
+    if isinstance(source, EmbeddedSource):
+        return source.architecture.layers, source.architecture.intermediate
+    model = source.base_model.id if isinstance(source.base_model, HubModel) else str(source.base_model)
+    about = source.architecture if isinstance(source, HubSource) else {}
+    with suppress(CraneError):  # what is wrong with the model is said where it is looked at
+        if Path(model).is_dir():
+            about = read_json(Path(model) / "config.json")
+    return about.get("num_hidden_layers"), about.get("intermediate_size")
+
+
+def _model(model: HubModel, machine: Machine) -> Check:
+    what = f"model {model.id}"
+    if hub.is_local(model.id):
+        return _asked(what, "there", lambda: check_model_directory(Path(model.id)))
+    if machine.cached_model(model):
+        return Check(what, True, "in the hub's cache")
+    return _asked(what, "to be fetched", lambda: machine.check_reachable(model.id, "model", model.revision))
+
+
+def _corpus(text: HubText, folder: Path, machine: Machine) -> Check:
+    what = f"corpus {text.file or text.dataset}"
+    if _sampled(folder):
+        return Check(what, True, "sampled already")
+    if text.dataset is None or hub.is_local(text.dataset):
+        place = Path(str(text.file or text.dataset))
+        return Check(what, place.exists(), "there" if place.exists() else "no such file or folder")
+    name = text.dataset
+    return _asked(what, "to be streamed", lambda: machine.check_reachable(name, "dataset", text.revision))
+
+
+def _task(task: Task, few_shot: int, machine: Machine) -> Check:
+    name, _patterns = _task_files(task)
+    if task.path is not None or hub.is_local(name):
+        what = f"task {task.name} {task.path or name}"
+        return _asked(what, "there", lambda: read_task(task.model_dump(), few_shot=few_shot))
+    what = f"task {task.name} ({name})"
+    if machine.cached_task(task):
+        return Check(what, True, "in the hub's cache")
+    return _asked(what, "to be fetched", lambda: machine.check_reachable(name, "dataset", task.revision))
+
+
+def _asked(what: str, remark: str, ask: Callable[[], object]) -> Check:
+    """A check that is met where asking raises nothing."""
+    try:
+        ask()
+    except CraneError as error:
+        # Without "model x: " or the like before it, which `what` says already.
+        return Check(what, False, re.sub(r"^((model|dataset|task) \S+: |judge: |open questions:? )", "", str(error)))
+    return Check(what, True, remark)

@@ -1,0 +1,321 @@
+"""Rehearsal: a profile of published models run with made-up ones, through the same notebooks, tasks and code.
+
+What differs from the real run is where things come from: folders in the layout of the hub's instead of the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from crane_lib.errors import CraneError
+from crane_lib.files import atomic, fingerprint, write_text
+from crane_study.measure.benchmarks import LETTERS
+from crane_study.profile import REHEARSAL_SUFFIX, HubSource, Profile, Task
+from crane_study.store import code_fingerprint
+from crane_study.training import CHAT_TEMPLATE, train_tokenizer
+
+_HAN = "天地人山水火木金土日月星风云雨雪花草树鸟鱼马牛羊门路城河海石"
+_SYLLABLES = {
+    "zh": list(_HAN),
+    "vi": ["đá", "sông", "cầu", "xám", "mưa", "nắng", "trời", "đất", "cây", "lá", "phố", "biển", "núi", "gió", "trăng"],
+}
+_LATIN = [a + b for a in "bdfklmnprst" for b in "aeiou"]
+_WORDS = 150
+_HEADS = 4
+_LONGEST = 2048
+
+
+class Writer:
+    """Sentences of made-up words of one language, the frequent ones far more often than the others."""
+
+    def __init__(self, language: str) -> None:
+        self._generator = np.random.default_rng(zlib.crc32(language.encode()))
+        self._blank = "" if language == "zh" else " "
+        self._stop = "。" if language == "zh" else ". "
+        parts = _SYLLABLES.get(language, _LATIN)
+        made = ["".join(self._generator.choice(parts, size=1 + int(n % 3))) for n in range(_WORDS)]
+        self._vocabulary = list(dict.fromkeys(made))
+        weights = 1.0 / np.arange(1, len(self._vocabulary) + 1)
+        self._weights = weights / weights.sum()
+
+    def words(self, count: int) -> str:
+        """`count` words, without a stop."""
+        return self._blank.join(self._generator.choice(self._vocabulary, size=count, p=self._weights))
+
+    def text(self, sentences: int) -> str:
+        """A document."""
+        return self._stop.join(self.words(int(self._generator.integers(5, 10))) for _ in range(sentences)) + "."
+
+    def right(self) -> int:
+        """Index of a right answer."""
+        return int(self._generator.integers(len(LETTERS)))
+
+
+def _lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_parquet(path, index=False)
+
+
+def write_corpus(folder: Path, language: str, *, config: str | None, split: str, field: str, documents: int) -> None:
+    """A data set as the hub has them: a card (configuration, split, files) and four files of JSON lines."""
+    writer = Writer(language)
+    for shard in range(4):
+        _lines(
+            folder / "files" / f"{split}.{shard:05d}-of-00004.jsonl",
+            [{field: writer.text(4), "url": f"made-up/{shard}/{n}"} for n in range(documents // 4)],
+        )
+    card = {
+        "configs": [{"config_name": config or "default", "data_files": [{"split": split, "path": "files/*.jsonl"}]}]
+    }
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n", encoding="utf-8")
+
+
+def write_text_file(path: Path, language: str, *, documents: int) -> None:
+    """A user's file of texts: .jsonl or .txt."""
+    writer = Writer(language)
+    texts = [writer.text(4) for _ in range(documents)]
+    if path.suffix == ".jsonl":
+        _lines(path, [{"text": text} for text in texts])
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+
+
+def write_mmlu(folder: Path, *, subjects: Sequence[str], questions: int) -> None:
+    """Rows in the schema of cais/mmlu."""
+    writer = Writer("en")
+    for split, count in (("dev", 5), ("test", questions)):
+        rows = [
+            {
+                "question": writer.words(8) + "?",
+                "subject": subject,
+                "choices": [writer.words(2) for _ in LETTERS],
+                "answer": writer.right(),
+            }
+            for subject in subjects
+            for _ in range(count)
+        ]
+        _parquet(folder / "all" / f"{split}-00000-of-00001.parquet", rows)
+
+
+def write_ceval(folder: Path, *, subjects: Sequence[str], questions: int) -> None:
+    """Rows in the schema of ceval/ceval-exam."""
+    writer = Writer("zh")
+    for subject in subjects:
+        for split, count in (("dev", 5), ("val", questions)):
+            rows = [
+                {
+                    "id": number,
+                    "question": writer.words(8) + "____",
+                    **{letter: writer.words(2) for letter in LETTERS},
+                    "answer": LETTERS[writer.right()],
+                    "explanation": writer.words(5) if split == "dev" else "",
+                }
+                for number in range(count)
+            ]
+            _parquet(folder / subject / f"{split}-00000-of-00001.parquet", rows)
+
+
+def write_belebele(folder: Path, *, config: str, language: str, questions: int) -> None:
+    """Rows in the schema of facebook/belebele."""
+    writer = Writer(language)
+    rows = [
+        {
+            "link": f"made-up/{number}",
+            "question_number": 1 + number % 2,
+            "flores_passage": writer.text(3),
+            "question": writer.words(7) + "?",
+            **{f"mc_answer{n}": writer.words(3) for n in (1, 2, 3, 4)},
+            "correct_answer_num": str(1 + writer.right()),
+            "dialect": config,
+            "ds": "2023-05-01",
+        }
+        for number in range(questions)
+    ]
+    _lines(folder / "data" / f"{config}.jsonl", rows)
+
+
+def scaled_down(architecture: Mapping[str, Any], *, vocabulary: int) -> dict[str, Any]:
+    """The configuration of a small model of the same kind: what is specific to the architecture stays as it is.
+
+    Parameters
+    ----------
+    architecture : keys of the real model's config.json, model_type among them
+    """
+    given = dict(architecture)
+    heads = int(given.get("num_attention_heads", _HEADS))
+    keys = int(given.get("num_key_value_heads", heads))
+    hidden = int(given.get("hidden_size", 4096))
+    wide = int(given.get("intermediate_size", 4 * hidden))
+    small = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 8 * max(1, round(64 * wide / hidden / 8)),
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": max(1, _HEADS * keys // heads),
+        "vocab_size": vocabulary,
+        "max_position_embeddings": _LONGEST,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+        "initializer_range": 0.2,  # with 0.02 every prediction of so small a model is the same
+    }
+    if "head_dim" in given:
+        small["head_dim"] = 16
+    return given | small
+
+
+def random_model(architecture: Mapping[str, Any], *, vocabulary: int, random_seed: int) -> PreTrainedModel:
+    """A small model of an architecture with random weights; the same ones every time."""
+    config = AutoConfig.for_model(**scaled_down(architecture, vocabulary=vocabulary))
+    with torch.random.fork_rng():
+        torch.manual_seed(random_seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model.eval()
+
+
+def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, Any], languages: Sequence[str]) -> None:
+    """A small base model with a tokenizer trained on the spot; the chat model is near it and has a chat template."""
+    texts = [Writer(language).text(400) for language in languages]
+    tokenizer: PreTrainedTokenizerFast = train_tokenizer(texts, vocabulary=800, max_length=_LONGEST)
+    # More rows than tokens, as real models have; transformers may add tokens that a family's tokenizer must have.
+    rows = 64 * (len(tokenizer) // 64 + 1)
+    transformers_logging.disable_progress_bar()
+    model = random_model(architecture, vocabulary=rows, random_seed=0)
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    if chat is None:
+        return
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * float(parameter.std(correction=0)), alpha=0.1)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    model.save_pretrained(chat)
+    tokenizer.save_pretrained(chat)
+
+
+# What makes a run short, wherever the profile has such a value; everything else stays as the profile has it.
+SMALL: dict[str, Any] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "rehearsal": True,
+    "expected_seconds": {},
+    "needs": {},
+    "relevance": {"token_budget": 1024, "max_length": 96, "processes": 1},
+    "source": {"relevance_documents": 24, "perplexity_documents": 6, "sampling": {"shards": 3, "window": 16}},
+    "controls": {
+        "budgets": [0.02, 0.1, 0.5],
+        "question_budgets": [0.1, 0.5],
+        "draws": 2,
+        "documents": 6,
+        "questions": 12,
+    },
+    "evaluation": {"batch_size": 32},
+    # Offline, whoever judges the real run: an endpoint is paid for, and a rehearsal's answers are nothing to judge.
+    "open_ended": {"max_new_tokens": 6, "batch_size": 72, "random_draws": 1, "judge": "offline"},
+    "ground_truth": {"documents": 4},
+}
+_DOCUMENTS = 80
+_QUESTIONS = 8  # a subject
+_SUBJECTS = {"mmlu": ("abstract_algebra", "world_religions"), "ceval": ("law", "logic")}
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Values with changes put in, section by section."""
+    merged = dict(values)
+    for name, change in changes.items():
+        inside = isinstance(change, dict) and change and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], change) if inside else change
+    return merged
+
+
+def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
+    """The profile of the rehearsal of a profile; what it runs on is written beside its results.
+
+    Raises
+    ------
+    CraneError : the profile needs no rehearsal, or does not say the architecture
+    """
+    source = profile.source
+    if not isinstance(source, HubSource):
+        raise CraneError(f"--rehearse: profile {profile.name} downloads nothing; run it as it is")
+    if "model_type" not in source.architecture:
+        raise CraneError(
+            f"--rehearse: profile {profile.name} does not say of what kind its models are; give source.architecture "
+            "the keys of their config.json (model_type, hidden_size, ...)"
+        )
+    folder = artifacts / f"{profile.name}{REHEARSAL_SUFFIX}.material"
+    _write_material(folder, profile, source)
+    tasks = {
+        language: {"path": str(folder / "tasks" / language), "subjects": None, "limit": None, "dataset": None}
+        for language in profile.evaluation.tasks
+    }
+    texts = {
+        language: {"file": str(folder / "texts" / f"{language}{text.file.suffix}")}
+        if text.file
+        else {"dataset": str(folder / "texts" / language)}
+        for language, text in source.texts.items()
+    }
+    places: dict[str, Any] = {"base_model": {"id": str(folder / "base")}, "texts": texts}
+    if source.chat_model is not None:
+        places["chat_model"] = {"id": str(folder / "chat")}
+    values = _merged(profile.resolved(), SMALL)
+    values = _merged(values, {"source": places, "evaluation": {"tasks": tasks}})
+    values["name"] = f"{profile.name}{REHEARSAL_SUFFIX}"
+    values["description"] = f"REHEARSAL of {profile.name} with a small random model and made-up data"
+    return Profile.model_validate(values)
+
+
+def _write_material(folder: Path, profile: Profile, source: HubSource) -> None:
+    """Models, corpora and benchmark files, unless they lie there already."""
+    languages = list(profile.languages)
+    key = fingerprint(
+        {
+            "profile": {"source": source.model_dump(mode="json"), "languages": languages},
+            "tasks": {language: task.model_dump(mode="json") for language, task in profile.evaluation.tasks.items()},
+            "code": code_fingerprint([__name__]),
+        }
+    )
+    record = folder / "key"
+    if record.is_file() and record.read_text(encoding="utf-8") == key:
+        return
+    with atomic(folder) as temporary:
+        chat = temporary / "chat" if source.chat_model is not None else None
+        write_models(temporary / "base", chat, architecture=source.architecture, languages=languages)
+        for language, text in source.texts.items():
+            place = temporary / "texts" / language
+            if text.file:
+                write_text_file(place.with_suffix(text.file.suffix), language, documents=_DOCUMENTS)
+            else:
+                write_corpus(
+                    place, language, config=text.config, split=text.split, field=text.field, documents=_DOCUMENTS
+                )
+        for language, task in profile.evaluation.tasks.items():
+            _write_task(temporary / "tasks" / language, language, task)
+        write_text(temporary / "key", key)
+
+
+def _write_task(folder: Path, language: str, task: Task) -> None:
+    if task.name == "belebele":
+        write_belebele(folder, config=task.config, language=language, questions=2 * _QUESTIONS)
+        return
+    subjects = task.subjects or _SUBJECTS[task.name]
+    write = write_mmlu if task.name == "mmlu" else write_ceval
+    write(folder, subjects=subjects, questions=_QUESTIONS)

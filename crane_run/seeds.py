@@ -1,0 +1,194 @@
+"""Several model seeds in one summary: mean, deviation and t-interval of the main numbers, and verdicts counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame, read_json, sha256, write_json, write_text
+from crane_study.figures.seeds import langspec_seeds, nll_rise_seeds
+from crane_study.measure.rows import SET, budget_text, tidy
+from crane_study.paper.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, read_claims
+from crane_study.publish import write_table
+from crane_study.tables.effects import in_study_order, specificity_table
+
+SCHEMA = "crane.seeds/1"
+RECORD = "seeds.json"
+_FILES = ("results.csv", "langspec.csv", "claims.json")
+_LEVEL = 0.95
+_MODEL_METRICS = ("accuracy", "nll")
+
+
+def missing_results(folders: Mapping[int, Path]) -> str:
+    """What a summary lacks, empty where nothing is lacking."""
+    for seed, folder in folders.items():
+        for name in _FILES:
+            if not (folder / name).is_file():
+                return f"random seed {seed} has no {name}; the section on the claims makes it (run without --only)"
+    return ""
+
+
+def over_seeds(frame: pd.DataFrame, *, by: list[str], value: str) -> pd.DataFrame:
+    """Mean, standard deviation and 95 % t-interval of a column over seeds.
+
+    Parameters
+    ----------
+    frame : one row a seed (column ``seed``) and combination of `by`
+
+    Returns
+    -------
+    frame with `by`, mean, deviation, low, high (NaN for a single seed) and seeds: their number
+    """
+    grouped = frame.groupby(by, sort=False, dropna=False)[value]
+    table = grouped.agg(mean="mean", deviation="std", seeds="count").reset_index()
+    half = t.ppf((1 + _LEVEL) / 2, table["seeds"] - 1) * table["deviation"] / np.sqrt(table["seeds"])
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half)[
+        [*by, "mean", "deviation", "low", "high", "seeds"]
+    ]
+
+
+def _read(folders: Mapping[int, Path], name: str) -> pd.DataFrame:
+    """A result file of every seed, with a column ``seed``."""
+    return pd.concat([read_frame(folder / name).assign(seed=seed) for seed, folder in folders.items()])
+
+
+def _main_budgets(frame: pd.DataFrame, budget: float) -> pd.DataFrame:
+    return frame[frame["budget"].isin(["published", budget_text(budget)])]
+
+
+def model_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy and NLL of the models as they are, one row a seed, model, metric and language."""
+    frame = tidy(rows)
+    chosen = (frame["masked_language"] == "") & frame["metric"].isin(_MODEL_METRICS)
+    return frame[chosen][["seed", "model", "metric", "evaluation_language", "value"]]
+
+
+def langspec_numbers(langspec: pd.DataFrame, *, budget: float) -> pd.DataFrame:
+    """LangSpec-F1, mean over languages and draws: one row a seed, set and metric."""
+    frame = _main_budgets(tidy(langspec), budget)
+    return frame.groupby(["seed", *SET, "metric"], sort=False)["langspec_f1"].mean().reset_index()
+
+
+def nll_numbers(rows: pd.DataFrame, *, budget: float) -> pd.DataFrame:
+    """NLL rise on the masked language and on the worst other: one row a seed, set and masked language."""
+    parts = []
+    for seed, part in rows.groupby("seed", sort=False):
+        table = specificity_table(part.drop(columns="seed"))
+        parts.append(_main_budgets(table, budget).assign(seed=seed))
+    columns = ["seed", *SET, "masked_language", "own_rise", "worst_other_rise"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def verdict_counts(folders: Mapping[int, Path]) -> pd.DataFrame:
+    """For every claim, method and measure in how many seeds it is reproduced, is not, or was not run."""
+    verdicts: list[dict[str, Any]] = [
+        item for folder in folders.values() for item in read_claims(folder / "claims.json")
+    ]
+    frame = pd.DataFrame(verdicts).rename(columns={"id": "claim", "measure": "metric"})
+    keys = ["claim", "title", "method", "budget", "metric"]
+    table = frame.pivot_table(index=keys, columns="verdict", aggfunc="size", fill_value=0, sort=False).reset_index()
+    table = table.reindex(columns=[*keys, REPRODUCED, NOT_REPRODUCED, NOT_RUN], fill_value=0)
+    return in_study_order(table.rename_axis(columns=None), ["claim", "method", "metric"])
+
+
+def write_summary(folders: Mapping[int, Path], output: Path, *, budget: float) -> Path:
+    """Write tables, figures, ``seeds.json`` and ``report.md`` of the summary.
+
+    Parameters
+    ----------
+    folders : random seed -> folder of its run, with results.csv, langspec.csv and claims.json
+    output : folder of the summary
+    budget : the common budget; other budgets are left out
+
+    Returns
+    -------
+    path of the report
+
+    Raises
+    ------
+    CraneError : a file is missing
+    """
+    if lacking := missing_results(folders):
+        raise CraneError(f"summary over seeds: {lacking}")
+    rows, langspec = _read(folders, "results.csv"), _read(folders, "langspec.csv")
+    models = model_numbers(rows)
+    scores, rises = langspec_numbers(langspec, budget=budget), nll_numbers(rows, budget=budget)
+    count = len(folders)
+    interval = f"over {count} model seeds: mean, standard deviation and 95 % t-interval"
+    keys = [*SET, "masked_language"]
+    tables = {
+        "models": (
+            over_seeds(models, by=["model", "metric", "evaluation_language"], value="value"),
+            f"Accuracy and NLL of the models with nothing masked {interval}.",
+        ),
+        "langspec": (
+            over_seeds(scores, by=[*SET, "metric"], value="langspec_f1"),
+            f"LangSpec-F1, mean over languages and random draws, {interval}.",
+        ),
+        "nll_own": (
+            over_seeds(rises, by=keys, value="own_rise"),
+            f"NLL rise on the masked language {interval}.",
+        ),
+        "nll_worst_other": (
+            over_seeds(rises, by=keys, value="worst_other_rise"),
+            f"NLL rise on the language that suffers most beside the masked one {interval}.",
+        ),
+        "verdicts": (verdict_counts(folders), f"In how many of {count} model seeds each claim is reproduced."),
+    }
+    order = ["model", "selected_on", "metric", "method", "budget", "masked_language", "evaluation_language"]
+    captions: dict[str, str] = {}
+    for name, (table, caption) in tables.items():
+        if name != "verdicts":
+            table = in_study_order(table, [column for column in order if column in table])
+        captions[f"tables/{name}"] = write_table(table, output / "tables" / name, caption=caption)
+    figures = output / "figures"
+    captions["figures/langspec"] = langspec_seeds(scores, figures / "langspec")
+    captions["figures/nll_rise"] = nll_rise_seeds(rises, figures / "nll_rise")
+    made_of = {str(seed): {name: sha256(folder / name) for name in _FILES} for seed, folder in folders.items()}
+    write_json(output / RECORD, {"schema": SCHEMA, "seeds": made_of, "captions": captions})
+    report = output / "report.md"
+    write_text(report, "\n\n".join(["# CRANE: summary over model seeds", *summary_parts(output)]) + "\n")
+    return report
+
+
+def summary_parts(output: Path, *, prefix: str = "", longest: int = 200) -> list[str]:
+    """Paragraphs of Markdown: what was repeated, every table, every figure.
+
+    Parameters
+    ----------
+    prefix : path from the report to the summary's folder, with a slash
+    longest : rows of the longest table that is shown, not linked
+    """
+    parts = [seeds_sentence(output)]
+    for name, caption in read_json(output / RECORD)["captions"].items():
+        path = f"{prefix}{name}"
+        if name.startswith("tables/"):
+            text = (output / f"{name}.md").read_text(encoding="utf-8").rstrip()
+            parts.append(f"**{caption}** ([CSV]({path}.csv), [Markdown]({path}.md), [LaTeX]({path}.tex))")
+            parts.append(text.partition("\n\n")[2] if text.count("\n|") - 2 <= longest else "See the files.")
+        else:
+            parts += [f"![{name.partition('/')[2]}]({path}.png)", f"*{caption}* ([PDF]({path}.pdf))"]
+    return parts
+
+
+def seeds_sentence(output: Path) -> str:
+    """What was repeated, and what its intervals say."""
+    seeds = ", ".join(read_json(output / RECORD)["seeds"])
+    return (
+        f"The whole study with random seeds {seeds}: the facts and questions drawn, which wordings are held out, the "
+        "initial weights, the order of training and the random sets all change with it. The t-intervals "
+        "say how far the mean over such studies is known; they rest on few seeds and on a normal distribution."
+    )
+
+
+def is_current(folder: Path, output: Path) -> bool:
+    """Whether the summary was made of the results that lie in the first seed's folder now."""
+    record = read_json(output / RECORD)
+    made_of = next(iter(record["seeds"].values()))
+    return all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in made_of.items())

@@ -1,0 +1,314 @@
+"""Figures of relevance: where it lies, how heavy its tails are, how two objectives agree, what tokens carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, to_hex
+from scipy.stats import norm
+
+from crane_lib.errors import CraneError
+from crane_lib.files import write_text
+from crane_study.figures.panels import by_layer, grid, legend_below
+from crane_study.figures.selection import SITE_NAMES, site_map
+from crane_study.figures.style import (
+    LATIN,
+    drawable,
+    drawing,
+    ink_on,
+    language_colours,
+    language_name,
+    ordered_languages,
+)
+
+Relevance = Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]]
+_SITES = {"neuron": "MLP neurons", "gate": "gate rows", "up": "up rows", "down": "down rows"}
+
+
+def relevance_by_layer(mean_abs: Relevance, path: Path) -> str:
+    """Share of the total absolute relevance in each layer, a language; a panel a site.
+
+    Parameters
+    ----------
+    mean_abs : language -> mean absolute relevance of every unit (L, units), or language -> site -> such an array
+
+    Returns
+    -------
+    the caption
+    """
+    by_site: dict[str, dict[str, np.ndarray]] = {}
+    for language in ordered_languages(mean_abs):
+        given = mean_abs[language]
+        for site, array in (given if isinstance(given, Mapping) else {"neuron": given}).items():
+            layers = np.abs(np.asarray(array, dtype=float)).sum(axis=1)  # (L,)
+            if not layers.sum() > 0:
+                raise CraneError(f"relevance by layer: {site} of {language!r} sums to {layers.sum()}; was it measured?")
+            by_site.setdefault(site, {})[language] = 100 * layers / layers.sum()
+    with drawing(path, width=max(3.6, 1.8 * len(by_site)), height=2.4) as figure:
+        panels = grid(figure, len(by_site), columns=len(by_site), sharey=True)
+        for panel, (site, values) in zip(panels, by_site.items(), strict=True):
+            by_layer(panel, values)
+            panel.set_title(_SITES.get(site, site))
+        panels[0].set_ylabel("Share of |relevance| (%)")
+        legend_below(figure, panels[0])
+    return "Share of the summed absolute relevance that lies in each layer, a language; each site adds up to 100 %."
+
+
+def heavy_tails(z_scores: Mapping[str, np.ndarray], path: Path, *, threshold: float = 1.0) -> str:
+    """Survival curves of the kurtosis z-scores of all rows, with the threshold of the released rule.
+
+    Parameters
+    ----------
+    z_scores : language -> z of every row, NaN where a row never varied
+
+    Returns
+    -------
+    the caption
+    """
+    languages = ordered_languages(z_scores)
+    colours = language_colours(languages)
+    shares, left_out = {}, 0
+    with drawing(path, width=5.4, height=3.0) as figure:
+        axes = figure.subplots()
+        highest, smallest = threshold, 1.0
+        for language in languages:
+            z = np.asarray(z_scores[language], dtype=float).ravel()
+            left_out += int(np.isnan(z).sum())
+            z = np.sort(z[np.isfinite(z)])
+            if not len(z):
+                raise CraneError(f"heavy tails: {language!r} has no finite z-score; it needs four documents or more")
+            above = 1 - np.arange(len(z)) / len(z)
+            shares[language] = float((z > threshold).mean())
+            label = f"{language_name(language)} ({100 * shares[language]:.1f} % selected)"
+            axes.step(z, above, where="pre", color=colours[language], label=label)
+            highest, smallest = max(highest, float(z[-1])), min(smallest, 1 / len(z))
+        x = np.linspace(-2, 8, 400)
+        axes.plot(x, norm.sf(x), color="#777777", linestyle=":", label="Normal distribution")
+        axes.axvline(threshold, color="black", linewidth=0.9, linestyle="--", label=f"Threshold z = {threshold:g}")
+        axes.set_yscale("log")
+        axes.set_xscale("symlog", linthresh=2, linscale=1.2)
+        axes.set_xlim(-2, highest * 1.15)
+        ticks = [-2, -1, 0, 1, 2, *(tick for tick in (5, 10, 20, 50, 100, 200, 500) if tick <= highest)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(0.7 * smallest, 1.6)
+        axes.set_xlabel("z-score of the excess kurtosis over documents")
+        axes.set_ylabel("Share of rows above")
+        axes.grid()
+        axes.legend(loc="lower left")
+    constant = f" {left_out:,} rows whose statistic never varied are left out." if left_out else ""
+    return (
+        "Share of weight-matrix rows whose kurtosis z-score lies above a value, a language (horizontal axis linear "
+        "below 2, logarithmic above; vertical axis logarithmic). The released rule selects the rows right of the "
+        f"dashed line.{constant}"
+    )
+
+
+def objective_agreement(correlations: pd.DataFrame, path: Path) -> str:
+    """Rank correlation of neuron relevance under the two objectives of the relevance pass.
+
+    Parameters
+    ----------
+    correlations : frame of `crane_study.tables.effects.objective_correlations`
+
+    Returns
+    -------
+    the caption
+    """
+    languages = ordered_languages(correlations["language"])
+    colours = language_colours(languages)
+    with drawing(path, width=3.2, height=2.3) as figure:
+        axes = figure.subplots()
+        for place, language in enumerate(languages):
+            part = correlations[correlations["language"] == language]
+            total = part.loc[part["layer"] == -1, "rank_correlation"]
+            layers = part.loc[part["layer"] >= 0, "rank_correlation"]
+            axes.bar(place, float(total.iloc[0]), 0.6, color=colours[language], label="_All neurons")
+            spots = place + (np.linspace(-0.2, 0.2, len(layers)) if len(layers) > 1 else np.zeros(len(layers)))
+            axes.plot(spots, layers, "o", markersize=3, mfc="white", mec="black", mew=0.6, label="_Layers")
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.set_xticks(range(len(languages)), [language_name(code) for code in languages])
+        axes.set_ylim(min(0.0, float(correlations["rank_correlation"].min()) - 0.05), 1.02)
+        axes.set_ylabel("Rank correlation")
+        axes.grid(axis="y")
+    return (
+        "Spearman rank correlation, over neurons, of the mean relevance from the gold-logit objective and from the "
+        "log-probability objective. Bars: all neurons; dots: each layer by itself, from the first on the left."
+    )
+
+
+Example = tuple[str, Sequence[str], Sequence[float]]
+_COLOURS = "PuOr_r"
+
+
+def _scaled(relevances: Sequence[float]) -> np.ndarray:
+    """Relevances divided by the largest absolute one, in [-1, 1]."""
+    values = np.asarray(relevances, dtype=float)
+    largest = np.abs(values).max(initial=0.0)
+    return values / largest if largest > 0 else values
+
+
+def token_relevance(examples: Sequence[Example], path: Path) -> str:
+    """Tokens shaded by their relevance, a block an example; also as ``path.html``.
+
+    A token that no font here can draw is given by its number in the text; the HTML has it in full.
+
+    Parameters
+    ----------
+    examples : language, tokens as text, relevance of each token
+
+    Returns
+    -------
+    the caption
+    """
+    for language, tokens, relevances in examples:
+        if len(tokens) != len(relevances) or not len(tokens):
+            raise CraneError(f"token relevance: {language!r} has {len(tokens)} tokens and {len(relevances)} relevances")
+    missing = sum(not drawable(token) for _, tokens, _ in examples for token in tokens)
+    width, line = 7.0, 0.27
+    with drawing(path, width=width, height=0.5, placed_by_hand=True) as figure:
+        axes = figure.add_axes((0, 0, 1, 1))
+        height = _write_tokens(axes, examples, width=width, line=line)
+        figure.set_size_inches(width, height)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.axis("off")
+    write_text(path.with_name(f"{path.name}.html"), token_relevance_html(examples))
+    unseen = (
+        f" {missing} tokens that no font on this machine can draw are given by number; `{path.name}.html` shows them."
+        if missing
+        else ""
+    )
+    return (
+        "Relevance of each token for the summed gold logits of its document: orange raises them, purple lowers them; "
+        f"each document is scaled to its largest absolute relevance.{unseen}"
+    )
+
+
+def _write_tokens(axes: Axes, examples: Sequence[Example], *, width: float, line: float) -> float:
+    """Set the tokens of all examples in lines, in inches from the top left; returns the height used."""
+    colours, scale = matplotlib.colormaps[_COLOURS], Normalize(-1.2, 1.2)
+    y = 0.1
+    for language, tokens, relevances in examples:
+        axes.text(0.05, y + line / 2, language_name(language), va="center", family=LATIN, fontweight="bold", fontsize=9)
+        x, y = 0.05, y + line
+        for number, (token, value) in enumerate(zip(tokens, _scaled(relevances), strict=True)):
+            text = (token.strip() or "·") if drawable(token) else f"#{number}"
+            # Full-width characters take about twice the room of Latin ones.
+            room = 0.07 + sum(0.135 if ord(character) > 0x2E80 else 0.078 for character in text)
+            if token[:1].isspace() and x > 0.05:  # a word begins; the pieces of one stand close together
+                x += 0.05
+            if x + room > width - 0.05:
+                x, y = 0.05, y + line
+            colour = colours(scale(value))
+            box: dict[str, Any] = {"color": colour, "lw": 0, "label": f"_{token.strip() or text} {value:+z.2f}"}
+            axes.add_patch(matplotlib.patches.Rectangle((x, y + 0.02), room - 0.02, line - 0.04, **box))
+            middle = x + room / 2 - 0.01
+            axes.text(middle, y + line / 2, text, ha="center", va="center", color=ink_on(colour), fontsize=8.5)
+            x += room
+        y += line + 0.12
+    return y
+
+
+def token_relevance_html(examples: Sequence[Example]) -> str:
+    """The same picture as a page of its own, in which the browser brings the fonts."""
+    colours, scale = matplotlib.colormaps[_COLOURS], Normalize(-1.2, 1.2)
+    blocks = []
+    for language, tokens, relevances in examples:
+        spans = []
+        for token, value, shade in zip(tokens, relevances, _scaled(relevances), strict=True):
+            colour = colours(scale(shade))
+            style = f"background:{to_hex(colour)};color:{ink_on(colour)};padding:1px 2px;border-radius:2px"
+            spans.append(f'<span style="{style}" title="{value:.4g}">{escape(token)}</span>')
+        name, code = escape(language_name(language)), escape(language)
+        text = f'<p lang="{code}" style="line-height:1.9;white-space:pre-wrap">{"".join(spans)}</p>'
+        blocks.append(f"<h2>{name}</h2>\n{text}")
+    body = "\n".join(blocks)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Token relevance</title>\n'
+        f'<body style="font-family:sans-serif;max-width:60em;margin:2em auto">\n{body}\n</body>\n</html>\n'
+    )
+
+
+_SMALLEST = 0.02  # of a standard deviation; below it lies no tail
+
+
+def relevance_map(shares: Mapping[str, Mapping[tuple[str, str], np.ndarray]], path: Path) -> str:
+    """Share of the absolute relevance by layer, site and language: neurons beside rows.
+
+    Parameters
+    ----------
+    shares : of `crane_study.tables.relevance.relevance_shares`
+
+    Returns
+    -------
+    the caption
+    """
+    panels = {name: values for name, values in shares.items() if values}
+    titles = {"neurons": "MLP neurons (activation × gradient)", "rows": "Weight rows (summed weight gradient)"}
+    heights = [len(values) for values in panels.values()]
+    with drawing(path, width=5.8, height=1.2 + 0.2 * sum(heights)) as figure:
+        axes = figure.subplots(len(panels), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
+        for panel, (name, values) in zip(axes, panels.items(), strict=True):
+            highest = max(float(array.max()) for array in values.values())
+            image = site_map(panel, values, scale=Normalize(0, highest))
+            panel.set_title(titles.get(name, name))
+            figure.colorbar(image, ax=panel, label="Share (%)", aspect=30 * len(values) / sum(heights))
+        axes[-1].set_xlabel("Layer")
+    return (
+        "Share (%) of a language's summed absolute relevance that lies in each layer and site. Neurons add up to 100 % "
+        "a language, and so do the rows of the three matrices together; means over documents, a scale a panel."
+    )
+
+
+def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> str:
+    """Survival curves of the size of the mean relevance over units, a panel a site, beside a normal distribution.
+
+    Parameters
+    ----------
+    values : language -> site -> mean value of every unit
+
+    Returns
+    -------
+    the caption
+    """
+    languages = ordered_languages(values)
+    colours = language_colours(languages)
+    sites = [site for site in SITE_NAMES if site in values[languages[0]]]
+    highest = 1.0
+    with drawing(path, width=0.7 + 1.6 * len(sites), height=2.8) as figure:
+        panels = grid(figure, len(sites), columns=len(sites), sharey=True, sharex=True)
+        for panel, site in zip(panels, sites, strict=True):
+            for language in languages:
+                array = np.asarray(values[language][site], dtype=float)
+                deviation = float(array.std())
+                if not deviation > 0:
+                    raise CraneError(
+                        f"tails: the mean values of {language!r} at {site} do not vary; were they measured?"
+                    )
+                sizes = np.sort(np.abs(array - array.mean()) / deviation)
+                above = 1 - np.arange(len(sizes)) / len(sizes)
+                panel.step(sizes, above, where="pre", color=colours[language], label=language_name(language))
+                highest = max(highest, float(sizes[-1]))
+            x = np.geomspace(_SMALLEST, 6, 300)
+            panel.plot(x, 2 * norm.sf(x), color="#777777", linestyle=":", label="Normal distribution")
+            panel.set_title(SITE_NAMES[site].capitalize())
+            panel.grid()
+            panel.set_xlabel("Standard deviations")
+        smallest = min(1 / len(values[language][site]) for language in languages for site in sites)
+        panels[0].set(xscale="log", yscale="log", xlim=(_SMALLEST, 1.3 * highest), ylim=(0.7 * smallest, 1.4))
+        panels[0].set_xticks([0.1, 1, 10, *([100] if highest > 100 else [])], labels=None)
+        panels[0].xaxis.set_major_formatter("{x:g}")
+        panels[0].set_ylabel("Share of units beyond")
+        legend_below(figure, panels[0])
+    return (
+        "How far the units' mean relevance (neurons) or mean row statistic lies from the mean over units: the share of "
+        "units beyond a distance, both axes logarithmic. A curve right of the dotted one has heavier tails than a "
+        "normal distribution; every unit of the model is counted once, so there is no sampling error over units."
+    )

@@ -1,0 +1,233 @@
+"""One look for every figure and one name for every language, method and budget, in figures and tables alike."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import babel
+import matplotlib
+import matplotlib.style
+from matplotlib import font_manager
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from crane_lib.files import atomic, write_text
+from crane_lib.methods import METHODS
+from crane_study.figures.alt_text import describe
+
+LATIN = "DejaVu Sans"  # comes with matplotlib; has the letters of Vietnamese
+# A package that holds nothing but Noto Sans SC and Noto Serif SC (SIL Open Font License 1.1).
+PACKAGE, FILE = "pylopdf_fonts_zh_cn", "NotoSansSC-Regular.otf"
+_INSTALLED = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Source Han Sans CN",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "Droid Sans Fallback",
+    "Arial Unicode MS",
+)
+
+
+@cache
+def chinese_family() -> str | None:
+    """Name of a font with Chinese characters: the packaged one, else an installed one, else None."""
+    spec = importlib.util.find_spec(PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
+        file = Path(place, FILE)
+        if file.is_file():
+            font_manager.fontManager.addfont(file)
+            return str(font_manager.FontProperties(fname=str(file)).get_name())
+    known = {entry.name for entry in font_manager.fontManager.ttflist}
+    return next((name for name in _INSTALLED if name in known), None)
+
+
+def families() -> list[str]:
+    """Font families in the order in which a character is looked for in them."""
+    chinese = chinese_family()
+    return [LATIN, chinese] if chinese else [LATIN]
+
+
+@cache
+def _characters(families: tuple[str, ...]) -> frozenset[int]:
+    """Code points that the fonts can draw."""
+    found: set[int] = set()
+    for family in families:
+        file = font_manager.findfont(font_manager.FontProperties(family=family))
+        found.update(font_manager.get_font(file).get_charmap())
+    return frozenset(found)
+
+
+def drawable(text: str) -> bool:
+    """Whether every character of a text has a shape in the fonts; white space always has."""
+    known = _characters(tuple(families()))
+    return all(character.isspace() or ord(character) in known for character in text)
+
+
+# Okabe and Ito's palette for languages, Tol's "muted" for methods: both are told apart without red or green cones.
+LANGUAGE_COLOURS = {"en": "#0072B2", "zh": "#D55E00", "vi": "#009E73"}
+_FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5F5F5F", "#8C564B")
+_SETS = {  # sets that no method selects: label and colour
+    "none": ("Unmasked", "#222222"),
+    "lape_list": ("LAPE (published list)", "#C3963C"),
+    "random_like_contrast": ("Random (like contrast)", "#777777"),
+    "random_like_kurtosis": ("Random (like kurtosis)", "#BDBDBD"),
+    "random_global": ("Random (global)", "#4F4F4F"),
+    "random_full": ("Random (any number)", "#B4A569"),
+}
+MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#B0679A"}
+MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}
+METRIC_LABELS = {
+    "nll": "NLL (nats per token)",
+    "perplexity": "Perplexity",
+    "token_probability": "Token probability",
+    "accuracy": "Accuracy",
+    "judge_score": "Judge score (1 to 10)",
+}
+UNKNOWN_COLOUR = "#994F00"
+
+_RC: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "image.interpolation": "nearest",
+    "svg.hashsalt": "crane",
+}
+
+
+def language_colours(languages: Iterable[str]) -> dict[str, str]:
+    """Colour of each language; those without one of their own take further colours by the order of their codes."""
+    languages = list(languages)
+    others = sorted({code for code in languages if code not in LANGUAGE_COLOURS})
+    further = {code: _FURTHER_LANGUAGES[i % len(_FURTHER_LANGUAGES)] for i, code in enumerate(others)}
+    return {code: LANGUAGE_COLOURS.get(code) or further[code] for code in languages}
+
+
+def set_names() -> list[str]:
+    """Names of all methods and other sets, in the order in which tables and figures show them."""
+    return ["none", *METHODS, *(name for name in _SETS if name != "none")]
+
+
+def method_colour(method: str) -> str:
+    """Colour of a method."""
+    if method in METHODS:
+        return METHODS[method].colour
+    return _SETS[method][1] if method in _SETS else UNKNOWN_COLOUR
+
+
+def language_name(code: str) -> str:
+    """English name of a language code, the code itself where it has none."""
+    try:
+        name = babel.Locale("en").languages.get(code)
+    except babel.UnknownLocaleError:
+        name = None
+    return str(name) if name else code
+
+
+def budget_label(budget: str) -> str:
+    """A budget in words: as published, or a percentage."""
+    if budget in ("", "published"):
+        return "as published" if budget else ""
+    if budget == "any":
+        return "any number"
+    try:
+        return f"{float(budget) * 100:g} %"
+    except ValueError:
+        return budget
+
+
+def method_label(method: str, budget: str = "") -> str:
+    """Name of a method, with its budget where one is given."""
+    if method in METHODS:
+        name = METHODS[method].label
+    else:
+        name = _SETS[method][0] if method in _SETS else method.replace("_", " ").capitalize()
+    return f"{name}, {budget_label(budget)}" if budget else name
+
+
+def ordered_languages(codes: Iterable[str]) -> list[str]:
+    """Languages once each: those of the study in its order, then others by code."""
+    known = list(LANGUAGE_COLOURS)
+    return sorted(set(codes), key=lambda code: (known.index(code) if code in known else len(known), code))
+
+
+def ordered_sets(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of method and budget once each: methods in the order of the study, "published" first."""
+    known = set_names()
+    return sorted(
+        set(pairs),
+        key=lambda pair: (known.index(pair[0]) if pair[0] in known else len(known), pair[1] != "published", pair),
+    )
+
+
+def ink_on(colour: Any) -> str:
+    """Black or white, whichever reads better on a colour."""
+    red, green, blue = to_rgb(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
+
+
+_mark: ContextVar[str] = ContextVar("mark", default="")
+
+
+@contextmanager
+def marked(text: str) -> Iterator[None]:
+    """Every figure saved in the block has `text` above it."""
+    token = _mark.set(text)
+    try:
+        yield
+    finally:
+        _mark.reset(token)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as ``path.png`` and ``path.pdf``, what it shows as ``path.txt``: equal figures, equal bytes."""
+    plain: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    if mark := _mark.get():
+        figure.suptitle(mark, fontsize=8, color="#b00020")
+    figure.draw_without_rendering()  # lays the figure out once, for both files
+    figure.set_layout_engine("none")
+    box = figure.get_tightbbox().padded(0.06)
+    for kind, metadata in plain.items():
+        with atomic(path.with_name(f"{path.name}.{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, dpi=160, bbox_inches=box, metadata=metadata)
+    write_text(path.with_name(f"{path.name}.txt"), describe(figure))
+    figure.clear()
+
+
+@contextmanager
+def drawing(path: Path, *, width: float = 7.0, height: float = 3.0, placed_by_hand: bool = False) -> Iterator[Figure]:
+    """A figure in the study's style, saved under `path` (without suffix) at the end of the block.
+
+    Parameters
+    ----------
+    width, height : inches
+    placed_by_hand : the axes stay where they are put
+    """
+    with matplotlib.style.context(["default", {**_RC, "font.family": families()}]):
+        figure = Figure(figsize=(width, height), layout=None if placed_by_hand else "constrained")
+        yield figure
+        save_figure(figure, Path(path))

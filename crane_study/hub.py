@@ -1,0 +1,171 @@
+"""Models and data sets of the Hugging Face hub: fetched once, then taken from the hub's cache; mistakes are named.
+
+The token is huggingface_hub's own business (HF_TOKEN, or ``hf auth login``); it is neither read nor written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json
+from crane_lib.models import check_model_directory
+
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_OLD_WEIGHTS = ("*.bin",)  # only where there are no safetensors, for a repository may hold both
+_CODE = ("*.py",)
+_OTHERS = ("original/*", "onnx/*", "consolidated*")
+
+
+def is_local(name: str) -> bool:
+    """Whether a model or data set is given as a folder (``./x``, ``../x``, ``/x``) and not as an id of the hub."""
+    return name.startswith((".", "/"))
+
+
+@contextmanager
+def naming_mistakes(what: str, revision: str) -> Iterator[None]:
+    """Turn what the hub's libraries raise inside the block into one line that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        kind, _, name = what.partition(" ")
+        name = f"datasets/{name}" if kind == "dataset" else name
+        raise CraneError(
+            f"{what}: is gated; accept its licence on https://huggingface.co/{name} and log in (hf auth login, or the "
+            "variable HF_TOKEN)"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CraneError(f"{what}: has no revision {revision!r}; look at its history on the hub") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CraneError(
+            f"{what}: is not on the hub, or not to be seen without a token (hf auth login, HF_TOKEN); check its name"
+        ) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise CraneError(
+            f"{what}: is not (or not fully) in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it once"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise CraneError(_not_there(what)) from error
+    except (_http_error(), ConnectionError) as error:  # of whichever HTTP library the hub's own uses
+        reason = " ".join(str(error).split())[:120]
+        raise CraneError(
+            f"{what}: the hub cannot be reached ({type(error).__name__}: {reason}); start again"
+        ) from error
+
+
+def _http_error() -> type[Exception]:
+    """What the HTTP library raises that the hub's own library is built on; it has changed that more than once."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
+
+
+def _not_there(what: str) -> str:
+    from huggingface_hub import constants
+
+    why = "HF_HUB_OFFLINE forbids to fetch it" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    return f"{what}: is not (or not fully) in the hub's cache, and {why}; fetch it once with a network"
+
+
+def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = False) -> Path:
+    """Directory of a model of the hub, fetched where the cache lacks it; or the folder itself, if one is named.
+
+    Raises
+    ------
+    CraneError : it cannot be had, the reason in one line
+    """
+    if is_local(name):
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    patterns = [*_MODEL_FILES, *(_CODE if trust_remote_code else ())]
+
+    def fetch(wanted: Sequence[str]) -> Path:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(_OTHERS))
+        )
+
+    with naming_mistakes(f"model {name}", revision):
+        folder = fetch(patterns)
+        if not any(folder.glob("*.safetensors")):
+            folder = fetch([*patterns, *_OLD_WEIGHTS])
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise CraneError(_not_there(f"model {name}"))
+    check_model_directory(folder)
+    return folder
+
+
+def dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> Path:
+    """Folder with those files of a data set of the hub that match, fetched where the cache lacks them.
+
+    Raises
+    ------
+    CraneError : it cannot be had, or has no such files
+    """
+    if is_local(name):
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    with naming_mistakes(f"dataset {name}", revision):
+        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+    if not any(next(folder.glob(pattern), None) for pattern in patterns):
+        raise CraneError(
+            f"dataset {name}: has no {patterns[0]} at revision {revision} (or not in the cache); fetch it by hand and "
+            "give the task a path"
+        )
+    return folder
+
+
+def cached_model(name: str, *, revision: str) -> bool:
+    """Whether a model of the hub lies complete in the cache; asks nobody."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        check_model_directory(folder)
+        return all((folder / file).is_file() for file in _weight_files(folder))
+    except (OSError, CraneError, ValueError, KeyError, TypeError, AttributeError):  # an index that was cut off, too
+        return False
+
+
+def _weight_files(folder: Path) -> set[str]:
+    """Files that the index of a model in parts names; none for a model in one part."""
+    kind = "safetensors" if any(folder.glob("*.safetensors*")) else "bin"
+    index = folder / ("model.safetensors.index.json" if kind == "safetensors" else "pytorch_model.bin.index.json")
+    return set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+
+
+def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> bool:
+    """Whether each kind of file wanted of a data set lies in the cache; asks nobody."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return False
+    return all(next(folder.glob(pattern), None) for pattern in patterns)
+
+
+def check_reachable(name: str, *, kind: str, revision: str) -> None:
+    """Ask the hub whether a revision of a model or data set (`kind`) can be fetched with the token there is, if any.
+
+    Raises
+    ------
+    CraneError : it cannot, the reason in one line
+    """
+    from huggingface_hub import HfApi
+
+    with naming_mistakes(f"{kind} {name}", revision):
+        HfApi().auth_check(name, repo_type=kind)
+        HfApi().repo_info(name, repo_type=kind, revision=revision)
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are kept."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)

@@ -1,0 +1,156 @@
+"""Greedy answers of a chat model to open questions, in left-padded batches, and how likely an answer is to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from crane_lib.nll import output_logits, pad_batch, token_batches
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered: its words, its tokens (the one that ends it included) and whether it came to an end."""
+
+    text: str
+    ids: tuple[int, ...]
+    finished: bool
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
+    """Tokens of a question as a user's turn, ready for the answer; the bare question where there is no template."""
+    if tokenizer.chat_template is None:
+        return tokenizer(question)["input_ids"]
+    # Templates without a thinking mode do not look at the last argument.
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False, enable_thinking=False
+    )
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: those of the model's own generation settings and the tokenizer's."""
+    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
+    return sorted(token for token in ends if token is not None)
+
+
+class RepetitionPenalty(LogitsProcessor):
+    """Divide positive logits of tokens seen before by the penalty, multiply negative ones (Keskar et al., 2019).
+
+    The class of this name in transformers counts padding as seen; where the end token pads, a padded row would then
+    end its answer later than the same row alone.
+    """
+
+    def __init__(self, penalty: float, mask: Tensor) -> None:
+        self.penalty = penalty
+        self.mask = mask  # (B, T) bool, of the prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits (B, V) after the tokens (B, T + generated)."""
+        real = torch.ones_like(input_ids, dtype=scores.dtype)
+        real[:, : self.mask.shape[1]] = self.mask.to(scores.dtype)
+        seen = torch.zeros_like(scores).scatter_add_(1, input_ids, real) > 0
+        return torch.where(seen, torch.where(scores < 0, scores * self.penalty, scores / self.penalty), scores)
+
+
+@contextmanager
+def _generation_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Use these settings alone: `generate` fills what is left open from the model's own, sampling among them."""
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) and mask (B, T) bool of prompts padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    return ids, torch.arange(width) >= torch.tensor([[width - len(prompt)] for prompt in prompts])
+
+
+@torch.no_grad()
+def greedy_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    repetition_penalty: float = 1.1,
+    batch_size: int = 64,
+) -> list[Answer]:
+    """Answer every prompt greedily; in a batch it is answered as by itself.  The model leaves as it came.
+
+    Parameters
+    ----------
+    prompts : token ids, as `chat_prompt` gives them
+    repetition_penalty : over prompt and answer; 1 is none
+    """
+    ends = end_tokens(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad, use_cache=True
+    )
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: dict[int, Answer] = {}
+    with _generation_settings(model, settings):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            ids, mask = _left_padded([prompts[index] for index in batch], pad)
+            ids, mask = ids.to(model.device), mask.to(model.device)
+            generate: Any = model.generate
+            found = generate(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                logits_processor=[RepetitionPenalty(repetition_penalty, mask)],
+            )
+            for index, row in zip(batch, found[:, ids.shape[1] :].tolist(), strict=True):
+                answers[index] = _answer(tokenizer, row, ends)
+    return [answers[index] for index in range(len(prompts))]
+
+
+def _answer(tokenizer: PreTrainedTokenizerBase, row: Sequence[int], ends: Sequence[int]) -> Answer:
+    """A row of generated tokens, cut after the first that ends it; what follows there is padding."""
+    stop = next((place for place, token in enumerate(row) if token in ends), None)
+    ids = tuple(row if stop is None else row[: stop + 1])
+    return Answer(str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip(), ids, stop is not None)
+
+
+@torch.no_grad()
+def answer_nll(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    token_budget: int = 4096,
+) -> np.ndarray:
+    """NLL of each answer after its prompt in nats, summed over its tokens.
+
+    Parameters
+    ----------
+    token_budget : tokens of a padded batch
+    """
+    documents = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    nll = np.zeros(len(documents))
+    for batch in token_batches([len(document) for document in documents], token_budget=token_budget):
+        tokens, mask = pad_batch([documents[index] for index in batch])
+        starts = torch.tensor([len(prompts[index]) for index in batch])
+        wanted = mask & (torch.arange(tokens.shape[1]) >= starts[:, None])  # (B, T), tokens of the answers
+        tokens, mask, wanted = (part.to(model.device) for part in (tokens, mask, wanted))
+        hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, :-1]
+        logits = output_logits(model, hidden[wanted[:, 1:]])
+        losses = torch.nn.functional.cross_entropy(logits, tokens[wanted], reduction="none")
+        rows = torch.nonzero(wanted)[:, 0]
+        total = torch.zeros(len(batch), dtype=torch.float64, device=losses.device).index_add_(0, rows, losses.double())
+        nll[batch] = total.cpu().numpy()
+    return nll

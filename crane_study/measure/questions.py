@@ -1,0 +1,283 @@
+"""Question answering through lm-evaluation-harness: tasks of our own, one a language, evaluated mask after mask.
+
+The harness, its task objects, the model wrapper and all prompts are built once; a mask costs forward passes only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from crane_lib.errors import CraneError
+from crane_study.measure.likelihoods import Requests
+
+TASK_PREFIX = "crane"
+SUBJECT_MARK = "__"  # between language and subject in the name of a task
+_FIELDS = ("question", "options", "gold")
+
+
+def task_name(language: str) -> str:
+    """Name of a language's task in the harness."""
+    return f"{TASK_PREFIX}_{language}"
+
+
+def _checked_question(row: Any) -> dict[str, Any]:
+    """The fields of one question; raises ValueError with what is wrong with it."""
+    if not isinstance(row, dict):
+        raise ValueError("is not an object of question, options and gold")
+    missing = [name for name in _FIELDS if name not in row]
+    if missing:
+        raise ValueError(f"has no field {missing[0]!r}; needs {', '.join(_FIELDS)}")
+    question, options, gold = (row[name] for name in _FIELDS)
+    prompt = row.get("prompt", question)
+    if not all(isinstance(text, str) and text.strip() for text in (question, prompt)):
+        raise ValueError("its question or prompt is not a text")
+    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o for o in options):
+        raise ValueError("its options are not a list of two or more texts")
+    if type(gold) is not int or not 0 <= gold < len(options):
+        raise ValueError(f"gold is {gold!r}, expected the index of one of its {len(options)} options, from 0")
+    return {"question": question, "prompt": prompt, "options": options, "gold": gold, "subject": row.get("subject", "")}
+
+
+def read_questions(path: Path) -> pd.DataFrame:
+    """Four-way (or n-way) questions from a JSON-lines file, checked.
+
+    Returns
+    -------
+    frame of question, prompt (the question unless given), options (list of texts), gold (index) and subject
+
+    Raises
+    ------
+    CraneError : no such file, not JSON lines, no questions, or a line that is not a question
+    """
+    if not path.is_file():
+        raise CraneError(f"questions {path}: no such file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise CraneError(f"questions {path}: is not UTF-8 (byte {error.start}); convert it first") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_checked_question(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise CraneError(f"questions {path}: line {number}: is not JSON ({error})") from error
+        except ValueError as error:
+            raise CraneError(f"questions {path}: line {number}: {error}") from error
+    if not rows:
+        raise CraneError(f"questions {path}: has no questions")
+    return pd.DataFrame(rows)
+
+
+def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> list[str]:
+    """Write a harness task definition a language into `folder`.
+
+    Parameters
+    ----------
+    delimiters : what stands between prompt and answer, a language (a space unless given)
+    chat : ask the bare question as a user's turn; the base model is given the prompt that ends in "Answer:"
+
+    Returns
+    -------
+    names of the tasks
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for language, path in questions.items():
+        frame = read_questions(path)
+        delimiter = delimiters.get(language, " ")
+        # The harness drops its own delimiter where it applies a chat template, so the choices carry theirs.
+        rows = pd.DataFrame(
+            {
+                "text": frame["question" if chat else "prompt"],
+                "choices": [[delimiter + option for option in options] for options in frame["options"]],
+                "gold": frame["gold"].astype(int),
+            }
+        )
+        data = folder / f"{language}.jsonl"
+        rows.to_json(data, orient="records", lines=True, force_ascii=False)
+        task = {
+            "task": task_name(language),
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(data.resolve())}, "cache_dir": str(folder / "cache")},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{text}}",
+            "doc_to_choice": "choices",
+            "doc_to_target": "gold",
+            "target_delimiter": "",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": 1.0},
+        }
+        (folder / f"{task_name(language)}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
+    return [task_name(language) for language in questions]
+
+
+@contextmanager
+def _quiet() -> Any:
+    """No progress bars and chatter of the harness and of datasets inside the block."""
+    import datasets
+    from tqdm import tqdm
+
+    def silent(bar: Any, *arguments: Any, **options: Any) -> None:
+        initialize(bar, *arguments, **{**options, "disable": True})
+
+    # TQDM_DISABLE would be too late (tqdm reads it when it is imported) and give way to the harness's own argument.
+    initialize = tqdm.__init__
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "lm-eval")]
+    levels = [logger.level for logger in loggers]
+    tqdm.__init__ = silent
+    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        datasets.enable_progress_bars()
+        tqdm.__init__ = initialize
+
+
+class Harness:
+    """A model and its tasks, ready to be evaluated as often as there are masks.
+
+    Prompts, examples and answers are the harness's; they are rendered and tokenized once. What an evaluation then takes
+    is forward passes (`crane_study.measure.likelihoods`).
+
+    Parameters
+    ----------
+    tasks : folder of task definitions, named ``crane_<language>`` or ``crane_<language>__<subject>``
+    chat : put every prompt into the tokenizer's chat template
+    random_seed : of the draw of examples, for tasks that draw theirs
+    sample : ask so many questions of each language only, drawn at random
+    sample_seed : of that draw
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Path,
+        *,
+        batch_size: int,
+        chat: bool,
+        random_seed: int = 0,
+        sample: int | None = None,
+        sample_seed: int = 0,
+    ) -> None:
+        names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
+        if not names:
+            raise CraneError(f"{tasks}: has no task definitions ({TASK_PREFIX}_*.yaml)")
+        with _quiet():
+            from lm_eval.models.huggingface import HFLM
+            from lm_eval.tasks import TaskManager
+
+            # The default manager indexes every task the harness ships, which takes many seconds.
+            manager = TaskManager(include_defaults=False, include_path=str(tasks))
+            loaded = manager.load(names)
+            self._tasks = {name: loaded["tasks"][name] for name in names}
+            self._model = HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                add_bos_token=tokenizer.bos_token_id is not None,
+                # Only asked for where the tokenizer has no token of its own to begin or end a text with.
+                prefix_token_id=None if {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None} else 0,
+            )
+            for task in self._tasks.values():
+                task.set_fewshot_seed(random_seed)
+                task.build_all_requests(
+                    apply_chat_template=chat, chat_template=self._model.apply_chat_template if chat else None
+                )
+        items = self._collect_items()
+        if sample is not None:
+            items = _sampled(items, sample, random_seed=sample_seed)
+        every = [instance for task in self._tasks.values() for instance in task.instances]
+        places = zip(items["first"], items["options"], strict=True)
+        asked = [instance for first, options in places for instance in every[first : first + options]]
+        self._items = items.assign(first=items["options"].cumsum() - items["options"])
+        self.requests = Requests(
+            [self._tokens(*instance.args) for instance in asked],
+            batch_size=batch_size,
+            max_length=self._model.max_length,
+        )
+        if self.requests.cut:
+            warnings.warn(
+                f"{self.requests.cut} of {self.requests.count} prompts are longer than the model's "
+                f"{self._model.max_length} tokens and lose their beginning",
+                stacklevel=2,
+            )
+
+    def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and an answer, parted as the harness parts them."""
+        if context:
+            return self._model._encode_pair(context, continuation)
+        answer = self._model.tok_encode(continuation, add_special_tokens=False)
+        prefix = self._model.prefix_token_id
+        return ([prefix], answer) if answer[0] != prefix else (answer[:1], answer[1:])
+
+    def _collect_items(self) -> pd.DataFrame:
+        """One row an item: language, item, subject, its first request, its options and the right one of them."""
+        rows = []
+        counts: dict[str, int] = {}
+        start = 0
+        for name, task in self._tasks.items():
+            language, _, subject = name.removeprefix(f"{TASK_PREFIX}_").partition(SUBJECT_MARK)
+            for _doc, instances in groupby(task.instances, key=lambda instance: instance.doc_id):
+                group = list(instances)
+                item = counts[language] = counts.get(language, -1) + 1
+                gold = int(task.doc_to_target(group[0].doc))
+                rows.append((language, item, subject, start, len(group), gold))
+                start += len(group)
+        return pd.DataFrame(rows, columns=["language", "item", "subject", "first", "options", "gold"])
+
+    def accuracy(self) -> pd.DataFrame:
+        """Evaluate every task on the model as it is now.
+
+        Returns
+        -------
+        frame an item: language, item (index), subject, correct (bool), margin (log-likelihood of the right option over
+        that of the best other one, nats)
+
+        Raises
+        ------
+        CraneError : a log-likelihood is no number
+        """
+        scores = self.requests.log_likelihoods(self._model.model)
+        items = self._items
+        if np.isnan(scores).any():  # argmax would take the first of them for the answer
+            raise CraneError(
+                f"questions: {int(np.isnan(scores).sum())} of {len(scores)} log-likelihoods are no numbers; the "
+                "model's values overflow, use dtype: float32 or bfloat16"
+            )
+        width = int(items["options"].max())
+        number = np.arange(width)
+        there = number < items["options"].to_numpy()[:, None]  # (items, options)
+        table = np.where(there, scores[np.where(there, items["first"].to_numpy()[:, None] + number, 0)], -np.inf)
+        gold = items["gold"].to_numpy()
+        right = table[np.arange(len(items)), gold]
+        others = np.where(number == gold[:, None], -np.inf, table).max(axis=1)
+        found = {"correct": table.argmax(axis=1) == gold, "margin": right - others}
+        return items[["language", "item", "subject"]].assign(**found)
+
+
+def _sampled(items: pd.DataFrame, count: int, *, random_seed: int) -> pd.DataFrame:
+    """So many items of each language, or all where there are fewer; in their order."""
+    chosen = []
+    for number, (_language, part) in enumerate(items.groupby("language", sort=False)):
+        generator = np.random.default_rng([random_seed, number])
+        chosen.append(part.iloc[np.sort(generator.choice(len(part), size=min(count, len(part)), replace=False))])
+    return pd.concat(chosen).sort_index().reset_index(drop=True)

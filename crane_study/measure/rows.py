@@ -1,0 +1,209 @@
+"""Tidy result rows: one value of one metric of one masked or unmasked model in one language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from crane_lib.errors import CraneError
+from crane_lib.neurons import NeuronSet
+from crane_lib.specificity import langspec
+
+COLUMNS = (
+    "profile",
+    "model",
+    "selected_on",
+    "method",
+    "budget",
+    "masked_language",
+    "evaluation_language",
+    "task",
+    "metric",
+    "value",
+    "n",
+    "random_seed",
+    "masked_share",
+)
+# What identifies a mask within a model.
+MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
+# A method's masks at a budget, over the languages and random draws.
+SET = ["model", "selected_on", "method", "budget"]
+Measure = Literal["token_probability", "accuracy"]
+MEASURES: tuple[Measure, ...] = ("token_probability", "accuracy")
+
+
+def mask_labels(neurons: NeuronSet | None, *, selected_on: str) -> dict[str, Any]:
+    """Columns that say which mask a row is about; None is the unmasked model."""
+    if neurons is None:
+        return {
+            "selected_on": "",
+            "method": "none",
+            "budget": "",
+            "masked_language": "",
+            "random_seed": -1,
+            "masked_share": 0.0,
+        }
+    return {
+        "selected_on": selected_on,
+        "method": neurons.method,
+        "budget": neurons.budget,
+        "masked_language": neurons.language,
+        "random_seed": neurons.random_seed,
+        "masked_share": neurons.share(),
+    }
+
+
+def perplexity_rows(nll: np.ndarray, tokens: np.ndarray, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """NLL a token, perplexity and token probability of a set of documents.
+
+    Parameters
+    ----------
+    nll, tokens : (documents,) total NLL in nats and predicted tokens
+    """
+    mean = float(nll.sum() / tokens.sum())
+    values = {"nll": mean, "perplexity": float(np.exp(mean)), "token_probability": float(np.exp(-mean))}
+    count = int(tokens.sum())
+    return [
+        {**labels, "task": "perplexity", "metric": metric, "value": value, "n": count}
+        for metric, value in values.items()
+    ]
+
+
+def accuracy_row(correct: np.ndarray, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy on a language's questions.  correct : (items,) bool"""
+    return {**labels, "task": "nlu", "metric": "accuracy", "value": float(np.mean(correct)), "n": len(correct)}
+
+
+def langspec_rows(rows: pd.DataFrame, *, measure: Measure) -> pd.DataFrame:
+    """LangSpec-F1 of every mask in `rows`, on one measure; each evaluation language is a task.
+
+    Returns
+    -------
+    frame with the mask's columns, task, metric, precision, recall, langspec_f1; empty where `rows` lacks the measure
+    """
+    chosen = rows[rows["metric"] == measure]
+    result = []
+    for model, of_model in chosen.groupby("model", sort=False):
+        unmasked = of_model[of_model["method"] == "none"].set_index("evaluation_language")["value"].to_dict()
+        masks = of_model[of_model["method"] != "none"]
+        for labels, scores in masks.groupby(MASK, sort=False):
+            named = dict(zip(MASK, labels, strict=True))
+            values = scores.set_index("evaluation_language")["value"].to_dict()
+            found = langspec(unmasked, values, target=named["masked_language"])
+            task = scores["task"].iloc[0]
+            result.append(
+                {
+                    **named,
+                    "model": model,
+                    "task": task,
+                    "metric": measure,
+                    "precision": found.precision,
+                    "recall": found.recall,
+                    "langspec_f1": found.f,
+                }
+            )
+    columns = [*MASK, "task", "metric", "precision", "recall", "langspec_f1"]
+    return pd.DataFrame(result, columns=columns)
+
+
+def langspec_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """LangSpec-F1 of every mask on every measure that `rows` has."""
+    return pd.concat([langspec_rows(rows, measure=measure) for measure in MEASURES], ignore_index=True)
+
+
+_TEXT = ("profile", *SET, "masked_language", "evaluation_language", "task", "metric")
+
+
+def budget_text(value: object) -> str:
+    """A budget as the one text it is compared by: ``0.10`` and 0.1 are the same, missing is empty."""
+    text = "" if value is None or value != value else str(value)
+    try:
+        return format(float(text), "g")
+    except ValueError:
+        return text
+
+
+def tidy(frame: pd.DataFrame, *, needed: Iterable[str] = ()) -> pd.DataFrame:
+    """A copy with text columns as text, budgets in one form and ``random_seed`` as whole numbers (-1: none).
+
+    Raises
+    ------
+    CraneError : a needed column is missing
+    """
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        raise CraneError(f"result rows: no column {missing[0]!r}; seen: {', '.join(map(str, frame.columns))}")
+    frame = frame.copy()
+    for name in _TEXT:
+        if name in frame.columns:
+            values = frame[name].astype(object)
+            values = values.where(values.notna(), "")
+            convert = {value: budget_text(value) if name == "budget" else str(value) for value in values.unique()}
+            frame[name] = values.map(convert).astype(object)
+    for name in ("value", "precision", "recall", "langspec_f1", "p_value", "share_of_a", "masked_share"):
+        if name in frame.columns:
+            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+    if "random_seed" in frame.columns:
+        frame["random_seed"] = pd.to_numeric(frame["random_seed"], errors="coerce").fillna(-1).astype(int)
+    return frame
+
+
+def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+    """Every masked row of a metric beside the unmasked value of the same model and language.
+
+    Parameters
+    ----------
+    rows : tidy result rows
+
+    Returns
+    -------
+    the masked rows with ``unmasked``, ``change`` (masked - unmasked) and ``relative_drop`` (the share of the unmasked
+    value that is lost; NaN where that is not positive)
+
+    Raises
+    ------
+    CraneError : a column is missing, or a model has two unmasked values for a language
+    """
+    needed = [*SET, "masked_language", "evaluation_language", "metric", "value"]
+    frame = tidy(rows, needed=needed)
+    if "random_seed" not in frame.columns:
+        frame["random_seed"] = -1
+    frame = frame[frame["metric"] == metric]
+    keys = [name for name in ("profile", "model", "evaluation_language") if name in frame.columns]
+    masked = frame["masked_language"] != ""
+    unmasked = frame[~masked]
+    double = unmasked[unmasked.duplicated(keys)]
+    if len(double):
+        first = double.iloc[0]
+        raise CraneError(
+            f"result rows: two unmasked values of {metric} for {first['model']}, {first['evaluation_language']}; "
+            f"make the rows anew"
+        )
+    merged = frame[masked].merge(
+        unmasked[[*keys, "value"]].rename(columns={"value": "unmasked"}), on=keys, how="left", validate="many_to_one"
+    )
+    merged["change"] = merged["value"] - merged["unmasked"]
+    merged["relative_drop"] = -merged["change"] / merged["unmasked"].where(merged["unmasked"] > 0)
+    return merged
+
+
+def pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """Rows in which each named column has the given value."""
+    chosen = frame
+    for name, value in wanted.items():
+        chosen = chosen[chosen[name] == (budget_text(value) if name == "budget" else value)]
+    return chosen
+
+
+def over_draws(frame: pd.DataFrame, *, by: list[str], value: str) -> pd.DataFrame:
+    """Mean of a column over draws, with their lowest, highest and number.
+
+    Returns
+    -------
+    frame with the columns of `by` and mean, lowest, highest, draws
+    """
+    grouped = frame.groupby(by, sort=False)[value]
+    return grouped.agg(mean="mean", lowest="min", highest="max", draws="count").reset_index()

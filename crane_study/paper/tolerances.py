@@ -1,0 +1,254 @@
+"""How far our value may lie from a published one or a reference run's: ``expected/tolerances.yaml`` says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crane_lib.errors import CraneError
+from crane_lib.specificity import langspec
+from crane_study import ROOT
+
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class _Strict_reproduction(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(_Strict_reproduction):
+    """A tolerance and the profiles, tables, columns and metrics it is for, with ``*`` and ``?`` as in file names."""
+
+    why: str
+    profiles: tuple[str, ...] = ("*",)
+    tables: tuple[str, ...] = ("*",)
+    columns: tuple[str, ...] = ("*",)
+    metrics: tuple[str, ...] = ("*",)
+    compared: bool = True
+    absolute: NotNegative = 0.0
+    relative: NotNegative = 0.0
+    interval: bool = False  # whether the row's own interval is added, if it has one for the column
+
+    @model_validator(mode="after")
+    def _names_a_place(self) -> Self:
+        if self.tables == ("*",) and self.columns == ("*",):
+            raise ValueError("names neither tables nor columns: it would hide what no rule was written for")
+        return self
+
+    def covers(self, *, table: str, column: str, metric: str) -> bool:
+        """Whether the rule is for this place."""
+        wanted = ((self.tables, table), (self.columns, column), (self.metrics, metric))
+        return all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns, name in wanted)
+
+    def tolerance(self, reference: float, *, reach: float = 0.0) -> float:
+        """Largest difference from this reference value that is none.
+
+        Parameters
+        ----------
+        reach : half the width of the row's interval, widened; counts where the rule says `interval`
+        """
+        return self.absolute + self.relative * abs(reference) + self.interval * reach
+
+
+class Reproduction(_Strict_reproduction):
+    """How two runs of one profile are compared."""
+
+    verdicts_as_information: tuple[str, ...]  # profiles whose verdicts may differ
+    identity: dict[str, tuple[str, ...]]  # table, or * for all others -> columns that name a row
+    widening: Annotated[float, Field(ge=1)]  # of intervals
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+
+    def of_profile(self, name: str) -> Reproduction:
+        """Only the rules for a profile."""
+        kept = tuple(rule for rule in self.rules if any(fnmatchcase(name, pattern) for pattern in rule.profiles))
+        return self.model_copy(update={"rules": kept})
+
+    def find(self, *, table: str, column: str, metric: str) -> Rule | None:
+        """The first rule for a place, None where there is none."""
+        found = (rule for rule in self.rules if rule.covers(table=table, column=column, metric=metric))
+        return next(found, None)
+
+    def rule(self, *, table: str, column: str, metric: str) -> Rule:
+        """The first rule for a place.
+
+        Raises
+        ------
+        CraneError : no rule is for it
+        """
+        found = self.find(table=table, column=column, metric=metric)
+        if found is None:
+            where = f"{table}, column {column!r}" + (f", metric {metric!r}" if metric else "")
+            raise CraneError(
+                f"expected/tolerances.yaml: no rule of `reproduction` is for {where}; add one that says how far two "
+                "runs may differ there, or that it is not compared"
+            )
+        return found
+
+    def compares(self, *, table: str, column: str, metric: str, number: bool) -> bool:
+        """Whether a place is compared; a text without a rule is.
+
+        Raises
+        ------
+        CraneError : it holds a number and no rule is for it
+        """
+        if number:
+            return self.rule(table=table, column=column, metric=metric).compared
+        rule = self.find(table=table, column=column, metric=metric)
+        return rule is None or rule.compared
+
+    def names_row(self, *, table: str, column: str) -> bool:
+        """Whether a column says which row it is, not what was found; a table may have a list of its own.
+
+        A column that would, but is not compared by a rule, does not.
+        """
+        rule = self.find(table=table, column=column, metric="")
+        return column in self.identity.get(table, self.identity["*"]) and (rule is None or rule.compared)
+
+
+TOLERANCES = ROOT / "expected" / "tolerances.yaml"
+_COVERED = 0.95  # of the draws of LangSpec-F
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Benchmark(_Strict):
+    """A benchmark of the paper: how many questions it has."""
+
+    items: Count
+
+
+class Measurements(_Strict):
+    """How many binomial errors a difference from the published accuracy has."""
+
+    unmasked: Count
+    masked: Count
+
+
+class Judge(_Strict):
+    """Open-ended questions of the paper, and the assumed deviation of a score over them."""
+
+    questions: Count
+    deviation: Positive
+    measurements: Count
+
+
+class Draws(_Strict):
+    """Draws from which the tolerance of LangSpec-F is read."""
+
+    draws: Count
+    random_seed: Annotated[int, Field(ge=0)]
+
+
+class Tolerances(_Strict):
+    """Constants of ``expected/tolerances.yaml``."""
+
+    schema_: Literal["crane.tolerances/1"] = Field(alias="schema")
+    z: Positive
+    benchmarks: dict[str, Benchmark]
+    measurements: Measurements
+    judge: Judge
+    overlap_share: Positive
+    langspec: Draws
+    reproduction: Reproduction
+
+    def _error(self, task: str, published: float, *, masked: bool) -> float:
+        """Standard error of the difference between two measured accuracies of a benchmark."""
+        if task not in self.benchmarks:
+            raise CraneError(f"{TOLERANCES.name}: has no benchmark {task!r}; it has {', '.join(self.benchmarks)}")
+        count = self.measurements.masked if masked else self.measurements.unmasked
+        return float(np.sqrt(count * published * (1 - published) / self.benchmarks[task].items))
+
+    def accuracy(self, task: str, published: float, *, masked: bool, deviation: float = 0.0) -> float:
+        """Tolerance of an accuracy.
+
+        Parameters
+        ----------
+        published : the published accuracy
+        masked : whether units are masked
+        deviation : standard deviation over our random draws, 0 where nothing is drawn
+        """
+        return float(self.z * np.hypot(self._error(task, published, masked=masked), deviation))
+
+    def judge_score(self) -> float:
+        """Tolerance of a mean judge score, in points."""
+        return float(self.z * self.judge.deviation * np.sqrt(self.judge.measurements / self.judge.questions))
+
+    def langspec_f1(
+        self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, tasks: Mapping[str, str]
+    ) -> float:
+        """Tolerance of LangSpec-F1: what the errors of the masked accuracies do to it.
+
+        Parameters
+        ----------
+        unmasked, masked : published accuracy a language
+        target : the masked language
+        tasks : language -> benchmark
+        """
+        errors = {code: self._error(tasks[code], value, masked=True) for code, value in masked.items()}
+        return self._langspec(unmasked, masked, errors, target=target)
+
+    def open_langspec(
+        self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, **form: Any
+    ) -> float:
+        """Tolerance of LangSpec-F on judge scores: what the errors of the masked scores do to it.
+
+        Parameters
+        ----------
+        unmasked, masked : published judge score a language
+        form : beta and form, as `crane_lib.specificity.langspec` has them
+        """
+        errors = dict.fromkeys(masked, self.judge_score() / self.z)
+        return self._langspec(unmasked, masked, errors, target=target, **form)
+
+    def _langspec(
+        self,
+        unmasked: Mapping[str, float],
+        masked: Mapping[str, float],
+        errors: Mapping[str, float],
+        *,
+        target: str,
+        **form: Any,
+    ) -> float:
+        """Distance from the published value that 95 % of the draws of the masked scores keep."""
+        generator = np.random.default_rng(self.langspec.random_seed)
+        centre = langspec(unmasked, masked, target=target, **form).f
+        drawn = generator.standard_normal((self.langspec.draws, len(masked)))
+        scores = [
+            langspec(
+                unmasked,
+                {code: value + errors[code] * step for (code, value), step in zip(masked.items(), steps, strict=True)},
+                target=target,
+                **form,
+            ).f
+            for steps in drawn
+        ]
+        return float(np.quantile(np.abs(np.array(scores) - centre), _COVERED))
+
+
+def load_tolerances(path: Path = TOLERANCES) -> Tolerances:
+    """Read and check the tolerances.
+
+    Raises
+    ------
+    CraneError : no such file, not YAML, or a value that is missing, unknown or out of range
+    """
+    try:
+        return Tolerances.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CraneError(f"{path}: no such file; run from a clone of the repository") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CraneError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CraneError(f"{path}: {place}: {first['msg']} (seen: {str(first.get('input'))[:60]!r})") from error

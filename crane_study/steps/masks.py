@@ -1,0 +1,401 @@
+"""Stages: what each mask does to perplexity and to question answering, on one model."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pyarrow import ArrowException
+from transformers import PreTrainedModel
+
+from crane_lib.errors import CraneError
+from crane_lib.files import write_frame
+from crane_lib.interventions import masked
+from crane_lib.models import load_model, model_directory
+from crane_lib.neurons import NeuronSet, read_neuron_sets
+from crane_lib.nll import document_nll
+from crane_lib.parallel import barrier, rank, share, world
+from crane_study.data.corpora import tokenized
+from crane_study.measure.benchmarks import write_benchmark_tasks
+from crane_study.measure.questions import Harness, write_tasks
+from crane_study.measure.rows import COLUMNS, accuracy_row, mask_labels, perplexity_rows
+from crane_study.progress import progress
+
+KEPT_SECONDS = 1.0  # what took less is not kept: a file takes a hundredth of a second
+VISIBLE_SECONDS = 60.0  # network file systems may show a new file to other machines only after a while
+_STATE = "state"  # column of a kept file that says what it is about
+
+Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
+
+
+def evaluate_states(
+    states: Mapping[str, Callable[[], AbstractContextManager[Any]]],
+    evaluate: Callable[[], pd.DataFrame],
+    *,
+    description: str,
+    scratch: Path | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Evaluate a model in every state.
+
+    Under torchrun, where there is a `scratch`, every process calls this; they share the states. The first one gets the
+    whole, the others nothing: it may take the folder away while they would still be reading.
+
+    Parameters
+    ----------
+    states : blocks that hold the model in a state, by names that are good for files
+    evaluate : called in each of them; gives a frame of one row or more
+    description : of the work, for its progress
+    scratch : folder where finished states are kept in files, from where a later call goes on
+
+    Returns
+    -------
+    what `evaluate` gave, by the name of the state, in the order of `states`
+
+    Raises
+    ------
+    CraneError : what another process has written is not to be seen from here
+    """
+    kept = _Kept(scratch)
+    found = {name: frame for name in states if (frame := kept.read(name)) is not None}
+    missing = kept.agree([name for name in states if name not in found])
+    with progress(description, len(states)) if rank() == 0 else nullcontext() as bar:
+        if bar is not None:
+            bar.skip(len(states) - len(missing))
+        for name in kept.own(missing):
+            started = time.monotonic()
+            with states[name]():
+                found[name] = evaluate()
+            kept.write(name, found[name], seconds=time.monotonic() - started)
+            if bar is not None:
+                bar.advance(len(found) + kept.made_elsewhere(set(missing) - set(found)) - bar.done)
+    kept.wait()
+    return {name: found[name] if name in found else kept.by_another(name) for name in states if rank() == 0}
+
+
+def units_key(neurons: NeuronSet | None) -> str:
+    """Hash of what is zeroed: equal for sets that mask the same units, whatever they are called."""
+    digest = hashlib.sha256()
+    sites = neurons.sites if neurons is not None else {}
+    for site in sorted(sites):
+        for layer, indices in enumerate(sites[site]):
+            if len(indices):
+                digest.update(f"{site} {layer} {len(indices)}\n".encode())
+                digest.update(np.ascontiguousarray(indices, dtype="<i8").tobytes())
+    return digest.hexdigest()[:32]
+
+
+def evaluate_masks(
+    model: PreTrainedModel,
+    masks: list[Mask],
+    evaluate: Callable[[], pd.DataFrame],
+    *,
+    description: str,
+    scratch: Path | None = None,
+) -> list[tuple[list[int], pd.DataFrame]]:
+    """Evaluate a model under every mask; sets of the same units (a global random mask is one for all languages) once.
+
+    The rest of the parameters are those of `evaluate_states`.
+
+    Returns
+    -------
+    for every distinct mask, in the order of `masks`: its places there, and what `evaluate` gave; in the first process
+    """
+    places: dict[str, list[int]] = {}
+    for place, (_selected_on, neurons) in enumerate(masks):
+        places.setdefault(units_key(neurons), []).append(place)
+    sets = {key: masks[where[0]][1] for key, where in places.items()}
+    states = {key: nullcontext if neurons is None else partial(masked, model, neurons) for key, neurons in sets.items()}
+    found = evaluate_states(states, evaluate, description=description, scratch=scratch)
+    return [(places[key], frame) for key, frame in found.items()]
+
+
+class _Kept:
+    """Files of finished states in a scratch folder, through which several processes share the work; or no folder."""
+
+    def __init__(self, scratch: Path | None) -> None:
+        self._folder = scratch
+        self._together = scratch is not None and world() > 1
+
+    def agree(self, missing: list[str]) -> list[str]:
+        """What the first process misses: were each to look for itself, they might see different things."""
+        return share(missing) if self._together else missing
+
+    def own(self, missing: list[str]) -> list[str]:
+        """This process's share."""
+        return missing[rank() :: world()] if self._together else missing
+
+    def read(self, name: str) -> pd.DataFrame | None:
+        """What was kept, or None where the file is missing, broken or about something else."""
+        if self._folder is None:
+            return None
+        try:
+            frame = pd.read_parquet(self._file(name))
+            states = frame.pop(_STATE)
+        except (OSError, ValueError, KeyError, ArrowException):
+            return None
+        return frame if len(frame) and (states == name).all() else None
+
+    def write(self, name: str, frame: pd.DataFrame, *, seconds: float) -> None:
+        """Keep what took so long, if another process needs it or it is worth a file."""
+        if self._folder is not None and (self._together or seconds >= KEPT_SECONDS):
+            write_frame(self._file(name), frame.assign(**{_STATE: name}))
+
+    def made_elsewhere(self, names: set[str]) -> int:
+        """How many of these other processes have written."""
+        return sum(self._file(name).is_file() for name in names) if self._together else 0
+
+    def wait(self) -> None:
+        """Wait until every process has done its share."""
+        if self._together:
+            barrier()
+
+    def by_another(self, name: str) -> pd.DataFrame:
+        """What another process has found in a state."""
+        patience = time.monotonic() + VISIBLE_SECONDS
+        while (frame := self.read(name)) is None:
+            if time.monotonic() > patience:
+                raise CraneError(
+                    f"{self._file(name)}: another process wrote it, but it is not to be seen from here; --artifacts "
+                    "must be on a disk that all machines share"
+                )
+            time.sleep(0.2)
+        return frame
+
+    def _file(self, name: str) -> Path:
+        assert self._folder is not None  # nothing is kept without one
+        return self._folder / f"{name}.parquet"
+
+
+def masks_of(
+    selections: dict[str, Path], methods: dict[str, list[str]] | None = None, *, draws: int | None = None
+) -> list[Mask]:
+    """The unmasked model, and every set of the folders.
+
+    Parameters
+    ----------
+    selections : for each model that sets were selected on their folder
+    methods : for each of them the methods to mask, all of them if None
+    draws : so many of the random sets, all of them if None
+    """
+    masks: list[Mask] = [("", None)]
+    for selected_on, folder in selections.items():
+        for path in sorted(folder.glob("*@*.json")):
+            method = path.stem.partition("@")[0]
+            if methods is None or method in methods[selected_on]:
+                sets = read_neuron_sets(path)
+                masks += [(selected_on, item) for item in sets if draws is None or item.random_seed < draws]
+    return masks
+
+
+def _named(masks: list[Mask], labels: dict[str, Any]) -> list[dict[str, Any]]:
+    """Columns that name each mask."""
+    return [{**labels, **mask_labels(neurons, selected_on=selected_on)} for selected_on, neurons in masks]
+
+
+def measure_documents(
+    folder: Path,
+    network: PreTrainedModel,
+    documents: dict[str, list[np.ndarray]],
+    masks: list[Mask],
+    *,
+    labels: dict[str, Any],
+    token_budget: int,
+    numbers: dict[str, list[int]] | None = None,
+    scratch: Path | None = None,
+) -> None:
+    """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask).
+
+    Parameters
+    ----------
+    numbers : numbers of the documents, where they are some of more; else they are counted from 0
+    scratch : folder where finished masks are kept, from where a later call goes on
+    """
+
+    def evaluate() -> pd.DataFrame:
+        parts = []
+        for language, tokens in documents.items():
+            nll, predicted = document_nll(network, tokens, token_budget=token_budget)
+            which = numbers[language] if numbers else range(len(nll))
+            found = {"document": which, "nll": nll, "tokens": predicted}
+            parts.append(pd.DataFrame({"evaluation_language": language, **found}))
+        return pd.concat(parts, ignore_index=True)
+
+    found = evaluate_masks(network, masks, evaluate, description="Perplexity under masks", scratch=scratch)
+    if rank() > 0:
+        return
+    named = _named(masks, labels)
+    rows, per_document = [], []
+    for places, frame in found:
+        for language, part in frame.groupby("evaluation_language", sort=False):
+            for mask in (named[place] for place in places):
+                here = {**mask, "evaluation_language": language}
+                rows += perplexity_rows(part["nll"].to_numpy(), part["tokens"].to_numpy(), here)
+                per_document.append(part.assign(**here)[[*here, "document", "nll", "tokens"]])
+    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
+    write_frame(folder / "documents.parquet", pd.concat(per_document, ignore_index=True))
+
+
+def _selections(base: Path | None, chat: Path | None) -> dict[str, Path]:
+    return {name: folder for name, folder in (("base", base), ("chat", chat)) if folder is not None}
+
+
+def make_perplexity(
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    selected_on_base: Path | None = None,
+    selected_on_chat: Path | None = None,
+    profile: str,
+    model_name: str,
+    languages: list[str],
+    methods: dict[str, list[str]] | None,
+    draws: int | None = None,
+    token_budget: int,
+    max_length: int,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    scratch: Path | None = None,
+) -> None:
+    """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask)."""
+    network, tokenizer = load_model(
+        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    frame = pd.read_parquet(corpus / "documents.parquet")
+    documents = {
+        language: tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)
+        for language in languages
+    }
+    masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
+    labels = {"profile": profile, "model": model_name}
+    measure_documents(folder, network, documents, masks, labels=labels, token_budget=token_budget, scratch=scratch)
+
+
+def build_harness(
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    model_name: str,
+    languages: list[str],
+    batch_size: int,
+    delimiters: dict[str, str],
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    chat_template: bool = True,
+    chat_delimiter: str = "",
+    few_shot: int = 5,
+    random_seed: int = 2025,
+    sample: int | None = None,
+    sample_seed: int = 0,
+) -> tuple[PreTrainedModel, Harness]:
+    """A model and its question tasks; the chat model is asked in its template, where it has one and that is wanted.
+
+    Otherwise it is given the very prompts of the base model.
+
+    corpus : folder with benchmarks.json, or with questions.<language>.jsonl
+    delimiters : what stands between prompt and answer, a language
+    chat_delimiter : what stands before an answer in the chat template, in every language
+    """
+    network, tokenizer = load_model(
+        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    chat = chat_template and model_name == "chat" and tokenizer.chat_template is not None
+    if chat:
+        delimiters = dict.fromkeys(languages, chat_delimiter)
+    if (corpus / "benchmarks.json").is_file():
+        write_benchmark_tasks(folder, corpus, few_shot=few_shot, delimiters=delimiters)
+    else:
+        questions = {language: corpus / f"questions.{language}.jsonl" for language in languages}
+        write_tasks(folder, questions, delimiters=delimiters, chat=chat)
+    harness = Harness(
+        network,
+        tokenizer,
+        folder,
+        batch_size=batch_size,
+        chat=chat,
+        random_seed=random_seed,
+        sample=sample,
+        sample_seed=sample_seed,
+    )
+    return network, harness
+
+
+def _accuracy_rows(found: pd.DataFrame, mask: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        accuracy_row(answered["correct"].to_numpy(), {**mask, "evaluation_language": language})
+        for language, answered in found.groupby("language", sort=False)
+    ]
+
+
+def measure_questions(
+    folder: Path,
+    network: PreTrainedModel,
+    harness: Harness,
+    masks: list[Mask],
+    *,
+    labels: dict[str, Any],
+    scratch: Path | None = None,
+) -> None:
+    """Write rows.csv and items.parquet (every question under every mask: right or wrong).
+
+    scratch : folder where finished masks are kept, from where a later call goes on
+    """
+    found = evaluate_masks(network, masks, harness.accuracy, description="Questions under masks", scratch=scratch)
+    if rank() > 0:
+        return
+    named = _named(masks, labels)
+    rows, items = [], []
+    for places, frame in found:
+        for mask in (named[place] for place in places):
+            items.append(frame.assign(**mask))
+            rows += _accuracy_rows(frame, mask)
+    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
+    write_frame(folder / "items.parquet", pd.concat(items, ignore_index=True))
+
+
+def make_nlu(
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    selected_on_base: Path | None = None,
+    selected_on_chat: Path | None = None,
+    profile: str,
+    model_name: str,
+    methods: dict[str, list[str]] | None,
+    draws: int | None = None,
+    scratch: Path | None = None,
+    **options: Any,
+) -> None:
+    """Write rows.csv and items.parquet (every question under every mask: right or wrong).
+
+    options : those of `build_harness`
+    """
+    # The harness reads task definitions from a folder; they name files of this machine, so they do not stay.
+    with TemporaryDirectory() as tasks:
+        network, harness = build_harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
+        masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
+        labels = {"profile": profile, "model": model_name}
+        measure_questions(folder, network, harness, masks, labels=labels, scratch=scratch)
+
+
+def make_unmasked_nlu(
+    folder: Path, *, corpus: Path, model: Path, profile: str, model_name: str, **options: Any
+) -> None:
+    """Write rows.csv: accuracy of a model with nothing masked.  options : those of `build_harness`"""
+    with TemporaryDirectory() as tasks:
+        _network, harness = build_harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
+        labels = {"profile": profile, "model": model_name, **mask_labels(None, selected_on="")}
+        rows = _accuracy_rows(harness.accuracy(), labels)
+    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])

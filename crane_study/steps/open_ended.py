@@ -1,0 +1,185 @@
+"""Stages: open questions, the chat model's answers to them under every mask, and what judges make of those."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from crane_lib.files import read_frame, read_json, write_frame, write_json
+from crane_lib.models import load_model, model_directory
+from crane_lib.neurons import read_neuron_sets
+from crane_lib.parallel import rank
+from crane_study.data.cldr import Fact
+from crane_study.data.questions import choose_facts, known_answers, open_questions, read_question_files
+from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
+from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
+from crane_study.measure.judge_offline import Judge, OfflineJudge, agreement
+from crane_study.measure.rows import mask_labels
+from crane_study.steps.masks import Mask, evaluate_masks
+from crane_study.steps.selection import sets_file
+from crane_study.uncertainty.open_ended import score_rows
+
+OFFLINE, ENDPOINT = "offline", "endpoint"
+
+
+def _write_questions(folder: Path, questions: pd.DataFrame, knowledge: list[dict[str, Any]]) -> None:
+    write_frame(folder / "questions.parquet", questions)
+    write_json(folder / "knowledge.json", knowledge)
+
+
+def make_embedded_questions(folder: Path, *, corpus: Path, count: int, random_seed: int) -> None:
+    """Write questions.parquet and knowledge.json: open questions about benchmark facts, and all answers known."""
+    facts = [Fact(**entry) for entry in read_json(corpus / "facts.json")]
+    held_out = set(pd.read_json(corpus / "questions.en.jsonl", lines=True)["key"])
+    chosen = choose_facts(facts, held_out=held_out, count=count, random_seed=random_seed)
+    _write_questions(folder, pd.DataFrame(open_questions(chosen)), known_answers(facts))
+
+
+def make_file_questions(folder: Path, *, questions: dict[str, str]) -> None:
+    """Write questions.parquet from text files and an empty knowledge.json, for no answers are known."""
+    _write_questions(folder, read_question_files({language: Path(path) for language, path in questions.items()}), [])
+
+
+def _masks(selections: dict[str, Path | None], sets: dict[str, list[tuple[str, str]]], random_draws: int) -> list[Mask]:
+    """The model that a set was selected on, and the set; first the unmasked model."""
+    masks: list[Mask] = [("", None)]
+    for selected_on, folder in selections.items():
+        for method, budget in sets.get(selected_on, []) if folder is not None else []:
+            found = read_neuron_sets(sets_file(folder, method, budget)) if folder is not None else []
+            masks += [(selected_on, item) for item in found if item.random_seed < random_draws]
+    return masks
+
+
+def _distinct_nll(model: PreTrainedModel, prompts: list[list[int]], answers: list[tuple[int, ...]]) -> list[float]:
+    """NLL of every answer by the model as it is; the same answer to the same question is computed once."""
+    asked = [(tuple(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    pairs = list(dict.fromkeys(asked))
+    values = answer_nll(model, [prompt for prompt, _ids in pairs], [ids for _prompt, ids in pairs])
+    known = dict(zip(pairs, values.tolist(), strict=True))
+    return [known[pair] for pair in asked]
+
+
+def make_answers(
+    folder: Path,
+    *,
+    questions: Path,
+    model: Path,
+    selected_on_base: Path | None = None,
+    selected_on_chat: Path | None = None,
+    profile: str,
+    model_name: str,
+    sets: dict[str, list[tuple[str, str]]],
+    random_draws: int,
+    max_new_tokens: int,
+    repetition_penalty: float,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    scratch: Path | None = None,
+) -> None:
+    """Write answers.parquet: every answer under every mask.
+
+    Columns: profile, model, the mask's, language, question (its number), text, answer, tokens (of the answer, without
+    the one that ends it), finished, nll (of the answer and its end by the unmasked model, in nats) and nll_tokens.
+
+    Parameters
+    ----------
+    sets : for each model that sets were selected on the methods and budgets to mask
+    random_draws : so many draws of each random set
+    scratch : folder where finished masks are kept, from where a later call goes on
+    """
+    network, tokenizer = load_model(
+        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    asked = read_frame(questions / "questions.parquet")
+    prompts = [chat_prompt(tokenizer, text) for text in asked["text"]]
+    masks = _masks({"base": selected_on_base, "chat": selected_on_chat}, sets, random_draws)
+
+    def evaluate() -> pd.DataFrame:
+        found = greedy_answers(
+            network,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            batch_size=batch_size,
+        )
+        columns = {"answer": [a.text for a in found], "ids": [a.ids for a in found]}
+        return pd.DataFrame({**columns, "finished": [a.finished for a in found]})
+
+    evaluated = evaluate_masks(network, masks, evaluate, description="Open questions under masks", scratch=scratch)
+    if rank() > 0:
+        return
+    by_place = {place: found for places, found in evaluated for place in places}
+    frames = [
+        pd.concat([asked[["language", "question", "text"]], by_place[place]], axis=1).assign(
+            profile=profile, model=model_name, **mask_labels(neurons, selected_on=selected_on)
+        )
+        for place, (selected_on, neurons) in enumerate(masks)
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    frame["nll_tokens"] = frame["ids"].map(len)
+    frame["tokens"] = frame["nll_tokens"] - frame["finished"]
+    frame["nll"] = _distinct_nll(network, prompts * len(masks), [tuple(ids) for ids in frame["ids"]])
+    first = ["profile", "model", *mask_labels(None, selected_on="")]
+    rest = ["language", "question", "text", "answer", "tokens", "finished", "nll", "nll_tokens"]
+    write_frame(folder / "answers.parquet", frame[[*first, *rest]])
+
+
+def _offline_judge(questions: Path, corpus: Path) -> OfflineJudge:
+    documents = pd.read_parquet(corpus / "documents.parquet", columns=["split", "language", "text"])
+    told = documents[documents["split"] == "relevance"]
+    return OfflineJudge(
+        read_frame(questions / "questions.parquet"),
+        read_json(questions / "knowledge.json"),
+        {str(language): part["text"].tolist() for language, part in told.groupby("language")},
+    )
+
+
+def make_offline_scores(folder: Path, *, corpus: Path, questions: Path, answers: Path) -> None:
+    """Write items.parquet: every answer as the offline judge scores it."""
+    frame = read_frame(answers / "answers.parquet")
+    _write_items(folder, frame, _offline_judge(questions, corpus))
+
+
+def make_endpoint_scores(
+    folder: Path, *, answers: Path, judgings: int, endpoint_model: str, concurrency: int, cache: Path
+) -> None:
+    """Write items.parquet: every answer as the endpoint's model scores it.
+
+    Parameters
+    ----------
+    endpoint_model : part of what identifies the stage; the environment names it again
+    cache : folder of the endpoint's judgings
+    """
+    frame = read_frame(answers / "answers.parquet")
+    judge = EndpointJudge(Endpoint.from_environment(), cache, judgings=judgings, concurrency=concurrency)
+    _write_items(folder, frame, judge)
+
+
+def _write_items(folder: Path, answers: pd.DataFrame, judge: Judge) -> None:
+    scored = pd.concat([answers, judge.score(answers)], axis=1).assign(judge=judge.name)
+    write_frame(folder / "items.parquet", scored)
+
+
+def make_open_scores(
+    folder: Path, *, judges: list[str], offline: Path | None = None, endpoint: Path | None = None
+) -> None:
+    """Write items.parquet (every answer by every judge), rows.csv, and agreement.csv where there are two judges.
+
+    Parameters
+    ----------
+    judges : ``offline``, ``endpoint`` or both, the study's main one first
+    offline, endpoint : what each of them judged
+    """
+    given = {OFFLINE: offline, ENDPOINT: endpoint}
+    parts = [read_frame(place / "items.parquet") for name in judges if (place := given[name]) is not None]
+    judged = pd.concat(parts, ignore_index=True)
+    write_frame(folder / "items.parquet", judged)
+    write_frame(folder / "rows.csv", score_rows(judged, main=judges[0]))
+    if len(judges) > 1:
+        write_frame(folder / "agreement.csv", agreement(judged))

@@ -1,0 +1,244 @@
+"""Stage: relevance statistics of every language on one model, with every objective, and of the plain gradient."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_json
+from crane_lib.models import load_model, model_directory
+from crane_lib.parallel import end_with, rank, world
+from crane_lib.relevance import Statistics, document_relevance, fingerprint_weights, stream_statistics
+from crane_lib.scores import GRADIENT, statistics_file
+from crane_study import ROOT
+from crane_study.data.corpora import tokenized
+from crane_study.progress import advancing, progress
+
+_SECONDS_TO_END = 30.0
+_PARENT_VARIABLE = "CRANE_PARENT"  # process that waits for the passes
+_EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): (?!$)")
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What is computed on what; plain values, so that other processes can be told."""
+
+    corpus: str
+    model: str
+    languages: list[str]
+    rule: str
+    objectives: list[str]
+    token_budget: int
+    max_length: int
+    device: str
+    dtype: str
+    trust_remote_code: bool
+    checkpointing: bool
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, list[np.ndarray]]]:
+        """Model, tokenizer, and the token ids of the documents of each language."""
+        network, tokenizer = load_model(
+            model_directory(Path(self.model)),
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+        )
+        frame = pd.read_parquet(Path(self.corpus) / "documents.parquet")
+        documents = {
+            language: tokenized(frame, tokenizer, split="relevance", language=language, max_length=self.max_length)
+            for language in self.languages
+        }
+        return network, tokenizer, documents
+
+    def run(
+        self, network: PreTrainedModel, documents: dict[str, list[np.ndarray]], *, scratch: Path | None
+    ) -> Iterator[tuple[str, str, Statistics]]:
+        """Name of each pass, language, and its statistics; shards lie in `scratch`, if it is given."""
+        # The plain gradient is the rival of relevance that shares everything but its rules.
+        passes = [(objective, objective, self.rule) for objective in self.objectives] + [
+            (GRADIENT, self.objectives[0], "gradient")
+        ]
+        total = len(passes) * sum(len(tokens) for tokens in documents.values())
+        model_fingerprint = fingerprint_weights(network)
+        with progress("Relevance", total) if rank() == 0 else nullcontext() as bar:
+            for name, objective, rule in passes:
+                for language, tokens in documents.items():
+                    statistics = stream_statistics(
+                        network,
+                        tokens,
+                        objective=objective,
+                        rule=rule,
+                        token_budget=self.token_budget,
+                        max_length=self.max_length,
+                        checkpointing=self.checkpointing,
+                        folder=scratch / f"{name}.{language}" if scratch is not None else None,
+                        model_fingerprint=model_fingerprint,
+                        labels={"language": language},
+                        progress=advancing(bar) if bar is not None else None,
+                    )
+                    yield name, language, statistics
+
+
+def run_file(path: Path) -> None:
+    """Do the passes that a file written by `run_in_processes` tells of; the shards stay beside it.
+
+    The process ends when torchrun, or the process that wanted the passes, is gone.
+    """
+    end_with(os.getppid(), *map(int, filter(None, [os.environ.get(_PARENT_VARIABLE)])))
+    passes = Passes(**read_json(path))
+    network, _tokenizer, documents = passes.load()
+    for _done in passes.run(network, documents, scratch=path.parent):
+        pass
+
+
+def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
+    """Do the passes in `count` processes on this machine; all shards are in `scratch` afterwards.
+
+    Raises
+    ------
+    CraneError : a process failed; the line is its own
+    """
+    file = scratch / "passes.json"
+    write_json(file, asdict(passes))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # Not the name of this machine: in a container it may be the name of no address.
+    command += ["--local-addr", "127.0.0.1", f"--nproc-per-node={count}"]
+    command += ["-m", "crane_run.cli", "relevance-passes", str(file)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    threads = str(max(1, torch.get_num_threads() // count))  # of this process, shared out
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": path, _PARENT_VARIABLE: str(os.getpid())}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    try:
+        _out, said = process.communicate()
+    except BaseException:  # Ctrl-C above all: torchrun ends its processes when it is asked to, not when it is killed
+        process.terminate()
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    lines = said.splitlines()
+    for line in lines:
+        if "memory ran out" in line and "UserWarning" in line:
+            warnings.warn(line.partition("UserWarning: ")[2], stacklevel=2)
+    if process.returncode:
+        raise CraneError(_reason(lines, count))
+
+
+def _reason(lines: list[str], count: int) -> str:
+    """What went wrong, from all that torchrun and its processes said."""
+    for line in lines:
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    if any("(SIGKILL)" in line for line in lines):
+        return f"one of the {count} processes of the pass was killed; was there too little memory?"
+    exception = next((line for line in lines if _EXCEPTION.match(line)), "they did not say why")
+    return f"the {count} processes of the pass failed: {exception}"
+
+
+_EXAMPLES = 2  # documents a language whose relevance is kept token by token
+_EXAMPLE_TOKENS = 48
+
+
+def make_relevance(
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    languages: list[str],
+    rule: str,
+    objectives: list[str],
+    token_budget: int,
+    max_length: int,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    checkpointing: bool = False,
+    processes: int = 1,
+    scratch: Path | None = None,
+) -> None:
+    """Write ``<objective>.<language>.safetensors``, ``gradient.<language>.safetensors`` and ``tokens.json``.
+
+    Under torchrun every process calls this and the first one writes; otherwise `processes` above 1 starts as many on
+    this machine. Finished shards lie in `scratch`, from where a later call goes on.
+    """
+    passes = Passes(
+        corpus=str(corpus),
+        model=str(model),
+        languages=languages,
+        rule=rule,
+        objectives=objectives,
+        token_budget=token_budget,
+        max_length=max_length,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        checkpointing=checkpointing,
+    )
+    if processes > 1 and world() == 1:
+        if scratch is None:
+            raise CraneError(f"relevance in {processes} processes needs a scratch folder, for their shards")
+        run_in_processes(passes, count=processes, scratch=scratch)  # what follows finds every shard made
+    network, tokenizer, documents = passes.load()
+    for name, language, statistics in passes.run(network, documents, scratch=scratch):
+        if rank() == 0:
+            statistics.save(statistics_file(folder, name, language))
+    if rank() == 0:
+        write_json(folder / "tokens.json", _examples(network, tokenizer, documents, objective=objectives[0], rule=rule))
+
+
+def _examples(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: dict[str, list[np.ndarray]],
+    *,
+    objective: str,
+    rule: str,
+) -> list[dict[str, Any]]:
+    """The first documents of each language with the relevance of their tokens."""
+    examples = []
+    for language, tokens in documents.items():
+        for document in tokens[:_EXAMPLES]:
+            cut = document[:_EXAMPLE_TOKENS]
+            found = document_relevance(network, torch.from_numpy(cut)[None], objective=objective, rule=rule)
+            pieces, relevance = readable_tokens(tokenizer, cut.tolist(), found.token[0].tolist())
+            examples.append({"language": language, "tokens": pieces, "relevance": relevance})
+    return examples
+
+
+def readable_tokens(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[int], relevance: list[float]
+) -> tuple[list[str], list[float]]:
+    """Texts and relevances of tokens, those that are only bytes of a character put together and summed."""
+    texts: list[str] = []
+    sums: list[float] = []
+    held: list[int] = []
+    total = 0.0
+    for token, value in zip(tokens, relevance, strict=True):
+        held.append(token)
+        total += value
+        text = str(tokenizer.decode(held))
+        if "\ufffd" not in text:
+            texts.append(text)
+            sums.append(total)
+            held, total = [], 0.0
+    if held:
+        texts.append(str(tokenizer.decode(held)))
+        sums.append(total)
+    return texts, sums

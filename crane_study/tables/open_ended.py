@@ -1,0 +1,101 @@
+"""Tables of open-ended generation: LangSpec-F, what the judge saw, and answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from crane_study.figures.style import language_name, ordered_languages
+from crane_study.measure.rows import pick
+from crane_study.tables.effects import in_study_order
+
+_LONGEST = 160  # characters of an answer in a table
+_GOOD = 8.0  # score of an answer that is worth showing beside its masked ones
+
+
+def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str) -> pd.DataFrame:
+    """LangSpec-F of every method and budget, a language and on average, with the interval of the mean.
+
+    Parameters
+    ----------
+    langspec : frame of `crane_study.uncertainty.open_ended.open_langspec`
+    rows : result rows, for the share of units that each method masks
+
+    Returns
+    -------
+    frame with selected_on, method, budget, masked_share, a column a language, mean, low, high, draws, p_value and
+    p_holm
+    """
+    keys = ["selected_on", "method", "budget"]
+    part = pick(langspec, form=form)
+    mean = pick(part, masked_language="mean")
+    each = part.pivot_table(index=keys, columns="masked_language", values="langspec").reset_index()
+    share = rows[rows["masked_language"] != ""].groupby(keys)["masked_share"].mean().reset_index()
+    told = ["low", "high", "draws", "p_value", "p_holm"]
+    table = mean[[*keys, *told]].merge(each, on=keys).merge(share, on=keys)
+    languages = ordered_languages(rows["evaluation_language"])
+    return in_study_order(table[[*keys, "masked_share", *languages, "mean", *told]], keys)
+
+
+def parts_table(items: pd.DataFrame, sets: Sequence[tuple[str, str]], *, selected_on: str = "base") -> pd.DataFrame:
+    """What the judge's scores are made of: means over questions, unmasked and under the masks of some methods.
+
+    Parameters
+    ----------
+    items : judged answers of one judge
+    sets : methods and budgets
+
+    Returns
+    -------
+    frame with method, budget, masked_language, evaluation_language, score, its parts that the judge has, tokens,
+    finished (share of the answers that came to an end) and missing (answers without a score)
+    """
+    keys = ["method", "budget", "masked_language", "evaluation_language"]
+    wanted = {("none", ""), *sets}
+    chosen = [pair in wanted for pair in zip(items["method"], items["budget"], strict=True)]
+    found = items[chosen].rename(columns={"language": "evaluation_language"})
+    found = found[found["selected_on"].isin(["", selected_on])].assign(missing=found["score"].isna())
+    parts = [name for name in ("facts", "language_kept", "fluency") if found[name].notna().any()]
+    means = found.groupby(keys, sort=False)[["score", *parts, "tokens", "finished"]].mean()
+    return in_study_order(means.assign(missing=found.groupby(keys)["missing"].sum()).reset_index(), keys)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split()) or "(nothing)"
+    return text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " …"
+
+
+def example_answers(
+    items: pd.DataFrame, *, method: str, budget: str, selected_on: str = "base", count: int = 4
+) -> pd.DataFrame:
+    """Answers unmasked and under the mask of each language, side by side.
+
+    The first questions that the unmasked model answers well in every language (where there are too few, the first
+    ones), so that what a mask takes away can be seen; not those that suffer most.
+
+    Parameters
+    ----------
+    items : judged answers of one judge
+
+    Returns
+    -------
+    frame with language, question, unmasked and one column a masked language
+    """
+    unmasked = pick(items, method="none")
+    lowest = unmasked.groupby("question")["score"].min()
+    good = [number for number, score in lowest.items() if score >= _GOOD]
+    numbers = [*good, *(number for number in lowest.index if number not in good)][:count]
+    masked = pick(items, method=method, budget=budget, selected_on=selected_on)
+    masked = masked[masked["random_seed"] <= 0]
+    languages = ordered_languages(unmasked["language"])
+    records = []
+    for number in numbers:
+        for language in languages:
+            (own,) = pick(unmasked, question=number, language=language).itertuples()
+            record = {"language": language, "question": own.text, "unmasked": _short(own.answer)}
+            for code in languages:
+                under = pick(masked, question=number, language=language, masked_language=code)["answer"]
+                record[f"{language_name(code)} masked"] = _short(under.iloc[0]) if len(under) else ""
+            records.append(record)
+    return pd.DataFrame(records)

@@ -1,0 +1,152 @@
+"""Arrays and frames for the relevance section, from the statistics of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
+from scipy.stats import kurtosis
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame, read_json
+from crane_lib.neurons import NeuronSet
+from crane_lib.relevance import Statistics
+from crane_lib.scores import UnitScores, load_statistics, row_kurtosis, unit_means
+from crane_lib.selection import kurtosis_z, row_sites
+from crane_study.figures import token_relevance_html
+from crane_study.steps.ground_truth import neuron_sets
+from crane_study.study import Study
+from crane_study.uncertainty.ground_truth import Effects
+
+Example = tuple[str, list[str], list[float]]
+ByLanguage = dict[str, Statistics]
+
+
+def load(folder: Path, objectives: Sequence[str], languages: Sequence[str]) -> dict[str, ByLanguage]:
+    """Statistics of every objective and language."""
+    return {objective: load_statistics(folder, objective, list(languages)) for objective in objectives}
+
+
+def corpus_table(statistics: ByLanguage) -> pd.DataFrame:
+    """Documents and tokens that the statistics of each language are made of."""
+    return pd.DataFrame(
+        {"language": language, "documents": item.documents, "tokens": item.tokens}
+        for language, item in statistics.items()
+    )
+
+
+def magnitudes(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
+    """Mean absolute value over documents of every site's units.  language -> site -> (L, units)"""
+    return {
+        language: {site: item.moments[site].mean_absolute.numpy() for site in ("neuron", *row_sites(item.moments))}
+        for language, item in statistics.items()
+    }
+
+
+def relevance_shares(statistics: ByLanguage) -> dict[str, dict[tuple[str, str], np.ndarray]]:
+    """Share (%) of a language's absolute relevance in each layer and site.
+
+    The rows of gate, up and down have one statistic and add up to 100 % together; the neurons have another, and add up
+    to 100 % by themselves.
+
+    Returns
+    -------
+    ``neurons`` and ``rows`` -> (site, language) -> percentage in every layer  (L,)
+    """
+    sums = {
+        language: {site: np.abs(values).sum(axis=1) for site, values in sites.items()}
+        for language, sites in magnitudes(statistics).items()
+    }
+    rows = [site for site in next(iter(sums.values())) if site != "neuron"]
+    shares: dict[str, dict[tuple[str, str], np.ndarray]] = {"neurons": {}, "rows": {}}
+    for name, sites in (("neurons", ["neuron"]), ("rows", rows)):
+        for site in sites:
+            for language, of_site in sums.items():
+                total = sum(float(of_site[one].sum()) for one in sites)
+                if not total > 0:
+                    raise CraneError(f"relevance of {language!r}: {name} sum to {total}; was it measured?")
+                shares[name][site, language] = 100 * of_site[site] / total
+    return shares
+
+
+def mean_values(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
+    """Mean value over documents of every unit.  language -> site -> (units of all layers,)"""
+    return {
+        language: {site: item.moments[site].mean.numpy().ravel() for site in ("neuron", *row_sites(item.moments))}
+        for language, item in statistics.items()
+    }
+
+
+def tails_table(statistics: ByLanguage) -> pd.DataFrame:
+    """How heavy the tails of the mean values over units are, and those over documents.
+
+    Returns
+    -------
+    frame with language, site, units, kurtosis_over_units (excess kurtosis of the mean values; 0 for a normal
+    distribution), top_1_percent (share of the summed |mean| in the largest 1 % of the units), and
+    median_kurtosis_over_documents (excess kurtosis over documents of a unit, the median unit)
+    """
+    records = []
+    for language, sites in mean_values(statistics).items():
+        for site, values in sites.items():
+            over_documents = statistics[language].moments[site].excess_kurtosis().numpy()
+            sizes = np.sort(np.abs(values))[::-1]
+            total = float(sizes.sum())
+            top = float(sizes[: max(1, round(0.01 * len(sizes)))].sum())
+            record = {
+                "language": language,
+                "site": site,
+                "units": len(values),
+                "kurtosis_over_units": float(kurtosis(values, bias=False)),
+                "top_1_percent": top / total if total > 0 else float("nan"),
+                "median_kurtosis_over_documents": float(np.nanmedian(over_documents)),
+            }
+            records.append(record)
+    return pd.DataFrame(records)
+
+
+def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:
+    """Mean relevance of every neuron.  language -> (L, I)"""
+    return unit_means(statistics, "neuron")
+
+
+def kurtosis_scores(statistics: ByLanguage) -> dict[str, np.ndarray]:
+    """z-score of the kurtosis of every row, over all matrices and layers.  language -> (rows,)"""
+    return {
+        language: np.concatenate([array.ravel() for array in sites.values()])
+        for language, sites in kurtosis_z(row_kurtosis(statistics)).items()
+    }
+
+
+def token_examples(folder: Path) -> list[Example]:
+    """Example documents with the relevance of each token."""
+    return [(item["language"], item["tokens"], item["relevance"]) for item in read_json(folder / "tokens.json")]
+
+
+def show_tokens(examples: Sequence[Example]) -> None:
+    """Show example documents with their tokens shaded, as HTML (every script is drawn by the browser)."""
+    display(HTML(token_relevance_html(examples)))
+
+
+def measured(study: Study) -> tuple[Effects, list[NeuronSet], pd.DataFrame]:
+    """Effects of single neurons, the base model's sets of neurons at the budget, and documents under those sets."""
+    effects = Effects.load(study.single_effects() / "effects.safetensors")
+    sets = neuron_sets(study.selection("base").folder, budget=study.budget)
+    return effects, sets, read_frame(study.whole_sets() / "documents.parquet")
+
+
+def unit_scores(study: Study) -> UnitScores:
+    """Scores of the base model's neurons under the objective that selects."""
+    return UnitScores.read(study.relevance("base").folder, objective=study.objectives[0], languages=study.languages)
+
+
+def relevance_and_effect(effects: Effects, scores: UnitScores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By language the relevance of every neuron, as a share of all absolute relevance, and its effect  (L, I) each"""
+    found = effects.per_token()
+    return {
+        language: (relevance / np.abs(relevance).sum(), found[language].reshape(relevance.shape))
+        for language, relevance in scores.neuron.items()
+    }

@@ -1,0 +1,140 @@
+"""Tables on the way from the base to the chat model: shared units, and scores by where a set comes from and goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from crane_lib.neurons import NeuronSet
+from crane_lib.overlap import overlaps
+from crane_study.figures.style import ordered_languages
+from crane_study.measure.rows import SET, tidy
+from crane_study.tables.effects import in_study_order
+from crane_study.uncertainty.bootstrap import Resampled, interval
+from crane_study.uncertainty.intervals import langspec_draws
+
+
+def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> pd.DataFrame:
+    """What a language's sets of both models share, by method and budget, against chance; random sets are left out.
+
+    Returns
+    -------
+    frame with method, budget, language, count_base, count_chat, shared, share_of_base, expected_share, chance_low,
+    chance_high, jaccard and p_value (`crane_lib.overlap`)
+    """
+    # `overlaps` compares the languages of one model; here the models of one language take those places.
+    turned = [
+        replace(item, model=item.language, language=name)
+        for name, sets in (("base", base), ("chat", chat))
+        for item in sets
+        if item.random_seed == -1
+    ]
+    found = overlaps(turned)
+    found = found[(found["language_a"] == "base") & (found["language_b"] == "chat")].drop(columns=["language_a"])
+    names = {
+        "model": "language",
+        "count_a": "count_base",
+        "count_b": "count_chat",
+        "share_of_a": "share_of_base",
+        "expected_share_of_a": "expected_share",
+    }
+    columns = ["method", "budget", "language", "count_base", "count_chat", "shared", "share_of_base", "expected_share"]
+    columns += ["chance_low", "chance_high", "jaccard", "p_value"]
+    return in_study_order(found.rename(columns=names)[columns], ["method", "budget", "language"])
+
+
+def with_drop_intervals(table: pd.DataFrame, found: Sequence[Resampled]) -> pd.DataFrame:
+    """A transfer table with the 95 % intervals of its drops and of LangSpec-F1, of means over draws as they are.
+
+    Parameters
+    ----------
+    table : of `crane_study.tables.effects.transfer_table`
+    found : the table's metric under resampling, of every model
+
+    Returns
+    -------
+    the table with own_low and own_high, worst_other_low and worst_other_high, langspec_low and langspec_high, each pair
+    behind its number
+    """
+    keys = [*SET, "masked_language"]
+    lost = tidy(pd.concat([_lost_intervals(one) for one in found], ignore_index=True))
+    scores = tidy(pd.concat([_langspec_intervals(one) for one in found], ignore_index=True))
+    own = lost[lost["masked_language"] == lost["evaluation_language"]].drop(columns="evaluation_language")
+    own = own.rename(columns={"low": "own_low", "high": "own_high"})
+    names = {"evaluation_language": "worst_other", "low": "worst_other_low", "high": "worst_other_high"}
+    other = lost.rename(columns=names)
+    table = table.merge(own, on=keys, how="left", validate="one_to_one")
+    table = table.merge(other, on=[*keys, "worst_other"], how="left", validate="one_to_one")
+    table = table.merge(scores, on=keys, how="left", validate="one_to_one")
+    columns = ["method", "budget", "masked_language", "model", "selected_on", "own_drop", "own_low", "own_high"]
+    columns += ["worst_other", "worst_other_drop", "worst_other_low", "worst_other_high"]
+    return table[[*columns, "langspec_f1", "langspec_low", "langspec_high"]]
+
+
+def _lost_intervals(found: Resampled) -> pd.DataFrame:
+    """Interval of the share of its unmasked score that each language loses, mean over draws.
+
+    Returns
+    -------
+    frame with the columns of `SET`, masked_language, evaluation_language, low and high
+    """
+    keys, before = [*SET, "masked_language"], found.unmasked_draws[:, None]
+    kept = np.divide(found.draws, before, out=np.full_like(found.draws, np.nan), where=before > 0)
+    groups = found.masks.groupby(keys, sort=False).indices
+    means = np.stack([kept[:, rows].mean(axis=1) for rows in groups.values()], axis=1)  # (B, sets, K)
+    low, high = interval(1 - means)
+    sets = pd.DataFrame(list(groups), columns=keys)
+    parts = [
+        sets.assign(evaluation_language=code, low=low[:, number], high=high[:, number])
+        for number, code in enumerate(found.languages)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _langspec_intervals(found: Resampled) -> pd.DataFrame:
+    """Interval of LangSpec-F1 of each masked language, mean over draws.
+
+    Returns
+    -------
+    frame with the columns of `SET`, masked_language, langspec_low and langspec_high
+    """
+    keys = [*SET, "masked_language"]
+    _values, draws = langspec_draws(found)
+    groups = found.masks.groupby(keys, sort=False).indices
+    means = np.stack([draws[:, rows].mean(axis=1) for rows in groups.values()], axis=1)
+    low, high = interval(means)
+    return pd.DataFrame(list(groups), columns=keys).assign(langspec_low=low, langspec_high=high)
+
+
+def transfer_matrix(
+    langspec: pd.DataFrame, sets: Sequence[tuple[str, str]], *, intervals: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """LangSpec-F1 of the sets of both models on both models.
+
+    Parameters
+    ----------
+    langspec : LangSpec rows of both models
+    sets : methods and budgets to show
+    intervals : of the means, rows of `crane_study.tables.mean_intervals`
+
+    Returns
+    -------
+    frame with metric, method, budget, selected_on, model (the masked one), one column a language, mean, and with
+    intervals mean_low and mean_high
+    """
+    frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1"])
+    chosen = pd.concat([frame[(frame["method"] == m) & (frame["budget"] == b)] for m, b in sets])
+    keys = ["metric", "method", "budget", "selected_on", "model"]
+    table = chosen.pivot_table(index=keys, columns="masked_language", values="langspec_f1").rename_axis(columns=None)
+    table = table[ordered_languages(table.columns)]
+    wanted = list(product(sorted(set(frame["metric"])), sets, ("base", "chat"), ("base", "chat")))
+    there = [(x, *pair, on, model) for x, pair, on, model in wanted if (x, *pair, on, model) in table.index]
+    table = table.loc[there].assign(mean=lambda found: found.mean(axis=1)).reset_index()
+    if intervals is not None:
+        means = tidy(intervals, needed=[*keys, "mean_low", "mean_high"])[[*keys, "mean_low", "mean_high"]]
+        table = table.merge(means, on=keys, how="left", validate="one_to_one")
+    return in_study_order(table, keys)

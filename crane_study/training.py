@@ -1,0 +1,252 @@
+"""Training of the embedded models: the base model on documents, the chat model on turns."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    get_cosine_schedule_with_warmup,
+)
+from transformers.utils import logging as transformers_logging
+
+from crane_lib.errors import CraneError
+from crane_lib.files import write_frame
+from crane_lib.models import load_model, pick_device
+from crane_lib.precision import InDouble, compute_in_double
+from crane_study.data.documents import read_conversations
+from crane_study.profile import Architecture, Training
+from crane_study.progress import progress
+
+BEGIN, END, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"
+
+# A turn is its role's token, a space, its text and the end token.  With the space a word is the token that it is inside
+# a sentence, as the base model knows it.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|user|>' if message['role'] == 'user' else '<|assistant|>' }} {{ message['content'] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer whose every encoding begins with the begin token.
+
+    Parameters
+    ----------
+    texts : the training documents
+    vocabulary : number of tokens, special ones included
+    max_length : the model's longest input, in tokens
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            # Chinese characters, digits and punctuation stand alone; a space goes with the word that follows it.
+            # Without the first of these, whole Chinese clauses would become single tokens.
+            pre_tokenizers.Split(
+                Regex(r"\p{Han}| ?[\p{L}&&[^\p{Han}]][[\p{L}\p{M}]&&[^\p{Han}]]*|\p{N}|\s+| ?[^\s\p{L}\p{N}]"),
+                behavior="isolated",
+            ),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[BEGIN, END, USER, ASSISTANT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    return wrapped
+
+
+_IGNORED = -100  # label of a position without loss, as transformers has it
+_TOKENIZER_DOCUMENTS = 8000  # a sample this large fixes the merges; more only costs time
+
+logging.getLogger("transformers").setLevel(logging.ERROR)
+transformers_logging.disable_progress_bar()  # writing a model would leave a widget in the notebook
+
+
+def _blocks(sequences: Sequence[Sequence[int]], size: int) -> torch.Tensor:
+    """Sequences one after the other, cut into blocks of `size`; the rest that fills no block is dropped.  (N, size)"""
+    stream = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
+    count = len(stream) // size
+    if count == 0:
+        raise CraneError(f"{len(stream)} training tokens do not fill one block of {size}; give more text")
+    return torch.from_numpy(stream[: count * size].reshape(count, size))
+
+
+def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": training.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+@contextmanager
+def _attention_for_training(model: PreTrainedModel) -> Iterator[None]:
+    """On a CPU, attention by plain matrix products: the fused kernel's backward pass is slow for blocks this short."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager" if model.device.type == "cpu" else before)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _batches(count: int, training: Training, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Indices of each batch; the first epoch keeps the given order, later ones are shuffled."""
+    for epoch in range(training.epochs):
+        order = torch.arange(count) if epoch == 0 else torch.randperm(count, generator=generator)
+        yield from order.split(training.batch_size)
+
+
+def fit(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    training: Training,
+    random_seed: int,
+    description: str,
+) -> pd.DataFrame:
+    """Train a causal language model in place: in bfloat16 autocast, or throughout in float64 where it is of that type.
+
+    Parameters
+    ----------
+    tokens, labels : (blocks, block length), a label of -100 carries no loss
+
+    Returns
+    -------
+    frame of step, loss (nats a token), learning_rate, tokens seen, seconds since the start
+    """
+    torch.manual_seed(random_seed)
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(random_seed)
+    optimizer = _optimizer(model, training)
+    steps = training.epochs * -(-len(tokens) // training.batch_size)
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * training.warmup), steps)
+    history, seen, started = [], 0, time.perf_counter()
+    model.train()
+    with _attention_for_training(model), progress(description, steps) as bar:
+        for step, index in enumerate(_batches(len(tokens), training, generator), start=1):
+            with InDouble() if model.dtype == torch.float64 else torch.autocast(device.type, torch.bfloat16):
+                loss = model(input_ids=tokens[index].to(device), labels=labels[index].to(device)).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            seen += tokens[index].numel()
+            value = loss.item()
+            if not np.isfinite(value):
+                raise CraneError(f"{description}: the loss became {value} at step {step}; lower the learning rate")
+            history.append((step, value, schedule.get_last_lr()[0], seen, time.perf_counter() - started))
+            bar.advance(note=f"loss {value:.2f}")
+    model.eval()
+    return pd.DataFrame(history, columns=["step", "loss", "learning_rate", "tokens", "seconds"])
+
+
+def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, history: pd.DataFrame) -> None:
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_frame(folder / "training.csv", history)
+
+
+def make_base_model(
+    folder: Path, *, corpus: Path, architecture: dict, training: dict, device: str, random_seed: int, dtype: str
+) -> None:
+    """Stage: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``.
+
+    With dtype float64 everything is float64, from the random start on; else parameters are float32.
+    """
+    shape, recipe = Architecture(**architecture), Training(**training)
+    documents = pd.read_parquet(corpus / "documents.parquet")
+    texts = documents.loc[documents["split"] == "train", "text"].tolist()
+    tokenizer = train_tokenizer(texts[:_TOKENIZER_DOCUMENTS], vocabulary=shape.vocabulary, max_length=shape.max_length)
+    torch.manual_seed(random_seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.max_length,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    double = dtype == "float64"  # bfloat16 is for inference: training keeps float32 parameters
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float64 if double else torch.float32)
+    if double:
+        compute_in_double(model)
+    model.to(pick_device(device))
+    blocks = _blocks(tokenizer(texts)["input_ids"], recipe.block)
+    history = fit(
+        model, blocks, blocks, training=recipe, random_seed=random_seed, description="Training the base model"
+    )
+    _save(folder, model, tokenizer, history)
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Tokens of a conversation and their labels: the loss is on what the assistant says and on its end."""
+    tokens: list[int] = []
+    labels: list[int] = []
+    for stop in range(2, len(conversation) + 1, 2):
+        asked = tokenizer.apply_chat_template(conversation[: stop - 1], add_generation_prompt=True, tokenize=False)
+        answered = tokenizer.apply_chat_template(conversation[:stop], tokenize=False)
+        before = tokenizer(asked, add_special_tokens=False)["input_ids"]
+        after = tokenizer(answered, add_special_tokens=False)["input_ids"]
+        labels += [_IGNORED] * (len(before) - len(tokens)) + after[len(before) :]
+        tokens = after
+    return tokens, labels
+
+
+def make_chat_model(
+    folder: Path, *, corpus: Path, base: Path, training: dict, device: str, random_seed: int, dtype: str
+) -> None:
+    """Stage: fine-tune the base model on conversations; writes ``model/`` and ``training.csv``."""
+    recipe = Training(**training)
+    model, tokenizer = load_model(base / "model", device=device, dtype="float64" if dtype == "float64" else "float32")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    pairs = [_turns(tokenizer, conversation) for conversation in read_conversations(corpus / "conversations.jsonl")]
+    tokens = _blocks([pair[0] for pair in pairs], recipe.block)
+    labels = _blocks([pair[1] for pair in pairs], recipe.block)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    history = fit(
+        model, tokens, labels, training=recipe, random_seed=random_seed, description="Training the chat model"
+    )
+    _save(folder, model, tokenizer, history)

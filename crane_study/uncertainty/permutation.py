@@ -1,0 +1,152 @@
+"""p-values of a method's mean LangSpec-F1 against random masks: exact permutation tests over languages and draws.
+
+The statistic is a mean over languages.  If a language's own set is no better than a random one, it could as well have
+been any of that language's draws, and so in every language apart from the others.  All ways to take one of the D + 1
+sets in each of K languages are then equally likely, and p is the share of them whose mean is at least as high as that
+of the own sets: 1 / (D + 1)^K at least, instead of 1 / (D + 1) for whole draws.  The ways share the draws: their number
+makes the steps of p finer, it adds no random masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import factorial, perm, prod
+
+import numpy as np
+import pandas as pd
+
+from crane_study.measure.rows import SET
+from crane_study.uncertainty.intervals import holm
+
+ROW_RULES = "kurtosis"  # these rules select rows, not neurons
+SHARED = ("random_global",)  # random sets that are one mask for all languages
+_ROUNDING = 1e-12  # sums of the same scores in another order are ties
+
+
+def _sums(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Sums of every way to take one value of each group."""
+    found = np.zeros(1)
+    for values in groups:
+        found = np.add.outer(found, values).ravel()
+    return found
+
+
+def _count_at_least(groups: Sequence[np.ndarray], threshold: float) -> int:
+    """Number of ways to take one value of each group whose sum is at least `threshold`, without forming all of them."""
+    halves = _sums(groups[::2]), np.sort(_sums(groups[1::2]))
+    below = np.searchsorted(halves[1], threshold - _ROUNDING - halves[0])
+    return halves[0].size * halves[1].size - int(below.sum())
+
+
+def _partitions(items: Sequence[int]) -> Iterator[list[list[int]]]:
+    """Every way to part the items into blocks."""
+    if not items:
+        yield []
+        return
+    first, *rest = items
+    for found in _partitions(rest):
+        yield [[first], *found]
+        for place, block in enumerate(found):
+            yield [*found[:place], [first, *block], *found[place + 1 :]]
+
+
+def random_p_value(own: Sequence[float] | np.ndarray, draws: Sequence[Sequence[float] | np.ndarray]) -> float:
+    """p of the mean over languages where each language has random sets of its own (see above).
+
+    Parameters
+    ----------
+    own : (K,) score of each language's set
+    draws : for each language the scores of its random sets
+
+    Returns
+    -------
+    NaN where a language has no random sets or a score is missing
+    """
+    scores = np.asarray(own, dtype=float)
+    pools = [np.append(score, np.asarray(drawn, dtype=float)) for score, drawn in zip(scores, draws, strict=True)]
+    if any(pool.size < 2 or np.isnan(pool).any() for pool in pools):
+        return float("nan")
+    return _count_at_least(pools, float(scores.sum())) / prod(pool.size for pool in pools)
+
+
+def shared_p_value(own: np.ndarray, draws: np.ndarray) -> float:
+    """p of the mean over languages where a random mask serves all of them.
+
+    Own and random masks are then draws of one kind, and all ways to give K of the D + K masks to the languages are
+    equally likely.  No way gives a mask to two languages, whose scores would not be independent; those that would are
+    taken off by inclusion and exclusion.
+
+    Parameters
+    ----------
+    own : (K, K) score of each language's mask (rows) as the mask of each language (columns)
+    draws : (D, K) score of each random mask as the mask of each language
+
+    Returns
+    -------
+    NaN where there are no random masks or a score is missing
+    """
+    own, pool = np.asarray(own, dtype=float), np.concatenate([own, draws])
+    languages = len(own)
+    if len(pool) == languages or np.isnan(pool).any():
+        return float("nan")
+    threshold, count = float(np.trace(own)), 0
+    for blocks in _partitions(range(languages)):  # the languages of a block get the same mask
+        sign = prod((-1) ** (len(block) - 1) * factorial(len(block) - 1) for block in blocks)
+        count += sign * _count_at_least([pool[:, block].sum(axis=1) for block in blocks], threshold)
+    return count / perm(len(pool), languages)
+
+
+def p_value_against(own: pd.DataFrame, control: pd.DataFrame, scores: np.ndarray, *, languages: Sequence[str]) -> float:
+    """p of a method's masks against random ones; NaN where there are none.
+
+    Parameters
+    ----------
+    own, control : rows of the masks, the index being their place in `scores`
+    scores : (M, K) LangSpec-F of every mask as the mask of each language
+    """
+    codes = list(own["masked_language"])
+    columns = [list(languages).index(code) for code in codes]
+    method = "" if control.empty else str(control["method"].iloc[0])
+    if method in SHARED:
+        once = control.index[control["masked_language"] == codes[0]]
+        return shared_p_value(scores[own.index][:, columns], scores[once][:, columns])
+    places = [control.index[control["masked_language"] == code] for code in codes]
+    draws = [scores[place, column] for place, column in zip(places, columns, strict=True)]
+    return random_p_value(scores[own.index, columns], draws)
+
+
+def control_of(method: str, budget: str, sets: set[tuple[str, str]]) -> str:
+    """The random masks that a method is held against: those matched to it, else neuron masks of the same budget."""
+    matched = f"random_like_{method}"
+    if (matched, budget) in sets:
+        return matched
+    if not method.startswith(ROW_RULES):
+        for other in ("random_like_contrast", "random_global"):
+            if (other, budget) in sets:
+                return other
+    return ""
+
+
+def p_value_table(masks: pd.DataFrame, scores: np.ndarray, *, languages: Sequence[str]) -> pd.DataFrame:
+    """p of every method's mean LangSpec-F against random masks, with Holm's correction over the methods.
+
+    Parameters
+    ----------
+    masks, scores, languages : as for `p_value_against`
+
+    Returns
+    -------
+    frame with the columns of `SET`, control (the random masks), p_value and p_holm; missing where no random masks of
+    the same kind and budget were evaluated
+    """
+    groups = {tuple(map(str, key)): part for key, part in masks.groupby(SET, sort=False)}
+    records = []
+    for (model, selected_on, method, budget), own in groups.items():
+        if method.startswith("random"):
+            continue
+        control = control_of(method, budget, {(key[2], key[3]) for key in groups if key[:2] == (model, selected_on)})
+        against = groups.get((model, selected_on, control, budget), masks.head(0))
+        p = p_value_against(own, against, scores, languages=languages)
+        records.append((model, selected_on, method, budget, control, p))
+    table = pd.DataFrame(records, columns=[*SET, "control", "p_value"])
+    return table.assign(p_holm=holm(table["p_value"]))

@@ -1,0 +1,214 @@
+"""Relevance written out from the equations, slowly: one document, head by head, real weight gradients, float64.
+
+One decoder for all families, told apart by `slow_architectures.py`. Every rule is a `detach` or a scaled gradient:
+
+- norm: the normaliser is a constant (the mean that LayerNorm subtracts is not);
+- activation or soft-cap f: f(x) = x * c with the constant c = f(x) / x;
+- gated product: half of the gradient to each factor;
+- attention: a quarter of the gradient to query and key, half to the value;
+- CP-LRP: query, key and gate are constants instead, the rest of attention and product is ordinary;
+- "gradient": nothing of all this.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.lib.relevance import slow_architectures as describe
+
+ACTIVATIONS = {
+    "silu": lambda g: g / (1 + torch.exp(-g)),
+    "gelu": lambda g: g * (1 + torch.erf(g / math.sqrt(2))) / 2,
+    "gelu_new": lambda g: g * (1 + torch.tanh(math.sqrt(2 / math.pi) * (g + 0.044715 * g**3))) / 2,
+    "bloom": lambda g: g * (1 + torch.tanh(0.79788456 * (g + 0.044715 * g**3))) / 2,
+}
+ACTIVATIONS["gelu_pytorch_tanh"] = ACTIVATIONS["gelu_new"]
+QUERY_KEY_SHARE = {"attnlrp": 0.25, "cplrp": 0.0, "gradient": 1.0}
+VALUE_SHARE = {"attnlrp": 0.5, "cplrp": 1.0, "gradient": 1.0}
+
+
+def scaled(x: Tensor, share: float) -> Tensor:
+    """The same value with its gradient times `share`."""
+    return share * x + ((1 - share) * x).detach()
+
+
+def elementwise(function, x: Tensor, *, slope_at_zero: float, rule: str) -> Tensor:
+    """f(x), by the identity rule as x times a constant."""
+    if rule == "gradient":
+        return function(x)
+    return x * torch.where(x == 0, slope_at_zero, function(x) / x).detach()
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """2^(-8/n), 2^(-16/n), ... for n heads; where n is no power of two, every other of twice as many fills up."""
+    power = 2 ** int(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-8 * (2 * i + 1) / (2 * power)) for i in range(heads - power)]
+    return torch.tensor(slopes, dtype=torch.float64)
+
+
+class SlowModel:
+    """A decoder from the weights of a model, in float64; `inner` keeps every layer's (h, act(g)) of the last run."""
+
+    def __init__(self, model, *, rule: str):
+        self.config, self.rule = model.config, rule
+        self.of = describe.ARCHITECTURES[model.config.model_type]
+        self.weights = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+        self.weights.setdefault("lm_head.weight", self.weights[self.of.embedding + ".weight"].clone())
+        for weight in self.weights.values():
+            weight.requires_grad_()
+        self.heads = self.config.num_attention_heads
+        self.size = describe.head_size(self.config)
+        self.key_heads = getattr(self.config, "num_key_value_heads", self.heads)
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self.weights[name + ".weight"], self.weights.get(name + ".bias", 0)
+        return x @ (weight if self.of.input_first and name != "lm_head" else weight.T) + bias
+
+    def norm(self, x: Tensor, name: str | None) -> Tensor:
+        if name is None:
+            return x
+        weight, bias = self.weights[name + ".weight"], self.weights.get(name + ".bias", 0)
+        if self.of.norm == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        if self.of.norm == "rms_plus_one":
+            weight = 1 + weight
+        size = torch.sqrt((x**2).mean(-1, keepdim=True) + describe.epsilon(self.config))
+        return weight * x / (size if self.rule == "gradient" else size.detach()) + bias
+
+    def capped(self, x: Tensor, cap: float | None) -> Tensor:
+        if cap is None:
+            return x
+        return elementwise(lambda x: cap * torch.tanh(x / cap), x, slope_at_zero=1.0, rule=self.rule)
+
+    def rotated(self, x: Tensor, layer: int) -> Tensor:
+        """Position t turns the plane of dimensions i and i + n / 2 by t * theta^(-2i / n); (T, size)."""
+        theta, n = describe.rotary(self.config, layer)
+        frequency = 1 / theta ** (torch.arange(0, n, 2, dtype=torch.float32) / n)  # every family rounds it so
+        angle = torch.arange(len(x), dtype=torch.float64)[:, None] * frequency.double()
+        one, two, rest = x[:, : n // 2], x[:, n // 2 : n], x[:, n:]
+        turned = [one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()]
+        return torch.cat([*turned, rest], -1)
+
+    def queries_keys_values(self, x: Tensor, prefix: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Three lists of (T, size): a query for each head, keys and values for each of theirs."""
+        out = torch.cat([self.linear(x, f"{prefix}.{name}") for name in self.of.query_key_value], -1)
+        parts = out.split(self.size, -1)
+        if self.of.fused_by_head:
+            q, k, v = (list(parts[i::3]) for i in range(3))
+        else:
+            q = list(parts[: self.heads])
+            k = list(parts[self.heads : self.heads + self.key_heads])
+            v = list(parts[self.heads + self.key_heads :])
+        if self.of.query_key_norm == "head":
+            q = [self.norm(part, f"{prefix}.q_norm") for part in q]
+            k = [self.norm(part, f"{prefix}.k_norm") for part in k]
+        elif self.of.query_key_norm == "all":
+            q = list(self.norm(torch.cat(q, -1), f"{prefix}.q_norm").split(self.size, -1))
+            k = list(self.norm(torch.cat(k, -1), f"{prefix}.k_norm").split(self.size, -1))
+        return q, k, v
+
+    def attention(self, x: Tensor, layer: int) -> Tensor:
+        prefix = f"{self.of.layers}.{layer}.{self.of.attention}"
+        queries, keys, values = self.queries_keys_values(x, prefix)
+        position = torch.arange(len(x))
+        distance = position[:, None] - position  # of a query from a key
+        seen = (distance >= 0) & (distance < (describe.window(self.config, layer) or len(x)))
+        outputs = []
+        for head, q in enumerate(queries):
+            shared = head * self.key_heads // self.heads
+            k, v = keys[shared], values[shared]
+            if self.of.positions == "rotary":
+                q, k = self.rotated(q, layer), self.rotated(k, layer)
+            q, k = (scaled(part, QUERY_KEY_SHARE[self.rule]) for part in (q, k))
+            scores = q @ k.T * describe.score_scale(self.config, layer)
+            if self.of.attention_cap:
+                scores = self.capped(scores, self.config.attn_logit_softcapping)
+            if self.of.positions == "alibi":
+                scores = scores - alibi_slopes(self.heads)[head] * distance
+            weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+            outputs.append(weights @ scaled(v, VALUE_SHARE[self.rule]))
+        return self.linear(torch.cat(outputs, -1), f"{prefix}.{self.of.attention_out}")
+
+    def mlp(self, x: Tensor, layer: int) -> Tensor:
+        prefix = f"{self.of.layers}.{layer}."
+        activation = ACTIVATIONS[describe.activation_name(self.config)]
+        up = self.linear(x, prefix + self.of.up)
+        if self.of.gate is None:
+            h = act = elementwise(activation, up, slope_at_zero=0.5, rule=self.rule)
+        else:
+            gate = self.linear(x, prefix + self.of.gate)
+            if self.of.gate == self.of.up:
+                gate, up = gate.chunk(2, -1)[0], up.chunk(2, -1)[1]
+            act = elementwise(activation, gate, slope_at_zero=0.5, rule=self.rule)
+            product = (act.detach() if self.rule == "cplrp" else act) * up
+            h = scaled(product, 0.5) if self.rule == "attnlrp" else product
+        h = h.view_as(h)  # a node of its own: its gradient is read before the product's halving
+        h.retain_grad()
+        self.inner.append((h, act))
+        return self.linear(h, prefix + self.of.down)
+
+    def logits(self, embedded: Tensor) -> Tensor:
+        """(T, vocabulary) from the rows (T, hidden size) of the embedding."""
+        self.inner: list[tuple[Tensor, Tensor]] = []
+        x = embedded
+        if self.of.scaled_embedding:  # by a number that the families keep in float32
+            x = x * torch.tensor(self.config.hidden_size**0.5, dtype=torch.float32).double()
+        if self.of.learned_positions:
+            x = x + self.weights[self.of.learned_positions + ".weight"][: len(x)]
+        x = self.norm(x, self.of.embedding_norm)
+        for layer in range(self.config.num_hidden_layers):
+            x = self.layer(x, layer)
+        out = self.linear(self.norm(x, self.of.final_norm), "lm_head")
+        return self.capped(out, getattr(self.config, "final_logit_softcapping", None))
+
+    def layer(self, x: Tensor, layer: int) -> Tensor:
+        def norm(x, name):
+            return self.norm(x, name and f"{self.of.layers}.{layer}.{name}")
+
+        after_norm = describe.residual_after_norm(self.config)
+        normed = norm(x, self.of.before_attention)
+        middle = (normed if after_norm else x) + norm(self.attention(normed, layer), self.of.after_attention)
+        normed = norm(x if describe.parallel(self.config) else middle, self.of.before_mlp)
+        return (normed if after_norm else middle) + norm(self.mlp(normed, layer), self.of.after_mlp)
+
+    def rows(self, name: str) -> Tensor:
+        """Weight gradients summed over the inputs; (layers, rows)."""
+        weights = [self.weights[f"{self.of.layers}.{i}.{name}.weight"] for i in range(self.config.num_hidden_layers)]
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        return torch.stack(gradients).sum(1 if self.of.input_first else 2)
+
+
+def slow_logits(model, ids: Tensor) -> Tensor:
+    """(T, vocabulary) logits of one document (T,)."""
+    slow = SlowModel(model, rule="gradient")
+    return slow.logits(slow.weights[slow.of.embedding + ".weight"][ids]).detach()
+
+
+def slow_pass(model, ids: Tensor, *, rule: str = "attnlrp", objective: str = "gold_logit") -> dict[str, Tensor]:
+    """Relevance of one document (T,); no "gate" where the MLP has none."""
+    slow, n = SlowModel(model, rule=rule), len(ids)
+    embedded = slow.weights[slow.of.embedding + ".weight"].detach()[ids].requires_grad_()
+    logits = slow.logits(embedded)
+    if objective == "gold_logit":
+        target = (logits[torch.arange(n - 1), ids[1:]].sum() + logits[-1].max()) / n
+    else:
+        target = F.log_softmax(logits, -1)[torch.arange(n - 1), ids[1:]].mean()
+    target.backward()
+    neuron = torch.stack([h * h.grad for h, _ in slow.inner]).detach()  # (L, T, I)
+    found = {
+        "target": target.detach(),
+        "token": (embedded * embedded.grad).sum(-1).detach(),
+        "neuron": neuron.sum(1),
+        "abs_neuron": neuron.abs().sum(1),
+        "up": slow.rows(slow.of.up),
+        "down": slow.rows(slow.of.down),
+        "active": torch.stack([(act > 0).sum(0) for _, act in slow.inner]),
+    }
+    if slow.of.gate:
+        found["gate"] = slow.rows(slow.of.gate)
+        if slow.of.gate == slow.of.up:
+            found["gate"], found["up"] = found["gate"].chunk(2, 1)[0], found["up"].chunk(2, 1)[1]
+    return found

@@ -1,0 +1,96 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crane_lib import nll as perplexity
+from crane_lib.errors import CraneError
+from crane_lib.nll import document_nll, token_batches
+from tests.lib.relevance.tiny import FAMILY_KINDS, documents, tiny_model
+
+CORPUS = [row.tolist() for row in documents([5, 17, 2, 9, 9, 30, 12])]
+
+
+def slow_nll(model, document):
+    """One document by itself, one token after the other."""
+    total = 0.0
+    for place in range(1, len(document)):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([document[:place]])).logits[0, -1].double()
+        total -= float(logits[document[place]] - torch.logsumexp(logits, 0))
+    return total
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_documents_in_batches_are_documents_one_by_one(kind):
+    model = tiny_model(kind, dtype=torch.float32)
+    nll, tokens = document_nll(model, CORPUS, token_budget=40)
+    np.testing.assert_allclose(nll, [slow_nll(model, document) for document in CORPUS], rtol=1e-5)
+    assert tokens.tolist() == [len(document) - 1 for document in CORPUS]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("token_budget", [1, 30, 10_000])
+def test_padding_and_batches_do_not_matter(token_budget, attention):
+    model = tiny_model(dtype=torch.float32, attention=attention)
+    expected = np.array([document_nll(model, [document], token_budget=1)[0][0] for document in CORPUS])
+    np.testing.assert_allclose(document_nll(model, CORPUS, token_budget=token_budget)[0], expected, rtol=1e-5)
+    turned = document_nll(model, CORPUS[::-1], token_budget=token_budget)[0]
+    np.testing.assert_allclose(turned[::-1], expected, rtol=1e-5)
+
+
+def test_what_stands_at_the_pads_does_not_matter(monkeypatch):
+    model = tiny_model(dtype=torch.float32)
+    expected = document_nll(model, CORPUS, token_budget=10_000)[0]
+    original = perplexity.pad_batch
+
+    def other_pads(batch):
+        ids, mask = original(batch)
+        assert not mask.all()
+        return ids.masked_fill(~mask, 7), mask
+
+    monkeypatch.setattr(perplexity, "pad_batch", other_pads)
+    np.testing.assert_allclose(document_nll(model, CORPUS, token_budget=10_000)[0], expected, rtol=1e-6)
+
+
+def test_logits_in_parts_are_logits_at_once(monkeypatch):
+    model = tiny_model(dtype=torch.float32)
+    expected = document_nll(model, CORPUS, token_budget=200)[0]
+    monkeypatch.setattr(perplexity, "_LOGIT_ROWS", 3)
+    np.testing.assert_allclose(document_nll(model, CORPUS, token_budget=200)[0], expected, rtol=1e-6)
+
+
+def test_bfloat16_is_near():
+    nll = [document_nll(tiny_model(dtype=d), CORPUS, token_budget=64)[0] for d in (torch.float32, torch.bfloat16)]
+    np.testing.assert_allclose(nll[1], nll[0], rtol=0.1)
+
+
+@pytest.mark.parametrize("bad", [[], [[1, 2], [3]], [[1, 2], []]])
+def test_documents_without_a_token_to_predict(bad):
+    with pytest.raises(CraneError, match=r"every document needs two tokens or more; is the corpus empty\?"):
+        document_nll(tiny_model(), bad, token_budget=8)
+
+
+def test_a_loss_that_is_not_finite_names_its_document():
+    model = tiny_model(dtype=torch.float32)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[52] = torch.nan
+    with pytest.raises(CraneError, match="the NLL of document 1 is not finite"):
+        document_nll(model, [[1, 2, 3], [1, 52, 3], [4, 5]], token_budget=3)
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=20), token_budget=st.integers(1, 120))
+def test_batches_hold_every_document_once_and_keep_the_budget(lengths, token_budget):
+    batches = token_batches(lengths, token_budget=token_budget)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        width = max(lengths[index] for index in batch)
+        assert len(batch) == 1 or len(batch) * width <= token_budget
+    widest = [max(lengths[index] for index in batch) for batch in batches]
+    assert widest == sorted(widest)
+    # No batch could have taken the first document of the next one as well.
+    for batch, following in pairwise(batches):
+        assert (len(batch) + 1) * lengths[following[0]] > token_budget

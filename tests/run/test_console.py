@@ -1,0 +1,144 @@
+import os
+import pty
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from crane_run.console import Console, seconds_text, shown
+from crane_run.schedule import Board, Row
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (48.4, "48 s"), (119.4, "119 s"), (119.6, "2 min 00 s"), (185, "3 min 05 s"), (7210, "2 h 00 min")],
+)
+def test_seconds(seconds, text):
+    assert seconds_text(seconds) == text
+
+
+def board(*expected):
+    return Board([Row(f"0{number}", f"Title {number}", seconds) for number, seconds in enumerate(expected)])
+
+
+def test_the_total_is_said_where_every_section_has_been_timed(capsys):
+    Console().start("mini", Path("out"), board(60.0, 70.0), disk=", 160 MB of disk (2.0 GB free)")
+    Console().start("mini", Path("out"), board(60.0, None))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "CRANE, profile mini: 2 sections into out, about 2 min 10 s on this machine if no stage can be reused, 160 MB "
+        "of disk (2.0 GB free)",
+        "CRANE, profile mini: 2 sections into out",
+    ]
+
+
+def test_without_a_terminal_each_section_is_one_line_and_whole(capsys, tmp_path):
+    console, rows = Console(), board(65.0, 65.0, None)
+    rows.row("00").title = "Masks [and more] " + "x" * 100
+    rows.row("02").state, rows.row("02").seconds = "reused", 7.0
+    console.start("mini", Path("out"), rows)
+    with console.watching(rows):
+        rows.row("00").start(str)
+        rows.row("00").stop("done")
+        console.done(rows.row("00"))
+        rows.row("01").stop("failed")
+        error = "[bold]error[/bold] " + "y" * 100
+        console.failed(rows.row("01"), error, notebook=tmp_path / "n.ipynb", log=tmp_path / "n.log")
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "02  Title 2: reused, nothing changed (took 7 s when it was made)",
+        f"00  Masks [and more] {'x' * 100}: done in 0 s",
+        f"01  Title 1: FAILED after 0 s: [bold]error[/bold] {'y' * 100}",
+        f"    its notebook: {tmp_path / 'n.ipynb'}",
+        f"    its log: {tmp_path / 'n.log'}",
+    ]
+
+
+def test_the_end_names_what_is_there(capsys, tmp_path):
+    (tmp_path / "report.md").write_text("")
+    (tmp_path / "report.html").write_text("")
+    (tmp_path / "tables").mkdir()
+    rows, console = board(None, None), Console()
+    console.finish(tmp_path, rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "All 2 sections done in 0 s",
+        f"  {tmp_path / 'report.html'}  what was reproduced, with every table and figure, in one file",
+        f"  {tmp_path / 'report.md'}    the same as text",
+        f"  {tmp_path / 'tables'}/      each table as CSV, Markdown and LaTeX",
+    ]
+    rows.row("01").stop("failed")
+    console.finish(tmp_path, rows)
+    assert capsys.readouterr().out.startswith("1 of 2 sections failed in 0 s")
+
+
+def test_paths_are_told_from_the_working_folder_on(capsys, tmp_path, monkeypatch):
+    folder = tmp_path / "artifacts" / "mini"
+    (folder / "tables").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    rows, console = board(60.0), Console()
+    console.start("mini", folder, rows)
+    console.failed(rows.row("00"), "error", notebook=folder / "n.ipynb", log=folder / "n.log")
+    console.finish(folder, rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "CRANE, profile mini: 1 sections into artifacts/mini, about 60 s on this machine if no stage can be reused",
+        "00  Title 0: FAILED after 0 s: error",
+        "    its notebook: artifacts/mini/n.ipynb",
+        "    its log: artifacts/mini/n.log",
+        "All 1 sections done in 0 s",
+        "  artifacts/mini/tables/  each table as CSV, Markdown and LaTeX",
+    ]
+    assert shown(tmp_path.parent) == str(tmp_path.parent)
+
+
+@contextmanager
+def terminal(monkeypatch):
+    """Standard output is a terminal within the block; gives a function that reads what was written to it."""
+    reader, writer = pty.openpty()
+    os.set_blocking(reader, False)
+    written = []
+
+    def read():
+        with suppress(BlockingIOError):
+            while data := os.read(reader, 65536):
+                written.append(data)
+        return b"".join(written).decode()
+
+    with monkeypatch.context() as patch, open(writer, "w", encoding="utf-8", buffering=1) as stream:
+        patch.setenv("TERM", "xterm-256color")
+        patch.setenv("COLUMNS", "120")
+        patch.setattr(sys, "stdout", stream)
+        yield read
+    os.close(reader)
+
+
+def test_on_a_terminal_a_table_shows_every_section(monkeypatch, tmp_path):
+    monkeypatch.delenv("CI", raising=False)
+    rows = board(100.0, 100.0, 100.0, 100.0)
+    rows.row("00").state, rows.row("00").seconds = "reused", 75.0
+    rows.row("01").title = "Masks [and more]"
+    with terminal(monkeypatch) as read:
+        console = Console()
+        console.start("mini", tmp_path, rows)
+        with console.watching(rows):
+            rows.row("01").start(lambda: "Requests 4/8")
+            rows.row("02").start(str)
+            rows.row("02").stop("done")
+            console.done(rows.row("02"))
+        text = read()
+    said = ("reused", "(75 s)", "Masks [and more]", "running", "Requests 4/8", "waiting", "about 100 s", "left (")
+    for words in said:
+        assert words in text
+    assert "done in" not in text  # the table says it
+    assert "nothing changed" not in text
+
+
+def test_continuous_integration_gets_lines_even_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    rows = board(100.0)
+    with terminal(monkeypatch) as read:
+        console = Console()
+        with console.watching(rows):
+            rows.row("00").start(lambda: "Requests 4/8")
+            rows.row("00").stop("done")
+            console.done(rows.row("00"))
+        assert read() == "00  Title 0: done in 0 s\r\n"

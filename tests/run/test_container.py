@@ -1,0 +1,297 @@
+"""The image's files agree with the locks and with one another, and tools/container.py calls buildah as it should."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from crane_study import ROOT
+
+STUDY = "/home/crane/study"
+MODULES = ("buildah", "container_build", "container_test", "container")
+
+# It answers as buildah would, notes each call, and fails in the verb that BUILDAH_FAILS names.
+STAND_IN_FOR_BUILDAH = """#!/bin/sh
+printf '%s' "$STORAGE_DRIVER" >> "$BUILDAH_CALLS"
+for argument in "$@"; do printf ' %s' "'$argument'" >> "$BUILDAH_CALLS"; done
+echo >> "$BUILDAH_CALLS"
+for argument in "$@"; do case $argument in --secret=*) cat "${argument#*src=}" > "$BUILDAH_CALLS.pip.conf";; esac; done
+[ "$1" != "$BUILDAH_FAILS" ] || { echo "no luck" >&2; exit 3; }
+case $1 in from) echo working ;; inspect) echo 0123abc ;; images) echo 2 GB ;; esac
+"""
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions in their order, with their arguments."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ").splitlines()
+    return [(line.split()[0], " ".join(line.split()[1:])) for line in lines if line]
+
+
+def of(name: str) -> list[str]:
+    return [arguments for instruction, arguments in instructions() if instruction == name]
+
+
+@pytest.fixture
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    return found
+
+
+# ---- Dockerfile, .dockerignore, environment.yml ---------------------------------------------------------------------
+
+
+def test_base_is_pinned_and_of_the_python_of_the_conda_environment() -> None:
+    pinned = re.fullmatch(r"BASE=python:(3\.11\.\d+)-slim-bookworm@sha256:[0-9a-f]{64}", of("ARG")[0])
+    assert pinned
+    assert of("FROM") == ["${BASE}"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["dependencies"][0] == f"python={pinned[1]}"
+
+
+def test_every_package_is_installed_from_a_hashed_lock() -> None:
+    installations = re.findall(r"pip install [^|;&]+", ";".join(of("RUN")))
+    assert installations
+    for line in installations:
+        assert "--require-hashes --no-deps" in line
+        (lock,) = re.findall(r'-r "?/opt/requirements/([\w$-]+)\.lock', line)
+        for name in (lock.replace("$TORCH", build) for build in ("cpu", "cuda")):
+            assert (ROOT / "requirements" / f"{name}.lock").is_file()
+            assert f"requirements/{name}.lock" in " ".join(of("COPY"))
+
+
+def test_a_change_of_the_source_leaves_the_installed_layers() -> None:
+    steps = [(name, arguments) for name, arguments in instructions() if name in ("COPY", "RUN", "ARG", "USER", "CMD")]
+    source = next(i for i, (_, arguments) in enumerate(steps) if arguments.endswith(" . ."))
+    assert not [arguments for _, arguments in steps[source:] if "pip install" in arguments]
+    assert ("ARG", 'COMMIT=""') in steps[source:]
+    assert [name for name, _ in steps[-2:]] == ["USER", "CMD"]
+
+
+def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_path: Path) -> None:
+    (script,) = (arguments for arguments in of("RUN") if "/bin/crane" in arguments)
+    steps = [name for name, _ in instructions()]
+    assert steps.index("USER") > [*instructions()].index(("RUN", script))  # made by root, so it is root's
+    environment, study = tmp_path / "crane", tmp_path / "study"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    study.mkdir()
+    for package in ("crane_lib", "crane_study", "crane_run"):
+        (study / package).symlink_to(ROOT / package)
+    here = script.replace("/opt/crane", str(environment)).replace(STUDY, str(study))
+    path = f"{environment / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", here], check=True, env={"PATH": path})
+    assert (environment / "bin" / "crane").stat().st_mode & 0o777 == 0o755
+    packages = sysconfig.get_path("purelib")
+    called = os.environ | {"PATH": path, "PYTHONPATH": packages}
+    done = subprocess.run(
+        ["crane", "verify", "artifacts/none"], env=called, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith("error: artifacts/none: has no manifest.json")
+
+
+def test_image_is_run_by_an_ordinary_user_and_keeps_no_secret() -> None:
+    assert of("USER") == ["1000:1000"]
+    assert of("HEALTHCHECK") == ["NONE"]
+    assert not re.search(r"TOKEN|KEY|PASSWORD", " ".join(of("ENV") + of("ARG")))
+
+
+def test_a_run_in_the_image_knows_that_it_is_in_one(services: dict[str, dict[str, Any]]) -> None:
+    settings = dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))
+    assert settings["CRANE_IMAGE"] == "crane"
+    assert settings["CRANE_COMMIT"] == "${COMMIT}"
+    assert not [service for service in services.values() if "CRANE_IMAGE" in service["environment"]]
+
+
+def test_dockerfile_is_clean() -> None:
+    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert program, "hadolint is in the lock; install it"
+    done = subprocess.run([program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_no_image_needs_or_may_hold_stays_outside() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "/*.tar.gz", "**/__pycache__"} <= set(ignored)
+    needed = {".ci", "tests", "notebooks", "expected", "requirements", "Dockerfile", "compose.yaml", "environment.yml"}
+    assert not needed & set(ignored)
+
+
+# ---- compose.yaml ---------------------------------------------------------------------------------------------------
+
+
+def test_services_share_the_image_and_its_folders(services: dict[str, dict[str, Any]]) -> None:
+    assert set(services) == {"study", "study-gpu", "lab"}
+    volumes = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["volumes"]
+    home = dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))["HOME"]
+    for service in services.values():
+        assert service["image"] == "crane"
+        assert set(service["build"]["args"]) == {"TORCH", "COMMIT"}
+        assert set(service["build"]["secrets"]) == set(re.findall(r"type=secret,id=([\w.]+)", " ".join(of("RUN"))))
+        mounted = dict(volume.split(":") for volume in service["volumes"])
+        assert mounted == {"./artifacts": f"{of('WORKDIR')[0]}/artifacts", "hub": f"{home}/.cache/huggingface"}
+    assert set(volumes) == {"hub"}
+
+
+def test_the_build_has_a_pip_conf_without_settings_unless_another_is_named() -> None:
+    secrets = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["secrets"]
+    (default,) = re.fullmatch(r"\$\{CRANE_PIP_CONF:-(.+)\}", secrets["pip.conf"]["file"]).groups()
+    settings = configparser.ConfigParser()
+    settings.read_string((ROOT / default).read_text(encoding="utf-8"))
+    assert settings.sections() == []
+
+
+def test_services_have_no_privilege_and_are_seen_by_this_machine_only(services: dict[str, dict[str, Any]]) -> None:
+    for service in services.values():
+        assert not {"privileged", "network_mode", "pid", "ipc", "cap_add", "devices"} & set(service)
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        assert all(value is None for value in service["environment"].values())  # handed on, never written down
+
+
+def test_gpu_and_lab_start_only_when_named(services: dict[str, dict[str, Any]]) -> None:
+    assert [name for name, service in services.items() if "profiles" not in service] == ["study"]
+    assert [name for name, service in services.items() if "deploy" in service] == ["study-gpu"]
+    (device,) = services["study-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert [name for name, service in services.items() if "ports" in service] == ["lab"]
+
+
+# ---- tools/container.py ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """tools/container.py with a stand-in for buildah that notes its calls in calls.txt."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    program = tmp_path / "bin" / "buildah"
+    program.parent.mkdir()
+    program.write_text(STAND_IN_FOR_BUILDAH)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("BUILDAH_CALLS", str(tmp_path / "calls.txt"))
+    monkeypatch.setenv("BUILDAH_FAILS", "")
+    monkeypatch.delenv("STORAGE_DRIVER", raising=False)
+    yield importlib.import_module("container")
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def calls(tmp_path: Path) -> list[list[str]]:
+    """The stand-in's calls, without the storage driver that each names first."""
+    lines = [shlex.split(line) for line in (tmp_path / "calls.txt").read_text().splitlines()]
+    assert {line[0] for line in lines} == {"overlay"}
+    return [line[1:] for line in lines]
+
+
+def test_services_and_the_test_start_jupyterlab_alike(tool: ModuleType, services: dict[str, dict[str, Any]]) -> None:
+    assert services["lab"]["command"] == sys.modules["container_test"].LAB
+    assert STUDY == sys.modules["buildah"].STUDY == of("WORKDIR")[0]
+
+
+def test_build_gives_the_build_and_the_commit(tool: ModuleType, tmp_path: Path) -> None:
+    assert tool.main(["build", "--torch", "cpu"]) == 0
+    (call,) = calls(tmp_path)
+    assert call[0] == "bud"
+    assert call[-1] == str(ROOT)
+    assert "--build-arg=TORCH=cpu" in call
+    assert [option for option in call if re.fullmatch(r"--build-arg=COMMIT=([0-9a-f]{40}(-dirty)?)?", option)]
+    assert not [option for option in call if "BASE" in option or "--volume" in option or "--secret" in option]
+
+
+def test_build_on_the_stand_in_pulls_nothing(tool: ModuleType, tmp_path: Path) -> None:
+    assert tool.main(["build", "--base-from-debootstrap"]) == 0
+    assert {"--pull-never", "--build-arg=BASE=localhost/crane-stand-in-base"} <= set(calls(tmp_path)[-1])
+
+
+def test_settings_of_the_machine_are_mounted_only(tool: ModuleType, tmp_path: Path) -> None:
+    authority, settings = tmp_path / "ca.crt", tmp_path / "own.conf"
+    authority.write_text("certificate")
+    settings.write_text("[global]\nfind-links = /mine\ntimeout = 5\n[install]\nno-warn-script-location = true\n")
+    options = ["--ca", str(authority), "--pip-conf", str(settings), "--wheels", str(tmp_path)]
+    assert tool.main(["build", *options]) == 0
+    (call,) = calls(tmp_path)
+    volumes = [option.removeprefix("--volume=").split(":") for option in call if option.startswith("--volume")]
+    assert all(mode == "ro" for *_, mode in volumes)
+    assert [inside for _, inside, _ in volumes] == [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/uv/uv.toml",
+        "/run/crane-wheels",
+    ]
+    made = configparser.ConfigParser()
+    made.read_string((tmp_path / "calls.txt.pip.conf").read_text())
+    assert dict(made["global"]) == {
+        "find-links": "/mine /run/crane-wheels",
+        "timeout": "5",
+        "cert": "/etc/ssl/certs/ca-certificates.crt",
+    }
+    assert made["install"]["no-warn-script-location"] == "true"
+    assert not Path(volumes[1][0]).exists()  # the folder of settings is gone
+
+
+def test_run_hands_the_digest_on_and_removes_the_container(tool: ModuleType, tmp_path: Path) -> None:
+    options = ["-v", "/out:/in", "-e", "A=b", "--user", "7:8"]
+    assert tool.main(["run", *options, "--", "./run_all.sh", "--profile", "smoke"]) == 0
+    command = ["working", "--", "./run_all.sh", "--profile", "smoke"]
+    run, removal = calls(tmp_path)[-2:]
+    named = ["--env=CRANE_IMAGE=crane", "--env=CRANE_IMAGE_DIGEST=sha256:0123abc"]
+    assert run == ["run", "--hostname=localhost", "--user=7:8", "--volume=/out:/in", *named, "--env=A=b", *command]
+    assert removal == ["rm", "working"]
+
+
+def test_failure_inside_is_the_exit_status_and_leaves_nothing(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDAH_FAILS", "run")
+    assert tool.main(["run"]) == 3
+    assert calls(tmp_path)[-2][-3:] == ["working", "--", "./run_all.sh"]
+    assert calls(tmp_path)[-1] == ["rm", "working"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "arguments", "message"),
+    [
+        ("inspect", ["run"], "there is no image 'crane'; make it with"),
+        ("from", ["run"], "buildah from: no luck"),
+        ("bud", ["build"], "buildah bud failed, its last lines are above"),
+        ("", ["build", "--ca", "/no/such/file"], "/no/such/file does not exist"),
+    ],
+)
+def test_problems_are_one_line(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fails: str,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("BUILDAH_FAILS", fails)
+    assert tool.main(arguments) == 2
+    assert message in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_missing_buildah_is_named(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert tool.main(["size"]) == 2
+    assert "buildah is not installed" in capsys.readouterr().err
+
+
+def test_size_names_the_image(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["size"]) == 0
+    assert capsys.readouterr().out == "sha256:0123abc 2 GB\n"

@@ -1,0 +1,213 @@
+"""What a manifest says of source, machine, models, data and seeds, where that can be had and where not."""
+
+import json
+import subprocess
+
+import pytest
+import yaml
+
+from crane_lib.files import read_json, sha256, write_text
+from crane_run import manifest
+from crane_run import manifest as origins
+from crane_run import manifest as software
+from crane_run.manifest import Manifest
+from crane_study import machine
+from crane_study.profile import load_profile
+from tests.run.small_run import make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("made") / "mini")
+
+
+def test_a_manifest_has_its_form_and_no_secret(run, tmp_path, monkeypatch):
+    for name in ("CRANE_JUDGE_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "sk-very-secret")
+    folder = make_run(tmp_path / "mini")
+    text = (folder / "manifest.json").read_text()
+    assert "sk-very-secret" not in text
+    assert str(tmp_path) not in text
+    found = Manifest.model_validate_json(text)
+    assert found == manifest.read_manifest(folder)
+    assert {"tables/03_langspec.csv", "sections/00_models.json", "report.md", "profile.yaml"} <= set(found.outputs)
+    assert "manifest.json" not in found.outputs
+    assert found.outputs["report.md"] == sha256(folder / "report.md")
+
+
+def test_stages_have_their_memory_and_the_hash_of_their_record(run):
+    found = manifest.read_manifest(run)
+    stage = {one.name: one for one in found.stages}["base_model"]
+    assert stage.record == sha256(run / "stages" / "base_model" / "stage.json")
+    assert stage.peak_memory_mib > 10
+    assert stage.memory_measure
+    record = read_json(run / "stages" / "base_model" / "stage.json")
+    assert stage.inputs == record["inputs"]
+
+
+def test_the_embedded_model_and_seeds(run):
+    found = manifest.read_manifest(run)
+    weights = run / "stages" / "base_model" / "model" / "model.safetensors"
+    assert found.models["base"].weights == {"model/model.safetensors": sha256(weights)}
+    assert found.models["base"].kind == "trained here"
+    assert found.data["samples"] == {"stages/corpus/documents.txt": sha256(run / "stages" / "corpus" / "documents.txt")}
+    assert found.seeds["stages/corpus.random_seed"] == 7
+    assert found.seeds["random_seed"] == load_profile("mini").random_seed
+
+
+def test_a_local_models_files_are_hashed(tmp_path):
+    for language in ("en", "vi"):
+        write_text(tmp_path / f"{language}.txt", language)
+    write_text(tmp_path / "model" / "model.safetensors", "weights")
+    write_text(tmp_path / "model" / "config.json", "{}")
+    texts = {language: f"{language}.txt" for language in ("en", "vi")}
+    profile = {"description": "mine", "languages": {"en": "English", "vi": "Vietnamese"}}
+    profile["source"] = {"kind": "local", "base_model": "model", "texts": texts}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
+    loaded = load_profile(str(tmp_path / "mine.yaml"))
+    records = {"relevance_base": {"name": "relevance_base", "inputs": {"model": "abc"}, "outputs": {}}}
+    found = origins.describe_models(loaded, records)
+    assert found["base"]["weights"] == {"model.safetensors": sha256(tmp_path / "model" / "model.safetensors")}
+    assert found["base"]["fingerprint"] == "abc"
+    data = origins.describe_data(loaded, tmp_path, records)
+    assert data["source"]["sha256"] == {name: sha256(tmp_path / f"{name}.txt") for name in ("en", "vi")}
+
+
+def test_the_hubs_cache_names_commit_and_hashes(tmp_path, monkeypatch):
+    digest = "a" * 64
+    snapshot = tmp_path / "snapshots" / "0123456789abcdef"
+    write_text(tmp_path / "blobs" / digest, "weights")
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to(tmp_path / "blobs" / digest)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_names, **_options: str(snapshot))
+    found = origins.describe_models(load_profile("qwen2.5-0.5b"), {})
+    assert found["base"]["commit"] == "0123456789abcdef"
+    assert found["base"]["weights"] == {"model.safetensors": digest}
+
+    def missing(*_names, **_options):
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", missing)
+    assert origins.describe_models(load_profile("qwen2.5-0.5b"), {})["base"]["commit"] is None
+
+
+def test_without_git_the_commit_is_told_by_the_image_or_the_archive(tmp_path, monkeypatch):
+    monkeypatch.delenv(software.COMMIT_VARIABLE, raising=False)
+    monkeypatch.setattr(software, "ROOT", tmp_path)
+    nothing = {"commit": None, "uncommitted_changes": None, "commit_from": None}
+    assert software.describe_commit() == nothing
+    write_text(tmp_path / software.ARCHIVED, "commit: $Format:%H$\n")  # not filled in
+    assert software.describe_commit() == nothing
+    write_text(tmp_path / software.ARCHIVED, f"commit: {'ab' * 20}\n")
+    assert software.describe_commit()["commit"] == "ab" * 20
+    monkeypatch.setenv(software.COMMIT_VARIABLE, "cd" * 20 + "-dirty")
+    assert software.describe_commit() == {
+        "commit": "cd" * 20,
+        "uncommitted_changes": True,
+        "commit_from": software.COMMIT_VARIABLE,
+    }
+
+
+def test_git_is_believed_before_all_others(git, tmp_path, monkeypatch):
+    monkeypatch.setenv(software.COMMIT_VARIABLE, "cd" * 20)
+    monkeypatch.setattr(software, "ROOT", tmp_path)
+    write_text(tmp_path / "old.txt", "old")
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert (software.describe_commit()["commit_from"], software.describe_commit()["uncommitted_changes"]) == (
+        "git",
+        False,
+    )
+    write_text(tmp_path / "new.txt", "new")
+    assert software.describe_commit()["uncommitted_changes"] is True
+
+
+def test_the_image_comes_from_the_environment(monkeypatch):
+    monkeypatch.delenv(software.IMAGE_VARIABLE, raising=False)
+    monkeypatch.delenv(software.DIGEST_VARIABLE, raising=False)
+    assert software.describe_image() is None
+    monkeypatch.setenv(software.DIGEST_VARIABLE, "sha256:12")
+    assert software.describe_image() == {"name": None, "digest": "sha256:12"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, None),  # no container
+        ({software.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
+        ({software.IMAGE_VARIABLE: "crane", software.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
+        ({software.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
+        ({software.DIGEST_VARIABLE: "sha256:12", software.COMMIT_VARIABLE: "ab"}, None),
+    ],
+)
+def test_what_a_container_was_not_told_is_said_in_a_line(tmp_path, monkeypatch, given, words):
+    monkeypatch.setattr(software, "ROOT", tmp_path)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    said = software.missing_in_container()
+    assert "\n" not in said
+    assert said == "" if words is None else words in said
+    assert ("COMMIT=..." in said) == ("the commit" in said)
+    assert (f"-e {software.DIGEST_VARIABLE}=..." in said) == ("the image's digest" in said)
+
+
+def test_packages_that_are_not_the_locked_ones(tmp_path):
+    version = software.installed_version("numpy")
+    text = f"numpy=={version} \\\n    --hash=sha256:00\npandas==0.0.1 ; sys_platform == 'linux'\n"
+    write_text(tmp_path / "a.lock", text)
+    write_text(tmp_path / "b.lock", "surely-not-installed==1\n")
+    found = software.describe_locks(tmp_path)
+    assert found["differing"] == {"pandas": {"locked": "0.0.1", "installed": software.installed_version("pandas")}}
+    assert found["files"]["a.lock"] == sha256(tmp_path / "a.lock")
+
+
+def test_gpus_as_nvidia_smi_lists_them(monkeypatch):
+    def answers(text, code=0):
+        done = subprocess.CompletedProcess([], code, text, "")
+        monkeypatch.setattr(machine.subprocess, "run", lambda *_command, **_options: done)
+        return machine.describe_machine()
+
+    found = answers("NVIDIA H100, 570.1, 81559\nNVIDIA H100, 570.1, 81559\n")
+    assert found["gpus"] == [{"name": "NVIDIA H100", "memory_mib": 81559}] * 2
+    assert found["gpu_driver"] == "570.1"
+    assert answers("Failed to initialize", 9)["gpus"] == []
+    assert answers("A GPU, [N/A], [N/A]\n")["gpu_driver"] is None
+
+
+def test_limits_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    assert machine.describe_machine()["core_limit"] is None
+    write_text(tmp_path / "cpu.max", "150000 100000\n")
+    write_text(tmp_path / "memory.max", "1073741824\n")
+    found = machine.describe_machine()
+    assert (found["core_limit"], found["memory_limit_bytes"]) == (1.5, 1 << 30)
+    assert machine.granted_memory() == 1 << 30
+    write_text(tmp_path / "cpu.max", "max 100000\n")
+    assert machine.describe_machine()["core_limit"] is None
+
+
+@pytest.mark.parametrize(
+    ("usable", "limit", "granted"),
+    [
+        (4, "max 100000", 4),
+        (4, "250000 100000", 2),
+        (4, "50000 100000", 1),
+        (2, "800000 100000", 2),
+        (None, "max 1", 1),
+    ],
+)
+def test_cores_that_a_container_grants(tmp_path, monkeypatch, usable, limit, granted):
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_usable_cores", lambda: usable)
+    write_text(tmp_path / "cpu.max", limit)
+    assert machine.granted_cores() == granted
+    assert machine.cores_are_limited() == (granted < (usable or 1))
+
+
+def test_an_earlier_form_is_not_current(tmp_path):
+    assert not manifest.is_current(tmp_path)
+    write_text(tmp_path / "manifest.json", json.dumps({"schema": "crane.manifest/1"}))
+    assert not manifest.is_current(tmp_path)
+    write_text(tmp_path / "manifest.json", json.dumps({"schema": manifest.SCHEMA}))
+    assert manifest.is_current(tmp_path)

@@ -1,0 +1,142 @@
+"""The study over several model seeds."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame, read_json, write_frame
+from crane_run import runner, sections
+from crane_run.console import Console
+from crane_run.notebook import NotebookError
+from crane_run.runner import Run, run_seeds, seed_profiles
+from crane_study.paper.claims import judge, write_claims
+from crane_study.profile import load_profile
+from tests.run.notebooks import write_notebook
+from tests.small import write_study
+from tests.study.outputs import synthetic
+
+SMOKE = load_profile("smoke")
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A study of one section without a kernel, whose results depend on the profile's random seed."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(sections, "NOTEBOOKS", folder)
+    write_notebook(folder / "09_claims.ipynb", "pass", title="Claims")
+    state = SimpleNamespace(seeds=[], problems={}, results=True)
+
+    def execute(notebook, output, parameters, **_options):
+        seed = yaml.safe_load(Path(parameters["profile"]).read_text(encoding="utf-8"))["random_seed"]
+        state.seeds.append(seed)
+        if seed in state.problems:
+            raise state.problems[seed]
+        home = output.parent.parent
+        if state.results:
+            rows = synthetic.make_rows(synthetic.FEW_METHODS, seed=seed)
+            rows["value"] *= 1 + 0.01 * seed
+            langspec = synthetic.make_langspec(rows)
+            write_frame(home / "results.csv", rows)
+            write_frame(home / "langspec.csv", langspec)
+            write_claims(
+                home / "claims.json", judge(rows=rows, langspec=langspec, overlaps=None, budget=0.1), profile="x"
+            )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("executed")
+
+    monkeypatch.setattr(runner, "execute", execute)
+    return state
+
+
+def start(root, count=2, *, fresh=False, profile=SMOKE):
+    run = Run(profile, root / profile.name, sections.choose_sections([], None))
+    return run_seeds(run, count, fresh=fresh, console=Console())
+
+
+def test_profiles_of_seeds():
+    found = seed_profiles(SMOKE.model_copy(update={"random_seed": 3}), 3)
+    assert [(item.name, item.random_seed) for item in found] == [("smoke", 3), ("smoke-seed4", 4), ("smoke-seed5", 5)]
+    assert found[1].source == SMOKE.source
+
+
+@pytest.mark.parametrize("count", [1, -1])
+def test_one_seed_has_no_deviation(count):
+    with pytest.raises(CraneError, match=f"--seeds {count}: expected 2 or more"):
+        seed_profiles(SMOKE, count)
+
+
+def test_only_embedded_models_have_seeds(tmp_path):
+    with pytest.raises(CraneError, match=r"profile small has models of its own, no seed changes them"):
+        seed_profiles(load_profile(str(write_study(tmp_path))), 2)
+
+
+def test_every_seed_has_a_folder_and_the_first_the_summary(tmp_path, work, capsys):
+    assert start(tmp_path, 3) == 0
+    assert work.seeds == [0, 1, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("notebooks", "smoke", "smoke-seed1", "smoke-seed2", ".times")
+    }
+    said = capsys.readouterr().out
+    assert "Model seed 2 of 3 (random seed 1)" in said
+    summary = tmp_path / "smoke" / "seeds"
+    assert f"{summary / 'report.md'}" in said
+    table = read_frame(summary / "tables" / "langspec.csv")
+    chosen = table[
+        (table["model"] == "base") & (table["method"] == "contrast") & (table["metric"] == "token_probability")
+    ]
+    each = []
+    for name in ("smoke", "smoke-seed1", "smoke-seed2"):
+        scores = read_frame(tmp_path / name / "langspec.csv")
+        scores = scores[(scores["model"] == "base") & (scores["method"] == "contrast")]
+        each.append(scores[scores["metric"] == "token_probability"]["langspec_f1"].mean())
+    row = chosen.iloc[0]
+    assert (row["mean"], row["deviation"]) == (pytest.approx(np.mean(each)), pytest.approx(np.std(each, ddof=1)))
+    assert row["high"] - row["mean"] == pytest.approx(4.30265 * np.std(each, ddof=1) / 3**0.5, rel=1e-5)
+    verdicts = pd.read_csv(summary / "tables" / "verdicts.csv")
+    assert (verdicts[["REPRODUCED", "NOT REPRODUCED", "NOT RUN"]].sum(axis=1) == 3).all()
+    report = (tmp_path / "smoke" / "report.md").read_text()
+    assert "## Over model seeds" in report
+    links = re.findall(r"\]\((seeds/[^)]+)\)", report)
+    assert links
+    assert all((tmp_path / "smoke" / link).is_file() for link in links)
+
+
+def test_a_second_start_makes_only_what_is_new(tmp_path, work, capsys):
+    start(tmp_path, 2)
+    start(tmp_path, 3)
+    assert work.seeds == [0, 1, 2]
+    assert "reused, nothing changed" in capsys.readouterr().out
+    assert list(read_json(tmp_path / "smoke" / "seeds" / "seeds.json")["seeds"]) == ["0", "1", "2"]
+
+
+def test_a_failed_seed_is_said_and_made_next_time(tmp_path, work, capsys):
+    work.problems[1] = NotebookError("no memory")
+    assert start(tmp_path) == 1
+    assert "No summary over seeds" in capsys.readouterr().out
+    assert not (tmp_path / "smoke" / "seeds").exists()
+    work.problems.clear()
+    assert start(tmp_path) == 0
+    assert work.seeds == [0, 1, 1]
+    assert (tmp_path / "smoke" / "seeds" / "report.md").is_file()
+
+
+def test_without_the_claims_there_is_no_summary(tmp_path, work, capsys):
+    work.results = False
+    assert start(tmp_path) == 0
+    assert "No summary over seeds: random seed 0 has no results.csv" in capsys.readouterr().out
+
+
+def test_a_summary_of_earlier_results_is_not_shown_as_todays(tmp_path, work):
+    from crane_run.report import write_report
+
+    start(tmp_path)
+    (tmp_path / "smoke" / "results.csv").write_text("changed")
+    write_report(tmp_path / "smoke")
+    assert "was made of earlier results" in (tmp_path / "smoke" / "report.md").read_text()

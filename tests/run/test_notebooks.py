@@ -1,0 +1,154 @@
+"""Notebooks with kept outputs: a number or a picture that changed is found, and named with its notebook and cell."""
+
+import re
+from base64 import b64decode, b64encode
+from io import BytesIO
+
+import nbformat
+import papermill
+import pytest
+from PIL import Image
+
+from crane_lib.errors import CraneError
+from crane_run.sections import all_sections
+from tests.run.notebooks import write_notebook
+from tools import notebooks
+
+PICTURE = """from base64 import b64encode
+from io import BytesIO
+from IPython.display import Markdown, display
+from PIL import Image
+buffer = BytesIO()
+Image.new("RGB", (1600, 400), "navy").save(buffer, "PNG")
+words = "Panel 1 of 1: Drops\\n  English (bars): en: 0.714"
+both = {"image/png": b64encode(buffer.getvalue()).decode(), "text/plain": words}
+display(both, raw=True, metadata={"image/png": {"alt": "Drops"}})
+display(Markdown("| value |\\n| --: |\\n| 0.125 |"))
+"""
+CELLS = ('print("corpus: made in 3.2 s")', PICTURE, 'print(profile.endswith("profile.yaml"), value)')
+
+
+def displays(path):
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    return [output for output in outputs if "data" in output]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run of one tiny notebook, and the notebook with the run's outputs."""
+    folder = tmp_path_factory.mktemp("kept")
+    run = folder / "artifacts" / "tiny"
+    path = write_notebook(folder / "00_tiny.ipynb", *CELLS)
+    parameters = {"profile": str(run / "profile.yaml"), "artifacts": str(run.parent)}
+    (run / "notebooks").mkdir(parents=True)
+    (run / "profile.yaml").write_text("name: tiny\n")
+    executed = str(run / "notebooks" / path.name)
+    papermill.execute_notebook(str(path), executed, parameters, kernel_name="python3", progress_bar=False)
+    assert notebooks.keep_outputs(run, [path]) == [path]
+    return run, path
+
+
+def altered(path, name, changes):
+    """A copy of a notebook in whose outputs, not in whose code, something else stands."""
+    book = nbformat.read(path, as_version=4)
+    texts = [(output, "text") for cell in book.cells for output in cell.get("outputs", []) if "text" in output]
+    texts += [
+        (output.data, kind)
+        for cell in book.cells
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
+        if kind in ("text/plain", "text/markdown", "image/png")
+    ]
+    for old, new in changes.items():
+        (found,) = [(held, kind) for held, kind in texts if old in held[kind]]
+        held, kind = found
+        held[kind] = held[kind].replace(old, new)
+    copy = path.with_name(name)
+    nbformat.write(book, copy)
+    return copy
+
+
+def test_kept_outputs_are_complete_and_without_times_and_machine(kept):
+    _run, path = kept
+    book = nbformat.read(path, as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
+    assert [cell.source for cell in code[1:]] == list(CELLS)
+    assert code[1].outputs[0].text == "corpus: made or reused\n"
+    assert code[3].outputs[0].text == "True 1\n"
+    text = path.read_text()
+    assert 'profile = "mini"' in code[0].source
+    assert "injected" not in text
+    assert "papermill" not in text
+    assert str(path.parent) not in text
+    assert code[2].outputs[0].metadata == {"image/png": {"alt": "Drops"}}
+    (png,) = [output.data["image/png"] for output in displays(path) if "image/png" in output.data]
+    assert Image.open(BytesIO(b64decode(png))).size == (notebooks.PICTURE_WIDTH, notebooks.PICTURE_WIDTH // 4)
+
+
+def test_keeping_the_same_outputs_changes_nothing(kept):
+    run, path = kept
+    before = path.read_bytes()
+    assert notebooks.keep_outputs(run, [path]) == []
+    assert path.read_bytes() == before
+
+
+def test_what_changed_is_found_and_named(kept):
+    run, path = kept
+    (png,) = [output.data["image/png"] for output in displays(path) if "image/png" in output.data]
+    # The bytes of a picture depend on libraries and fonts: what it shows is compared.
+    repainted = altered(path, "01_repainted.ipynb", {png: b64encode(b"another picture").decode()})
+    number, words, stage = ("| 0.125 |", "| 0.126 |"), ("en: 0.714", "en: 0.715"), ("corpus: made", "texts: made")
+    changed = altered(path, "02_changed.ipynb", dict([stage, words]))
+    rounded = altered(path, "03_rounded.ipynb", dict([number]))
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    found = notebooks.check_outputs(run, [repainted, changed, rounded])
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+    assert list(found) == ["02_changed.ipynb", "03_rounded.ipynb"]
+    for name, cells in {"02_changed.ipynb": [1, 2], "03_rounded.ipynb": [2]}.items():
+        assert re.findall(r"FAILED (\S+::Cell \d+)", found[name]) == [f"{name}::Cell {cell}" for cell in cells]
+    for seen, name in ((number, "03_rounded.ipynb"), (words, "02_changed.ipynb"), (stage, "02_changed.ipynb")):
+        assert all(text in found[name] for text in seen)
+
+
+def test_a_cell_without_kept_output_is_refused(kept, tmp_path):
+    run, _path = kept
+    bare = write_notebook(tmp_path / "00_bare.ipynb", "1")
+    assert notebooks.unexecuted(bare) == ["cell-1", "cell-2"]
+    with pytest.raises(CraneError, match=r"00_bare\.ipynb: cell cell-1 has no kept output; use python -m tools\.noteb"):
+        notebooks.check_outputs(run, [bare])
+
+
+def test_outputs_of_other_code_are_not_kept(kept, tmp_path):
+    run, path = kept
+    with pytest.raises(CraneError, match=r"05_absent\.ipynb: no executed copy"):
+        notebooks.keep_outputs(run, [tmp_path / "05_absent.ipynb"])
+    changed = write_notebook(tmp_path / path.name, "print(1)", *CELLS[1:])
+    with pytest.raises(CraneError, match=r"00_tiny\.ipynb: cell cell-2: the executed copy has other code"):
+        notebooks.keep_outputs(run, [changed])
+
+
+def test_errors_widgets_and_folders_of_the_machine_are_not_kept(tmp_path):
+    path = write_notebook(tmp_path / "00_a.ipynb", "x")
+    book = nbformat.read(path, as_version=4)
+    executed = nbformat.read(path, as_version=4)
+    executed.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"see {notebooks.ROOT}/x")]
+    with pytest.raises(CraneError, match=f"cell cell-2: its output names the folder {notebooks.ROOT}"):
+        notebooks.with_outputs(book, executed)
+    executed.cells[2].outputs = [nbformat.v4.new_output("display_data", {notebooks.WIDGET: {}, "text/plain": "0 %"})]
+    with pytest.raises(CraneError, match="cell cell-2: shows a widget"):
+        notebooks.with_outputs(book, executed)
+    executed.cells[2].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
+    with pytest.raises(CraneError, match="cell cell-2: failed with ValueError: no"):
+        notebooks.with_outputs(book, executed)
+
+
+@pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
+def test_the_repository_keeps_small_outputs_of_every_cell(section):
+    assert notebooks.unexecuted(section.path) == []
+    assert section.path.stat().st_size < 400_000
+    code = [cell for cell in section.cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    tags = {tag for cell in code for tag in cell["metadata"].get("tags", [])}
+    assert tags == {"parameters"}  # none that keeps nbval from comparing
+    assert 'profile = "mini"' in "".join(code[0]["source"])

@@ -1,0 +1,350 @@
+"""What a profile needs, on machines and hubs that tests make up."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from crane_lib.errors import CraneError
+from crane_run import rehearsal as made_up
+from crane_run.preflight import Machine, preflight
+from crane_study import ROOT, hub
+from crane_study.measure.judge_endpoint import KEY, MODEL, URL
+from crane_study.profile import load_profile, profile_names
+from tests.small import write_study
+
+REAL = ["llama2-7b", "qwen2.5-0.5b", "qwen3-8b"]
+
+
+class Fake(Machine):
+    def __init__(self, *, gpu=80.0, memory=256.0, free=500.0, cached=False, refused=(), one_disk=True):
+        self.gpu, self.memory, self.free, self.cached, self.refused = gpu, memory, free, cached, refused
+        self.one_disk, self.asked, self.revisions = one_disk, [], {}
+
+    def gpu_memory_gb(self, device):
+        return self.gpu
+
+    def memory_gb(self):
+        return self.memory
+
+    def free_gb(self, folder):
+        return self.free
+
+    def same_disk(self, one, other):
+        return self.one_disk
+
+    def cached_model(self, model):
+        return self.cached
+
+    def cached_task(self, task):
+        return self.cached
+
+    def check_reachable(self, name, kind, revision):
+        self.asked.append((kind, name))
+        self.revisions[name] = revision
+        if name in self.refused:
+            raise CraneError(f"{kind} {name}: is gated; accept its licence")
+
+
+def missing(profile, machine, folder=Path("nowhere")):
+    return {
+        check.what.partition(" /")[0]: check.remark for check in preflight(profile, folder, machine) if not check.met
+    }
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return load_profile("llama2-7b")
+
+
+def test_a_machine_that_has_all(llama):
+    machine = Fake()
+    checks = preflight(llama, Path("nowhere"), machine)
+    assert len(checks) == 10
+    assert all(check.met for check in checks)
+    assert ("model", "meta-llama/Llama-2-7b-chat-hf") in machine.asked
+    assert [name for kind, name in machine.asked if kind == "dataset"] == [
+        "allenai/c4",
+        "cais/mmlu",
+        "ceval/ceval-exam",
+        "facebook/belebele",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        (Fake(gpu=23.6), {"GPU memory": "40 GB needed, 23.6 GB there"}),
+        (Fake(gpu=39.5), {}),
+        (Fake(memory=16), {"memory": "32 GB needed, 16.0 GB there"}),
+        (
+            Fake(refused={"meta-llama/Llama-2-7b-hf"}),
+            {"model meta-llama/Llama-2-7b-hf": "is gated; accept its licence"},
+        ),
+        (Fake(refused={"cais/mmlu"}), {"task mmlu (cais/mmlu)": "is gated; accept its licence"}),
+    ],
+)
+def test_what_is_missing_is_named(llama, machine, expected):
+    assert missing(llama, machine) == expected
+
+
+def test_results_and_downloads_share_a_disk_or_not(llama, tmp_path):
+    wants = llama.needs.disk_gb + llama.needs.download_gb
+    (remark,) = missing(llama, Fake(free=50), tmp_path).values()
+    assert remark == f"{wants:g} GB needed, 50.0 GB there"
+    assert missing(llama, Fake(free=50, one_disk=False), tmp_path) == {}
+    assert missing(llama, Fake(free=50, cached=True), tmp_path) == {}  # nothing to download
+
+
+def test_nobody_is_asked_for_what_is_there(llama, tmp_path):
+    (tmp_path / "stages/corpus").mkdir(parents=True)
+    (tmp_path / "stages/corpus/stage.json").write_text("{}")
+    machine = Fake(cached=True)
+    assert missing(llama, machine, tmp_path) == {}
+    assert machine.asked == []
+
+
+def test_profiles_that_need_nothing_but_some_disk():
+    for name in ("mini", "smoke"):
+        assert not load_profile(name).has_needs
+        (check,) = preflight(load_profile(name), Path("nowhere"), Fake())
+        assert check.what == "disk for nowhere"
+
+
+def test_every_real_profile_says_what_it_takes():
+    assert set(REAL) <= set(profile_names())
+    assert "template" not in profile_names()
+    for name in [*REAL, str(ROOT / "configs/template.yaml")]:
+        profile = load_profile(name)
+        assert profile.needs.download_gb > 0
+        assert profile.needs.hours > 0
+        assert set(profile.evaluation.tasks) == {"en", "zh", "vi"}
+        assert profile.is_gated == (name == "llama2-7b")
+
+
+def test_llama_has_the_papers_settings(llama):
+    assert (llama.source.relevance_documents, llama.relevance.max_length) == (5000, 2048)
+    assert (llama.source.sampling.random_seed, llama.dtype) == (42, "bfloat16")
+    assert (llama.evaluation.few_shot, llama.evaluation.random_seed) == (5, 2025)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["run", "--profile", "qwen2.5-0.5b"], ["preflight", "--profile", "qwen2.5-0.5b"]],
+)
+def test_an_uncached_model_offline_is_a_list_and_exit_code_2(tmp_path, command):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
+    environment["HF_TOKEN"] = "hf_secret"
+    done = subprocess.run(
+        [sys.executable, "-m", "crane_run.cli", *command, "--artifacts", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 2
+    assert "MISSING  model Qwen/Qwen2.5-0.5B: is not (or not fully) in the hub's cache" in said
+    assert "HF_HUB_OFFLINE" in said
+    assert "Traceback" not in said
+    assert "hf_secret" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_hub_says_becomes_one_line(monkeypatch):
+    from huggingface_hub import errors
+
+    for kind, words in (
+        (errors.GatedRepoError, r"model a/b: is gated; accept its licence on https://huggingface\.co/a/b and log in"),
+        (errors.RepositoryNotFoundError, "model a/b: is not on the hub"),
+        (errors.RevisionNotFoundError, "model a/b: has no revision 'v9'"),
+        (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE"),
+        (errors.LocalEntryNotFoundError, "not fully"),
+        (ConnectionError, "the hub cannot be reached"),
+    ):
+        error = kind.__new__(kind)
+        with pytest.raises(CraneError, match=words) as found, hub.naming_mistakes("model a/b", "v9"):
+            raise error
+        assert "\n" not in str(found.value)
+
+
+def test_a_gpu_beyond_the_last_has_no_memory(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _n: SimpleNamespace(total_memory=24e9))
+    assert Machine().gpu_memory_gb("cuda:0") == 24
+    assert Machine().gpu_memory_gb("auto") == 24
+    assert Machine().gpu_memory_gb("cuda:7") == 0
+
+
+def test_a_run_on_the_cpu_needs_no_gpu(llama, tmp_path):
+    checks = preflight(llama.model_copy(update={"device": "cpu"}), tmp_path, Fake(gpu=0))
+    assert "GPU memory" not in {check.what for check in checks}
+
+
+def test_an_index_that_was_cut_off_is_no_model(tmp_path, monkeypatch):
+    for name in ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map"')
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_arguments, **_options: str(tmp_path))
+    assert not hub.cached_model("a/b", revision="main")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    assert not hub.cached_model("a/b", revision="main")
+    (tmp_path / "model-00002-of-00002.safetensors").write_text("{}")
+    assert hub.cached_model("a/b", revision="main")
+
+
+def test_the_revision_asked_for_is_the_profiles(llama):
+    source = llama.source
+    pinned = {language: text.model_copy(update={"revision": "v2"}) for language, text in source.texts.items()}
+    chat = source.chat_model.model_copy(update={"revision": "abc"})
+    machine = Fake()
+    changed = source.model_copy(update={"texts": pinned, "chat_model": chat})
+    preflight(llama.model_copy(update={"source": changed}), Path("nowhere"), machine)
+    asked = {"allenai/c4": "v2", chat.id: "abc", source.base_model.id: "main", "cais/mmlu": "main"}
+    assert asked.items() <= machine.revisions.items()
+
+
+def test_a_revision_that_the_hub_lacks(monkeypatch):
+    from huggingface_hub import HfApi, errors
+
+    def info(_api, name, *, repo_type, revision):
+        if revision != "v1":
+            raise errors.RevisionNotFoundError.__new__(errors.RevisionNotFoundError)
+
+    monkeypatch.setattr(HfApi, "auth_check", lambda _api, name, *, repo_type: None)
+    monkeypatch.setattr(HfApi, "repo_info", info)
+    Machine().check_reachable("a/b", "dataset", "v1")
+    with pytest.raises(CraneError, match="dataset a/b: has no revision 'v9'"):
+        Machine().check_reachable("a/b", "dataset", "v9")
+
+
+# --- a user's own study ------------------------------------------------------------------------------------------
+
+
+def own(folder, *, chat=True, **changes):
+    """A local study, with changes of its profile."""
+    path = write_study(folder, chat=chat)
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
+    return load_profile(str(path))
+
+
+def open_questions(folder, **files):
+    for language, text in files.items():
+        (folder / f"open.{language}.txt").write_text(text, encoding="utf-8")
+    return {language: f"open.{language}.txt" for language in ("en", "vi")}
+
+
+def test_a_study_of_local_files_needs_no_preflight(tmp_path):
+    assert not own(tmp_path).has_needs
+
+
+@pytest.mark.parametrize("judge", ["endpoint", "both"])
+def test_the_judges_variables_are_looked_at(tmp_path, monkeypatch, judge):
+    for name in (URL, MODEL, KEY):
+        monkeypatch.delenv(name, raising=False)
+    asked = open_questions(tmp_path, en="Who?\n", vi="Ai?\n")
+    profile = own(tmp_path, open_ended={"questions": asked, "judge": judge})
+    assert profile.has_needs
+    assert missing(profile, Fake())["judge"].startswith("CRANE_JUDGE_URL is not set; set CRANE_JUDGE_URL,")
+    for name, value in ((URL, "https://judge.example/v1"), (MODEL, "m"), (KEY, "a-key")):
+        monkeypatch.setenv(name, value)
+    assert missing(profile, Fake()) == {}
+    assert not any("a-key" in str(check) for check in preflight(profile, tmp_path, Fake()))
+    monkeypatch.setenv(KEY, "a key\n")
+    assert missing(profile, Fake())["judge"].startswith("CRANE_JUDGE_KEY has a space at an end")
+
+
+def test_no_judge_is_asked_for_where_nothing_is_judged(tmp_path, monkeypatch):
+    monkeypatch.delenv(URL, raising=False)
+    assert missing(own(tmp_path, open_ended={"judge": "endpoint"}), Fake()) == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"en": "Who?\n"}, "{folder}/open.vi.txt: no such file"),
+        ({"en": "Who?\nWhere?\n", "vi": "Ai?\n"}, "the languages have different numbers of questions (en 2, vi 1)"),
+        ({"en": "Who?\n", "vi": "\n"}, "{folder}/open.vi.txt: has no questions"),
+    ],
+)
+def test_the_files_of_open_questions_are_read(tmp_path, files, expected):
+    profile = own(tmp_path, open_ended={"questions": open_questions(tmp_path, **files)})
+    assert profile.has_needs
+    assert missing(profile, Fake())["open questions"].startswith(expected.format(folder=tmp_path.resolve()))
+
+
+def test_a_published_list_is_read_and_held_against_the_model(tmp_path):
+    path = tmp_path / "list.pth"
+    profile = own(tmp_path, paper={"lape_list": "list.pth"})
+    assert profile.has_needs
+    assert "no such file" in missing(profile, Fake())["paper.lape_list"]
+    torch.save([[torch.tensor([1, 23])] * 2] * 7, path)
+    assert missing(profile, Fake()) == {}
+    torch.save([[torch.tensor([1, 24])] * 2] * 7, path)
+    assert "index 24 is out of range for a width of 24" in missing(profile, Fake())["paper.lape_list"]
+    torch.save([[torch.tensor([1, 2])] * 3] * 7, path)
+    assert "'en' has 3 layers, the model 2" in missing(profile, Fake())["paper.lape_list"]
+    assert missing(profile.model_copy(update={"rehearsal": True}), Fake()) == {}  # its model is not the list's
+
+
+def test_a_published_list_for_a_model_that_is_not_there_yet(tmp_path, llama):
+    path = tmp_path / "list.pth"
+    paper = llama.paper.model_copy(update={"lape_list": path})
+    bare = llama.source.model_copy(update={"architecture": {}})
+    torch.save([[torch.tensor([11008])] * 32] * 7, path)
+    named = llama.model_copy(update={"paper": paper})
+    assert "out of range for a width of 11008" in missing(named, Fake())["paper.lape_list"]
+    assert missing(named.model_copy(update={"source": bare}), Fake()) == {}  # held against it when it is
+    path.write_bytes(b"no tensors")
+    remark = missing(named.model_copy(update={"source": bare}), Fake())["paper.lape_list"]
+    assert "is not a file of tensors" in remark
+
+
+def damaged_rows(folder):
+    (file,) = folder.rglob("*.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    del rows[0]["mc_answer3"]
+    file.write_text("".join(json.dumps({k: v for k, v in row.items() if k in rows[0]}) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "expected"),
+    [
+        (None, {}, None),
+        (damaged_rows, {}, "has no column 'mc_answer3'"),
+        (lambda folder: (folder / "data" / "vie_Latn.jsonl").unlink(), {}, "has no vie_Latn.jsonl"),
+        (None, {"subjects": ["law"]}, "has no subject 'law'"),
+        (None, {"path": "elsewhere"}, "no such folder"),
+        (None, {"path": None, "dataset": "{place}"}, None),
+    ],
+)
+def test_a_folder_of_questions_is_read(tmp_path, spoil, changes, expected):
+    place = tmp_path / "questions"
+    made_up.write_belebele(place, config="vie_Latn", language="vi", questions=9)
+    if spoil is not None:
+        spoil(place)
+    task = {"name": "belebele", "path": "questions"} | changes
+    if "dataset" in task:
+        task["dataset"] = task["dataset"].format(place=place)
+    profile = own(tmp_path, chat=False, evaluation={"tasks": {"en": task, "vi": task}})
+    assert profile.has_needs
+    machine = Fake()
+    found = missing(profile, machine)
+    assert not machine.asked
+    assert found == {} if expected is None else expected in found["task belebele"]
+
+
+def test_a_folder_without_enough_examples(tmp_path):
+    made_up.write_belebele(tmp_path / "questions", config="vie_Latn", language="vi", questions=5)
+    task = {"name": "belebele", "path": "questions"}
+    profile = own(tmp_path, chat=False, evaluation={"tasks": {"en": task, "vi": task}, "few_shot": 5})
+    assert "has 5 rows to take 5 examples from" in missing(profile, Fake())["task belebele"]

@@ -1,0 +1,222 @@
+"""The README's commands are executed, with stand-ins for what they name; test_readme_containers.py has the rest."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from crane_lib.neurons import NeuronSet, write_neuron_sets
+from crane_run import cli
+from crane_run.console import RESULTS, Console
+from crane_run.inspect import lab
+from crane_run.schedule import Board, Row
+from crane_run.sections import all_sections
+from crane_run.verify import REFERENCES, read_reference
+from crane_study.profile import profile_names
+from tests.readme import README, ROOT, commands, split, starting
+from tests.run.small_run import make_run
+from tests.run.test_make_archive import module, tool  # noqa: F401  (fixtures)
+from tests.small import TEXTS, write_lines, write_model, write_study
+from tools import notebooks
+
+LIBRARY = ("python", "-m", "crane_run.cli")
+# What the functions below try, one kind a function; export, docker, conda and tools/container.py are tried in
+# test_readme_containers.py. `hf` is no program of ours.
+TRIED = (
+    ("./run_all.sh",),
+    ("./run_tests.sh",),
+    ("crane",),
+    LIBRARY,
+    ("python", "-m", "tools.notebooks"),
+    ("python", "requirements/update.py"),
+    ("python", "tools/container.py"),
+    ("python", "tools/make_archive.py"),
+    ("source",),
+    ("export",),
+    ("docker",),
+    ("conda",),
+    ("hf",),
+)
+
+
+class Became(Exception):
+    """Raised in place of becoming another program."""
+
+
+def become(_program, command):
+    raise Became(*command)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder in which everything that commands name lies."""
+    write_model(tmp_path / "MODEL")
+    write_lines(tmp_path / "vi.jsonl", [{"text": text} for text in TEXTS["vi"]])
+    write_neuron_sets(
+        tmp_path / "SETS",
+        [NeuronSet(sites={"neuron": [[0], [1]]}, widths={"neuron": 24}, method="m", budget="0.1", language="vi")],
+    )
+    for name in ("my-study", "mine"):
+        write_study(tmp_path, name=name)
+    make_run(tmp_path / "artifacts" / "mini")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CRANE_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+def study_in_dry_run(arguments, monkeypatch):
+    """Call `run` as run_all.sh does, without running a section."""
+    monkeypatch.setattr(lab.os, "execv", become)
+    at_once = {"--list", "--help", "--dry-run", "--lab"} & set(arguments)
+    result = CliRunner().invoke(cli.app, ["run", *arguments, *([] if at_once else ["--dry-run"])])
+    if "--lab" in at_once:
+        assert isinstance(result.exception, Became)
+        assert "jupyterlab" in result.exception.args
+        return
+    assert result.exit_code == 0, result.output
+    if not at_once:
+        assert "would run" in result.output
+
+
+def other_command(arguments):
+    """Call `crane` with these arguments."""
+    result = CliRunner().invoke(cli.app, arguments)
+    if arguments[0] == "preflight":
+        assert result.exit_code == 2
+        assert "MISSING" in result.output
+    elif arguments[0] == "verify":
+        assert "artifacts/mini: profile mini" in result.output
+        assert result.exit_code == 1  # the small stand-in is not the reference run
+    else:
+        assert result.exit_code == 0, f"{result.output}{result.exception}"
+
+
+@pytest.mark.parametrize("command", starting("./run_all.sh"))
+def test_studies(place, command, monkeypatch):
+    settings, (_, *arguments) = split(command)
+    read = "".join((ROOT / "tools" / f"environment.{kind}").read_text() for kind in ("py", "sh"))
+    assert all(name in read or name.startswith("PIP_") for name in settings)
+    study_in_dry_run(arguments, monkeypatch)
+
+
+@pytest.mark.parametrize("command", [*starting("crane"), *starting(*LIBRARY)])
+def test_the_other_commands(place, command):
+    other_command(command.removeprefix(" ".join(LIBRARY)).removeprefix("crane").split())
+
+
+@pytest.mark.parametrize("command", starting("./run_tests.sh"))
+def test_the_script_of_the_tests_hands_its_arguments_on(tmp_path, command):
+    python = tmp_path / "python"  # it says what it is called with, and that it is a Python 3.11
+    python.write_text('#!/bin/sh\necho "$*" >> "${0%/*}/calls"\necho 3.11\n')
+    python.chmod(0o755)
+    settings = {"CRANE_PYTHON": str(python), "CRANE_TEST_PROCESSES": "3", "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    called = (tmp_path / "calls").read_text().splitlines()
+    assert {"-m ruff check", "-m mypy"} <= set(called)
+    assert called[-1].startswith("-m pytest -n 3 ")
+    assert called[-1].endswith(command.removeprefix("./run_tests.sh"))
+
+
+@pytest.mark.parametrize("command", starting("python", "tools/make_archive.py"))
+def test_an_archive_is_made_twice_where_the_readme_makes_it(tool, command, monkeypatch, capsys):  # noqa: F811
+    shutil.copy(ROOT / ".gitignore", tool.ROOT)
+    tool.git("add", ".gitignore")
+    tool.git("-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-q", "-m", "second")
+    make_run(tool.ROOT / "artifacts" / "mini")
+    monkeypatch.chdir(tool.ROOT)
+    for _ in range(2):
+        assert tool.main(shlex.split(command)[2:]) == 0, capsys.readouterr().err
+        assert tool.git("status", "--porcelain") == b""  # a run after it is of a clean tree
+
+
+@pytest.mark.parametrize("command", starting("python", "-m", "tools.notebooks"))
+def test_notebooks_are_written_from_a_finished_run(command, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(notebooks, "finished_run", lambda _folder: tmp_path)
+    monkeypatch.setattr(notebooks, "keep_outputs", lambda run, paths: done.append((run, len(paths))) or [])
+    monkeypatch.setattr(notebooks, "keep_inspection", lambda run: done.append(run))
+    result = CliRunner().invoke(notebooks.app, command.split()[3:])
+    assert result.exit_code == 0, result.output
+    assert done == [(tmp_path, len(all_sections())), tmp_path]
+
+
+@pytest.mark.parametrize("command", starting("python", "requirements/update.py"))
+def test_locks_are_written_by_a_program_that_starts(command):  # it asks a package index, which tests do not
+    done = subprocess.run([sys.executable, *command.split()[1:], "--help"], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", starting("source"))
+def test_the_environment_to_activate_is_the_one_that_is_made(command, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("environment", ROOT / "tools" / "environment.py")
+    environment = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(environment)
+    folder = environment.VENV.relative_to(ROOT)
+    assert command.split()[1:] == [str(folder / "bin" / "activate")]
+    (tmp_path / folder / "bin").mkdir(parents=True)
+    monkeypatch.setattr(environment, "VENV", tmp_path / folder)
+    environment.make_importable()
+    assert os.access(tmp_path / folder / "bin" / "crane", os.X_OK)
+
+
+def test_nothing_is_left_out():
+    found = commands()
+    assert len(found) > 40
+    known = {command for start in TRIED for command in starting(*start)}
+    assert [command for command in found if command not in known] == []
+    assert [start for start in TRIED if not starting(*start)] == []
+
+
+def test_the_last_lines_of_a_run_are_those_that_are_printed(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "artifacts" / "mini"
+    folder.mkdir(parents=True)
+    for name in RESULTS:
+        (folder / name).touch() if "." in name else (folder / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    Console().finish(folder, Board([Row(section.number, section.title, None) for section in all_sections()]))
+    printed = re.sub(r"(?<=done in ).*", "<time>", capsys.readouterr().out)
+    assert f"The run ends with\n\n```\n{printed}```\n" in README
+
+
+def test_the_claims_table_has_the_verdicts_of_the_reference_run():
+    told = {}
+    for row in re.findall(r"^\| (C\d) \|(.*)\|$", README, flags=re.MULTILINE):
+        *_, kurtosis, contrast = (cell.strip() for cell in row[1].split("|"))
+        told[row[0]] = {"kurtosis": kurtosis.split(" / "), "contrast": contrast.split(" / ")}
+    found = {}
+    for case, verdict in read_reference(REFERENCES / "mini.json").verdicts.items():
+        claim, method, _budget, measure = case.split(" / ")
+        word = {"REPRODUCED": "yes", "NOT REPRODUCED": "no"}[verdict]
+        found.setdefault(claim, {}).setdefault(method, {})[measure] = word
+    measures = ("token_probability", "accuracy", "-")  # as the table has them; C4 has none
+    assert told == {
+        claim: {method: [words[name] for name in measures if name in words] for method, words in methods.items()}
+        for claim, methods in found.items()
+    }
+
+
+def test_every_path_and_profile_that_it_names_is_there():
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r"`((?:notebooks|expected|configs|docs|requirements)/[\w./-]*)`", README):
+        assert (ROOT / name).exists(), name
+    for section in all_sections():
+        assert f"`notebooks/{section.path.name}`" in README
+    for name in profile_names():
+        assert f"`{name}`" in README or name == "template"
+
+
+def test_python_examples_import(place):
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        imports = "\n".join(line for line in block.splitlines() if line.startswith(("from ", "import ")))
+        assert imports
+        exec(compile(imports, "README.md", "exec"), {})
+    assert sys.modules["crane_study.study"]

@@ -1,0 +1,620 @@
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, sha256
+from crane_run import runner, sections
+from crane_run import runner as run_module
+from crane_run.console import Console
+from crane_run.notebook import NotebookError
+from crane_run.runner import Run, run_sections
+from crane_study import ROOT
+from crane_study import machine as threads_module
+from crane_study.profile import load_profile
+from crane_study.publish import keep_not_run, read_not_run
+from tests.run.notebooks import is_alive, outputs, write_notebook
+
+PROFILE = load_profile("smoke")
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Three sections: each prints and writes a table."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(sections, "NOTEBOOKS", folder)
+    for number, title in enumerate(("First", "Second", "Third")):
+        write_notebook(folder / f"0{number}_{title.lower()}.ipynb", f"print({number})", title=title)
+    return folder
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Execution without a kernel: writes what a section writes, fails or is interrupted where told to."""
+    state = SimpleNamespace(done=[], given=[], variables={}, problems={}, tables={})
+
+    def execute(notebook, output, parameters, *, variables, log, kernels):
+        number = notebook.name[:2]
+        state.done.append(number)
+        state.given.append(dict(parameters))
+        state.variables[number] = dict(variables)
+        log.write(f"section {number} prints\n")
+        folder = output.parent.parent
+        for name in state.tables.get(number, [f"{number}_a.csv"]):
+            (folder / "tables").mkdir(exist_ok=True)
+            (folder / "tables" / name).write_text(f"made {len(state.done)}")
+        if number in state.problems:
+            raise state.problems[number]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("executed")
+
+    monkeypatch.setattr(runner, "execute", execute)
+    return state
+
+
+def start(root, *, only=(), parameters=None, fresh=False, profile=PROFILE, jobs=1):
+    chosen = sections.choose_sections(list(only), None)
+    run = Run(profile, root / profile.name, chosen, dict(parameters or {}), jobs)
+    return run_sections(run, fresh=fresh, console=Console())
+
+
+def record(root, name):
+    return read_json(root / "smoke" / "sections" / f"{name}.json")
+
+
+def test_every_section_is_run_in_order_and_the_next_start_reuses_all(tmp_path, notebooks, work, capsys):
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "02"]
+    said = capsys.readouterr().out
+    assert "First: done in" in said
+    assert "All 3 sections done in" in said
+    assert str(tmp_path / "smoke" / "report.md") in said
+    written = [path for path in (tmp_path / "smoke").rglob("*.*") if path.name not in (".lock", "profile.yaml")]
+    times = {path: path.stat().st_mtime_ns for path in written}
+    assert len(times) >= 14
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "02"]
+    assert capsys.readouterr().out.count("reused, nothing changed") == 3
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_what_a_section_could_not_run_goes_with_its_outputs(tmp_path, notebooks, work):
+    start(tmp_path)
+    folder = tmp_path / "smoke"
+    for number in ("01", "02"):
+        keep_not_run(folder, number, what="a part", reason="no model")
+    work.problems["01"] = NotebookError("no such set")
+    start(tmp_path, parameters={"value": 2})
+    assert read_not_run(folder) == {"02": {"a part": "no model"}}
+    assert "Section 02, a part: no model." in (folder / "report.md").read_text()
+
+
+def test_how_many_sections_worked_at_once_is_kept(tmp_path, notebooks, work):
+    start(tmp_path, jobs=2)
+    start(tmp_path, only=["01"], parameters={"value": 2})
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert [item["jobs"] for item in manifest["sections"]] == [2, 1, 2]
+
+
+def test_sections_are_told_the_profile_and_the_folder(tmp_path, notebooks, work):
+    start(tmp_path, only=["01"], parameters={"value": 5})
+    (given,) = work.given
+    assert given == {
+        "profile": str(tmp_path / "smoke" / "profile.yaml"),
+        "artifacts": str(tmp_path),
+        "value": 5,
+    }
+    assert load_profile(given["profile"]) == PROFILE
+    assert yaml.safe_load((tmp_path / "smoke" / "profile.yaml").read_text()) == PROFILE.resolved()
+
+
+def test_a_failure_does_not_stop_the_others_and_the_exit_code_is_1(tmp_path, notebooks, work, capsys):
+    work.problems["01"] = NotebookError("no such set")
+    assert start(tmp_path) == 1
+    assert work.done == ["00", "01", "02"]
+    said = capsys.readouterr().out
+    assert "01  Second: FAILED after" in said
+    assert ": no such set" in said
+    assert str(tmp_path / "smoke" / "notebooks" / "01_second.failed.ipynb") in said
+    assert "1 of 3 sections failed" in said
+    assert (record(tmp_path, "01_second")["status"], record(tmp_path, "01_second")["error"]) == (
+        "failed",
+        "no such set",
+    )
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert [item["status"] for item in manifest["sections"]] == ["done", "failed", "done"]
+    assert [item["jobs"] for item in manifest["sections"]] == [1, 1, 1]
+
+    del work.problems["01"]
+    work.done.clear()
+    assert start(tmp_path) == 0
+    assert work.done == ["01"]
+    assert record(tmp_path, "01_second")["status"] == "done"
+
+
+@pytest.mark.parametrize(("judge", "again"), [("endpoint", ["00", "01"]), ("offline", ["00"])])
+def test_what_went_without_a_judges_scores_is_done_again_with_them(tmp_path, notebooks, work, judge, again):
+    write_notebook(notebooks / "00_first.ipynb", "study.open_scores()", title="First")
+    write_notebook(notebooks / "01_second.ipynb", "study.open_items()", title="Second")
+    options = PROFILE.open_ended.model_copy(update={"judge": judge})
+    profile = PROFILE.model_copy(update={"open_ended": options})
+    work.problems["00"] = NotebookError("judge: cannot be reached")
+    assert start(tmp_path, profile=profile) == 1
+    del work.problems["00"]
+    work.done.clear()
+    assert start(tmp_path, profile=profile) == 0
+    assert work.done == again
+    assert start(tmp_path, profile=profile) == 0
+    assert work.done == again
+
+
+def test_only_the_sections_asked_for(tmp_path, notebooks, work):
+    assert start(tmp_path, only=["02"]) == 0
+    assert work.done == ["02"]
+    assert start(tmp_path) == 0
+    assert work.done == ["02", "00", "01"]
+
+
+def changed_notebook(root, folder):
+    write_notebook(folder / "01_second.ipynb", "print('changed')", title="Second")
+
+
+def deleted_table(root, folder):
+    (root / "smoke" / "tables" / "01_a.csv").unlink()
+
+
+def deleted_notebook(root, folder):
+    (root / "smoke" / "notebooks" / "01_second.ipynb").unlink()
+
+
+def deleted_record(root, folder):
+    (root / "smoke" / "sections" / "01_second.json").unlink()
+
+
+def broken_record(root, folder):
+    (root / "smoke" / "sections" / "01_second.json").write_text("{half")
+
+
+def foreign_record(root, folder):
+    (root / "smoke" / "sections" / "01_second.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "change", [changed_notebook, deleted_table, deleted_notebook, deleted_record, broken_record, foreign_record]
+)
+def test_a_section_whose_source_or_output_changed_is_run_again(tmp_path, notebooks, work, change):
+    start(tmp_path)
+    work.done.clear()
+    change(tmp_path, notebooks)
+    assert start(tmp_path) == 0
+    assert work.done == ["01"]
+    assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+
+
+def test_files_beside_the_folders_are_of_the_section_whose_code_names_them(tmp_path, notebooks, work):
+    """Others may run at the same time, so the time of a file says nothing."""
+    write_notebook(notebooks / "01_second.ipynb", 'write("results.csv")', title="Second")
+    work.tables["01"] = ["01_a.csv", "../results.csv"]
+    start(tmp_path)
+    made = {name: "results.csv" in record(tmp_path, name)["outputs"] for name in ("00_first", "01_second", "02_third")}
+    assert made == {"00_first": False, "01_second": True, "02_third": False}
+
+
+def test_every_section_has_a_log(tmp_path, notebooks, work):
+    work.problems["01"] = NotebookError("no such set")
+    start(tmp_path)
+    logs = {path.name: path.read_text() for path in (tmp_path / "smoke" / "logs").iterdir()}
+    assert sorted(logs) == ["00_first.log", "01_second.log", "02_third.log"]
+    assert "section 00 prints\n" in logs["00_first.log"]
+    assert "end: done after 0." in logs["00_first.log"].splitlines()[-1]
+    assert logs["01_second.log"].splitlines()[-1].endswith("s: no such set")
+    work.problems["01"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert "] interrupted after 0." in (tmp_path / "smoke" / "logs" / "01_second.log").read_text().splitlines()[-1]
+
+
+def test_another_profile_or_parameter_runs_all_again(tmp_path, notebooks, work):
+    start(tmp_path)
+    start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8}))
+    start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8}), parameters={"value": 2})
+    assert work.done == ["00", "01", "02"] * 3
+
+
+def test_an_output_that_a_section_no_longer_makes_goes(tmp_path, notebooks, work):
+    work.tables["01"] = ["01_a.csv", "01_old.csv"]
+    start(tmp_path)
+    tables = tmp_path / "smoke" / "tables"
+    long_ago = time.time() - 100
+    for path in tables.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    work.tables["01"] = ["01_a.csv"]
+    changed_notebook(tmp_path, notebooks)
+    start(tmp_path)
+    assert sorted(path.name for path in tables.iterdir()) == ["00_a.csv", "01_a.csv", "02_a.csv"]
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_file_server_whose_clock_is_not_this_machines(tmp_path, notebooks, work, monkeypatch, ahead):
+    """What a section has just made is kept, and what is older goes, whatever this machine takes the time to be."""
+    ours = Path.stat
+
+    def theirs(path, **options):
+        found = ours(path, **options)
+        return os.stat_result(tuple(found), {"st_mtime": found.st_mtime + ahead, "st_mtime_ns": found.st_mtime_ns})
+
+    monkeypatch.setattr(Path, "stat", theirs)
+    write_notebook(notebooks / "01_second.ipynb", 'write("results.csv")', title="Second")
+    work.tables["01"] = ["01_a.csv", "01_old.csv", "../results.csv"]
+    assert start(tmp_path) == 0
+    made = ["notebooks/01_second.ipynb", "tables/01_a.csv", "tables/01_old.csv", "results.csv"]
+    assert record(tmp_path, "01_second")["outputs"] == made
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "02"]  # all is there, and is reused
+    old = tmp_path / "smoke" / "tables" / "01_old.csv"
+    os.utime(old, (time.time() - 100, time.time() - 100))
+    work.tables["01"] = ["01_a.csv", "../results.csv"]
+    changed_notebook(tmp_path, notebooks)
+    assert start(tmp_path) == 0
+    assert not old.exists()
+    assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+    assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_section_is_not_trusted_even_when_all_is_as_it_was(tmp_path, notebooks, work, problem):
+    start(tmp_path)
+    original = (notebooks / "01_second.ipynb").read_bytes()
+    changed_notebook(tmp_path, notebooks)
+    work.problems["01"] = problem()
+    with pytest.raises(problem):
+        start(tmp_path)
+    # Half of the outputs are the changed notebook's; the change is taken back.
+    (notebooks / "01_second.ipynb").write_bytes(original)
+    work.problems.clear()
+    work.done.clear()
+    assert start(tmp_path) == 0
+    assert work.done == ["01"]
+
+
+def test_after_an_interruption_the_rest_is_done_and_nothing_twice(tmp_path, notebooks, work):
+    work.problems["01"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    work.problems.clear()
+    assert start(tmp_path) == 0
+    assert work.done == ["00", "01", "01", "02"]
+    assert (tmp_path / "smoke" / "report.md").is_file()
+    assert (tmp_path / "smoke" / "report.html").is_file()
+
+
+def test_a_report_that_was_not_written_in_time_is_written_next_time(tmp_path, notebooks, work, monkeypatch):
+    start(tmp_path)
+    changed_notebook(tmp_path, notebooks)
+
+    def interrupted(_run, *, again):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path)
+    assert start(tmp_path) == 0
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert manifest["sections"][1] == record(tmp_path, "01_second")
+    for name in ("report.md", "report.html"):
+        assert manifest["outputs"][name] == sha256(tmp_path / "smoke" / name)
+
+
+def test_fresh_throws_the_results_away_first(tmp_path, notebooks, work):
+    start(tmp_path)
+    leftover = tmp_path / "smoke" / "stages" / "old"
+    leftover.mkdir(parents=True)
+    beside = tmp_path / "mini"
+    beside.mkdir()
+    assert start(tmp_path, fresh=True) == 0
+    assert work.done == ["00", "01", "02"] * 2
+    assert not leftover.exists()
+    assert beside.is_dir()
+
+
+def test_a_wrong_parameter_is_found_before_anything_is_done_or_thrown_away(tmp_path, notebooks, work):
+    start(tmp_path)
+    work.done.clear()
+    with pytest.raises(CraneError, match=r"00_first\.ipynb: unknown parameter 'valeu'; did you mean 'value'"):
+        start(tmp_path, parameters={"valeu": 3}, fresh=True)
+    assert work.done == []
+    assert (tmp_path / "smoke" / "tables" / "00_a.csv").is_file()
+    assert start(tmp_path) == 0
+    assert work.done == []
+
+
+def test_two_runs_at_once_are_refused(tmp_path, notebooks, work):
+    folder = tmp_path / "smoke"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(CraneError, match="smoke: another run is at work there"):
+            start(tmp_path)
+    assert work.done == []
+    assert start(tmp_path) == 0
+
+
+def test_partial_files_of_a_killed_run_go(tmp_path, notebooks, work):
+    partial = tmp_path / "smoke" / "stages" / ".corpus.0a1b2c3d.partial"
+    partial.mkdir(parents=True)
+    (partial / "documents.parquet").write_text("half")
+    start(tmp_path)
+    assert not partial.exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, notebooks, work):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CraneError, match=r"cannot be written .*; choose another --artifacts"):
+        start(tmp_path / "file")
+
+
+def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
+    profile = PROFILE.model_copy(update={"expected_seconds": {"00": 30.0}, "calibration_seconds": None})
+    chosen = sections.choose_sections([], None)
+    run = Run(profile, tmp_path / "smoke", chosen)
+    assert [run.expected(section) for section in chosen] == [30.0, None, None]
+    run_sections(run, fresh=True, console=Console())
+    assert all(run.expected(section) < 30 for section in chosen)
+    # What a stage took counts where it was used again: the next start from nothing has to make it.
+    stage = tmp_path / "smoke" / "stages" / "corpus" / "stage.json"
+    stage.parent.mkdir(parents=True)
+    record = {"name": "corpus", "key": "k", "section": "01", "seconds": 500.0, "inputs": {}, "outputs": {}}
+    stage.write_text(json.dumps(record))
+    long_ago = time.time() - 100
+    os.utime(stage, (long_ago, long_ago))
+    changed_notebook(tmp_path, notebooks)
+    start(tmp_path, profile=profile)
+    assert [run.expected(section) >= 500 for section in chosen] == [False, True, False]
+
+
+def test_the_manifest(tmp_path, notebooks, work):
+    start(tmp_path)
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert manifest["schema"] == "crane.manifest/2"
+    assert manifest["profile"] == PROFILE.resolved()
+    assert manifest["random_seed"] == PROFILE.random_seed
+    assert {"torch", "transformers", "lm_eval", "papermill"} <= {k for k, v in manifest["packages"].items() if v}
+    assert manifest["machine"]["cores"] >= 1
+    assert [item["section"] for item in manifest["sections"]] == ["00_first", "01_second", "02_third"]
+    hashes = manifest["outputs"]
+    assert {"tables/00_a.csv", "notebooks/02_third.ipynb", "report.md", "profile.yaml"} <= set(hashes)
+    assert all(sha256(tmp_path / "smoke" / name) == value for name, value in hashes.items())
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks):
+    flag = tmp_path / "flag"
+    cell = (
+        f"import os\nif not os.path.exists({str(flag)!r}):\n    raise RuntimeError('no flag yet')\nprint('flag seen')"
+    )
+    write_notebook(notebooks / "00_first.ipynb", cell, title="First")
+    (notebooks / "02_third.ipynb").unlink()
+    assert start(tmp_path) == 1
+    executed = tmp_path / "smoke" / "notebooks"
+    assert sorted(path.name for path in executed.iterdir()) == ["00_first.failed.ipynb", "01_second.ipynb"]
+    assert record(tmp_path, "00_first")["error"] == "RuntimeError: no flag yet"
+    before = (executed / "01_second.ipynb").read_bytes()
+    flag.write_text("")
+    assert start(tmp_path) == 0
+    assert sorted(path.name for path in executed.iterdir()) == ["00_first.ipynb", "01_second.ipynb"]
+    assert outputs(executed / "00_first.ipynb") == "flag seen\n"
+    assert (executed / "01_second.ipynb").read_bytes() == before
+    assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
+
+
+def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):
+    monkeypatch.setattr(runner, "waits_for", lambda _all: {"01": {"00"}, "02": {"00"}})
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert start(tmp_path, jobs=2) == 0
+    assert work.done[0] == "00"
+    # Also where nothing can run beside: a section computes in every start as in a full one.
+    assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"4"}
+    assert {given["CRANE_THREADS"] for given in work.variables.values()} == {"8"}
+    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [4, 4]
+    start(tmp_path, only=["01"], fresh=True, jobs=2)
+    assert (work.variables["01"]["OMP_NUM_THREADS"], work.variables["01"]["CRANE_THREADS"]) == ("4", "8")
+    start(tmp_path, fresh=True)
+    assert "OMP_NUM_THREADS" not in work.variables["01"]
+    assert work.variables["01"]["CRANE_THREADS"] == "8"
+
+
+def test_threads_wait_asleep_and_memory_is_kept_unless_the_user_wants_otherwise(tmp_path, notebooks, work, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    start(tmp_path)
+    assert {given["OMP_WAIT_POLICY"] for given in work.variables.values()} == {"PASSIVE"}
+    assert {given["MALLOC_TRIM_THRESHOLD_"] for given in work.variables.values()} == {"4294967296"}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    start(tmp_path, fresh=True)
+    assert {given["OMP_WAIT_POLICY"] for given in work.variables.values()} == {"ACTIVE"}
+
+
+def test_a_limit_on_cores_reaches_the_kernels(tmp_path, notebooks, work, monkeypatch):
+    monkeypatch.setattr(runner, "cores_are_limited", lambda: True)
+    monkeypatch.setattr(threads_module, "granted_cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert start(tmp_path) == 0
+    assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "jobs"), [(1, 24, 1), (2, 24, 2), (3, 24, 3), (64, 24, 4), (64, 4.2, 2), (64, 1, 1)]
+)
+def test_jobs_that_fit_the_machine_where_models_are_small(monkeypatch, cores, gigabytes, jobs):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads_module, "granted_cores", lambda: cores)
+    monkeypatch.setattr(run_module, "granted_memory", lambda: int(gigabytes * 1e9))
+    assert run_module.fitting_jobs(PROFILE) == jobs
+    large = load_profile("llama2-7b")
+    assert run_module.fitting_jobs(large) == 1
+    assert run_module.fitting_jobs(large.model_copy(update={"rehearsal": True})) == jobs
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run_module.fitting_jobs(PROFILE) == 1
+
+
+def test_sections_at_once_that_need_one_stage_make_it_once(tmp_path, notebooks):
+    """Each waits until the other is there, so they do work at once; then both ask for the stage."""
+    cell = """
+import os, pathlib, time
+from crane_study.store import Store
+
+folder = pathlib.Path(artifacts)
+me = os.environ["CRANE_SECTION"]
+(folder / f"{me}.here").write_text(me)
+limit = time.monotonic() + 120
+while len(list(folder.glob("*.here"))) < 2 and time.monotonic() < limit:
+    time.sleep(0.01)
+
+def make(folder):
+    time.sleep(1)
+    (folder / "maker.txt").write_text(me)
+
+stage = Store(folder / "smoke" / "stages").run("shared", make)
+print("reused", stage.reused, "maker", (stage / "maker.txt").read_text())
+"""
+    for name in ("00_first", "01_second"):
+        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    (notebooks / "02_third.ipynb").unlink()
+    assert start(tmp_path, jobs=2) == 0
+    printed = [outputs(tmp_path / "smoke" / "notebooks" / f"{name}.ipynb") for name in ("00_first", "01_second")]
+    assert sorted("reused True" in text for text in printed) == [False, True]
+    maker = read_json(tmp_path / "smoke" / "stages" / "shared" / "stage.json")["section"]
+    assert all(f"maker {maker}" in text for text in printed)
+    waited = ["shared: waiting, another section is making it" in text for text in printed]
+    assert waited == [maker != "00", maker != "01"]
+    assert not list((tmp_path / "smoke" / "stages").glob(".*"))
+
+
+def test_a_stage_that_fails_is_tried_once_a_start(tmp_path, notebooks):
+    cell = """
+import pathlib
+from crane_lib.errors import CraneError
+from crane_study.store import Store
+
+folder = pathlib.Path(artifacts)
+
+def make(folder_of_stage):
+    with (folder / "tries").open("a") as stream:
+        stream.write("x")
+    raise CraneError("the loss became nan at step 7")
+
+Store(folder / "smoke" / "stages").run("shared", make)
+"""
+    for name in ("00_first", "01_second"):
+        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    (notebooks / "02_third.ipynb").unlink()
+    for tries in ("x", "xx"):
+        assert start(tmp_path, jobs=2) == 1
+        errors = [record(tmp_path, name)["error"] for name in ("00_first", "01_second")]
+        assert errors == ["the loss became nan at step 7"] * 2
+        assert (tmp_path / "tries").read_text() == tries
+        assert list((tmp_path / "smoke" / "stages").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path, notebooks, number):
+    """Also SIGKILL, after which only the kernels themselves can notice."""
+    write_notebook(notebooks / "00_first.ipynb", "print('quick')", title="First")
+    cell = (
+        "import os, pathlib, time\n"
+        "path = pathlib.Path(artifacts) / (os.environ['CRANE_SECTION'] + '.pid')\n"
+        "if not path.is_file():\n"
+        "    path.with_suffix('.partial').write_text(str(os.getpid()))\n"
+        "    path.with_suffix('.partial').rename(path)\n"
+        "    time.sleep(600)"
+    )
+    for name in ("01_second", "02_third"):
+        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
+    if number == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("SIGINT is ignored by what is started in the background, as these tests were")
+    program = f"""
+import pathlib, sys
+from crane_run.cli import app
+from crane_lib.pipeline import runner, sections
+from crane_lib.pipeline import threads as threads_module
+sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
+runner.waits_for = lambda _all: {{"01": {{"00"}}, "02": {{"00"}}}}
+app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    paths = [tmp_path / f"{section}.pid" for section in ("01", "02")]
+    wait_until(lambda: all(path.is_file() for path in paths) or process.poll() is not None)
+    process.send_signal(number)
+    try:
+        _out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert err == "interrupted; start again to go on where it stopped\n"
+    kernels = [int(path.read_text()) for path in paths]
+    wait_until(lambda: not any(map(is_alive, kernels)), seconds=60 if number == signal.SIGKILL else 5)
+    assert record(tmp_path, "00_first")["status"] == "done"
+    assert not [path for path in (tmp_path / "smoke").rglob("*") if path.name == "02_third.json"]
+    assert "] cell 3: import os" in (tmp_path / "smoke" / "logs" / "01_second.log").read_text()
+    before = (tmp_path / "smoke" / "notebooks" / "00_first.ipynb").read_bytes()
+    assert start(tmp_path, jobs=2) == 0
+    assert (tmp_path / "smoke" / "notebooks" / "00_first.ipynb").read_bytes() == before
+    log = (tmp_path / "smoke" / "logs" / "01_second.log").read_text()
+    assert log.count("] start: ") == 2  # what the interrupted start printed is still there
+    assert not list((tmp_path / "smoke").rglob(".*partial*"))
+
+
+def wait_until(condition, *, seconds=120):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_a_failure_takes_the_sections_older_outputs_away(tmp_path, notebooks, work):
+    """Else the report would show, as today's, what an earlier state of the code had made."""
+    start(tmp_path)
+    tables = tmp_path / "smoke" / "tables"
+    assert {path.name for path in tables.iterdir()} == {"00_a.csv", "01_a.csv", "02_a.csv"}
+    work.problems["01"] = NotebookError("no such set")
+    work.tables["01"] = []
+    assert start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8})) == 1
+    assert {path.name for path in tables.iterdir()} == {"00_a.csv", "02_a.csv"}
+    assert not (tmp_path / "smoke" / "notebooks" / "01_second.ipynb").exists()
+
+
+def test_the_open_questions_and_the_judge_are_part_of_a_sections_key(tmp_path, notebooks, work, monkeypatch):
+    questions = {language: tmp_path / f"{language}.txt" for language in ("en", "zh", "vi")}
+    for path in questions.values():
+        path.write_text("?")
+
+    def key(**changes):
+        options = PROFILE.open_ended.model_copy(update={"questions": questions} | changes)
+        profile = PROFILE.model_copy(update={"open_ended": options})
+        return Run(profile, tmp_path, sections.all_sections()).key(sections.all_sections()[0])
+
+    before = key()
+    monkeypatch.setenv("CRANE_JUDGE_MODEL", "a")
+    assert key() == before  # the offline judge asks nobody
+    asked = key(judge="endpoint")
+    monkeypatch.setenv("CRANE_JUDGE_KEY", "secret")
+    assert key(judge="endpoint") == asked
+    monkeypatch.setenv("CRANE_JUDGE_MODEL", "b")
+    assert key(judge="endpoint") != asked
+    questions["zh"].write_text("??")
+    assert key() != before

@@ -1,0 +1,157 @@
+"""The whole study, run as a user runs it, on the smoke profile; then the outputs that notebooks keep, with nbval."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from crane_lib.files import sha256
+from crane_run.sections import all_sections
+from crane_run.verify import REFERENCES, verify
+from crane_study import ROOT
+from crane_study.measure.rows import COLUMNS
+from tests.run.inspect.browser import chromium
+from tests.study.outputs.paper import FLAGS, on_paper, wider_than_paper
+from tools.notebooks import INSPECTION, check_outputs
+
+
+def run_all(artifacts: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`./run_all.sh` with the tests' interpreter, without a terminal."""
+    command = [str(ROOT / "run_all.sh"), "--profile", "smoke", "--artifacts", str(artifacts), *arguments]
+    environment = {**os.environ, "CRANE_PYTHON": sys.executable}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts")
+    done = run_all(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(artifacts) -> Path:
+    return artifacts / "smoke"
+
+
+def test_every_section_has_an_executed_notebook_without_errors(run):
+    for section in all_sections():
+        book = json.loads((run / "notebooks" / f"{section.name}.ipynb").read_text(encoding="utf-8"))
+        outputs = [output for cell in book["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
+        assert outputs or section.number == "09"
+        assert not [output for output in outputs if output["output_type"] == "error"]
+
+
+def test_every_table_is_written_three_times_and_every_figure_twice(run):
+    tables = {path.stem for path in (run / "tables").glob("*.csv")}
+    assert len(tables) >= 12
+    for stem in tables:
+        assert (run / "tables" / f"{stem}.md").stat().st_size > 0
+        assert (run / "tables" / f"{stem}.tex").stat().st_size > 0
+        assert len(pd.read_csv(run / "tables" / f"{stem}.csv")) > 0
+    figures = {path.stem for path in (run / "figures").glob("*.png")}
+    assert len(figures) >= 10
+    for stem in figures:
+        assert (run / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert (run / "figures" / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_rows_are_tidy_and_complete(run):
+    for name in ("perplexity_base", "nlu_base", "perplexity_chat", "nlu_chat"):
+        rows = pd.read_csv(run / "stages" / name / "rows.csv", keep_default_na=False)
+        assert list(rows.columns) == list(COLUMNS)
+        per_mask = rows.groupby(["selected_on", "method", "budget", "masked_language", "random_seed", "metric"])
+        assert (per_mask["evaluation_language"].nunique() == 3).all()
+        assert (per_mask.size() == 3).all()
+    methods = set(pd.read_csv(run / "stages" / "nlu_base" / "rows.csv", keep_default_na=False)["method"])
+    assert methods == {
+        "none",
+        "kurtosis",
+        "contrast",
+        "contrast_mean",
+        "contrast_abs",
+        "lape",
+        "activation_contrast",
+        "gradient_contrast",
+        "random_like_kurtosis",
+        "random_like_contrast",
+    }
+
+
+def test_masks_are_evaluated_on_the_same_documents_and_items(run):
+    documents = pd.read_parquet(run / "stages" / "perplexity_base" / "documents.parquet")
+    tokens = documents.groupby(["evaluation_language", "document"])["tokens"].nunique()
+    assert (tokens == 1).all()
+    items = pd.read_parquet(run / "stages" / "nlu_base" / "items.parquet")
+    counts = items.groupby(["language", "method", "budget", "masked_language", "random_seed"]).size()
+    assert counts.groupby("language").nunique().eq(1).all()
+
+
+def test_claims_are_judged_for_both_rules(run):
+    verdicts = json.loads((run / "claims.json").read_text(encoding="utf-8"))["verdicts"]
+    assert {item["id"] for item in verdicts} == {"C1", "C2", "C3", "C4", "C5"}
+    assert {item["method"] for item in verdicts} == {"kurtosis", "contrast"}
+    assert {item["verdict"] for item in verdicts} <= {"REPRODUCED", "NOT REPRODUCED"}
+
+
+def test_the_manifest_names_every_output_with_its_hash(run):
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["packages"]["torch"]
+    assert {record["status"] for record in manifest["sections"]} == {"done"}
+    assert manifest["outputs"]["report.md"] == sha256(run / "report.md")
+    for folder in ("tables", "figures"):
+        for path in (run / folder).iterdir():
+            assert manifest["outputs"][f"{folder}/{path.name}"] == sha256(path)
+
+
+def test_the_numbers_are_those_of_the_reference_run(run):
+    finding = verify(run, against=str(REFERENCES / "smoke.json"))
+    assert finding.problems == []
+    assert [str(one) for one in finding.comparison.differences] == []
+    assert finding.comparison.numbers > 1000
+
+
+def test_the_report_is_small_opens_at_once_and_fits_on_paper(run):
+    report = run / "report.html"
+    assert report.stat().st_size < 5_000_000
+    program = chromium()
+    from playwright.sync_api import sync_playwright  # there, where there is a Chromium for it
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        page = browser.new_page()
+        loaded = []
+        for _ in range(3):  # the machine may be at work on something else
+            page.goto(report.as_uri())
+            loaded.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+        with on_paper(browser, report.as_uri()) as paper:
+            assert wider_than_paper(paper) == []
+        browser.close()
+    assert 0 < min(loaded) < 1000
+
+
+def test_a_second_start_reuses_every_section(artifacts):
+    done = run_all(artifacts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("reused, nothing changed") == len(all_sections())
+
+
+def test_a_deleted_table_is_made_again(artifacts, run):
+    before = sha256(run / "tables" / "02_overlaps.csv")
+    (run / "tables" / "02_overlaps.csv").unlink()
+    done = run_all(artifacts, "--only", "02")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reused, nothing changed" not in done.stdout
+    assert sha256(run / "tables" / "02_overlaps.csv") == before
+
+
+def test_every_output_is_the_one_that_the_repository_keeps(run):
+    differing = check_outputs(run, [*(section.path for section in all_sections()), INSPECTION])
+    assert not differing, "\n".join(f"{name} differs:\n{text[-4000:]}" for name, text in differing.items())

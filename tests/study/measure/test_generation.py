@@ -1,0 +1,188 @@
+"""Greedy answers are those of a slow loop without batches, padding or cache."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor
+
+from crane_lib.interventions import masked
+from crane_lib.neurons import NeuronSet
+from crane_lib.precision import compute_in_double
+from crane_study.measure.generation import RepetitionPenalty, answer_nll, chat_prompt, end_tokens, greedy_answers
+from crane_study.training import CHAT_TEMPLATE
+from tests.lib.relevance.tiny import FAMILY_KINDS, tiny_model
+from tests.small import small_model, small_tokenizer
+
+QUESTIONS = [
+    "How many mills?",
+    "How many old mills are in town number 7, and where does the river run past?",
+    "Thị trấn",
+    "Ở thị trấn số 3, con sông chảy qua mấy cối xay cũ?",
+    "town number 12 the river",
+    "grey stone bridge",
+]
+PENALTY, LENGTH = 1.3, 24
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return small_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    """A random model that ends some answers and not others."""
+    model = small_model(len(tokenizer), random_seed=3).double()
+    with torch.no_grad():  # the end must be likely enough to occur, and its logit positive, so that a penalty lowers it
+        model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 1.6
+    return model
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    return [tokenizer(question)["input_ids"] for question in QUESTIONS]
+
+
+def slow_answer(model, prompt, *, ends, penalty=PENALTY, length=LENGTH):
+    ids = list(prompt)
+    for _step in range(length):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
+        for token in set(ids):
+            logits[token] = logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
+        ids.append(int(np.argmax(logits)))
+        if ids[-1] in ends:
+            break
+    return tuple(ids[len(prompt) :])
+
+
+def of_family(kind, tokenizer):
+    """A random model that computes as one that was loaded in float64."""
+    model = tiny_model(kind, random_seed=1, vocab_size=len(tokenizer), max_position_embeddings=128)
+    compute_in_double(model)
+    return model
+
+
+def answers(model, tokenizer, prompts, **changes):
+    options = {"max_new_tokens": LENGTH, "repetition_penalty": PENALTY, "batch_size": 64} | changes
+    return greedy_answers(model, tokenizer, prompts, **options)
+
+
+def test_a_batch_is_answered_as_by_the_slow_loop(model, tokenizer, prompts):
+    found = answers(model, tokenizer, prompts)
+    expected = [slow_answer(model, prompt, ends=[tokenizer.eos_token_id]) for prompt in prompts]
+    assert [answer.ids for answer in found] == expected
+    assert [answer.finished for answer in found] == [ids[-1] == tokenizer.eos_token_id for ids in expected]
+    assert {answer.finished for answer in found} == {True, False}
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_every_family_answers_as_by_the_slow_loop(kind, tokenizer, prompts):
+    model = of_family(kind, tokenizer)
+    ends = end_tokens(model, tokenizer)
+    found = answers(model, tokenizer, prompts, max_new_tokens=8)
+    assert [answer.ids for answer in found] == [slow_answer(model, p, ends=ends, length=8) for p in prompts]
+    assert len({answer.ids for answer in found}) > 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_batch_size_changes_nothing(model, tokenizer, prompts, size):
+    assert answers(model, tokenizer, prompts, batch_size=size) == answers(model, tokenizer, prompts)
+
+
+def test_padding_is_not_seen_by_the_penalty():
+    ids, mask = torch.tensor([[1, 1, 5], [1, 6, 5]]), torch.tensor([[False, False, True], [True, True, True]])
+    scores = torch.tensor([[0.0, 2.0, 3.0, -4.0, 0.0, 8.0, -6.0]] * 2)
+    once = RepetitionPenalty(2.0, mask)(ids, scores)
+    assert once.tolist() == [[0, 2, 3, -4, 0, 4, -6], [0, 1, 3, -4, 0, 4, -12]]
+    later = RepetitionPenalty(2.0, mask)(torch.cat([ids, torch.tensor([[3], [2]])], dim=1), scores)
+    assert later.tolist() == [[0, 2, 3, -8, 0, 4, -6], [0, 1, 1.5, -4, 0, 4, -12]]
+    theirs = RepetitionPenaltyLogitsProcessor(2.0)(ids, scores.clone())
+    assert theirs[0, 1] == 1  # what padding with the end token does there, so that a change of it is noticed
+    assert torch.equal(theirs[1], once[1])
+
+
+def test_the_penalty_is_applied(model, tokenizer, prompts):
+    plain = answers(model, tokenizer, prompts, repetition_penalty=1.0)
+    assert [a.ids for a in plain] == [
+        slow_answer(model, p, ends=[tokenizer.eos_token_id], penalty=1.0) for p in prompts
+    ]
+    assert plain != answers(model, tokenizer, prompts)
+
+
+def test_text_is_the_answer_without_special_tokens(model, tokenizer, prompts):
+    for answer in answers(model, tokenizer, prompts):
+        kept = [token for token in answer.ids if token not in tokenizer.all_special_ids]
+        assert answer.text == tokenizer.decode(kept).strip()
+        assert "<|end|>" not in answer.text
+
+
+def test_a_mask_in_force_changes_the_answers_and_leaves_the_model(model, tokenizer, prompts):
+    before = answers(model, tokenizer, prompts)
+    layers = [np.arange(0, 24, 2)] * 2
+    neurons = NeuronSet({"neuron": layers}, {"neuron": 24, "gate": 24, "up": 24, "down": 16})
+    with masked(model, neurons):
+        found = answers(model, tokenizer, prompts)
+        expected = [slow_answer(model, prompt, ends=[tokenizer.eos_token_id]) for prompt in prompts]
+    assert [answer.ids for answer in found] == expected
+    assert found != before
+    assert answers(model, tokenizer, prompts) == before
+
+
+def test_the_models_own_settings_play_no_part_and_stay(model, tokenizer, prompts):
+    before = answers(model, tokenizer, prompts)
+    own = model.generation_config
+    sampling = GenerationConfig(
+        do_sample=True, temperature=3.0, repetition_penalty=1.7, min_new_tokens=9, eos_token_id=1
+    )
+    model.generation_config = sampling
+    try:
+        assert answers(model, tokenizer, prompts) == before
+        assert model.generation_config is sampling
+        with pytest.raises(ValueError):  # noqa: PT011 (whatever transformers says)
+            answers(model, tokenizer, prompts, max_new_tokens=-1)
+        assert model.generation_config is sampling
+    finally:
+        model.generation_config = own
+
+
+def test_every_end_token_of_the_model_ends_an_answer(model, tokenizer, prompts):
+    first = answers(model, tokenizer, prompts)[1].ids[2]
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=[first, tokenizer.eos_token_id])
+    try:
+        assert end_tokens(model, tokenizer) == sorted({first, tokenizer.eos_token_id})
+        found = answers(model, tokenizer, prompts)[1]
+    finally:
+        model.generation_config = own
+    assert found.finished
+    assert found.ids[-1] == first
+
+
+def test_a_question_is_a_users_turn(tokenizer):
+    bare = chat_prompt(tokenizer, "grey bridge")
+    assert tokenizer.decode(bare) == "<|begin|>grey bridge"
+    chat = small_tokenizer()
+    chat.chat_template = CHAT_TEMPLATE
+    assert chat.decode(chat_prompt(chat, "grey bridge")) == "<|begin|><|user|> grey bridge<|end|><|assistant|>"
+
+
+def slow_answer_nll(model, prompt, ids):
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
+    return -sum(float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(ids))
+
+
+def test_nll_is_that_of_single_answers(model, tokenizer, prompts):
+    given = [answer.ids for answer in answers(model, tokenizer, prompts)]
+    expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
+    for budget in (64, 4096):
+        np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=budget), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_nll_of_every_family_is_that_of_single_answers(kind, tokenizer, prompts):
+    model = of_family(kind, tokenizer)
+    given = [tuple(prompt[::-1]) for prompt in prompts]
+    expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
+    np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=256), expected, rtol=1e-5)

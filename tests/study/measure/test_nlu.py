@@ -1,0 +1,272 @@
+import json
+import os
+import socket
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from tqdm import tqdm
+
+from crane_lib.errors import CraneError
+from crane_lib.interventions import masked
+from crane_lib.models import load_model
+from crane_lib.neurons import NeuronSet
+from crane_study.measure.questions import Harness, read_questions, task_name, write_tasks
+from tests.small import write_lines, write_model
+
+LANGUAGES = ("en", "zh")
+DELIMITERS = {"zh": ""}
+WORDS = ["mill", "stone", "bridge", "grey", "river", "town", "past"]
+
+
+def questions(language):
+    generator = np.random.default_rng(0 if language == "en" else 1)
+    asked = []
+    for number in range(24):
+        options = [WORDS[i] for i in generator.permutation(len(WORDS))[: 3 + number % 2]]
+        if language == "en":
+            question, prompt = f"What runs past {number}?", f"Question: What runs past {number}?\nAnswer:"
+        else:
+            question, prompt = f"什么流过{number}？", f"问题：什么流过{number}？\n答案："
+        gold = int(generator.integers(len(options)))
+        asked.append({"question": question, "prompt": prompt, "options": options, "gold": gold})
+    return asked
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer(tmp_path_factory):
+    return load_model(write_model(tmp_path_factory.mktemp("model"), chat=True), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def question_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("questions")
+    return {language: write_lines(folder / f"{language}.jsonl", questions(language)) for language in LANGUAGES}
+
+
+def make_harness(model_and_tokenizer, question_files, folder, *, chat=False):
+    write_tasks(folder, question_files, delimiters=DELIMITERS, chat=chat)
+    return Harness(*model_and_tokenizer, folder, batch_size=5, chat=chat)
+
+
+@pytest.fixture(scope="module")
+def harness(model_and_tokenizer, question_files, tmp_path_factory):
+    return make_harness(model_and_tokenizer, question_files, tmp_path_factory.mktemp("tasks"))
+
+
+def log_probability(model, context, continuation):
+    """Sum of the log-probabilities of the continuation's tokens, one forward pass a token."""
+    total = 0.0
+    for place in range(len(continuation)):
+        with torch.no_grad():
+            logits = model(torch.tensor([context + continuation[:place]])).logits[0, -1].double()
+        total += float(logits.log_softmax(-1)[continuation[place]])
+    return total
+
+
+def asked_tokens(tokenizer, row, *, chat):
+    if chat:
+        turn = [{"role": "user", "content": row["question"]}]
+        text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [tokenizer.bos_token_id, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+
+
+def slow_answers(model, tokenizer, language, *, chat):
+    """Right or wrong a question, and by how much the best option leads."""
+    delimiter = DELIMITERS.get(language, " ")
+    answers, margins = [], []
+    for row in questions(language):
+        context = asked_tokens(tokenizer, row, chat=chat)
+        scores = [
+            log_probability(model, context, tokenizer(delimiter + option, add_special_tokens=False)["input_ids"])
+            for option in row["options"]
+        ]
+        answers.append(int(np.argmax(scores)) == row["gold"])
+        margins.append(np.diff(sorted(scores))[-1])
+    assert min(margins) > 1e-4  # no answer hangs on the last digit
+    return answers
+
+
+def in_order(found, language):
+    rows = found[found["language"] == language]
+    assert rows["item"].tolist() == list(range(24))
+    return rows["correct"].tolist()
+
+
+def test_the_harness_scores_as_one_would_by_hand(model_and_tokenizer, harness):
+    found = harness.accuracy()
+    assert found["correct"].dtype == bool
+    for language in LANGUAGES:
+        expected = slow_answers(*model_and_tokenizer, language, chat=False)
+        assert in_order(found, language) == expected
+        assert 0 < sum(expected) < 24
+
+
+def test_under_a_mask_too_and_as_before_afterwards(model_and_tokenizer, harness):
+    model, tokenizer = model_and_tokenizer
+    before = harness.accuracy()
+    neurons = NeuronSet(sites={"neuron": [np.arange(0, 24, 2), np.arange(12)]}, widths={"neuron": 24})
+    with masked(model, neurons):
+        inside = harness.accuracy()
+        for language in LANGUAGES:
+            assert in_order(inside, language) == slow_answers(model, tokenizer, language, chat=False)
+    assert not inside.equals(before)
+    assert harness.accuracy().equals(before)
+
+
+def test_log_likelihoods_that_are_no_numbers_are_no_answers(harness, monkeypatch):
+    monkeypatch.setattr(harness.requests, "log_likelihoods", lambda _model: np.full(harness.requests.count, np.nan))
+    with pytest.raises(CraneError, match="log-likelihoods are no numbers"):
+        harness.accuracy()
+
+
+def test_a_chat_model_is_asked_in_its_template(model_and_tokenizer, question_files, tmp_path):
+    found = make_harness(model_and_tokenizer, question_files, tmp_path, chat=True).accuracy()
+    for language in LANGUAGES:
+        assert in_order(found, language) == slow_answers(*model_and_tokenizer, language, chat=True)
+
+
+def test_nothing_is_fetched(model_and_tokenizer, question_files, tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    found = make_harness(model_and_tokenizer, question_files, tmp_path).accuracy()
+    assert len(found) == 48
+
+
+def test_the_harness_is_quiet_and_leaves_other_progress_bars_alone(
+    model_and_tokenizer, question_files, tmp_path, capfd
+):
+    before = dict(os.environ)
+    make_harness(model_and_tokenizer, question_files, tmp_path).accuracy()
+    assert dict(os.environ) == before
+    assert capfd.readouterr() == ("", "")
+    list(tqdm([1, 2], desc="Mine"))
+    assert "Mine: 100%" in capfd.readouterr().err
+
+
+def test_a_question_that_changed_is_read_anew(model_and_tokenizer, tmp_path):
+    """The cache of data sets is the task folder's own."""
+    path, tasks = tmp_path / "q.jsonl", tmp_path / "tasks"
+    counts = []
+    for count in (5, 3):
+        write_lines(path, questions("en")[:count])
+        write_tasks(tasks, {"en": path}, delimiters={}, chat=False)
+        found = Harness(*model_and_tokenizer, tasks, batch_size=2, chat=False).accuracy()
+        counts.append(len(found))
+    assert counts == [5, 3]
+
+
+def test_no_task_definitions(model_and_tokenizer, tmp_path):
+    with pytest.raises(CraneError, match="has no task definitions"):
+        Harness(*model_and_tokenizer, tmp_path, batch_size=1, chat=False)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_task_definitions(question_files, tmp_path, chat):
+    names = write_tasks(tmp_path, question_files, delimiters=DELIMITERS, chat=chat)
+    assert names == [task_name(language) for language in LANGUAGES] == ["crane_en", "crane_zh"]
+    tasks = {name: yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in names}
+    assert {task["target_delimiter"] for task in tasks.values()} == {""}
+    for language, delimiter in (("en", " "), ("zh", "")):
+        asked = questions(language)
+        lines = (tmp_path / f"{language}.jsonl").read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        assert [row["choices"] for row in rows] == [[delimiter + option for option in q["options"]] for q in asked]
+        assert [row["text"] for row in rows] == [
+            q["question"] if chat else q.get("prompt", q["question"]) for q in asked
+        ]
+
+
+# --- question files ------------------------------------------------------------------------------------------
+
+GOOD = {"question": "Where?", "options": ["here", "there"], "gold": 1}
+
+
+def test_questions_are_read(tmp_path):
+    frame = read_questions(write_lines(tmp_path / "q.jsonl", [GOOD, GOOD | {"prompt": "Q: Where?", "gold": 0}]))
+    assert frame["gold"].tolist() == [1, 0]
+    assert frame["prompt"].tolist() == ["Where?", "Q: Where?"]
+    assert frame["options"].tolist() == [["here", "there"]] * 2
+
+
+def test_questions_keep_their_text(tmp_path):
+    odd = GOOD | {"question": "007", "options": ["1", "02\u2028"], "subject": "NA"}
+    frame = read_questions(write_lines(tmp_path / "q.jsonl", [odd]))
+    assert frame.loc[0, ["question", "subject"]].tolist() == ["007", "NA"]
+    assert frame.loc[0, "options"] == ["1", "02\u2028"]
+
+
+@pytest.mark.parametrize("name", ["question", "options", "gold"])
+def test_a_missing_field_is_named(tmp_path, name):
+    row = {key: value for key, value in GOOD.items() if key != name}
+    with pytest.raises(CraneError, match=rf"line 1: has no field '{name}'; needs question, options, gold"):
+        read_questions(write_lines(tmp_path / "q.jsonl", [row]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gold": 2},
+        {"gold": -1},
+        {"gold": "B"},
+        {"gold": 0.5},
+        {"gold": None},
+        {"gold": True},
+        {"prompt": ""},
+        {"options": "here or there"},
+        {"options": []},
+        {"options": ["here", 2]},
+        {"options": ["here"], "gold": 0},
+        {"question": 5},
+        {"question": None},
+        {"question": " "},
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, change):
+    path = write_lines(tmp_path / "q.jsonl", [GOOD, GOOD, GOOD | change])
+    with pytest.raises(CraneError, match=r"questions .*q\.jsonl: line 3: "):
+        read_questions(path)
+
+
+def test_a_field_that_only_one_line_lacks(tmp_path):
+    path = write_lines(tmp_path / "q.jsonl", [GOOD, {key: GOOD[key] for key in ("question", "options")}])
+    with pytest.raises(CraneError, match="line 2: "):
+        read_questions(path)
+
+
+def test_unreadable_question_files(tmp_path):
+    path = tmp_path / "q.jsonl"
+    with pytest.raises(CraneError, match=r"q\.jsonl: no such file"):
+        read_questions(path)
+    path.write_text("")
+    with pytest.raises(CraneError, match=r"q\.jsonl: has no questions"):
+        read_questions(path)
+    path.write_text('{"question": "half')
+    with pytest.raises(CraneError, match="line 1: is not JSON"):
+        read_questions(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(CraneError, match="line 1: is not an object"):
+        read_questions(path)
+    path.write_bytes(json.dumps(GOOD).encode("utf-16"))
+    with pytest.raises(CraneError, match="is not UTF-8"):
+        read_questions(path)
+
+
+def test_a_bad_question_file_is_found_before_the_harness_starts(tmp_path):
+    path = write_lines(tmp_path / "q.jsonl", [GOOD | {"gold": 7}])
+    with pytest.raises(CraneError, match="line 1"):
+        write_tasks(tmp_path / "tasks", {"en": path}, delimiters={}, chat=False)
+
+
+def test_fields_that_only_some_questions_have_do_no_harm(model_and_tokenizer, tmp_path):
+    rows = [row | ({"subject": "rivers"} if number % 2 else {}) for number, row in enumerate(questions("en"))]
+    write_tasks(tmp_path / "t", {"en": write_lines(tmp_path / "q.jsonl", rows)}, delimiters={}, chat=False)
+    found = Harness(*model_and_tokenizer, tmp_path / "t", batch_size=8, chat=False).accuracy()
+    assert isinstance(found, pd.DataFrame)
+    assert len(found) == 24

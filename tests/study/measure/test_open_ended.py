@@ -1,0 +1,266 @@
+"""Rows, changes and LangSpec-F of judged answers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame
+from crane_lib.specificity import langspec, langspec_values
+from crane_study.measure.rows import COLUMNS
+from crane_study.paper.published import PUBLISHED
+from crane_study.uncertainty.open_ended import (
+    FORMS,
+    langspec_f1_intervals,
+    langspec_f1_rows,
+    open_langspec,
+    score_changes,
+    score_rows,
+)
+from crane_study.uncertainty.permutation import random_p_value
+
+LANGUAGES = ("en", "zh", "vi")
+QUESTIONS = 30
+MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
+
+
+def make_items(seed=0):
+    """Judged answers: a set that hurts its own language by about 3 points, and two random draws that hurt little."""
+    generator = np.random.default_rng(seed)
+    usual = {language: generator.uniform(6, 10, QUESTIONS) for language in LANGUAGES}
+    frames = []
+
+    def add(method, budget, masked, draw, share, lost):
+        for language in LANGUAGES:
+            noise = generator.normal(0, 0.3, QUESTIONS) if masked else 0.0
+            values = np.clip(usual[language] - lost.get(language, 0.0) + noise, 1, 10)
+            selected = "base" if masked else ""
+            labels = ("mini", "chat", selected, method, budget, masked, draw, share)
+            frame = pd.DataFrame([labels] * QUESTIONS, columns=MASK)
+            frames.append(frame.assign(language=language, question=range(QUESTIONS), score=values, judge="offline"))
+
+    add("none", "", "", -1, 0.0, {})
+    for masked in LANGUAGES:
+        add("contrast", "0.1", masked, -1, 0.1, {code: 3.0 if code == masked else 0.5 for code in LANGUAGES})
+        for draw in range(2):
+            add("random_like_contrast", "0.1", masked, draw, 0.1, dict.fromkeys(LANGUAGES, 0.2 * draw))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def items():
+    return make_items()
+
+
+def mean(items, *, method, masked, language, draw=-1):
+    part = items[(items["method"] == method) & (items["masked_language"] == masked) & (items["random_seed"] == draw)]
+    return part[part["language"] == language]["score"].mean()
+
+
+def test_rows_are_means(items):
+    rows = score_rows(items, main="offline")
+    assert list(rows) == list(COLUMNS)
+    assert len(rows) == (1 + 3 + 6) * 3
+    assert set(rows["task"]) == {"open_ended"}
+    assert set(rows["metric"]) == {"judge_score"}
+    for row in rows.itertuples():
+        expected = mean(
+            items, method=row.method, masked=row.masked_language, language=row.evaluation_language, draw=row.random_seed
+        )
+        assert row.value == pytest.approx(expected)
+        assert row.n == QUESTIONS
+
+
+def test_a_second_judge_has_a_metric_of_its_own_and_missing_scores_do_not_count(items):
+    other = items.assign(judge="endpoint")
+    lost = (other["question"] == 4) & (other["method"] == "contrast")
+    other.loc[lost, "score"] = np.nan
+    rows = score_rows(pd.concat([other, items]), main="endpoint")
+    assert set(rows["metric"]) == {"judge_score", "judge_score_offline"}
+    main = rows[rows["metric"] == "judge_score"]
+    assert set(main[main["method"] == "contrast"]["n"]) == {QUESTIONS - 1}
+    assert set(main[main["method"] != "contrast"]["n"]) == {QUESTIONS}
+    assert main["value"].notna().all()
+
+
+def test_changes_and_their_intervals(items):
+    table = score_changes(items, resamples=400)
+    assert len(table) == 2 * 3 * 3
+    contrast = table[table["method"] == "contrast"]
+    for row in contrast.itertuples():
+        before = mean(items, method="none", masked="", language=row.evaluation_language)
+        after = mean(items, method="contrast", masked=row.masked_language, language=row.evaluation_language)
+        assert (row.unmasked, row.value, row.change) == pytest.approx((before, after, after - before))
+        assert row.low <= row.change <= row.high
+    own = contrast["masked_language"] == contrast["evaluation_language"]
+    # What differs between questions cancels: the scores vary by 1.2, their change by 0.3 (and where 1 or 10 cuts it).
+    spread = 2 * 1.96 * 0.3 / np.sqrt(QUESTIONS)
+    assert ((contrast["high"] - contrast["low"])[own] < 1.5 * spread).all()
+    assert ((contrast["high"] - contrast["low"])[own] > 0.6 * spread).all()
+    assert (contrast["high"][own] < -2.5).all()
+    random = table[table["method"] == "random_like_contrast"]
+    assert set(random["draws"]) == {2}
+    first = random.iloc[0]
+    two = [
+        mean(
+            items,
+            method="random_like_contrast",
+            masked=first.masked_language,
+            language=first.evaluation_language,
+            draw=d,
+        )
+        for d in range(2)
+    ]
+    assert first.value == pytest.approx(np.mean(two))
+
+
+def test_questions_that_no_judge_scored_are_left_out(items):
+    part = items.copy()
+    part.loc[(part["question"] == 3) & (part["method"] == "contrast"), "score"] = np.nan
+    table = score_changes(part, resamples=50)
+    contrast = table[table["method"] == "contrast"]
+    assert set(contrast["n"]) == {QUESTIONS - 1}
+    assert contrast[["change", "low", "high"]].notna().all(axis=None)
+
+
+def test_a_change_is_on_the_questions_that_both_answers_have_scores_for(items):
+    part = items.copy()
+    hard = (part["question"] < 5) & (part["method"] == "none") & (part["language"] == "zh")
+    part.loc[hard, "score"] = 1.0
+    part.loc[(part["question"] < 5) & (part["method"] == "contrast"), "score"] = np.nan
+    table = score_changes(part, resamples=50)
+    row = table[(table["method"] == "contrast") & (table["masked_language"] == table["evaluation_language"])]
+    both = part[(part["question"] >= 5) & (part["language"] == "zh")]
+    expected = mean(both, method="none", masked="", language="zh")
+    assert row.set_index("masked_language").loc["zh", "unmasked"] == pytest.approx(expected)
+    # A language without a single score has no change; the others keep theirs.
+    part.loc[part["language"] == "vi", "score"] = np.nan
+    table = score_changes(part, resamples=50).set_index("evaluation_language")
+    assert table.loc["vi", ["change", "low", "high"]].isna().all(axis=None)
+    assert (table.loc["vi", "n"] == 0).all()
+    assert table.loc["en", ["change", "low", "high"]].notna().all(axis=None)
+
+
+def test_no_langspec_is_invented_where_scores_are_missing(items):
+    part = items.copy()
+    part.loc[(part["method"] == "contrast") & (part["masked_language"] == "en"), "score"] = np.nan
+    table = open_langspec(part, resamples=50)
+    contrast = table[table["method"] == "contrast"].set_index(["form", "masked_language"])["langspec"]
+    assert contrast[:, "en"].isna().all()
+    assert contrast[:, "mean"].isna().all()
+    assert contrast[:, "vi"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda items: items[items["method"] != "none"], "expected the unmasked model once"),
+        (lambda items: pd.concat([items, items]), "has an item of 'en' twice"),
+        (lambda items: pd.concat([items, items.assign(judge="endpoint")]), "expected the scores of one judge"),
+        (lambda items: pd.concat([items, items.assign(model="base")]), "expected the items of one model"),
+    ],
+)
+def test_answers_that_cannot_be_paired_are_refused(items, change, message):
+    with pytest.raises(CraneError, match=message):
+        score_changes(change(items), resamples=5)
+
+
+def test_langspec_is_the_metrics_own(items):
+    table = open_langspec(items, resamples=200)
+    before = {code: mean(items, method="none", masked="", language=code) for code in LANGUAGES}
+    for form, (beta, kind) in FORMS.items():
+        expected = []
+        for masked in LANGUAGES:
+            after = {code: mean(items, method="contrast", masked=masked, language=code) for code in LANGUAGES}
+            expected.append(langspec(before, after, target=masked, beta=beta, form=kind).f)
+        mine = table[(table["form"] == form) & (table["method"] == "contrast")].set_index("masked_language")
+        assert mine.loc[list(LANGUAGES), "langspec"].tolist() == pytest.approx(expected)
+        assert mine.loc["mean", "langspec"] == pytest.approx(np.mean(expected))
+        assert (mine["low"] <= mine["langspec"]).all()
+        assert (mine["langspec"] <= mine["high"]).all()
+        assert (mine["draws"] == 1).all()
+    random = table[(table["method"] == "random_like_contrast") & (table["masked_language"] == "mean")]
+    assert set(random["draws"]) == {2}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_p_is_that_of_the_scores_of_each_language_and_draw(items, form):
+    beta, kind = FORMS[form]
+    weaker = items.copy()
+    lost = (weaker["method"] == "contrast") & (weaker["language"] == weaker["masked_language"])
+    weaker.loc[lost, "score"] += 2.85  # so that some draws come near
+    before = {code: mean(weaker, method="none", masked="", language=code) for code in LANGUAGES}
+
+    def score(method, masked, draw):
+        after = {k: mean(weaker, method=method, masked=masked, language=k, draw=draw) for k in LANGUAGES}
+        return langspec(before, after, target=masked, beta=beta, form=kind).f
+
+    own = [score("contrast", code, -1) for code in LANGUAGES]
+    expected = random_p_value(
+        own, [[score("random_like_contrast", code, draw) for draw in (0, 1)] for code in LANGUAGES]
+    )
+    assert 1 / 27 < expected < 1
+    table = open_langspec(weaker, resamples=5)
+    table = table[table["form"] == form]
+    told = table["masked_language"].eq("mean") & table["method"].eq("contrast")
+    assert table[told]["p_value"].item() == table[told]["p_holm"].item() == pytest.approx(expected)
+    assert table[~told]["p_value"].isna().all()
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_f_scores_of_arrays_are_those_of_single_masks(form):
+    generator = np.random.default_rng(1)
+    unmasked, masked = generator.uniform(1, 10, (50, 3)), generator.uniform(1, 10, (50, 3))
+    masked[0] = unmasked[0]
+    beta, kind = FORMS[form]
+    for target in range(3):
+        found = langspec_values(unmasked[:, None], masked[:, None], np.array([target]), beta=beta, form=kind)[:, 0]
+        expected = [
+            langspec(
+                dict(zip(LANGUAGES, a, strict=True)),
+                dict(zip(LANGUAGES, b, strict=True)),
+                target=LANGUAGES[target],
+                beta=beta,
+                form=kind,
+            ).f
+            for a, b in zip(unmasked, masked, strict=True)
+        ]
+        np.testing.assert_allclose(found, expected)
+        assert found[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("CRANE", {"en": 0.359, "vi": 0.697, "zh": 0.549}),
+        ("CRANE top 1%", {"en": 0.286, "vi": 0.723, "zh": 0.461}),
+        ("LAPE", {"en": 0.0, "vi": 0.0, "zh": 0.178}),
+    ],
+)
+def test_the_released_form_gives_the_published_values(method, expected):
+    frame = read_frame(PUBLISHED)
+    frame = frame[frame["task"].str.startswith("open-ended-")]
+    frame = frame.assign(code=frame["task"].str[-2:], value=frame["value"].astype(float))
+    scores = frame.set_index(["method", "masked_language", "code"])["value"]
+    before = np.array([scores["none", "", code] for code in LANGUAGES])
+    beta, kind = FORMS["released"]
+    for masked, value in expected.items():
+        after = np.array([scores[method, masked, code] for code in LANGUAGES])
+        target = np.array([LANGUAGES.index(masked)])
+        found = langspec_values(before[None], after[None], target, beta=beta, form=kind)[0]
+        # The scores were published with three decimals; LAPE's largest drop is .085.
+        assert float(found) == pytest.approx(value, abs=0.001)
+
+
+def test_rows_beside_other_measures_hold_f1_by_language(items):
+    langspec = open_langspec(items, resamples=20)
+    rows = langspec_f1_rows(langspec)
+    assert set(rows["metric"]) == {"judge_score"}
+    assert sorted(set(rows["masked_language"])) == sorted(LANGUAGES)
+    for row in rows.itertuples():
+        part = langspec[(langspec["form"] == "f1") & (langspec["method"] == row.method)]
+        assert row.langspec_f1 == part[part["masked_language"] == row.masked_language]["langspec"].item()
+    means = langspec_f1_intervals(langspec).set_index("method")
+    assert (means["metric"] == "judge_score").all()
+    part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] == "mean")].set_index("method")
+    assert means.loc["contrast", ["mean_low", "mean_high"]].tolist() == part.loc["contrast", ["low", "high"]].tolist()

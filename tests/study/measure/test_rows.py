@@ -1,0 +1,122 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crane_lib.files import read_frame, write_frame
+from crane_lib.neurons import NeuronSet
+from crane_lib.specificity import langspec
+from crane_study.measure.rows import (
+    COLUMNS,
+    MASK,
+    accuracy_row,
+    langspec_of,
+    langspec_rows,
+    mask_labels,
+    perplexity_rows,
+)
+
+
+def mask(language, *, method="contrast", random_seed=-1):
+    return NeuronSet(
+        sites={"neuron": [np.array([1, 2]), np.array([], dtype=np.int64)]},
+        widths={"neuron": 10},
+        method=method,
+        budget="0.1",
+        language=language,
+        random_seed=random_seed,
+    )
+
+
+def test_labels_of_a_mask_and_of_none():
+    assert mask_labels(mask("zh", method="random_like_contrast", random_seed=3), selected_on="base") == {
+        "selected_on": "base",
+        "method": "random_like_contrast",
+        "budget": "0.1",
+        "masked_language": "zh",
+        "random_seed": 3,
+        "masked_share": 0.1,
+    }
+    unmasked = mask_labels(None, selected_on="base")
+    assert unmasked["method"] == "none"
+    assert (unmasked["selected_on"], unmasked["masked_language"], unmasked["masked_share"]) == ("", "", 0.0)
+
+
+def test_perplexity_is_over_tokens_and_not_over_documents():
+    nll, tokens = np.array([2.0, 30.0]), np.array([2, 6])
+    rows = {row["metric"]: row for row in perplexity_rows(nll, tokens, {"model": "base"})}
+    assert rows["nll"]["value"] == 32 / 8  # the mean of documents would be 3
+    assert rows["perplexity"]["value"] == pytest.approx(math.exp(4), rel=1e-12)
+    assert rows["token_probability"]["value"] == pytest.approx(math.exp(-4), rel=1e-12)
+    assert all(row["n"] == 8 and row["task"] == "perplexity" and row["model"] == "base" for row in rows.values())
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    row = accuracy_row(np.array([True, False, True, True]), {"model": "chat"})
+    assert (row["value"], row["n"], row["task"], row["metric"]) == (0.75, 4, "nlu", "accuracy")
+
+
+def results():
+    """Rows of two models, unmasked and under three masks, with two measures."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for model in ("base", "chat"):
+        masks = [None, mask("en"), mask("zh"), mask("en", method="random_like_contrast", random_seed=1)]
+        for item in masks:
+            labels = {"profile": "p", "model": model, **mask_labels(item, selected_on="base")}
+            for language in ("en", "zh", "vi"):
+                here = {**labels, "evaluation_language": language}
+                tokens = generator.integers(5, 9, size=4)
+                rows += perplexity_rows(tokens * generator.random(4), tokens, here)
+                rows.append(accuracy_row(generator.random(10) < 0.5, here))
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def test_rows_come_back_from_their_file(tmp_path):
+    frame = results()
+    write_frame(tmp_path / "rows.csv", frame)
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "rows.csv"), frame, check_exact=True, check_dtype=False)
+
+
+@pytest.mark.parametrize("measure", ["token_probability", "accuracy"])
+def test_langspec_of_every_mask_is_that_of_its_own_model(measure):
+    frame = results()
+    found = langspec_rows(frame, measure=measure)
+    assert len(found) == 2 * 3
+    chosen = frame[frame["metric"] == measure]
+    for row in found.itertuples():
+        of_model = chosen[chosen["model"] == row.model]
+
+        def scores(part):
+            return dict(zip(part["evaluation_language"], part["value"], strict=True))
+
+        same = of_model[
+            (of_model["method"] == row.method)
+            & (of_model["masked_language"] == row.masked_language)
+            & (of_model["random_seed"] == row.random_seed)
+        ]
+        expected = langspec(scores(of_model[of_model["method"] == "none"]), scores(same), target=row.masked_language)
+        assert (row.precision, row.recall, row.langspec_f1) == (expected.precision, expected.recall, expected.f)
+        assert row.metric == measure
+        assert row.task == ("nlu" if measure == "accuracy" else "perplexity")
+        assert row.masked_share == 0.1
+
+
+def test_the_order_of_rows_does_not_matter():
+    frame = results()
+    first = langspec_of(frame)
+    second = langspec_of(frame.sample(frac=1, random_state=1))
+    order = [*MASK, "metric"]
+    pd.testing.assert_frame_equal(
+        first.sort_values(order, ignore_index=True), second.sort_values(order, ignore_index=True)
+    )
+    assert len(first) == 12
+
+
+def test_a_measure_that_is_not_there_gives_no_rows():
+    frame = results()
+    without = frame[frame["metric"] != "accuracy"]
+    assert langspec_rows(without, measure="accuracy").empty
+    assert list(langspec_rows(without, measure="accuracy")) == list(langspec_rows(frame, measure="accuracy"))
+    assert len(langspec_of(without)) == 6

@@ -1,0 +1,246 @@
+"""Bootstrap and Holm's correction against slow references with the same resampled items."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import bootstrap, false_discovery_control
+
+from crane_lib.errors import CraneError
+from crane_lib.specificity import langspec, langspec_roles, langspec_values
+from crane_study.uncertainty import bootstrap as resampling
+from crane_study.uncertainty.bootstrap import generator_for, resample_counts
+from crane_study.uncertainty.intervals import (
+    difference_intervals,
+    drop_intervals,
+    holm,
+    interval,
+    langspec_draws,
+    langspec_intervals,
+    method_means,
+    resample_documents,
+    resample_items,
+)
+
+LANGUAGES = ("en", "vi", "zh")
+MASKS = [
+    ("", "none", "", "", -1, 0.0),
+    *(("base", "contrast", "0.1", language, -1, 0.1) for language in LANGUAGES),
+    *(("base", "random_like_contrast", "0.1", language, draw, 0.1) for draw in (0, 1) for language in LANGUAGES),
+]
+
+
+def labels(mask):
+    names = ("selected_on", "method", "budget", "masked_language", "random_seed", "masked_share")
+    return {"profile": "p", "model": "base", **dict(zip(names, mask, strict=True))}
+
+
+def documents(seed=0):
+    generator = np.random.default_rng(seed)
+    frames = []
+    for place, language in enumerate(LANGUAGES):
+        tokens = generator.integers(5, 60, size=11 + place)
+        base = tokens * generator.uniform(0.5, 1.5, tokens.size)
+        for mask in MASKS:
+            rise = 0.8 if mask[3] == language and mask[1] == "contrast" else generator.uniform(-0.02, 0.1)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        **labels(mask),
+                        "evaluation_language": language,
+                        "document": range(tokens.size),
+                        "nll": base + tokens * (mask[1] != "none") * rise * generator.uniform(0.5, 1.5, tokens.size),
+                        "tokens": tokens,
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def items(seed=0):
+    generator = np.random.default_rng(seed)
+    frames = []
+    for place, language in enumerate(LANGUAGES):
+        for mask in MASKS:
+            share = 0.9 if mask[1] == "none" else 0.4 if mask[3] == language else 0.8
+            correct = generator.random(20 + place) < share
+            frames.append(
+                pd.DataFrame({"language": language, "item": range(20 + place), "correct": correct, **labels(mask)})
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def counts_of(language, size, resamples, random_seed):
+    generator = generator_for(random_seed, LANGUAGES.index(language))
+    return np.concatenate(list(resample_counts(size, resamples, generator=generator)))
+
+
+def chosen(frame, mask, language, *, column):
+    part = frame[(frame["method"] == mask[1]) & (frame["masked_language"] == mask[3])]
+    part = part[(part["random_seed"] == mask[4]) & (part[column] == language)]
+    return part.sort_values("document" if "document" in part else "item")
+
+
+def test_documents_agree_with_a_loop_over_the_same_resampled_documents():
+    frame = documents()
+    found = resample_documents(frame, resamples=25, random_seed=3)
+    assert found.draws.shape == (25, len(MASKS) - 1, 3)
+    for language in LANGUAGES:
+        size = frame[frame["evaluation_language"] == language]["document"].nunique()
+        for b, counts in enumerate(counts_of(language, size, 25, 3)):
+            index = np.repeat(np.arange(size), counts.astype(int))
+            assert len(index) == size
+            for mask in MASKS:
+                part = chosen(frame, mask, language, column="evaluation_language").iloc[index]
+                slow = np.exp(-part["nll"].sum() / part["tokens"].sum())
+                place = LANGUAGES.index(language)
+                fast = (
+                    found.unmasked_draws[b, place]
+                    if mask[1] == "none"
+                    else found.draws[b, MASKS.index(mask) - 1, place]
+                )
+                assert fast == pytest.approx(slow, rel=1e-12)
+
+
+def test_items_agree_with_a_loop_over_the_same_resampled_questions():
+    frame = items()
+    found = resample_items(frame, resamples=25, random_seed=5)
+    values, draws = langspec_draws(found)
+    drawn = {language: counts_of(language, 20 + i, 25, 5) for i, language in enumerate(LANGUAGES)}
+    for b in range(25):
+        score = {}
+        for mask in MASKS:
+            for language in LANGUAGES:
+                index = np.repeat(np.arange(drawn[language].shape[1]), drawn[language][b].astype(int))
+                score[mask, language] = chosen(frame, mask, language, column="language")["correct"].iloc[index].mean()
+        unmasked = {language: score[MASKS[0], language] for language in LANGUAGES}
+        for place, mask in enumerate(MASKS[1:]):
+            slow = langspec(unmasked, {language: score[mask, language] for language in LANGUAGES}, target=mask[3]).f
+            assert draws[b, place] == pytest.approx(slow, abs=1e-12)
+    point = chosen(frame, MASKS[2], "vi", column="language")["correct"].mean()
+    assert found.measured[1, 1] == pytest.approx(point)
+    assert values.shape == (len(MASKS) - 1,)
+
+
+def test_vectorised_langspec_is_the_scalar_one_also_where_nothing_is_lost():
+    generator = np.random.default_rng(1)
+    unmasked, masked = generator.random((40, 1, 3)), generator.random((40, 3, 3))
+    masked[0] = unmasked[0]  # nothing lost anywhere
+    masked[1] = unmasked[1] + 0.1  # gained
+    unmasked[2] = 0.0
+    values = langspec_values(unmasked, masked, np.array([0, 1, 2]))
+    for b, m in np.ndindex(40, 3):
+        before, after = dict(enumerate(unmasked[b, 0])), dict(enumerate(masked[b, m]))
+        assert values[b, m] == pytest.approx(langspec(before, after, target=m).f, abs=1e-12)
+    assert not values[:3].any()
+
+
+def test_the_interval_of_a_paired_difference_is_that_of_scipy():
+    frame = items()
+    mask = MASKS[2]
+    before = chosen(frame, MASKS[0], "vi", column="language")["correct"].to_numpy(float)
+    after = chosen(frame, mask, "vi", column="language")["correct"].to_numpy(float)
+    slow = bootstrap((after - before,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0))
+    table = drop_intervals(resample_items(frame, resamples=20_000))
+    row = table[(table["method"] == "contrast") & (table["masked_language"] == "vi")]
+    row = row[row["evaluation_language"] == "vi"].iloc[0]
+    assert row["change"] == pytest.approx((after - before).mean())
+    # Means of 21 differences of 0 or 1 lie on a grid of 1/21: at most one step apart.
+    assert row["low"] == pytest.approx(slow.confidence_interval.low, abs=1 / 21 + 1e-9)
+    assert row["high"] == pytest.approx(slow.confidence_interval.high, abs=1 / 21 + 1e-9)
+
+
+def test_a_95_percent_interval_holds_the_truth_about_as_often():
+    inside = 0
+    for trial in range(200):
+        generator = np.random.default_rng(trial)
+        frame = pd.concat(
+            [
+                pd.DataFrame({"language": k, "item": range(200), "correct": generator.random(200) < p, **labels(mask)})
+                for k in LANGUAGES
+                for mask, p in ((MASKS[0], 0.9), (MASKS[1], 0.6))
+            ]
+        )
+        row = drop_intervals(resample_items(frame, resamples=400, random_seed=trial)).iloc[0]
+        inside += row["low"] <= -0.3 <= row["high"]
+    assert 180 <= inside <= 199
+
+
+def test_intervals_hold_their_point_and_the_same_seed_gives_the_same():
+    found = resample_documents(documents(), resamples=400, random_seed=1)
+    table = langspec_intervals(found)
+    strong = table[table["method"] == "contrast"]
+    assert ((strong["low"] <= strong["langspec_f1"]) & (strong["langspec_f1"] <= strong["high"])).all()
+    assert (strong["low"] < strong["high"]).all()
+    again = resample_documents(documents().sample(frac=1, random_state=4), resamples=400, random_seed=1)
+    pd.testing.assert_frame_equal(
+        langspec_intervals(again).sort_values(["method", "random_seed", "masked_language"], ignore_index=True),
+        table.sort_values(["method", "random_seed", "masked_language"], ignore_index=True),
+    )
+    other = langspec_intervals(resample_documents(documents(), resamples=400, random_seed=2))
+    assert (other["low"] != table["low"]).any()
+
+
+def test_blocks_do_not_change_the_resamples(monkeypatch):
+    whole = resample_documents(documents(), resamples=30)
+    monkeypatch.setattr(resampling, "_CHUNK_VALUES", 40)
+    np.testing.assert_allclose(resample_documents(documents(), resamples=30).draws, whole.draws, rtol=1e-12)
+
+
+def test_nll_is_the_token_weighted_mean():
+    found = resample_documents(documents(), metric="nll", resamples=10)
+    assert np.exp(-found.measured) == pytest.approx(resample_documents(documents(), resamples=10).measured)
+
+
+def test_method_means_are_over_languages_and_draws_and_differences_are_paired():
+    found = resample_documents(documents(), resamples=200)
+    values, draws = langspec_draws(found)
+    sets, means, drawn = method_means(found)
+    assert list(sets["method"]) == ["contrast", "random_like_contrast"]
+    assert means == pytest.approx([values[:3].mean(), values[3:].mean()])
+    np.testing.assert_allclose(drawn[:, 1], draws[:, 3:].mean(axis=1))
+    row = difference_intervals(found, of=("contrast", "0.1")).iloc[0]
+    low, high = interval(drawn[:, 0] - drawn[:, 1])
+    assert (row["method"], row["difference"]) == ("random_like_contrast", pytest.approx(means[0] - means[1]))
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    with pytest.raises(CraneError, match=r"no masks of contrast at 0\.2"):
+        difference_intervals(found, of=("contrast", "0.2"))
+
+
+def test_roles_are_a_mask_scored_as_the_mask_of_each_language():
+    found = resample_documents(documents(), resamples=5)
+    roles = langspec_roles(found.unmasked[None], found.measured)
+    assert roles.shape == (len(MASKS) - 1, 3)
+    for number, scores in enumerate(found.measured):
+        for place, target in enumerate(LANGUAGES):
+            before, after = (dict(zip(LANGUAGES, values, strict=True)) for values in (found.unmasked, scores))
+            assert roles[number, place] == pytest.approx(langspec(before, after, target=target).f)
+
+
+def test_holm_by_hand_and_never_below_benjamini_hochberg():
+    # Sorted .01 .02 .03 .04: times 4, 3, 2, 1, then never falling.
+    assert holm([0.04, 0.01, np.nan, 0.03, 0.02]) == pytest.approx([0.06, 0.04, np.nan, 0.06, 0.06], nan_ok=True)
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]).shape == (0,)
+    p = np.random.default_rng(0).random(50) ** 3
+    assert (holm(p) >= false_discovery_control(p) - 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame[frame["method"] != "none"], "expected the unmasked model once, saw it 0"),
+        (lambda frame: pd.concat([frame, frame.head(1)]), "has an item of 'en' twice"),
+        (lambda frame: frame.iloc[1:], "not every mask was evaluated on the same items of 'en'"),
+        (lambda frame: pd.concat([frame, frame.assign(model="chat")]), "one model, saw \\['base', 'chat'\\]"),
+    ],
+)
+def test_items_that_cannot_be_paired_are_refused(change, message):
+    with pytest.raises(CraneError, match=message):
+        resample_items(change(items()), resamples=5)
+
+
+def test_a_missing_value_is_no_zero():
+    frame = documents()
+    frame.loc[7, "nll"] = np.nan
+    with pytest.raises(CraneError, match="not every mask was evaluated on the same items"):
+        resample_documents(frame, resamples=5)

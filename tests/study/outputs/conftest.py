@@ -1,0 +1,82 @@
+import shutil
+
+import pytest
+
+from crane_lib.files import write_json
+from crane_lib.overlap import overlaps, set_counts
+from crane_study import figures
+from crane_study.paper.claims import judge, write_claims
+from crane_study.tables import effects as tables
+from tests.study.outputs import synthetic
+
+
+@pytest.fixture(scope="session")
+def rows():
+    return synthetic.make_rows()
+
+
+@pytest.fixture(scope="session")
+def langspec(rows):
+    return synthetic.make_langspec(rows)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    return overlaps(synthetic.make_sets())
+
+
+@pytest.fixture(scope="session")
+def counts():
+    return set_counts(synthetic.make_sets())
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, rows, langspec, shared):
+    """A run's folder with two sections done and one failed."""
+    tmp_path = tmp_path_factory.mktemp("run")
+    captions = {}
+    guessers = synthetic.make_guessers()
+    captions["tables/00_guessers"] = tables.write_table(
+        tables.guesser_table(guessers), tmp_path / "tables" / "00_guessers", caption="Guessers."
+    )
+    captions["figures/00_guessers"] = figures.guessers(guessers, tmp_path / "figures" / "00_guessers")
+    captions["tables/03_perplexity"] = tables.write_table(
+        tables.perplexity_table(rows), tmp_path / "tables" / "03_perplexity", caption="Perplexity."
+    )
+    captions["figures/05_gone"] = "No longer there."
+    write_json(tmp_path / "captions.json", captions)
+    found = judge(rows=rows, langspec=langspec[langspec["method"] != "lape"], overlaps=shared, budget="0.1")
+    write_claims(tmp_path / "claims.json", found, profile="mini")
+    record = {"error": None, "key": "k", "outputs": []}
+    write_json(
+        tmp_path / "manifest.json",
+        {
+            "profile": {"name": "mini", "description": "a small study"},
+            "random_seed": 7,
+            "commit": "abc123",
+            "uncommitted_changes": True,
+            "python": "3.11",
+            "packages": {"torch": "2.13", "absent": None},
+            "machine": {"processor": "a processor", "cores": 2},
+            "sections": [
+                {**record, "section": "00_models", "title": "Models", "status": "done", "seconds": 12.25},
+                {**record, "section": "03_perplexity", "title": "Perplexity", "status": "done", "seconds": 3.0},
+                {
+                    **record,
+                    "section": "05_transfer",
+                    "title": "Chat",
+                    "status": "failed",
+                    "error": "E: x",
+                    "seconds": 1.0,
+                },
+            ],
+            "stages": [{"name": "base_model", "key": "k", "seconds": 99.5, "outputs": {}}],
+        },
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of the run's folder for one test."""
+    return shutil.copytree(made, tmp_path / "mini")

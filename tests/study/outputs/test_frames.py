@@ -1,0 +1,65 @@
+"""Reading tidy rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame, write_frame
+from crane_study.measure.rows import budget_text, effects, over_draws, pick, tidy
+
+
+def test_budget_text():
+    assert [budget_text(value) for value in (0.1, "0.10", "0.1", "published", "", None, float("nan"))] == [
+        "0.1",
+        "0.1",
+        "0.1",
+        "published",
+        "",
+        "",
+        "",
+    ]
+
+
+def test_rows_survive_a_csv(rows, tmp_path):
+    write_frame(tmp_path / "rows.csv", rows)
+    pd.testing.assert_frame_equal(tidy(read_frame(tmp_path / "rows.csv")), tidy(rows))
+
+
+def test_a_csv_with_numeric_budgets_only(rows, tmp_path):
+    """Such a file gives the budget back as a number."""
+    part = rows[rows["method"] == "contrast"]
+    write_frame(tmp_path / "rows.csv", part)
+    seen = read_frame(tmp_path / "rows.csv")
+    assert seen["budget"].dtype == float
+    assert len(pick(tidy(seen), budget=0.1)) == len(pick(tidy(seen), budget="0.10")) == len(part)
+
+
+def test_effects(rows):
+    found = effects(rows, metric="nll")
+    own = pick(found, model="base", method="contrast", masked_language="en", evaluation_language="en").iloc[0]
+    assert own["unmasked"] == 0.69
+    assert own["change"] == pytest.approx(1.4)
+    assert own["relative_drop"] == pytest.approx(-1.4 / 0.69)
+    assert (found["masked_language"] != "").all()
+
+
+def test_effects_where_nothing_can_be_lost(rows):
+    zero = rows.assign(value=np.where(rows["masked_language"] == "", 0.0, rows["value"]))
+    assert effects(zero, metric="accuracy")["relative_drop"].isna().all()
+
+
+def test_effects_refuses_two_unmasked_values(rows):
+    with pytest.raises(CraneError, match="two unmasked values of nll for base, en"):
+        effects(pd.concat([rows, rows.head(1)]), metric="nll")
+
+
+def test_missing_column_is_named(rows):
+    with pytest.raises(CraneError, match="no column 'budget'"):
+        effects(rows.drop(columns="budget"), metric="nll")
+
+
+def test_over_draws():
+    frame = pd.DataFrame({"method": ["a", "a", "b"], "x": [1.0, 3.0, 5.0]})
+    found = over_draws(frame, by=["method"], value="x")
+    assert found.to_numpy().tolist() == [["a", 2.0, 1.0, 3.0, 2], ["b", 5.0, 5.0, 5.0, 1]]

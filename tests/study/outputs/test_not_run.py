@@ -1,0 +1,62 @@
+"""What a section cannot do is printed, kept for the reports, and forgotten when the section runs again."""
+
+import pytest
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_json, write_text
+from crane_run.report import Finished, write_html, write_report
+from crane_study.publish import LOCK, NAME, Publisher, forget_not_run, read_not_run
+
+REASON = "the profile names no chat model (source.chat_model)"
+
+
+def test_it_is_printed_and_kept(tmp_path, capsys):
+    Publisher(tmp_path, "07").not_run("transfer to the chat model", REASON)
+    Publisher(tmp_path, "05").not_run("open-ended answers", REASON)
+    assert capsys.readouterr().out == f"NOT RUN: {REASON}\n" * 2
+    assert list(read_not_run(tmp_path)) == ["05", "07"]
+    assert read_json(tmp_path / NAME)["07"] == {"transfer to the chat model": REASON}
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_section_that_runs_again_says_it_anew_or_not_at_all(tmp_path):
+    first = Publisher(tmp_path, "05")
+    first.not_run("open-ended answers", "no questions")
+    Publisher(tmp_path, "07").not_run("transfer", "no model")
+    Publisher(tmp_path, "05").not_run("agreement of judges", "one judge only")
+    assert read_not_run(tmp_path) == {"05": {"agreement of judges": "one judge only"}, "07": {"transfer": "no model"}}
+    Publisher(tmp_path, "05")
+    Publisher(tmp_path, "03")
+    assert read_not_run(tmp_path) == {"07": {"transfer": "no model"}}
+    forget_not_run(tmp_path, "07")
+    assert not (tmp_path / NAME).exists()
+
+
+def test_both_reports_say_it_with_its_section(run):
+    Publisher(run, "07").not_run("transfer to the chat model", REASON)
+    line = f"Section 07, transfer to the chat model: {REASON}."
+    assert line in Finished.read(run).missing()
+    write_report(run)
+    assert f"- {line}" in (run / "report.md").read_text(encoding="utf-8")
+    write_html(run)
+    assert f"<li>{line}</li>" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_sections_that_never_ran_are_named_with_their_command(run):
+    command = "./run_all.sh --profile mini --only 01"
+    lines = Finished.read(run).missing()
+    assert f"Section 01_relevance: was never run; `{command}` runs it." in lines
+    assert not any(line.startswith(("Section 00", "Section 03")) for line in lines)  # these ran
+    assert [line for line in lines if line.startswith("Section 05")] == ["Section 05_transfer: E: x"]  # this one failed
+    write_html(run)
+    told = f"Section 01_relevance: was never run; <code>{command}</code> runs it."
+    assert told in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    write_json(tmp_path / NAME, {"05": "no questions"})
+    with pytest.raises(CraneError, match=r"not_run.json: expected an object of objects"):
+        read_not_run(tmp_path)
+    write_text(tmp_path / NAME, "{")
+    with pytest.raises(CraneError, match=r"not_run.json: is not JSON"):
+        Publisher(tmp_path, "05")

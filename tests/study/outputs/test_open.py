@@ -1,0 +1,133 @@
+"""Tables and figures of open-ended generation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from crane_lib.errors import CraneError
+from crane_study import figures
+from crane_study.figures import panels
+from crane_study.publish import write_table
+from crane_study.tables import effects as tables
+from crane_study.tables import open_ended as tables_open
+from crane_study.uncertainty.open_ended import open_langspec, score_changes, score_rows
+from tests.study.measure.test_open_ended import make_items
+
+CONTRAST = [("contrast", "0.1")]
+
+
+@pytest.fixture(scope="module")
+def items():
+    frame = make_items()
+    mask = frame["method"] + frame["masked_language"]
+    number = frame["question"].astype(str)
+    frame["text"] = frame["language"] + " question " + number
+    frame["answer"] = frame["language"] + " answer " + number + " " + mask
+    return frame.assign(
+        facts=np.where(frame["score"] > 7, 1.0, 0.0), language_kept=0.5, fluency=np.nan, tokens=4, finished=True
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(items):
+    return score_rows(items, main="offline")
+
+
+def test_langspec_table(items, rows):
+    langspec = open_langspec(items, resamples=50)
+    for form in ("f1", "released"):
+        table = tables_open.open_langspec_table(langspec, rows, form=form)
+        assert table["method"].tolist() == ["contrast", "random_like_contrast"]
+        np.testing.assert_allclose(table[["en", "zh", "vi"]].mean(axis=1), table["mean"])
+        assert (table["masked_share"] == 0.1).all()
+        assert table["draws"].tolist() == [1, 2]
+        assert table["mean"][0] > table["mean"][1]
+        assert table["p_value"][0] == table["p_holm"][0] == 1 / 3**3  # two draws in each of three languages
+        assert table[["p_value", "p_holm"]].loc[1].isna().all()
+
+
+def test_the_matrix_of_scores_is_the_studys_own(rows):
+    table = tables.matrix_table(rows, "contrast", "judge_score", budget="0.1", model="chat", selected_on="base")
+    assert table["masked_language"].tolist() == ["", "en", "zh", "vi"]
+    drops = table.set_index("masked_language").drop("") - table.set_index("masked_language").loc[""]
+    assert (np.diag(drops) < -2.5).all()
+
+
+def test_parts_table(items):
+    part = items.copy()
+    part.loc[(part["question"] < 2) & (part["method"] == "contrast"), "score"] = np.nan
+    table = tables_open.parts_table(part, CONTRAST)
+    assert len(table) == 3 + 9
+    assert "fluency" not in table  # no judge gave it
+    assert table[table["method"] == "contrast"]["missing"].tolist() == [2] * 9
+    unmasked = table[table["method"] == "none"]
+    assert unmasked["missing"].tolist() == [0] * 3
+    assert unmasked["facts"].between(0.3, 1).all()
+    assert (table["tokens"] == 4).all()
+
+
+def test_examples_are_the_first_that_were_answered_well(items):
+    table = tables_open.example_answers(items, method="contrast", budget="0.1", count=3)
+    unmasked = items[items["method"] == "none"].groupby("question")["score"].min()
+    good = [number for number, score in unmasked.items() if score >= 8][:3]
+    assert len(good) == 3
+    assert table["question"].tolist() == [f"{k} question {n}" for n in good for k in ("en", "zh", "vi")]
+    first = table.iloc[0]
+    assert first["unmasked"] == f"en answer {good[0]} none"
+    assert first["Chinese masked"] == f"en answer {good[0]} contrastzh"
+    assert list(table) == ["language", "question", "unmasked", "English masked", "Chinese masked", "Vietnamese masked"]
+
+
+def test_examples_without_good_answers_and_long_ones(items, tmp_path):
+    bad = items.assign(score=1.0, answer=lambda frame: frame["answer"] + "\n|<b>" + "x" * 400)
+    bad.loc[bad["question"] == 0, "answer"] = " "
+    table = tables_open.example_answers(bad, method="contrast", budget="0.1", count=2)
+    assert table["unmasked"].tolist()[:3] == ["(nothing)"] * 3
+    assert table["unmasked"].str.len().max() <= 162
+    write_table(table, tmp_path / "answers", caption="Answers.")
+    lines = (tmp_path / "answers.md").read_text().splitlines()
+    assert len(lines) == 2 + 2 + 6
+    assert {line.replace("\\|", "").count("|") for line in lines[2:]} == {7}
+    assert not any("<b>" in line for line in lines)
+
+
+def test_figures(items, tmp_path):
+    changes, langspec = score_changes(items, resamples=50), open_langspec(items, resamples=50)
+    captions = {
+        "scores": figures.score_matrices(changes, tmp_path / "scores"),
+        "langspec": figures.open_langspec_bars(langspec, tmp_path / "langspec"),
+    }
+    assert "paired bootstrap over 30 questions" in captions["scores"]
+    assert "mean over 2 draws" in captions["scores"]
+    assert "95 % intervals" in captions["langspec"]
+    for name in captions:
+        with Image.open(tmp_path / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("L"))
+        assert 0.005 < (pixels < 250).mean() < 0.9
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert (edge > 250).all()
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+    for draw, frame in ((figures.score_matrices, changes), (figures.open_langspec_bars, langspec)):
+        with pytest.raises(CraneError, match="selected on the chat model"):
+            draw(frame, tmp_path / "none", selected_on="chat")
+
+
+def test_two_languages_are_enough(items, tmp_path):
+    two = items[(items["language"] != "zh") & (items["masked_language"] != "zh")]
+    figures.score_matrices(score_changes(two, resamples=20), tmp_path / "scores")
+    table = open_langspec(two, resamples=20)
+    figures.open_langspec_bars(table, tmp_path / "bars")
+    assert set(pd.unique(table["masked_language"])) == {"en", "vi", "mean"}
+
+
+def test_scores_that_are_missing_are_a_dash_and_not_a_number(items, tmp_path):
+    part = items.copy()
+    part.loc[(part["method"] == "contrast") & (part["masked_language"] == "en"), "score"] = np.nan
+    changes = score_changes(part, resamples=20)
+    cells = changes[changes["method"] == "contrast"]
+    values, texts = panels.language_cells(cells, ["en", "zh", "vi"], value="change", text=lambda _cell: "seen")
+    assert texts[0] == ["–"] * 3
+    assert np.isnan(values[0]).all()
+    assert texts[1] == texts[2] == ["seen"] * 3
+    assert "nan" not in figures.score_matrices(changes, tmp_path / "scores")

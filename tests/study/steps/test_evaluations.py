@@ -1,0 +1,232 @@
+"""Masks evaluated one after another, stopped in the middle and started again."""
+
+import json
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crane_study.steps.masks as module
+from crane_lib.errors import CraneError
+from crane_lib.neurons import NeuronSet
+from crane_study.progress import FILE_VARIABLE, Task
+from crane_study.steps.masks import evaluate_masks, evaluate_states, units_key
+from tests.small import small_model
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing catches it."""
+
+
+@pytest.fixture(autouse=True)
+def _all_are_kept(monkeypatch):
+    monkeypatch.setattr(module, "KEPT_SECONDS", 0.0)
+
+
+# --- which masks are equal ---------------------------------------------------------------------------------------
+
+
+def neurons(*layers, site="neuron", **labels):
+    return NeuronSet(
+        sites={site: [np.array(indices, dtype=np.int64) for indices in layers]}, widths={site: 24}, **labels
+    )
+
+
+def test_sets_of_the_same_units_have_one_key_whatever_they_are_called():
+    found = neurons([1, 2], [3], method="lape", language="en")
+    other = NeuronSet(
+        sites={"gate": [np.empty(0), np.empty(0)], "neuron": [np.array([1, 2], dtype=np.int32), np.array([3])]},
+        widths={"gate": 24, "neuron": 24},
+        method="contrast",
+        language="vi",
+    )
+    assert units_key(found) == units_key(other)
+    assert units_key(neurons([], [])) == units_key(None)
+
+
+def test_sets_of_other_units_have_other_keys():
+    different = [
+        None,
+        neurons([1, 2], [3]),
+        neurons([1], [2, 3]),
+        neurons([], [1, 2, 3]),
+        neurons([1, 2, 3], []),
+        neurons([1, 2], [4]),
+        neurons([1, 2], [3], site="up"),
+    ]
+    assert len({units_key(item) for item in different}) == len(different)
+
+
+# --- states ------------------------------------------------------------------------------------------------------
+
+
+class Work:
+    """Five states; what is found in one is its number, and `stop_at` of them a kill comes."""
+
+    def __init__(self, scratch, *, stop_at=None):
+        self.seen, self.scratch, self.stop_at, self.state = [], scratch, stop_at, None
+
+    @contextmanager
+    def _in(self, state):
+        self.state = state
+        try:
+            yield
+        finally:
+            self.state = None
+
+    def _evaluate(self):
+        if len(self.seen) == self.stop_at:
+            raise Killed
+        self.seen.append(self.state)
+        return pd.DataFrame({"text": [f"{self.state}", "ß"], "value": [self.state / 3, np.nan]})
+
+    def run(self):
+        states = {f"state-{number}": lambda number=number: self._in(number) for number in range(5)}
+        return evaluate_states(states, self._evaluate, description="Work", scratch=self.scratch)
+
+
+def expected():
+    return {f"state-{n}": pd.DataFrame({"text": [f"{n}", "ß"], "value": [n / 3, np.nan]}) for n in range(5)}
+
+
+def assert_whole(found):
+    assert list(found) == list(expected())
+    for name, frame in expected().items():
+        pd.testing.assert_frame_equal(found[name], frame, check_exact=True)
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(tmp_path):
+    killed = Work(tmp_path, stop_at=3)
+    with pytest.raises(Killed):
+        killed.run()
+    assert (killed.seen, killed.state) == ([0, 1, 2], None)
+    again = Work(tmp_path)
+    assert_whole(again.run())
+    assert again.seen == [3, 4]
+    third = Work(tmp_path)
+    assert_whole(third.run())
+    assert third.seen == []
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _start in range(2):
+        work = Work(None)
+        assert_whole(work.run())
+        assert work.seen == [0, 1, 2, 3, 4]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_took_no_time_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_SECONDS", 60.0)
+    assert_whole(Work(tmp_path).run())
+    assert list(tmp_path.iterdir()) == []
+
+
+def broken(folder):
+    """One file cut short, one of something else, one of another state, one that is empty and one that is no table."""
+    files = [folder / f"state-{number}.parquet" for number in range(5)]
+    files[0].write_bytes(files[0].read_bytes()[:-40])
+    pd.DataFrame({"value": [1.0]}).to_parquet(files[1])
+    files[2].write_bytes(files[3].read_bytes())
+    pd.read_parquet(files[3]).iloc[:0].to_parquet(files[3])
+    files[4].write_bytes(b"")
+
+
+def test_broken_files_are_made_anew(tmp_path):
+    Work(tmp_path).run()
+    broken(tmp_path)
+    again = Work(tmp_path)
+    assert_whole(again.run())
+    assert again.seen == [0, 1, 2, 3, 4]
+    third = Work(tmp_path)
+    assert_whole(third.run())
+    assert third.seen == []
+
+
+def test_the_time_left_is_that_of_what_is_left(tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        Work(tmp_path, stop_at=3).run()
+    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "progress.json"))
+    monkeypatch.setattr(Task, "close", lambda _task: None)
+    clock = iter(np.arange(0.0, 1000.0, 0.5))
+    monkeypatch.setattr("crane_study.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("crane_study.progress._INTERVAL", 0.0)
+    states = []
+    monkeypatch.setattr(
+        Task, "_write", lambda task, note, write=Task._write: (write(task, note), states.append(read(tmp_path)))
+    )
+    Work(tmp_path).run()
+    assert [state["done"] for state in states] == [4, 5]
+    assert states[0]["total"] == 5
+    assert 0 < states[0]["left"] < 10  # one left, at the pace of the one that was done now
+    assert states[1]["left"] == 0
+
+
+def read(folder):
+    return json.loads((folder / "progress.json").read_text())
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """Stands for process `number` of two, one after the other: the barrier is passed at once."""
+
+    def become(number, missing=None):
+        monkeypatch.setattr(module, "world", lambda: 2)
+        monkeypatch.setattr(module, "rank", lambda: number)
+        monkeypatch.setattr(module, "share", lambda value: value if missing is None else missing)
+        monkeypatch.setattr(module, "barrier", lambda: None)
+
+    return become
+
+
+def test_processes_deal_out_the_states_and_the_first_gets_the_whole(tmp_path, process, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_SECONDS", 60.0)  # they exchange what they find even so
+    process(1, list(expected()))
+    second = Work(tmp_path)
+    assert second.run() == {}
+    assert second.seen == [1, 3]
+    process(0, list(expected()))
+    first = Work(tmp_path)
+    assert_whole(first.run())
+    assert first.seen == [0, 2, 4]
+
+
+def test_what_another_process_wrote_is_not_to_be_seen(tmp_path, process, monkeypatch):
+    monkeypatch.setattr(module, "VISIBLE_SECONDS", -1.0)
+    process(0)
+    with pytest.raises(CraneError, match=r"state-1\.parquet: another process wrote it, but .* disk that all machines"):
+        Work(tmp_path).run()
+
+
+def test_a_process_that_is_not_the_first_reads_nothing_after_the_others_are_done(tmp_path, process, monkeypatch):
+    process(1, list(expected()))
+    monkeypatch.setattr(module, "barrier", lambda: shutil.rmtree(tmp_path))
+    assert Work(tmp_path).run() == {}
+
+
+# --- masks -------------------------------------------------------------------------------------------------------
+
+
+def test_equal_masks_are_evaluated_once_under_all_their_names():
+    masks = [
+        ("", None),
+        ("base", neurons([1, 2], [3], language="en")),
+        ("base", neurons([5], [])),
+        ("chat", neurons([1, 2], [3], language="vi")),
+        ("base", neurons([], [])),
+    ]
+    model, states = small_model(50), []
+
+    def evaluate():
+        states.append(hasattr(model, "_crane_masked"))
+        return pd.DataFrame({"call": [len(states)]})
+
+    found = evaluate_masks(model, masks, evaluate, description="Masks")
+    assert [(places, frame["call"].tolist()) for places, frame in found] == [([0, 4], [1]), ([1, 3], [2]), ([2], [3])]
+    assert states == [False, True, True]

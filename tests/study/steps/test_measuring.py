@@ -1,0 +1,369 @@
+"""Relevance, selection and masking on a random model and a user's own texts, stage after stage."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import kurtosis
+
+from crane_lib import selection
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame, read_json
+from crane_lib.interventions import masked
+from crane_lib.methods import PUBLISHED
+from crane_lib.models import load_model
+from crane_lib.neurons import read_all_sets, read_neuron_sets
+from crane_lib.nll import document_nll
+from crane_lib.relevance import document_relevance
+from crane_lib.scores import check_same_model, load_statistics
+from crane_study.data.corpora import make_local_corpus, tokenized
+from crane_study.measure.rows import COLUMNS
+from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
+from crane_study.steps.relevance import make_relevance, readable_tokens
+from crane_study.steps.selection import make_selection, sets_file
+from tests.small import QUESTIONS, TEXTS, small_tokenizer, write_lines, write_model
+
+LANGUAGES = ["en", "vi"]
+LOADING = {"device": "cpu", "dtype": "float64", "trust_remote_code": False}
+LABELS = {"profile": "small", "model_name": "base"}
+OBJECTIVES = ["gold_logit", "log_probability"]
+SELECTION = {
+    "languages": LANGUAGES,
+    "objective": "gold_logit",
+    "budget": 0.25,
+    "kurtosis_threshold": 1.0,
+    "lape_threshold_quantile": 0.95,
+    "lape_share": 0.05,
+    "random_draws": 5,
+    "random_seed": 3,
+}
+
+
+def relevance(folder, corpus, model, **changes):
+    folder.mkdir()
+    options = {
+        "languages": LANGUAGES,
+        "rule": "attnlrp",
+        "objectives": OBJECTIVES,
+        "token_budget": 256,
+        "max_length": 40,
+    }
+    make_relevance(folder, corpus=corpus, model=model, **options | LOADING | changes)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The folders of all stages."""
+    root = tmp_path_factory.mktemp("stages")
+    write_model(root / "model")
+    (root / "corpus").mkdir()
+    make_local_corpus(
+        root / "corpus",
+        texts={k: str(write_lines(root / f"{k}.jsonl", [{"text": t} for t in v])) for k, v in TEXTS.items()},
+        questions={k: str(write_lines(root / f"q.{k}.jsonl", v)) for k, v in QUESTIONS.items()},
+        relevance_documents=10,
+        perplexity_documents=4,
+        random_seed=0,
+    )
+    relevance(root / "relevance", root / "corpus", root / "model")
+    (root / "selection").mkdir()
+    make_selection(root / "selection", relevance=root / "relevance", **SELECTION)
+    return root
+
+
+def documents(root, split):
+    model, tokenizer = load_model(root / "model", device="cpu", dtype="float64")
+    frame = pd.read_parquet(root / "corpus" / "documents.parquet")
+    return model, {
+        language: tokenized(frame, tokenizer, split=split, language=language, max_length=40) for language in LANGUAGES
+    }
+
+
+# --- relevance -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "rule"),
+    [
+        ("gold_logit", "gold_logit", "attnlrp"),
+        ("log_probability", "log_probability", "attnlrp"),
+        ("gradient", "gold_logit", "gradient"),
+    ],
+)
+def test_statistics_are_those_of_single_documents(root, name, objective, rule):
+    model, texts = documents(root, "relevance")
+    statistics = load_statistics(root / "relevance", name, LANGUAGES)
+    for language, tokens in texts.items():
+        item = statistics[language]
+        single = [document_relevance(model, torch.from_numpy(d)[None], objective=objective, rule=rule) for d in tokens]
+        assert (item.documents, item.tokens) == (10, sum(map(len, tokens)))
+        expected = torch.cat([found.neuron for found in single]).double().mean(0)
+        torch.testing.assert_close(item.moments["neuron"].mean, expected, rtol=1e-9, atol=1e-12)
+        rows = torch.cat([found.down for found in single]).double().numpy()
+        seen = item.moments["down"].excess_kurtosis().numpy()
+        np.testing.assert_allclose(seen, kurtosis(rows, axis=0, bias=False), rtol=1e-7, atol=1e-9)
+        assert torch.equal(item.active, sum(found.active[0] for found in single))
+        assert item.labels == {"language": language}
+        assert (item.provenance["objective"], item.provenance["rule"]) == (objective, rule)
+
+
+def test_examples_show_the_relevance_of_each_token(root):
+    examples = read_json(root / "relevance" / "tokens.json")
+    assert [example["language"] for example in examples] == ["en", "en", "vi", "vi"]
+    model, texts = documents(root, "relevance")
+    first = document_relevance(model, torch.from_numpy(texts["en"][0])[None])
+    np.testing.assert_allclose(examples[0]["relevance"], first.token[0].tolist(), rtol=1e-9, atol=1e-12)
+    assert (
+        "".join(examples[0]["tokens"][1:])
+        == pd.read_parquet(root / "corpus" / "documents.parquet")
+        .query("split == 'relevance' and language == 'en'")["text"]
+        .iloc[0]
+    )
+    assert all(len(example["tokens"]) == len(example["relevance"]) for example in examples)
+
+
+def test_tokens_that_are_parts_of_a_character_are_shown_together():
+    tokenizer = small_tokenizer(TEXTS["en"])
+    ids = tokenizer("an 日 x", add_special_tokens=False)["input_ids"]
+    shown, relevance = readable_tokens(tokenizer, ids, [float(2**place) for place in range(len(ids))])
+    assert "".join(shown) == "an 日 x"
+    assert not any("\ufffd" in text for text in shown)
+    assert len(shown) < len(ids)
+    assert sum(relevance) == 2 ** len(ids) - 1
+    (place,) = [number for number, text in enumerate(shown) if "日" in text]
+    parts = [place for place, token in enumerate(ids) if "\ufffd" in tokenizer.decode([token])]
+    assert relevance[place] == sum(2.0**part for part in parts)
+
+
+def test_bytes_that_end_within_a_character_are_shown_as_they_are():
+    tokenizer = small_tokenizer(TEXTS["en"])
+    ids = tokenizer("日", add_special_tokens=False)["input_ids"]
+    shown, relevance = readable_tokens(tokenizer, ids[:-1], [1.0] * (len(ids) - 1))
+    assert (len(shown), relevance) == (1, [len(ids) - 1.0])
+
+
+def test_statistics_of_two_models_do_not_go_together(root, tmp_path):
+    write_model(tmp_path / "other", random_seed=9)
+    relevance(tmp_path / "relevance", root / "corpus", tmp_path / "other", objectives=["gold_logit"])
+    mine = load_statistics(root / "relevance", "gold_logit", LANGUAGES)
+    theirs = load_statistics(tmp_path / "relevance", "gold_logit", LANGUAGES)
+    assert check_same_model(mine) == mine["en"].provenance["model"]
+    with pytest.raises(CraneError, match="the statistics come from several models"):
+        check_same_model({"en": mine["en"], "vi": theirs["vi"]})
+
+
+# --- selection -----------------------------------------------------------------------------------------------
+
+METHODS = [
+    ("kurtosis", PUBLISHED),
+    ("kurtosis", "0.25"),
+    ("kurtosis", "0.01"),
+    ("contrast", "0.25"),
+    ("contrast_mean", "0.25"),
+    ("contrast_abs", "0.25"),
+    ("lape", PUBLISHED),
+    ("lape", "0.25"),
+    ("activation_contrast", "0.25"),
+    ("gradient_contrast", "0.25"),
+    ("random_like_kurtosis", PUBLISHED),
+    ("random_like_contrast", "0.25"),
+]
+
+
+def layers(item):
+    return {site: [indices.tolist() for indices in by_layer] for site, by_layer in item.sites.items()}
+
+
+def test_every_method_has_its_file_and_every_language_its_set(root):
+    files = {path.name for path in (root / "selection").iterdir()}
+    assert files == {f"{method}@{level}.json" for method, level in METHODS}
+    model, _tokenizer = load_model(root / "model", device="cpu")
+    for method, level in METHODS:
+        sets = read_neuron_sets(sets_file(root / "selection", method, level))
+        draws = range(5) if method.startswith("random") else [-1]
+        assert [(item.language, item.random_seed) for item in sets] == [(k, d) for d in draws for k in LANGUAGES]
+        for item in sets:
+            item.check(model)
+            assert (item.method, item.budget) == (method, level)
+            assert item.model == load_statistics(root / "relevance", "gold_logit", ["en"])["en"].provenance["model"]
+
+
+def test_the_sets_are_the_rules_on_the_statistics(root):
+    statistics = load_statistics(root / "relevance", "gold_logit", LANGUAGES)
+    gradient = load_statistics(root / "relevance", "gradient", LANGUAGES)
+    firing = {k: item.active.numpy() / item.tokens for k, item in statistics.items()}
+    rows = {
+        k: {site: item.moments[site].excess_kurtosis().numpy() for site in ("gate", "up", "down")}
+        for k, item in statistics.items()
+    }
+    expected = {
+        ("kurtosis", PUBLISHED): selection.select_kurtosis(rows, threshold=1.0),
+        ("kurtosis", "0.25"): selection.select_kurtosis_budget(rows, budget=0.25),
+        ("contrast", "0.25"): selection.select_contrast(
+            {k: item.moments["neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25
+        ),
+        ("contrast_mean", "0.25"): selection.select_contrast(
+            {k: item.moments["neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25, against="mean"
+        ),
+        ("contrast_abs", "0.25"): selection.select_contrast(
+            {k: item.moments["abs_neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25
+        ),
+        ("gradient_contrast", "0.25"): selection.select_contrast(
+            {k: item.moments["neuron"].mean.numpy() for k, item in gradient.items()}, budget=0.25
+        ),
+        ("activation_contrast", "0.25"): selection.select_contrast(firing, budget=0.25),
+        ("lape", PUBLISHED): selection.select_lape(firing, threshold_quantile=0.95, share=0.05),
+        ("lape", "0.25"): selection.select_lape_budget(firing, budget=0.25),
+    }
+    for (method, level), chosen in expected.items():
+        for item in read_neuron_sets(sets_file(root / "selection", method, level)):
+            assert layers(item) == {
+                site: [indices.tolist() for indices in by_layer] for site, by_layer in chosen[item.language].items()
+            }
+    at_budget = [method for method, level in METHODS if level == "0.25"]
+    sizes = {method: read_neuron_sets(sets_file(root / "selection", method, "0.25"))[0].count() for method in at_budget}
+    assert sizes.pop("kurtosis") == 0.25 * 2 * (24 + 24 + 16)
+    assert set(sizes.values()) == {0.25 * 2 * 24}
+
+
+@pytest.mark.parametrize(("like", "level"), [("kurtosis", PUBLISHED), ("contrast", "0.25")])
+def test_random_sets_match_layer_by_layer_and_differ(root, like, level):
+    shape = {i.language: i for i in read_neuron_sets(sets_file(root / "selection", like, level))}
+    draws = read_neuron_sets(sets_file(root / "selection", f"random_like_{like}", level))
+    for draw in draws:
+        counts = {site: [len(indices) for indices in by_layer] for site, by_layer in draw.sites.items()}
+        expected = shape[draw.language].sites
+        assert counts == {site: [len(indices) for indices in by_layer] for site, by_layer in expected.items()}
+    distinct = {str(layers(draw)) for draw in draws}
+    assert len(distinct) > len(draws) / 2
+
+
+def test_selection_is_deterministic_and_random_draws_have_their_seed(root, tmp_path):
+    for name, seed in (("same", 3), ("other", 4)):
+        (tmp_path / name).mkdir()
+        make_selection(tmp_path / name, relevance=root / "relevance", **SELECTION | {"random_seed": seed})
+    for path in (root / "selection").iterdir():
+        content = path.read_bytes()
+        assert (tmp_path / "same" / path.name).read_bytes() == content
+        same_as_other = (tmp_path / "other" / path.name).read_bytes() == content
+        assert same_as_other != path.name.startswith("random")
+
+
+# --- masking -------------------------------------------------------------------------------------------------
+
+
+def perplexity(root, folder, *, methods=None, **inputs):
+    folder.mkdir()
+    make_perplexity(
+        folder,
+        corpus=root / "corpus",
+        model=root / "model",
+        languages=LANGUAGES,
+        methods=methods,
+        token_budget=256,
+        max_length=40,
+        **inputs | LABELS | LOADING,
+    )
+    return read_frame(folder / "rows.csv"), pd.read_parquet(folder / "documents.parquet")
+
+
+@pytest.fixture(scope="module")
+def measured(root):
+    return perplexity(root, root / "perplexity", selected_on_base=root / "selection")
+
+
+MASK = ["selected_on", "method", "budget", "masked_language", "random_seed"]
+
+
+def test_there_is_a_row_for_every_mask_language_and_metric(root, measured):
+    rows, _documents = measured
+    assert list(rows) == list(COLUMNS)
+    sets = read_all_sets(root / "selection")
+    assert len(rows) == (1 + len(sets)) * len(LANGUAGES) * 3
+    assert not rows.duplicated([*MASK, "evaluation_language", "metric"]).any()
+    assert (rows["profile"] == "small").all()
+    assert (rows["model"] == "base").all()
+
+
+def test_perplexity_under_each_mask_is_that_of_the_masked_model(root, measured):
+    rows, per_document = measured
+    model, texts = documents(root, "perplexity")
+    nll_rows = rows[rows["metric"] == "nll"]
+    for item in [None, *read_all_sets(root / "selection")[::7]]:
+        if item is None:
+            name, share = ("", "none", "", "", -1), 0.0
+            found = {k: document_nll(model, tokens, token_budget=256) for k, tokens in texts.items()}
+        else:
+            name, share = ("base", item.method, item.budget, item.language, item.random_seed), item.share()
+            with masked(model, item):
+                found = {k: document_nll(model, tokens, token_budget=256) for k, tokens in texts.items()}
+        for language, (nll, tokens) in found.items():
+            (row,) = [
+                row
+                for row in nll_rows.itertuples()
+                if (row.selected_on, row.method, row.budget, row.masked_language, row.random_seed) == name
+                and row.evaluation_language == language
+            ]
+            assert row.value == pytest.approx(nll.sum() / tokens.sum(), rel=1e-6)
+            assert row.n == tokens.sum()
+            assert row.masked_share == pytest.approx(share, rel=1e-12)
+            mine = per_document[(per_document[MASK] == list(name)).all(axis=1)]
+            mine = mine[mine["evaluation_language"] == language]
+            np.testing.assert_allclose(mine["nll"], nll, rtol=1e-6)
+            assert mine["tokens"].tolist() == tokens.tolist()
+
+
+def test_masks_are_compared_on_the_same_documents(measured):
+    _rows, per_document = measured
+    by_mask = per_document.groupby(MASK)[["evaluation_language", "document", "tokens"]]
+    assert len({tuple(map(tuple, part.to_numpy().tolist())) for _mask, part in by_mask}) == 1
+
+
+def test_only_the_methods_asked_for_are_masked(root, tmp_path):
+    rows, _documents = perplexity(
+        root,
+        tmp_path / "p",
+        selected_on_base=root / "selection",
+        selected_on_chat=root / "selection",
+        methods={"base": ["lape", "random_like_contrast"], "chat": ["contrast"]},
+    )
+    found = set(zip(rows["selected_on"], rows["method"], strict=True))
+    assert found == {("", "none"), ("base", "lape"), ("base", "random_like_contrast"), ("chat", "contrast")}
+
+
+def nlu_options(root):
+    return {
+        "corpus": root / "corpus",
+        "model": root / "model",
+        "languages": LANGUAGES,
+        "batch_size": 4,
+        "delimiters": {},
+        **LABELS,
+        **LOADING,
+    }
+
+
+def test_questions_under_masks(root, tmp_path):
+    for name in ("nlu", "unmasked"):
+        (tmp_path / name).mkdir()
+    methods = {"base": ["contrast"]}
+    make_nlu(tmp_path / "nlu", selected_on_base=root / "selection", methods=methods, **nlu_options(root))
+    make_unmasked_nlu(tmp_path / "unmasked", **nlu_options(root))
+    rows, items = read_frame(tmp_path / "nlu" / "rows.csv"), pd.read_parquet(tmp_path / "nlu" / "items.parquet")
+    assert list(rows) == list(COLUMNS)
+    assert len(rows) == 3 * 2
+    assert len(items) == 3 * 2 * 8
+    for row in rows.itertuples():
+        mine = items[
+            (items["method"] == row.method)
+            & (items["masked_language"] == row.masked_language)
+            & (items["language"] == row.evaluation_language)
+        ]
+        assert (row.value, row.n) == (mine["correct"].mean(), 8)
+    unmasked = read_frame(tmp_path / "unmasked" / "rows.csv")
+    pd.testing.assert_frame_equal(unmasked, rows[rows["method"] == "none"].reset_index(drop=True))
+    assert {path.name for path in (tmp_path / "nlu").iterdir()} == {"rows.csv", "items.parquet"}
+    assert not math.isnan(rows["value"].sum())

@@ -1,0 +1,221 @@
+"""The passes of a relevance stage in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_frame
+from crane_lib.relevance import corpus as stream
+from crane_lib.scores import statistics_file
+from crane_study import ROOT
+from crane_study.steps.relevance import Passes, make_relevance, run_in_processes
+from tests.run.notebooks import is_alive
+from tests.small import TEXTS, write_model
+
+OPTIONS = {
+    "languages": ["en", "vi"],
+    "rule": "attnlrp",
+    "objectives": ["gold_logit"],
+    "token_budget": 64,
+    "max_length": 40,
+    "device": "cpu",
+    "dtype": "float64",
+    "trust_remote_code": False,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("passes")
+    write_model(root / "model")
+    rows = [
+        {"split": "relevance", "language": language, "text": text}
+        for language, texts in TEXTS.items()
+        for text in texts[:6]
+    ]
+    write_frame(root / "corpus" / "documents.parquet", pd.DataFrame(rows))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As many as each of two processes has on two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def relevance(root, folder, **settings):
+    folder.mkdir()
+    make_relevance(folder, corpus=root / "corpus", model=root / "model", **OPTIONS, **settings)
+    return folder
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    run_in_processes(
+        Passes(str(root / "corpus"), str(root / "model"), checkpointing=True, **OPTIONS),
+        count=2,
+        scratch=tmp_path / "scratch",
+    )
+    assert {path.name for path in (tmp_path / "scratch").iterdir() if path.is_dir()} == {
+        f"{name}.{language}" for name in ("gold_logit", "gradient") for language in ("en", "vi")
+    }
+    together = relevance(root, tmp_path / "alone")
+
+    def never(*_arguments, **_settings):
+        raise AssertionError("every shard is there")
+
+    monkeypatch.setattr(stream, "document_relevance", never)
+    again = relevance(root, tmp_path / "again", scratch=tmp_path / "scratch")
+    assert len(files(again)) == 5
+    assert files(again) == files(together)
+
+
+@pytest.fixture
+def torchrun(tmp_path, monkeypatch):
+    """Puts a shell script in torchrun's place."""
+
+    def replace(script):
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+        return Passes("corpus", "model", checkpointing=False, **OPTIONS)
+
+    return replace
+
+
+@pytest.mark.parametrize(("threads", "count", "each"), [(6, 2, "3"), (6, 4, "1"), (2, 1000, "1")])
+def test_the_threads_of_the_stage_are_shared_out(torchrun, tmp_path, monkeypatch, threads, count, each):
+    """Those of the stage and not of the section, whose share is in the environment."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    passes = torchrun(f'echo "$OMP_NUM_THREADS" > {tmp_path}/said')
+    run_in_processes(passes, count=count, scratch=tmp_path)
+    assert (tmp_path / "said").read_text() == f"{each}\n"
+
+
+def test_what_the_processes_are_told(torchrun, tmp_path):
+    passes = torchrun(f'echo "$@" > {tmp_path}/said')
+    run_in_processes(passes, count=1000, scratch=tmp_path)
+    said = (tmp_path / "said").read_text().split()
+    assert said[:5] == ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    assert said[5:] == ["--nproc-per-node=1000", "-m", "crane_run.cli", "relevance-passes", f"{tmp_path}/passes.json"]
+    assert Passes(**read_json(tmp_path / "passes.json")) == passes
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("warning\nerror: model x: absent\nTraceback\nerror: model x: absent", "model x: absent"),
+        (
+            "Traceback\n  raise ValueError: x\ntorch.OtherError: odd\nelastic.errors.ChildFailedError: \n=====",
+            "the 2 processes of the pass failed: torch.OtherError: odd",
+        ),
+        (
+            "traceback : Signal 9 (SIGKILL) received by PID 7\nexitcode : -9 (SIGKILL)",
+            "one of the 2 processes of the pass was killed; was there too little memory?",
+        ),
+        ("=====", "the 2 processes of the pass failed: they did not say why"),
+    ],
+)
+def test_what_a_process_complains_of_is_one_line(torchrun, tmp_path, said, words):
+    (tmp_path / "said").write_text(said)
+    passes = torchrun(f"cat {tmp_path}/said >&2; exit 1")
+    with pytest.raises(CraneError) as error:
+        run_in_processes(passes, count=2, scratch=tmp_path)
+    assert str(error.value) == words
+
+
+def test_batches_that_shrank_in_a_process_are_told_of(torchrun, tmp_path):
+    passes = torchrun("echo 'stream.py:40: UserWarning: memory ran out: going on with 40 tokens a batch' >&2")
+    with pytest.warns(UserWarning, match=r"^memory ran out: going on with 40 tokens a batch$"):
+        run_in_processes(passes, count=2, scratch=tmp_path)
+
+
+def test_an_interrupted_stage_asks_its_processes_to_end(torchrun, tmp_path, monkeypatch):
+    passes = torchrun("exec sleep 60")
+    started = []
+
+    def interrupted(process):
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_processes(passes, count=2, scratch=tmp_path)
+    assert started[0].returncode == -signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0].pid, 0)
+
+
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
+def test_no_process_computes_on_when_a_kernel_is_killed(root, tmp_path, kill):
+    """As a run's end kills it, with its group, in which torchrun is but not torchrun's processes; or it alone."""
+    rows = [
+        {"split": "relevance", "language": language, "text": text}
+        for language in OPTIONS["languages"]
+        for text in TEXTS[language] * 300
+    ]
+    write_frame(tmp_path / "corpus" / "documents.parquet", pd.DataFrame(rows))
+    program = f"""
+from pathlib import Path
+from crane_study.steps.relevance import Passes, run_in_processes
+passes = Passes({str(tmp_path / "corpus")!r}, {str(root / "model")!r}, checkpointing=True, **{OPTIONS!r})
+run_in_processes(passes, count=2, scratch=Path({str(tmp_path)!r}))
+"""
+    kernel = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
+    started = []
+    try:
+        wait_until(lambda: any(tmp_path.glob("gold_logit.en/shard-*")) or kernel.poll() is not None)
+        (agent,) = psutil.Process(kernel.pid).children()
+        workers = agent.children()
+        started = [agent, *workers]
+        assert len(workers) == 2
+        assert all(os.getsid(worker.pid) not in (kernel.pid, os.getsid(0)) for worker in workers)
+        kill(kernel.pid, signal.SIGKILL)
+        wait_until(lambda: not any(is_alive(process.pid) for process in started), seconds=60)
+        assert not (tmp_path / "gradient.vi").exists()  # they did not end because all was done
+    finally:
+        kernel.kill()
+        kernel.wait()
+        for process in started:
+            if process.is_running():
+                process.kill()
+
+
+def wait_until(condition, *, seconds=240):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_processes_need_a_scratch_folder(root, tmp_path):
+    with pytest.raises(CraneError, match="relevance in 3 processes needs a scratch folder"):
+        relevance(root, tmp_path / "folder", processes=3)
+
+
+def test_the_stage_starts_the_processes_it_is_told_to(root, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "crane_study.steps.relevance.run_in_processes",
+        lambda passes, *, count, scratch: asked.append((passes.checkpointing, count, scratch)),
+    )
+    folder = relevance(root, tmp_path / "folder", processes=3, checkpointing=True, scratch=tmp_path / "scratch")
+    assert asked == [(True, 3, tmp_path / "scratch")]
+    assert statistics_file(folder, "gradient", "vi").is_file()

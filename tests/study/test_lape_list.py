@@ -1,0 +1,100 @@
+"""The neurons that LAPE's authors published."""
+
+import numpy as np
+import pytest
+import torch
+
+from crane_lib.errors import CraneError
+from crane_lib.neurons import NeuronSet
+from crane_study import ROOT
+from crane_study.paper.lape_list import LANGUAGES, beside_list, list_counts, read_lape_list
+
+REFERENCE = ROOT.parent / "shared" / "reference" / "lape"
+
+
+def published(name):
+    path = REFERENCE / name
+    if not path.is_file():
+        pytest.skip("the published lists are not beside the repository")
+    return path
+
+
+def made_up(path, *, languages=7, layers=3, width=20, dtype=torch.int64):
+    """A list in the published form: language k has neurons k, k + 1, ... of each layer."""
+    value = [
+        [torch.arange(k, min(k + 2 + layer, width), dtype=dtype) for layer in range(layers)] for k in range(languages)
+    ]
+    torch.save(value, path)
+    return path
+
+
+def test_the_published_list_of_llama():
+    sets = read_lape_list(published("LLaMA-2-7B.neuron.pth"), layers=32, width=11008, model="Llama-2-7b-hf")
+    counts = list_counts(sets).set_index("set")["neurons"].to_dict()
+    assert (counts["en"], counts["zh"], counts["vi"]) == (95, 583, 836)
+    assert counts["all"] == 3523 == round(0.01 * 32 * 11008)
+    assert sets[1].language == "zh"
+    assert sets[1].sites["neuron"][4].tolist() == [6147, 9114, 9292]
+    assert [item.language for item in sets] == list(LANGUAGES[7])
+
+
+def test_the_published_list_of_mistral_has_six_languages_and_does_not_fit_llama():
+    path = published("Mistral-7B.neuron.pth")
+    sets = read_lape_list(path, layers=32, width=14336)
+    assert [item.language for item in sets] == list(LANGUAGES[6])
+    assert list_counts(sets).set_index("set")["neurons"]["all"] == round(0.01 * 32 * 14336)
+    with pytest.raises(CraneError, match="out of range for a width of 11008; it is of another model"):
+        read_lape_list(path, layers=32, width=11008)
+
+
+def test_a_made_up_list(tmp_path):
+    sets = read_lape_list(made_up(tmp_path / "list.pth"), layers=3, width=20, model="x")
+    assert [layer.tolist() for layer in sets[2].sites["neuron"]] == [[2, 3], [2, 3, 4], [2, 3, 4, 5]]
+    counts = list_counts(sets).set_index("set")
+    assert counts["neurons"].to_dict() == dict.fromkeys(LANGUAGES[7], 9) | {"all": 8 + 9 + 10}
+    assert counts.loc["en", "share"] == 9 / 60
+
+
+def test_our_sets_beside_the_list(tmp_path):
+    listed = read_lape_list(made_up(tmp_path / "list.pth"), layers=3, width=20)
+    ours = [
+        NeuronSet({"neuron": [np.array([1, 2]), np.array([1]), np.array([19])]}, {"neuron": 20}, language="zh"),
+        NeuronSet({"neuron": [np.array([0])] * 3}, {"neuron": 20}, language="de"),
+    ]
+    table = beside_list(listed, ours)
+    assert table["language"].tolist() == ["zh"]
+    row = table.iloc[0]
+    assert (row["count_a"], row["count_b"], row["shared"]) == (4, 9, 3)
+    assert row["expected_share_of_a"] == pytest.approx((2 * 2 + 1 * 3 + 1 * 4) / 20 / 4)
+    assert row["chance_low"] <= row["expected_share_of_a"] <= row["chance_high"] <= row["share_of_a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "message"),
+    [
+        ({}, {"layers": 4, "width": 20}, "'en' has 3 layers, the model 4; it is of another model"),
+        ({}, {"layers": 3, "width": 9}, "'ja', layer 2: index 9 is out of range for a width of 9"),
+        ({"languages": 5}, {"layers": 3, "width": 20}, "has 5 languages, LAPE's lists have 7 or 6"),
+        ({"dtype": torch.float32}, {"layers": 3, "width": 20}, "expected indices .* saw torch.float32 of shape"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(tmp_path, options, asked, message):
+    with pytest.raises(CraneError, match=message):
+        read_lape_list(made_up(tmp_path / "list.pth", **options), **asked)
+
+
+def test_wrong_files_are_named(tmp_path):
+    with pytest.raises(CraneError, match=r"no such file; paper\.lape_list"):
+        read_lape_list(tmp_path / "none.pth", layers=3, width=20)
+    (tmp_path / "text.pth").write_text("not tensors")
+    with pytest.raises(CraneError, match="is not a file of tensors that torch reads"):
+        read_lape_list(tmp_path / "text.pth", layers=3, width=20)
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(CraneError, match="expected a list over languages of lists over layers, saw dict"):
+        read_lape_list(tmp_path / "other.pth", layers=3, width=20)
+    torch.save([[torch.tensor([1, 1])]] * 7, tmp_path / "twice.pth")
+    with pytest.raises(CraneError, match="names a neuron twice"):
+        read_lape_list(tmp_path / "twice.pth", layers=1, width=20)
+    torch.save([[torch.tensor([-1, 1])]] * 7, tmp_path / "negative.pth")
+    with pytest.raises(CraneError, match="index -1 is out of range"):
+        read_lape_list(tmp_path / "negative.pth", layers=1, width=20)

@@ -1,0 +1,149 @@
+"""What the comparison with the paper needs of a study."""
+
+import pandas as pd
+import pytest
+import torch
+
+from crane_lib.errors import CraneError
+from crane_lib.overlap import overlaps
+from crane_lib.specificity import langspec
+from crane_study.paper import comparison as paper
+from crane_study.paper.tolerances import load_tolerances
+from crane_study.profile import Paper
+from crane_study.study import Study
+from crane_study.uncertainty.open_ended import score_rows
+from tests.small import write_study
+
+TOLERANCES = load_tolerances()
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("study"), chat=True, relevance_documents=8, perplexity_documents=2)
+
+
+def opened(profile, **given):
+    study = Study.open(str(profile), artifacts=profile.parent / "artifacts", say=lambda _line: None)
+    study.profile = study.profile.model_copy(update={"paper": Paper(**given)})
+    return study
+
+
+def test_every_table_of_another_model_has_directions_and_no_values(profile):
+    study = opened(profile)
+    rows = study.all_rows()
+    for table, caption in (
+        paper.benchmarks(study, rows, "base", TOLERANCES),
+        paper.benchmarks(study, rows, "chat", TOLERANCES),
+        paper.langspec_table(study, rows, "base", TOLERANCES),
+        paper.set_overlaps(study, TOLERANCES),
+        paper.open_ended(study, TOLERANCES, metric="judge_score"),
+        paper.open_ended_langspec(study, TOLERANCES),
+    ):
+        assert "directions only" in caption
+        assert "same_direction" in table
+        assert len(table)
+        assert not any(kind.kind == "f" for kind in table.dtypes)
+    for table, caption in (
+        paper.open_ended(study, TOLERANCES, metric="judge_score"),
+        paper.open_ended_langspec(study, TOLERANCES),
+    ):
+        assert "NOT RUN: the profile names no open questions" in caption
+        assert set(table["same_direction"]) == {"NOT RUN"}
+
+
+def test_the_released_rules_sets_are_measured_where_the_languages_are_there(profile):
+    """The small study has no Chinese: its rows are NOT RUN, the others have directions."""
+    study = opened(profile)
+    table, _caption = paper.benchmarks(study, study.all_rows(), "base", TOLERANCES)
+    kurtosis = table[table["method"] == "kurtosis"].set_index("masked_language")["own_ours"]
+    assert kurtosis["zh"] == "NOT RUN"
+    assert kurtosis["en"] in ("falls", "rises", "no clear change")
+    shared, _caption = paper.set_overlaps(study, TOLERANCES)
+    ours = shared.set_index(["language_a", "language_b"])["our_direction"]
+    assert ours[("en", "zh")] == "NOT RUN"
+    sets = [item for item in paper.main_sets(study) if (item.method, item.budget) == paper.RELEASED_RULE]
+    row = overlaps(sets).set_index(["language_a", "language_b"]).loc[("en", "vi")]
+    inside = row["chance_low"] <= row["share_of_a"] <= row["chance_high"]
+    above = "more than chance" if row["share_of_a"] > row["chance_high"] else "less than chance"
+    assert ours[("en", "vi")] == ("no clear difference" if inside else above)
+
+
+ANSWERED = {"en": 9.0, "vi": 8.0, "zh": 7.0}
+
+
+def judged():
+    """Judged answers to 70 questions a language, unmasked and with two methods' sets of the chat model masked."""
+    frames = []
+    for method, budget, lost in (("none", "", 0.0), ("kurtosis", "published", 3.0), ("lape", "published", 0.5)):
+        for masked in ANSWERED if lost else [""]:
+            for language, score in ANSWERED.items():
+                labels = {"profile": "p", "model": "chat", "method": method, "budget": budget, "language": language}
+                labels |= {"selected_on": "chat" if masked else "", "masked_language": masked, "masked_share": 0.1}
+                value = score - (lost if masked == language else 0.25 * bool(masked))
+                frame = pd.DataFrame({"question": range(70), "score": value})
+                frames.append(frame.assign(**labels, random_seed=-1, judge="endpoint"))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture
+def answered(profile, monkeypatch):
+    """A study whose chat model's answers an endpoint judged."""
+    items = judged()
+    monkeypatch.setattr(paper, "open_ended_results", lambda study: (score_rows(items, main="endpoint"), items, ""))
+    return opened(profile)
+
+
+def test_langspec_of_open_answers_has_directions_for_another_model(answered):
+    table, caption = paper.open_ended_langspec(answered, TOLERANCES)
+    assert "directions only, for the profile does not name its models" in caption
+    ranks = table.set_index(["method", "budget"])["rank_ours"].to_dict()
+    assert ranks == {("kurtosis", "published"): "1", ("kurtosis", "0.01"): "NOT RUN", ("lape", "published"): "2"}
+
+
+def test_open_answers_have_values_where_nothing_speaks_against_it(answered, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        paper, "why_no_scores", lambda study, items, *, questions: asked.append((len(items), questions)) or ""
+    )
+    table, caption = paper.open_ended_langspec(answered, TOLERANCES)
+    assert "published value, ours" in caption
+    own = table.set_index(["method", "budget", "masked_language"])["ours"].sort_index()
+    before, after = ANSWERED, {"en": 6.0, "vi": 7.75, "zh": 6.75}
+    expected = langspec(before, after, target="en", beta=4.0, form="released").f
+    assert own[("kurtosis", "published", "en")] == pytest.approx(expected)
+    assert own.drop(("kurtosis", "0.01"))["kurtosis"].notna().all()
+    scores, caption = paper.open_ended(answered, TOLERANCES, metric="judge_score")
+    assert "published value, ours" in caption
+    assert scores["ours"].notna().sum() == 3 + 2 * 9
+    assert asked == [(7 * 3 * 70, 70)] * 2
+
+
+def test_the_sets_that_are_shown(profile):
+    study = opened(profile)
+    sets = paper.main_sets(study)
+    assert {item.budget for item in sets} == {"published", "0.1"}
+    assert not any(item.method.startswith("random") for item in sets)
+    groups = paper.by_rule(sets)
+    assert [item.language for item in groups["kurtosis", "published"]] == ["en", "vi"]
+
+
+def test_lapes_list_is_read_where_the_profile_names_one(profile, tmp_path):
+    study = opened(profile)
+    sets = paper.main_sets(study)
+    assert paper.lape_list(study, sets) == ([], "the profile names no published list (paper.lape_list)")
+    path = tmp_path / "list.pth"
+    torch.save([[torch.tensor([language, language + 1])] * 2 for language in range(7)], path)
+    listed, reason = paper.lape_list(opened(profile, lape_list=path), sets)
+    assert reason == ""
+    assert [item.language for item in listed] == ["en", "vi"]
+    torch.save([[torch.tensor([100])] * 2] * 7, path)
+    with pytest.raises(CraneError, match="out of range for a width of 24; it is of another model"):
+        paper.lape_list(opened(profile, lape_list=path), sets)
+
+
+def test_the_path_of_a_list_is_relative_to_the_profile(tmp_path):
+    from crane_study.profile import load_profile
+
+    path = write_study(tmp_path, questions=False)
+    path.write_text(path.read_text() + "paper: {lape_list: lists/llama.pth}\n")
+    assert load_profile(str(path)).paper.lape_list == tmp_path / "lists" / "llama.pth"

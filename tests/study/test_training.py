@@ -1,0 +1,162 @@
+import pandas as pd
+import pytest
+import torch
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_frame
+from crane_lib.models import load_model
+from crane_study.data.documents import write_conversations
+from crane_study.profile import Training
+from crane_study.training import (
+    CHAT_TEMPLATE,
+    _batches,
+    _blocks,
+    _optimizer,
+    _turns,
+    fit,
+    make_base_model,
+    make_chat_model,
+)
+from tests.small import TEXTS, small_model, small_tokenizer
+
+RECIPE = Training(learning_rate=0.01, batch_size=3, block=8, warmup=0.25, epochs=2)
+
+
+def test_blocks_are_the_stream_cut_up():
+    blocks = _blocks([[1, 2, 3], [4], [5, 6, 7, 8, 9]], 4)
+    assert blocks.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    with pytest.raises(CraneError, match="3 training tokens do not fill one block of 4"):
+        _blocks([[1, 2], [3]], 4)
+
+
+def test_the_first_epoch_keeps_the_order_and_each_sees_everything_once():
+    generator = torch.Generator().manual_seed(0)
+    batches = list(_batches(10, Training(learning_rate=1, batch_size=4, epochs=3), generator))
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 3
+    epochs = [torch.cat(batches[start : start + 3]).tolist() for start in (0, 3, 6)]
+    assert epochs[0] == list(range(10))
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[1] != epochs[0] != epochs[2]
+
+
+def test_norm_weights_do_not_decay():
+    model = small_model(50)
+    decayed, plain = _optimizer(model, RECIPE).param_groups
+    assert {parameter.ndim for parameter in decayed["params"]} == {2}
+    assert {parameter.ndim for parameter in plain["params"]} == {1}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def trained(random_seed=0):
+    model = small_model(50)
+    tokens = torch.arange(7 * 8).reshape(7, 8) % 50
+    history = fit(model, tokens, tokens, training=RECIPE, random_seed=random_seed, description="Test")
+    return model, history
+
+
+def test_training_lowers_the_loss_and_says_how(capsys):
+    model, history = trained()
+    assert list(history) == ["step", "loss", "learning_rate", "tokens", "seconds"]
+    assert history["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert history["tokens"].tolist() == [24, 48, 56, 80, 104, 112]
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert history["learning_rate"].max() <= 0.01
+    assert history["learning_rate"].iloc[-1] < 1e-6
+    assert not model.training
+    assert capsys.readouterr() == ("", "")
+
+
+def test_training_is_the_random_seeds():
+    (first, _), (second, _), (other, _) = trained(), trained(), trained(random_seed=1)
+    pairs = [list(model.parameters()) for model in (first, second, other)]
+    assert all(torch.equal(a, b) for a, b in zip(pairs[0], pairs[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(pairs[0], pairs[2], strict=True))
+
+
+def test_a_loss_that_explodes_is_said():
+    model = small_model(50)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    tokens = torch.zeros(3, 8, dtype=torch.long)
+    with pytest.raises(CraneError, match="the loss became nan at step 1; lower the learning rate"):
+        fit(model, tokens, tokens, training=RECIPE, random_seed=0, description="Test")
+
+
+@pytest.fixture
+def chat_tokenizer():
+    tokenizer = small_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def test_the_loss_of_a_conversation_is_on_what_the_assistant_says(chat_tokenizer):
+    turns = [
+        {"role": "user", "content": "How many mills?"},
+        {"role": "assistant", "content": "three old mills"},
+        {"role": "user", "content": "And bridges?"},
+        {"role": "assistant", "content": "a grey one"},
+    ]
+    tokens, labels = _turns(chat_tokenizer, turns)
+    assert len(tokens) == len(labels)
+    text = chat_tokenizer.decode(tokens)
+    assert text == chat_tokenizer.apply_chat_template(turns, tokenize=False)
+    said = [token for token, label in zip(tokens, labels, strict=True) if label != -100]
+    assert [label for label in labels if label != -100] == said
+    assert chat_tokenizer.decode(said) == " three old mills<|end|> a grey one<|end|>"
+
+
+ARCHITECTURE = {"vocabulary": 320, "layers": 1, "hidden": 16, "intermediate": 24, "heads": 2, "max_length": 64}
+TRAINING = {"learning_rate": 0.01, "batch_size": 8, "block": 32}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """A base model and a chat model, made by their stages."""
+    root = tmp_path_factory.mktemp("stages")
+    corpus, base, chat = (root / name for name in ("corpus", "base", "chat"))
+    corpus.mkdir()
+    rows = [{"split": "train", "text": text} for text in [*TEXTS["en"], *TEXTS["vi"]]]
+    pd.DataFrame([*rows, {"split": "perplexity", "text": "ξξξξ" * 50}]).to_parquet(corpus / "documents.parquet")
+    turns = [{"role": "user", "content": "How many mills?"}, {"role": "assistant", "content": "three old mills"}]
+    write_conversations(corpus / "conversations.jsonl", [turns] * 40)
+    options = {"device": "cpu", "random_seed": 0, "dtype": "float32"}
+    make_base_model(base, corpus=corpus, architecture=ARCHITECTURE, training=TRAINING, **options)
+    make_chat_model(chat, corpus=corpus, base=base, training=TRAINING, **options)
+    return corpus, base, chat
+
+
+def test_the_base_model_is_a_directory_that_loads(stages):
+    _corpus, base, _chat = stages
+    model, tokenizer = load_model(base / "model", device="cpu")
+    config = model.config
+    shape = (config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads)
+    assert shape == (1, 16, 24, 2)
+    assert config.tie_word_embeddings
+    assert config.vocab_size == len(tokenizer) <= 320
+    assert tokenizer.chat_template is None
+    history = read_frame(base / "training.csv")
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    # Only the training split was learned from, in tokens and in words.
+    words = tokenizer(TEXTS["en"] + TEXTS["vi"])["input_ids"]
+    assert history["tokens"].iloc[-1] == sum(map(len, words)) // 32 * 32
+    assert len(tokenizer("ξ", add_special_tokens=False)["input_ids"]) == 2
+
+
+def test_the_chat_model_starts_from_the_base_model(stages):
+    _corpus, base, chat = stages
+    before, _ = load_model(base / "model", device="cpu")
+    after, tokenizer = load_model(chat / "model", device="cpu")
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    history = read_frame(chat / "training.csv")
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    moved = [(a - b).abs().max().item() for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.3
+
+
+def test_the_stages_are_deterministic(stages, tmp_path):
+    corpus, base, _chat = stages
+    options = {"device": "cpu", "random_seed": 0, "dtype": "float32"}
+    make_base_model(tmp_path / "again", corpus=corpus, architecture=ARCHITECTURE, training=TRAINING, **options)
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (tmp_path / "again" / "model" / name).read_bytes() == (base / "model" / name).read_bytes()

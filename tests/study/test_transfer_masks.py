@@ -1,0 +1,70 @@
+"""How a study asks its models: the chat model's prompts beside the base model's."""
+
+import re
+
+import pytest
+
+from crane_run.rehearsal import rehearsal_profile
+from crane_study.profile import load_profile
+from crane_study.steps.masks import build_harness
+from crane_study.study import Study
+from tests.small import write_study
+
+REAL = ["llama2-7b", "qwen2.5-0.5b", "qwen3-8b"]
+
+
+def asked(study, name, folder):
+    """Every prompt and answer that a model of a study is given, in the harness's order."""
+    options = study._nlu_parameters(name)
+    del options["profile"]
+    _network, harness = build_harness(folder, corpus=study.questions.folder, model=study.model(name).folder, **options)
+    return [instance.args for task in harness._tasks.values() for instance in task.instances]
+
+
+def with_evaluation(study, **changes):
+    evaluation = study.profile.evaluation.model_copy(update=changes)
+    study.profile = study.profile.model_copy(update={"evaluation": evaluation})
+    return study
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rehearsal")
+    profile = rehearsal_profile(load_profile("llama2-7b"), folder)
+    return Study.open(profile, artifacts=folder, say=lambda _line: None)
+
+
+@pytest.fixture
+def local(tmp_path):
+    return Study.open(str(write_study(tmp_path, chat=True)), artifacts=tmp_path / "a", say=lambda _line: None)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_profiles_ask_their_chat_models_without_a_template(name):
+    assert not load_profile(name).evaluation.chat_template
+
+
+def test_without_its_template_the_chat_model_is_asked_as_the_base_model(rehearsed, tmp_path):
+    base, chat = (asked(rehearsed, name, tmp_path / name) for name in ("base", "chat"))
+    assert chat == base
+    for prompt, answer in chat:
+        assert prompt.endswith(("\nAnswer:", "\n答案："))
+        assert answer in (" A", " B", " C", " D")
+        assert len(re.findall(r"\n(?:Answer:|答案：) [ABCD]\n\n", prompt)) == 5  # worked examples
+
+
+def test_in_its_template_the_chat_model_has_a_delimiter_of_its_own(local, tmp_path):
+    study = with_evaluation(local, target_delimiter={"en": "_"}, chat_target_delimiter="~")
+    base, chat = (asked(study, name, tmp_path / name) for name in ("base", "chat"))
+    assert len(base) == len(chat) == 2 * 8 * 4
+    assert {answer[0] for _prompt, answer in base} == {"_", " "}  # of vi, the harness's own
+    assert {answer[0] for _prompt, answer in chat} == {"~"}
+    assert [answer[1:] for _prompt, answer in chat] == [answer[1:] for _prompt, answer in base]
+    assert all("<|" in prompt for prompt, _answer in chat)
+
+
+def test_a_chat_model_without_a_template_is_asked_as_the_base_model(local, tmp_path):
+    (local.model("chat").folder / "chat_template.jinja").unlink()
+    study = with_evaluation(local, target_delimiter={"en": "_"}, chat_target_delimiter="~")
+    base, chat = (asked(study, name, tmp_path / name) for name in ("base", "chat"))
+    assert chat == base
