@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
-from crane_lib.relevance.modules import parts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SCHEMA = "crane.neurons/1"
 NEURON = "neuron"  # the site of the hidden activation; the others are rows
@@ -69,6 +70,8 @@ class NeuronSet:
         ------
         CraneError : the model has other layers or widths than the one the set was made for
         """
+        from crane_lib.relevance.modules import parts_of  # here, so that tables and figures start without torch
+
         parts = parts_of(model)
         seen = parts.widths
         name = model.config._name_or_path or type(model).__name__

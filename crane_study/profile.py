@@ -136,7 +136,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Knowledge(Strict):
-    """How the embedded facts, questions and documents are drawn (`crane_lib.knowledge`)."""
+    """How the embedded facts, questions and documents are drawn (`crane_study.data`)."""
 
     facts_per_subject: Count = 96
     facts_per_answer: Count = 24

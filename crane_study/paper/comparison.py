@@ -555,7 +555,7 @@ def open_ended_langspec(study: Study, tolerances: Tolerances) -> tuple[pd.DataFr
     """LangSpec-F on the judge's scores beside the published one, or the order of the methods, and the caption."""
     _rows, items, missing = open_ended_results(study)
     why = why_no_scores(study, items, questions=tolerances.judge.questions)
-    found = pd.DataFrame(columns=["form", *SET, "masked_language", "langspec_table"])
+    found = pd.DataFrame(columns=["form", *SET, "masked_language", "langspec"])
     if not missing:
         found = open_langspec(items, resamples=1)  # for its values; section 05 has the intervals
     form = "in the released form, beta 4, on the judge's scores of the chat model's answers, sets selected on it"

@@ -33,7 +33,10 @@ def test_every_section_waits_for_those_that_make_what_it_reads():
         ("study.corpus", {"corpus"}),
         ("%time study.relevance('base')", set()),  # a line that only IPython understands
         ("study.unmasked_accuracy()", {"unmasked_accuracy", "questions", "corpus", "model"}),
-        ("from crane_lib import paper\npaper.main_sets(study)", {"selection", "relevance", "corpus", "model"}),
+        (
+            "from crane_study.paper import comparison\ncomparison.main_sets(study)",
+            {"selection", "relevance", "corpus", "model"},
+        ),
         (
             "from crane_study.paper.comparison import main_sets\nmain_sets(study)",
             {"selection", "relevance", "corpus", "model"},

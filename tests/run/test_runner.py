@@ -545,8 +545,8 @@ def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path,
     program = f"""
 import pathlib, sys
 from crane_run.cli import app
-from crane_lib.pipeline import runner, sections
-from crane_lib.pipeline import threads as threads_module
+from crane_run import runner, sections
+from crane_study import machine as threads_module
 sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
 runner.waits_for = lambda _all: {{"01": {{"00"}}, "02": {{"00"}}}}
 app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])
