@@ -21,7 +21,7 @@ def langspec(rows):
 
 
 @pytest.fixture(scope="session")
-def shared():
+def shared_units():
     return overlaps(synthetic.make_sets())
 
 
@@ -31,7 +31,7 @@ def counts():
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory, rows, langspec, shared):
+def made(tmp_path_factory, rows, langspec, shared_units):
     """A run's folder with two sections done and one failed."""
     tmp_path = tmp_path_factory.mktemp("run")
     captions = {}
@@ -45,7 +45,7 @@ def made(tmp_path_factory, rows, langspec, shared):
     )
     captions["figures/05_gone"] = "No longer there."
     write_json(tmp_path / "captions.json", captions)
-    found = judge(rows=rows, langspec=langspec[langspec["method"] != "lape"], overlaps=shared, budget="0.1")
+    found = judge(rows=rows, langspec=langspec[langspec["method"] != "lape"], overlaps=shared_units, budget="0.1")
     write_claims(tmp_path / "claims.json", found, profile="mini")
     record = {"error": None, "key": "k", "outputs": []}
     write_json(

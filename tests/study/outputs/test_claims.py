@@ -33,8 +33,8 @@ def at(rows, **wanted):
     return np.logical_and.reduce([rows[name] == value for name, value in wanted.items()])
 
 
-def test_every_claim_is_judged_once(rows, langspec, shared):
-    found = judge(rows=rows, langspec=langspec, overlaps=shared, budget=0.1)
+def test_every_claim_is_judged_once(rows, langspec, shared_units):
+    found = judge(rows=rows, langspec=langspec, overlaps=shared_units, budget=0.1)
     keys = [(item["id"], item["method"], item["measure"]) for item in found]
     assert len(keys) == len(set(keys)) == 18
     assert [key for key in keys if key[0] == "C4"] == [("C4", "kurtosis", ""), ("C4", "contrast", "")]
@@ -125,8 +125,8 @@ def test_transfer_takes_the_sets_of_the_base_model(rows):
     assert case("C5", "contrast", "accuracy", rows=kept)["verdict"] == NONE
 
 
-def test_no_chat_model(rows, langspec, shared):
-    found = judge(rows=rows[rows["model"] == "base"], langspec=langspec, overlaps=shared, budget="0.1")
+def test_no_chat_model(rows, langspec, shared_units):
+    found = judge(rows=rows[rows["model"] == "base"], langspec=langspec, overlaps=shared_units, budget="0.1")
     assert {item["id"] for item in found if item["verdict"] == NONE} == {"C5"}
 
 
@@ -202,35 +202,37 @@ class TestRandom:
 
 
 class TestOverlaps:
-    def test_holds_for_overlapping_sets(self, shared):
-        found = case("C4", "kurtosis", "", overlaps=shared)
+    def test_holds_for_overlapping_sets(self, shared_units):
+        found = case("C4", "kurtosis", "", overlaps=shared_units)
         assert found["verdict"] == YES
         assert set(found["numbers"]["pairs"]) == {"en-zh", "en-vi", "zh-vi"}
 
-    def test_disjoint_sets_of_contrast_are_explained(self, shared):
-        found = case("C4", "contrast", "", overlaps=shared)
+    def test_disjoint_sets_of_contrast_are_explained(self, shared_units):
+        found = case("C4", "contrast", "", overlaps=shared_units)
         assert found["verdict"] == NO
         assert "a property of this rule" in found["detail"]
-        assert "a property of this rule" not in case("C4", "kurtosis", "", overlaps=shared)["detail"]
+        assert "a property of this rule" not in case("C4", "kurtosis", "", overlaps=shared_units)["detail"]
 
-    def test_one_pair_at_chance(self, shared):
-        pair = at(shared, method="kurtosis", language_a="en", language_b="vi")
-        at_chance = shared.assign(p_value=np.where(pair, 0.01, shared["p_value"]))
+    def test_one_pair_at_chance(self, shared_units):
+        pair = at(shared_units, method="kurtosis", language_a="en", language_b="vi")
+        at_chance = shared_units.assign(p_value=np.where(pair, 0.01, shared_units["p_value"]))
         found = case("C4", "kurtosis", "", overlaps=at_chance)
         assert found["verdict"] == NO
         assert found["numbers"]["above_chance"] == 2
 
-    def test_missing_pair(self, shared):
-        kept = shared[~at(shared, method="kurtosis", language_a="en", language_b="vi")]
+    def test_missing_pair(self, shared_units):
+        kept = shared_units[~at(shared_units, method="kurtosis", language_a="en", language_b="vi")]
         found = case("C4", "kurtosis", "", overlaps=kept)
         assert found["verdict"] == NONE
         assert "'en' with 'vi'" in found["detail"]
 
-    def test_no_such_sets(self, shared):
-        assert case("C4", "kurtosis", "", overlaps=shared[shared["method"] != "kurtosis"])["verdict"] == NONE
+    def test_no_such_sets(self, shared_units):
+        assert (
+            case("C4", "kurtosis", "", overlaps=shared_units[shared_units["method"] != "kurtosis"])["verdict"] == NONE
+        )
 
-    def test_the_base_models_sets_are_judged(self, shared):
-        both = pd.concat([shared, shared.assign(model="chat", p_value=1.0)])
+    def test_the_base_models_sets_are_judged(self, shared_units):
+        both = pd.concat([shared_units, shared_units.assign(model="chat", p_value=1.0)])
         assert case("C4", "kurtosis", "", overlaps=both)["verdict"] == YES
 
 
@@ -250,8 +252,8 @@ def test_more_languages_than_three(rows):
     assert "French" in found["detail"]
 
 
-def test_claims_round_trip(rows, langspec, shared, tmp_path):
-    found = judge(rows=rows, langspec=langspec, overlaps=shared, budget="0.1")
+def test_claims_round_trip(rows, langspec, shared_units, tmp_path):
+    found = judge(rows=rows, langspec=langspec, overlaps=shared_units, budget="0.1")
     write_claims(tmp_path / "claims.json", found, profile="mini")
     assert read_claims(tmp_path / "claims.json") == found
     (tmp_path / "other.json").write_text('{"schema": "crane.neurons/1"}', encoding="utf-8")
@@ -267,8 +269,8 @@ def test_rules_file_is_checked(tmp_path):
         load_rules(tmp_path / "claims.yaml")
 
 
-def test_verdict_table(rows, langspec, shared):
-    table = verdict_table(judge(rows=rows, langspec=langspec, overlaps=shared, budget="0.1")).set_index("claim")
+def test_verdict_table(rows, langspec, shared_units):
+    table = verdict_table(judge(rows=rows, langspec=langspec, overlaps=shared_units, budget="0.1")).set_index("claim")
     assert list(table.index) == ["C1", "C2", "C3", "C4", "C5"]
     assert len(table.columns) == 5
     assert table.loc["C4"].tolist()[1:] == [YES, "", NO, ""]

@@ -83,8 +83,8 @@ def test_bars_over_sets_of_languages(tmp_path):
         assert f"{' and '.join(row.languages.split('+'))}: {row.count:,}" in text
 
 
-def test_names_of_rows_carry_the_note_beside_them(shared, tmp_path):
-    frame = shared[~shared["method"].str.startswith("random")]
+def test_names_of_rows_carry_the_note_beside_them(shared_units, tmp_path):
+    frame = shared_units[~shared_units["method"].str.startswith("random")]
     text = text_of(figures.jaccard_forest, frame, tmp_path)
     row = frame[(frame["method"] == "kurtosis") & (frame["language_a"] == "en") & (frame["language_b"] == "vi")].iloc[0]
     assert f"Relevance kurtosis, as published, en–vi: {number(row['jaccard'])}" in text

@@ -61,7 +61,7 @@ def transfer(rows):
     return tables.transfer_table(rows, synthetic.make_langspec(rows), metric="token_probability")
 
 
-def draw_all(folder, rows, langspec, shared, counts):
+def draw_all(folder, rows, langspec, shared_units, counts):
     """Every figure once; returns the captions."""
     return {
         "loss": figures.training_loss(synthetic.make_histories(), folder / "loss"),
@@ -72,11 +72,11 @@ def draw_all(folder, rows, langspec, shared, counts):
         "counts": figures.set_counts_figure(counts, folder / "counts"),
         "sites": figures.set_sites_figure(main_sets_of(counts), folder / "sites"),
         "combinations": figures.upset(combined(), folder / "combinations"),
-        "jaccard": figures.jaccard_forest(main_sets_of(shared), folder / "jaccard"),
+        "jaccard": figures.jaccard_forest(main_sets_of(shared_units), folder / "jaccard"),
         "rules": figures.rule_matrix(agreement(one_a_rule()), folder / "rules"),
         "map": figures.relevance_map(synthetic_shares(), folder / "map"),
         "values": figures.value_tails(synthetic_values(), folder / "values"),
-        "overlap": figures.overlap_matrix(shared, folder / "overlap"),
+        "overlap": figures.overlap_matrix(shared_units, folder / "overlap"),
         "nll": figures.delta_matrices(rows, folder / "nll"),
         "accuracy": figures.delta_matrices(
             rows, folder / "accuracy", metric="accuracy", model="chat", selected_on="base"
@@ -88,7 +88,7 @@ def draw_all(folder, rows, langspec, shared, counts):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory, shared, counts):
+def drawn(tmp_path_factory, shared_units, counts):
     folder = tmp_path_factory.mktemp("figures")
     rows = synthetic.make_rows(synthetic.FEW_METHODS)
     describe = style.describe
@@ -99,7 +99,7 @@ def drawn(tmp_path_factory, shared, counts):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "describe", checked)
-        return folder, draw_all(folder, rows, synthetic.make_langspec(rows), shared, counts)
+        return folder, draw_all(folder, rows, synthetic.make_langspec(rows), shared_units, counts)
 
 
 def legends_lie_free(figure):
