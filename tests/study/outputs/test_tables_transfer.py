@@ -22,7 +22,7 @@ def test_overlap_is_of_one_language_on_two_models():
     base = [neurons("hash1", "en", range(10)), neurons("hash1", "vi", range(10, 20)), neurons("hash1", "vi", [1], 0)]
     chat = [neurons("hash2", "en", range(5, 15)), neurons("hash2", "vi", range(10, 20))]
     table = base_chat_overlaps(base, chat).set_index("language")
-    assert table["shared_units"].to_dict() == {"en": 5, "vi": 10}
+    assert table["shared"].to_dict() == {"en": 5, "vi": 10}
     assert table["share_of_base"].to_dict() == {"en": 0.5, "vi": 1.0}
     assert table["expected_share"].tolist() == pytest.approx([0.2, 0.2])
     assert table.loc["vi", "p_value"] < table.loc["en", "p_value"] < 0.05
