@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Style, types and tests. Arguments go to pytest: ./run_tests.sh -k relevance
+# Style, imports, types and tests. Arguments go to pytest: ./run_tests.sh -k relevance
 # Tests run in as many processes as there are cores, at most 8; CRANE_TEST_PROCESSES sets another number.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/tools/environment.sh"
 cd -- "$crane_root"
 
 processes="${CRANE_TEST_PROCESSES:-$("$crane_python" -c 'import os; print(min(8, len(os.sched_getaffinity(0))))')}"
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # a thread a process; more would only get into each other's way
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # one thread per process: more would compete for the same cores
 
 failed=""
 "$crane_python" -m ruff check || failed="$failed ruff"
+"$crane_python" -c 'from importlinter.cli import lint_imports_command as main; main()' --no-logo --no-cache ||
+    failed="$failed import-linter"
 "$crane_python" -m mypy || failed="$failed mypy"
 [ -z "$failed" ] || echo "run_tests: failed:$failed" >&2
 "$crane_python" -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder "$@" || exit $?
