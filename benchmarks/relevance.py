@@ -31,7 +31,8 @@ from benchmarks.speed import measure_speed, measure_vocabulary
 from benchmarks.stream import measure_stream
 from benchmarks.workloads import FULL, QUICK, Sizes
 from crane_lib.errors import CraneError
-from crane_lib.files import write_frame, write_json
+from crane_lib.files import write_json
+from crane_study.frames import write_frame
 
 BENCHMARKS: dict[str, Callable[[Sizes], list[Measurement]]] = {
     "speed": measure_speed,

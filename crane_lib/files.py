@@ -1,36 +1,32 @@
-"""Reading and writing files so that nothing half-written is ever left under its final name."""
+"""Atomic writing of files, JSON, and hashes."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crane_lib.errors import CraneError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what stands there at the end takes the name `path`.
+    """Yield a temporary name beside `path`; the file or directory written there is renamed to `path` at the end.
 
-    Works for a file and for a directory. If the block fails, nothing remains and what `path` held stays.
+    If the block fails, the temporary file is removed and what `path` held stays.
 
     Raises
     ------
-    CraneError : the place cannot be written to, or the disk is full
+    CraneError : the folder cannot be written to, or the disk is full
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -47,58 +43,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise CraneError(f"{target}: cannot be written ({error.strerror}); choose another --artifacts") from error
         raise
     finally:
-        # A place that cannot be written to may refuse this too; what the caller should hear is the first error.
+        # A read-only folder may refuse this too; the caller should see the first error.
         with suppress(OSError):
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(path: str | os.PathLike[str], *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold a lock that other processes, and other threads, wait for; a process that dies lets go of it.
-
-    Parameters
-    ----------
-    path : file that stands for the lock; it is gone when nobody holds it
-    waiting : called once if somebody else holds the lock
-
-    Raises
-    ------
-    CraneError : the place cannot be written to
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                waiting()
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        # Who held it has taken the file away: the next one must hold the file that stands there now.
-        while not _is_at(path, stream.fileno()):
-            stream.close()
-            stream = path.open("w")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-    except OSError as error:
-        raise CraneError(f"{path.parent}: cannot be written ({error.strerror}); choose another --artifacts") from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        fcntl.flock(stream, fcntl.LOCK_UN)  # not by closing alone: processes started meanwhile may hold it open
-        stream.close()
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file is the one that stands at `path`."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -108,7 +58,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a JSON file, keys in the given order; NaN is refused, for other readers would not take it."""
+    """Write a JSON file, keys in the given order; NaN is refused, because other readers reject it."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
@@ -125,31 +75,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise CraneError(f"{path}: no such file") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CraneError(f"{path}: is not JSON ({error})") from error
-
-
-def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
-    """Write a table as Parquet or as CSV at full precision, by the name's ending."""
-    with atomic(path) as temporary:
-        if Path(path).suffix == ".parquet":
-            frame.to_parquet(temporary, index=False)
-        else:
-            frame.to_csv(temporary, index=False, na_rep="NaN")
-
-
-def read_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table written by `write_frame`; in CSV an empty field is an empty text in a text column.
-
-    Raises
-    ------
-    CraneError : the file is missing
-    """
-    import pandas as pd  # here, so that the command line starts without it
-
-    if not Path(path).is_file():
-        raise CraneError(f"{path}: no such file; run the section that makes it first")
-    if Path(path).suffix == ".parquet":
-        return pd.read_parquet(path)
-    return pd.read_csv(path, keep_default_na=False, na_values=["NaN"])
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

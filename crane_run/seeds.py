@@ -11,8 +11,9 @@ import pandas as pd
 from scipy.stats import t
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, read_json, sha256, write_json, write_text
+from crane_lib.files import read_json, sha256, write_json, write_text
 from crane_study.figures.seeds import langspec_seeds, nll_rise_seeds
+from crane_study.frames import read_frame
 from crane_study.measure.rows import SET, budget_text, tidy
 from crane_study.paper.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, read_claims
 from crane_study.publish import write_table

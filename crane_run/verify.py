@@ -14,10 +14,11 @@ from pandas.api.types import is_numeric_dtype
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, read_json, sha256, write_text
+from crane_lib.files import read_json, sha256, write_text
 from crane_run.manifest import STAGES, DamagedManifestError, Manifest, StageRecord, output_files, read_manifest
 from crane_run.sections import absent_sections
 from crane_study import ROOT
+from crane_study.frames import read_frame
 from crane_study.paper.claims import read_claims
 from crane_study.paper.tolerances import Reproduction, load_tolerances
 from crane_study.profile import TOLD

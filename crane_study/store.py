@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic, fingerprint, locked, read_json, sha256, write_json
+from crane_lib.files import atomic, fingerprint, read_json, sha256, write_json
 from crane_study import ROOT
+from crane_study.locks import locked
 from crane_study.machine import measuring, on_all_threads, threads
 from crane_study.progress import Task
 

@@ -12,7 +12,8 @@ import pandas as pd
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, sha256, write_text
+from crane_lib.files import sha256, write_text
+from crane_study.frames import read_frame
 from crane_study.profile import EmbeddedSource, HubModel, HubSource, LocalSource, Profile, artifacts_root, load_profile
 from crane_study.store import Hashes, Stage, Store
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS

@@ -24,10 +24,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
-from crane_lib.files import write_frame
 from crane_lib.models import load_model, pick_device
 from crane_lib.precision import InDouble, compute_in_double
 from crane_study.data.documents import read_conversations
+from crane_study.frames import write_frame
 from crane_study.profile import Architecture, Training
 from crane_study.progress import progress
 

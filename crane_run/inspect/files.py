@@ -12,12 +12,13 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, read_json
+from crane_lib.files import read_json
 from crane_lib.neurons import SCHEMA as NEURON_SETS
 from crane_lib.neurons import read_neuron_sets
 from crane_run.inspect import html
 from crane_run.inspect.html import array_figure, column_figure, picture, sets_figure
 from crane_run.inspect.run import FinishedRun
+from crane_study.frames import read_frame
 
 ENDINGS = (".safetensors", ".parquet", ".csv", ".json", ".jsonl")
 _MOST_TEXT = 4000  # characters of a JSON file that are shown

@@ -16,7 +16,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
-from crane_lib.files import fingerprint, write_frame, write_json, write_text
+from crane_lib.files import fingerprint, write_json, write_text
 from crane_lib.parallel import rank
 from crane_study.data import wordings
 from crane_study.data.cldr import LANGUAGES, Fact, FactReport, collect_facts
@@ -30,6 +30,7 @@ from crane_study.data.questions import (
     overlap,
     shortest,
 )
+from crane_study.frames import write_frame
 from crane_study.hub import naming_mistakes
 from crane_study.measure.questions import read_questions
 from crane_study.profile import Knowledge

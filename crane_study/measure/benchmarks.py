@@ -18,7 +18,8 @@ import pandas as pd
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import sha256, write_frame, write_json
+from crane_lib.files import sha256, write_json
+from crane_study.frames import write_frame
 from crane_study.hub import dataset_files
 from crane_study.measure.questions import SUBJECT_MARK, task_name
 from crane_study.profile import nearest

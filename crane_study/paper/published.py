@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from crane_lib.files import read_frame
 from crane_lib.specificity import langspec
 from crane_study import ROOT
+from crane_study.frames import read_frame
 from crane_study.paper.claims import judge, load_rules
 
 PUBLISHED = ROOT / "expected" / "published.csv"

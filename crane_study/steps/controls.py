@@ -15,7 +15,6 @@ import torch
 
 from crane_lib import selection
 from crane_lib.errors import CraneError
-from crane_lib.files import write_frame
 from crane_lib.methods import METHODS
 from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import NeuronSet, write_neuron_sets
@@ -26,6 +25,7 @@ from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import UnitScores, load_statistics, unit_means
 from crane_lib.variants import kurtosis_variants, relevance_variants
 from crane_study.data.corpora import sampled_documents
+from crane_study.frames import write_frame
 from crane_study.steps.masks import build_harness, evaluate_states, masks_of, measure_documents, measure_questions
 from crane_study.steps.selection import sets_file
 

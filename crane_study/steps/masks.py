@@ -17,13 +17,13 @@ from pyarrow import ArrowException
 from transformers import PreTrainedModel
 
 from crane_lib.errors import CraneError
-from crane_lib.files import write_frame
 from crane_lib.interventions import masked
 from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import NeuronSet, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.parallel import barrier, rank, share, world
 from crane_study.data.corpora import tokenized
+from crane_study.frames import write_frame
 from crane_study.measure.benchmarks import write_benchmark_tasks
 from crane_study.measure.questions import Harness, write_tasks
 from crane_study.measure.rows import COLUMNS, accuracy_row, mask_labels, perplexity_rows

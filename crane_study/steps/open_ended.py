@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel
 
-from crane_lib.files import read_frame, read_json, write_frame, write_json
+from crane_lib.files import read_json, write_json
 from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import read_neuron_sets
 from crane_lib.parallel import rank
 from crane_study.data.cldr import Fact
 from crane_study.data.questions import choose_facts, known_answers, open_questions, read_question_files
+from crane_study.frames import read_frame, write_frame
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
 from crane_study.measure.judge_offline import Judge, OfflineJudge, agreement

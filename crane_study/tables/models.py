@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from transformers import AutoConfig
 
-from crane_lib.files import read_frame
 from crane_lib.models import model_directory
+from crane_study.frames import read_frame
 from crane_study.store import Stage
 
 

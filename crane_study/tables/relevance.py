@@ -11,12 +11,13 @@ from IPython.display import HTML, display
 from scipy.stats import kurtosis
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, read_json
+from crane_lib.files import read_json
 from crane_lib.neurons import NeuronSet
 from crane_lib.relevance import Statistics
 from crane_lib.scores import UnitScores, load_statistics, row_kurtosis, unit_means
 from crane_lib.selection import kurtosis_z, row_sites
 from crane_study.figures import token_relevance_html
+from crane_study.frames import read_frame
 from crane_study.steps.ground_truth import neuron_sets
 from crane_study.study import Study
 from crane_study.uncertainty.ground_truth import Effects

@@ -2,30 +2,12 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from crane_lib.errors import CraneError
-from crane_lib.files import (
-    atomic,
-    fingerprint,
-    locked,
-    read_frame,
-    read_json,
-    sha256,
-    write_frame,
-    write_json,
-    write_text,
-)
+from crane_lib.files import atomic, fingerprint, read_json, sha256, write_json, write_text
 
 
 def left_in(folder):
@@ -161,35 +143,6 @@ def test_json_that_cannot_be_read(tmp_path):
         read_json(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_tables_come_back_as_they_were(tmp_path, ending):
-    frame = pd.DataFrame(
-        {
-            "text": ["", "NA", "None", 'a,b\n"c"', "语"],
-            "number": [1, 2, 3, 4, -1],
-            "value": [0.1, 1 / 3, np.nan, 1e-300, -12345678.123456789],
-        }
-    )
-    write_frame(tmp_path / f"a.{ending}", frame)
-    again = read_frame(tmp_path / f"a.{ending}")
-    pd.testing.assert_frame_equal(again, frame, check_exact=True, check_dtype=ending == "parquet")
-    assert again["value"].dtype == np.float64
-    assert again["text"].tolist() == frame["text"].tolist()
-
-
-@settings(max_examples=60, deadline=None)
-@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
-def test_csv_keeps_every_digit(values, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "digits.csv"
-    write_frame(path, pd.DataFrame({"value": values}))
-    assert read_frame(path)["value"].astype(float).tolist() == values
-
-
-def test_a_missing_table(tmp_path):
-    with pytest.raises(CraneError, match=r"a\.csv: no such file; run the section"):
-        read_frame(tmp_path / "a.csv")
-
-
 def test_sha256_of_more_than_one_block(tmp_path):
     content = bytes(range(256)) * 9000
     (tmp_path / "a").write_bytes(content)
@@ -203,42 +156,3 @@ def test_fingerprints_are_of_the_value_and_not_of_its_order():
     # Known once for all machines and Python versions.
     digest = hashlib.sha256('{"a": 1, "b": "语"}'.encode()).hexdigest()
     assert fingerprint({"b": "语", "a": 1}) == digest[:16]
-
-
-def test_a_lock_is_held_by_one_at_a_time_and_leaves_nothing(tmp_path):
-    path, inside, most, told = tmp_path / "deep" / ".x.lock", [], [], []
-
-    def work():
-        for _ in range(20):
-            with locked(path, waiting=lambda: told.append(1)):
-                inside.append(1)
-                most.append(len(inside))
-                time.sleep(0.001)
-                inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 80
-    assert told
-    assert list(path.parent.iterdir()) == []
-
-
-def test_a_lock_is_let_go_of_after_an_error_and_by_a_process_that_dies(tmp_path):
-    path = tmp_path / ".x.lock"
-    with pytest.raises(ValueError, match="inside"), locked(path):
-        raise ValueError("inside")
-    program = f"import os\nfrom crane_lib.files import locked\nwith locked({str(path)!r}):\n    os._exit(0)"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-    assert path.is_file()
-    waits = []
-    with locked(path, waiting=lambda: waits.append(1)):
-        assert waits == []
-
-
-def test_a_lock_where_nothing_can_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CraneError, match="choose another --artifacts"), locked(tmp_path / "file" / ".x.lock"):
-        pass

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from crane_lib.files import read_json, write_frame, write_json, write_text
+from crane_lib.files import read_json, write_json, write_text
 from crane_run.manifest import write_manifest
 from crane_run.sections import all_sections
+from crane_study.frames import write_frame
 from crane_study.paper.claims import write_claims
 from crane_study.profile import load_profile
 from crane_study.store import Store

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, read_json, write_frame
+from crane_lib.files import read_json
 from crane_run import runner, sections
 from crane_run.console import Console
 from crane_run.notebook import NotebookError
 from crane_run.runner import Run, run_seeds, seed_profiles
+from crane_study.frames import read_frame, write_frame
 from crane_study.paper.claims import judge, write_claims
 from crane_study.profile import load_profile
 from tests.run.notebooks import write_notebook

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame
 from crane_lib.models import load_model
 from crane_study.data.documents import write_conversations
+from crane_study.frames import read_frame
 from crane_study.profile import Training
 from crane_study.training import (
     CHAT_TEMPLATE,

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame
 from crane_lib.specificity import langspec, langspec_values
+from crane_study.frames import read_frame
 from crane_study.measure.rows import COLUMNS
 from crane_study.paper.published import PUBLISHED
 from crane_study.uncertainty.open_ended import (

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crane_lib.files import read_frame, write_frame
 from crane_lib.neurons import NeuronSet
 from crane_lib.specificity import langspec
+from crane_study.frames import read_frame, write_frame
 from crane_study.measure.rows import (
     COLUMNS,
     MASK,

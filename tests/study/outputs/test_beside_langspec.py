@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crane_lib.files import read_frame
+from crane_study.frames import read_frame
 from crane_study.paper import comparison as beside_langspec
 from crane_study.paper.published import PUBLISHED, published_rows, published_scores
 from crane_study.paper.tolerances import load_tolerances

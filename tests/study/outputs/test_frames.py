@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, write_frame
+from crane_study.frames import read_frame, write_frame
 from crane_study.measure.rows import budget_text, effects, over_draws, pick, tidy
 
 

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from crane_lib.files import read_frame
 from crane_study import ROOT
+from crane_study.frames import read_frame
 from crane_study.paper.published import (
     PUBLISHED,
     judge_published,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crane_lib.files import read_frame
+from crane_study.frames import read_frame
 from crane_study.publish import escape_latex, escape_markdown, header_text, number_text, shown
 from crane_study.tables import effects as tables
 from tests.study.outputs import synthetic

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame
 from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import sample, tokenized
+from crane_study.frames import read_frame
 from crane_study.steps.controls import make_control_nlu, make_control_perplexity, make_control_sets
 from crane_study.steps.masks import masks_of
 from tests.study.steps.test_measuring import LABELS, LANGUAGES, LOADING, OBJECTIVES, root  # noqa: F401  (a fixture)

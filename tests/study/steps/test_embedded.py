@@ -3,10 +3,11 @@ import json
 import pandas as pd
 import pytest
 
-from crane_lib.files import read_frame, read_json
+from crane_lib.files import read_json
 from crane_study.data.cldr import LANGUAGES
 from crane_study.data.corpora import make_embedded_corpus
 from crane_study.data.documents import read_conversations
+from crane_study.frames import read_frame
 from crane_study.measure.questions import read_questions
 
 KNOWLEDGE = {

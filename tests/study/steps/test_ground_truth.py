@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from crane_lib.ablation import ablation_effects
-from crane_lib.files import read_frame
 from crane_lib.interventions import masked
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import sampled_documents
+from crane_study.frames import read_frame
 from crane_study.steps import ground_truth as stage
 from crane_study.steps.ground_truth import make_ablation, make_whole_sets, neuron_sets
 from crane_study.steps.selection import make_selection

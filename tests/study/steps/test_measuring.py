@@ -10,7 +10,7 @@ from scipy.stats import kurtosis
 
 from crane_lib import selection
 from crane_lib.errors import CraneError
-from crane_lib.files import read_frame, read_json
+from crane_lib.files import read_json
 from crane_lib.interventions import masked
 from crane_lib.methods import PUBLISHED
 from crane_lib.models import load_model
@@ -19,6 +19,7 @@ from crane_lib.nll import document_nll
 from crane_lib.relevance import document_relevance
 from crane_lib.scores import check_same_model, load_statistics
 from crane_study.data.corpora import make_local_corpus, tokenized
+from crane_study.frames import read_frame
 from crane_study.measure.rows import COLUMNS
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
 from crane_study.steps.relevance import make_relevance, readable_tokens

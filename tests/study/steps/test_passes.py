@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_frame
+from crane_lib.files import read_json
 from crane_lib.relevance import corpus as stream
 from crane_lib.scores import statistics_file
 from crane_study import ROOT
+from crane_study.frames import write_frame
 from crane_study.steps.relevance import Passes, make_relevance, run_in_processes
 from tests.run.notebooks import is_alive
 from tests.small import TEXTS, write_model

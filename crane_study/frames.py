@@ -1,0 +1,38 @@
+"""Tables as files: CSV at full precision, or Parquet."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crane_lib.errors import CraneError
+from crane_lib.files import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
+    """Write a table as Parquet or as CSV at full precision, depending on the suffix."""
+    with atomic(path) as temporary:
+        if Path(path).suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, index=False, na_rep="NaN")
+
+
+def read_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a table written by `write_frame`; in CSV an empty field is an empty text in a text column.
+
+    Raises
+    ------
+    CraneError : the file is missing
+    """
+    import pandas as pd  # here, so that the command line starts without it
+
+    if not Path(path).is_file():
+        raise CraneError(f"{path}: no such file; run the section that makes it first")
+    if Path(path).suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.read_csv(path, keep_default_na=False, na_values=["NaN"])

@@ -1,0 +1,37 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crane_lib.errors import CraneError
+from crane_study.frames import read_frame, write_frame
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tables_come_back_as_they_were(tmp_path, ending):
+    frame = pd.DataFrame(
+        {
+            "text": ["", "NA", "None", 'a,b\n"c"', "语"],
+            "number": [1, 2, 3, 4, -1],
+            "value": [0.1, 1 / 3, np.nan, 1e-300, -12345678.123456789],
+        }
+    )
+    write_frame(tmp_path / f"a.{ending}", frame)
+    again = read_frame(tmp_path / f"a.{ending}")
+    pd.testing.assert_frame_equal(again, frame, check_exact=True, check_dtype=ending == "parquet")
+    assert again["value"].dtype == np.float64
+    assert again["text"].tolist() == frame["text"].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
+def test_csv_keeps_every_digit(values, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "digits.csv"
+    write_frame(path, pd.DataFrame({"value": values}))
+    assert read_frame(path)["value"].astype(float).tolist() == values
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(CraneError, match=r"a\.csv: no such file; run the section"):
+        read_frame(tmp_path / "a.csv")
