@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def forget_not_run(folder: Path, section: str) -> None:
 
 
 MISSING = "–"
+COLUMNS = "columns.json"  # in a folder of tables: decimals and text columns of each, which CSV cannot say
 
 _HEADERS = {
     "paper_method": "Method in the paper",
@@ -198,9 +200,40 @@ def shown(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = 3) -> pd.Dat
     return pd.DataFrame(columns)
 
 
-def _alignment(frame: pd.DataFrame) -> list[bool]:
-    """For every column whether it is set to the right."""
+def numeric_columns(frame: pd.DataFrame) -> list[bool]:
+    """For every column whether it holds numbers, which tables set to the right."""
     return [bool(is_numeric_dtype(frame[name])) for name in frame.columns]
+
+
+@dataclass(frozen=True)
+class TableText:
+    """A table as a reader sees it: headings, for each column whether it is set to the right, rows of texts."""
+
+    headings: list[str]
+    right: list[bool]
+    rows: list[list[str]]
+
+
+def read_table(path: Path) -> TableText:
+    """Read the CSV file of a table as the Markdown file beside it shows it.
+
+    Parameters
+    ----------
+    path : without suffix, as `write_table` takes it
+
+    Raises
+    ------
+    CraneError : the file is missing
+    """
+    columns = path.with_name(COLUMNS)
+    about = read_json(columns).get(path.name, {}) if columns.is_file() else {}
+    file = path.with_name(f"{path.name}.csv")
+    if not file.is_file():
+        raise CraneError(f"{file}: no such file; run the section that makes it first")
+    texts = dict.fromkeys(about.get("texts", []), "str")
+    frame = pd.read_csv(file, keep_default_na=False, na_values=["NaN"], dtype=texts)
+    cells = shown(frame, digits=about.get("digits", 3))
+    return TableText(list(cells.columns), numeric_columns(frame), cells.to_numpy().tolist())
 
 
 def markdown(texts: pd.DataFrame, *, right: list[bool]) -> str:
@@ -253,7 +286,12 @@ def write_table(frame: pd.DataFrame, path: Path, *, caption: str, digits: int | 
     path = Path(path)
     with atomic(path.with_name(f"{path.name}.csv")) as temporary:
         frame.to_csv(temporary, index=False, na_rep="NaN")
-    texts, right = shown(frame, digits=digits), _alignment(frame)
+    texts, right = shown(frame, digits=digits), numeric_columns(frame)
+    named = [str(name) for name, number in zip(frame.columns, right, strict=True) if not number]
+    with locked(path.with_name(f".{COLUMNS}.lock")):
+        columns = path.with_name(COLUMNS)
+        known = read_json(columns) if columns.is_file() else {}
+        write_json(columns, dict(sorted({**known, path.name: {"digits": digits, "texts": named}}.items())))
     table = markdown(texts, right=right)
     write_text(path.with_name(f"{path.name}.md"), f"{escape_markdown(caption)}\n\n{table}")
     label = re.sub(r"[^A-Za-z0-9]+", "-", path.name).strip("-")
