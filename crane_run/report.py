@@ -22,9 +22,8 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_text
 from crane_run.sections import absent_sections
 from crane_run.seeds import RECORD, is_current, seeds_sentence, summary_parts
-from crane_study.figures.alt_text import first_sentence
-from crane_study.figures.style import METRIC_LABELS, budget_label, language_name, method_label
 from crane_study.frames import read_frame
+from crane_study.labels import METRIC_LABELS, budget_label, first_sentence, language_name, method_label
 from crane_study.measure.rows import pick, tidy
 from crane_study.paper.claims import (
     NOT_REPRODUCED,

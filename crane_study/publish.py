@@ -16,8 +16,8 @@ from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, read_json, write_json, write_text
-from crane_study.figures.alt_text import first_sentence
-from crane_study.figures.style import METRIC_LABELS, MODEL_LABELS, budget_label, language_name, marked, method_label
+from crane_study.figures.style import marked
+from crane_study.labels import METRIC_LABELS, MODEL_LABELS, budget_label, first_sentence, language_name, method_label
 from crane_study.locks import locked
 
 NAME = "not_run.json"

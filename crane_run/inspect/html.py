@@ -19,7 +19,8 @@ from crane_lib.neurons import NeuronSet
 from crane_run.inspect.neuron import ROW_METHODS
 from crane_run.inspect.texts import Piece, Reading
 from crane_study.figures.panels import by_layer, legend_below
-from crane_study.figures.style import drawing, ink_on, language_colours, language_name, method_label, ordered_languages
+from crane_study.figures.style import drawing, ink_on, language_colours
+from crane_study.labels import language_name, method_label, ordered_languages
 from crane_study.publish import MISSING, header_text
 
 _COLOURS, _SCALE = "PuOr_r", Normalize(-1.2, 1.2)  # as in section 01

@@ -17,7 +17,7 @@ from crane_run.inspect.neuron import Neuron, check_neuron, highest_ranked, maski
 from crane_run.inspect.run import FinishedRun
 from crane_run.inspect.show import facts_html, neuron_title, texts_html
 from crane_run.inspect.texts import read_documents, read_sentence
-from crane_study.figures.style import MODEL_LABELS, language_name, method_label
+from crane_study.labels import MODEL_LABELS, language_name, method_label
 
 _WITHOUT_KERNEL = "The panel of controls needs a running kernel: ./run_all.sh --lab opens this notebook with one."
 _WIDTH = "15em"

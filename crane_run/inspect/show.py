@@ -14,7 +14,7 @@ from crane_run.inspect.html import cost_figure, picture
 from crane_run.inspect.neuron import Neuron, masking_cost, neuron_facts, neuron_ranks
 from crane_run.inspect.run import FinishedRun
 from crane_run.inspect.texts import Reading, top_documents, top_pieces
-from crane_study.figures.style import MODEL_LABELS, language_name
+from crane_study.labels import MODEL_LABELS, language_name
 
 _TOP = 4  # documents shown of the language that is looked at
 _OTHERS = 2  # and of each other one

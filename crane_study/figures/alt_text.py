@@ -371,8 +371,3 @@ def _texts(axes: Axes) -> list[str]:
             if last is None or not last.contains_point((float(x), float(y))):
                 lines.append([_one_line(child.get_text())])
     return ["  " + "; ".join(line).replace("; ", ": ", 1) for line in lines if line]
-
-
-def first_sentence(caption: str) -> str:
-    """The first sentence of a caption, without its full stop."""
-    return re.split(r"\. (?=[A-Z])", caption, maxsplit=1)[0].strip().rstrip(".")

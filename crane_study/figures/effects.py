@@ -19,13 +19,11 @@ from crane_study.figures.panels import (
     name_panel,
     scale_around_zero,
 )
-from crane_study.figures.style import (
+from crane_study.figures.style import drawing, language_colours, method_colour
+from crane_study.labels import (
     METRIC_LABELS,
     MODEL_LABELS,
-    drawing,
-    language_colours,
     language_name,
-    method_colour,
     method_label,
     ordered_languages,
     ordered_sets,

@@ -10,14 +10,8 @@ import numpy as np
 import pandas as pd
 
 from crane_study.figures.panels import grid
-from crane_study.figures.style import (
-    drawing,
-    language_colours,
-    language_name,
-    method_label,
-    ordered_languages,
-    ordered_sets,
-)
+from crane_study.figures.style import drawing, language_colours
+from crane_study.labels import language_name, method_label, ordered_languages, ordered_sets
 
 _PANELS = {"share": "Effect on the language", "specific_share": "Effect beyond the other languages"}
 

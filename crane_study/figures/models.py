@@ -11,14 +11,8 @@ import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_study.figures.panels import grid
-from crane_study.figures.style import (
-    MODEL_COLOURS,
-    MODEL_LABELS,
-    UNKNOWN_COLOUR,
-    drawing,
-    language_name,
-    ordered_languages,
-)
+from crane_study.figures.style import MODEL_COLOURS, UNKNOWN_COLOUR, drawing
+from crane_study.labels import MODEL_LABELS, language_name, ordered_languages
 
 _GUESSERS = {
     "model": ("Model", "#3B3B3B"),

@@ -17,15 +17,8 @@ from crane_study.figures.panels import (
     name_panel,
     scale_around_zero,
 )
-from crane_study.figures.style import (
-    drawing,
-    language_colours,
-    language_name,
-    method_colour,
-    method_label,
-    ordered_languages,
-    ordered_sets,
-)
+from crane_study.figures.style import drawing, language_colours, method_colour
+from crane_study.labels import language_name, method_label, ordered_languages, ordered_sets
 from crane_study.measure.rows import pick
 
 _FORMS = {"f1": "LangSpec-F1 (0 to 1)", "released": "LangSpec-F, released form (0 to 1)"}

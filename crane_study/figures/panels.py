@@ -14,15 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from crane_study.figures.style import (
-    LATIN,
-    budget_label,
-    ink_on,
-    language_colours,
-    language_name,
-    method_colour,
-    method_label,
-)
+from crane_study.figures.style import LATIN, ink_on, language_colours, method_colour
+from crane_study.labels import budget_label, language_name, method_label
 
 _MOST_BARS = 8  # with more layers, lines
 

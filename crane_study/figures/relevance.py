@@ -18,15 +18,8 @@ from crane_lib.errors import CraneError
 from crane_lib.files import write_text
 from crane_study.figures.panels import by_layer, grid, legend_below
 from crane_study.figures.selection import SITE_NAMES, site_map
-from crane_study.figures.style import (
-    LATIN,
-    drawable,
-    drawing,
-    ink_on,
-    language_colours,
-    language_name,
-    ordered_languages,
-)
+from crane_study.figures.style import LATIN, drawable, drawing, ink_on, language_colours
+from crane_study.labels import language_name, ordered_languages
 
 Relevance = Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]]
 _SITES = {"neuron": "MLP neurons", "gate": "gate rows", "up": "up rows", "down": "down rows"}

@@ -10,17 +10,8 @@ from matplotlib.axes import Axes
 from scipy.stats import t
 
 from crane_study.figures.panels import grid
-from crane_study.figures.style import (
-    LATIN,
-    METRIC_LABELS,
-    drawing,
-    language_colours,
-    language_name,
-    method_colour,
-    method_label,
-    ordered_languages,
-    ordered_sets,
-)
+from crane_study.figures.style import LATIN, drawing, language_colours, method_colour
+from crane_study.labels import METRIC_LABELS, language_name, method_label, ordered_languages, ordered_sets
 
 _DOTS = "Small dots: the seeds; large: their mean with the 95 % t-interval."
 

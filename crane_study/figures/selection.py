@@ -17,17 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from crane_lib.errors import CraneError
 from crane_study.figures.alt_text import KEY
 from crane_study.figures.panels import by_layer, grid, grid_height, language_heat_map, legend_below, name_panel
-from crane_study.figures.style import (
-    LATIN,
-    drawing,
-    ink_on,
-    language_colours,
-    language_name,
-    method_colour,
-    method_label,
-    ordered_languages,
-    ordered_sets,
-)
+from crane_study.figures.style import LATIN, drawing, ink_on, language_colours, method_colour
+from crane_study.labels import language_name, method_label, ordered_languages, ordered_sets
 from crane_study.measure.rows import pick, tidy
 
 SIGNIFICANCE = 0.01

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import babel
 import matplotlib
 import matplotlib.style
 from matplotlib import font_manager
@@ -77,23 +76,15 @@ def drawable(text: str) -> bool:
 # Okabe and Ito's palette for languages, Tol's "muted" for methods: both are told apart without red or green cones.
 LANGUAGE_COLOURS = {"en": "#0072B2", "zh": "#D55E00", "vi": "#009E73"}
 _FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5F5F5F", "#8C564B")
-_SETS = {  # sets that no method selects: label and colour
-    "none": ("Unmasked", "#222222"),
-    "lape_list": ("LAPE (published list)", "#C3963C"),
-    "random_like_contrast": ("Random (like contrast)", "#777777"),
-    "random_like_kurtosis": ("Random (like kurtosis)", "#BDBDBD"),
-    "random_global": ("Random (global)", "#4F4F4F"),
-    "random_full": ("Random (any number)", "#B4A569"),
+_SET_COLOURS = {  # sets that no method selects
+    "none": "#222222",
+    "lape_list": "#C3963C",
+    "random_like_contrast": "#777777",
+    "random_like_kurtosis": "#BDBDBD",
+    "random_global": "#4F4F4F",
+    "random_full": "#B4A569",
 }
 MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#B0679A"}
-MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}
-METRIC_LABELS = {
-    "nll": "NLL (nats per token)",
-    "perplexity": "Perplexity",
-    "token_probability": "Token probability",
-    "accuracy": "Accuracy",
-    "judge_score": "Judge score (1 to 10)",
-}
 UNKNOWN_COLOUR = "#994F00"
 
 _RC: dict[str, Any] = {
@@ -124,61 +115,11 @@ def language_colours(languages: Iterable[str]) -> dict[str, str]:
     return {code: LANGUAGE_COLOURS.get(code) or further[code] for code in languages}
 
 
-def set_names() -> list[str]:
-    """Names of all methods and other sets, in the order in which tables and figures show them."""
-    return ["none", *METHODS, *(name for name in _SETS if name != "none")]
-
-
 def method_colour(method: str) -> str:
     """Colour of a method."""
     if method in METHODS:
         return METHODS[method].colour
-    return _SETS[method][1] if method in _SETS else UNKNOWN_COLOUR
-
-
-def language_name(code: str) -> str:
-    """English name of a language code, the code itself where it has none."""
-    try:
-        name = babel.Locale("en").languages.get(code)
-    except babel.UnknownLocaleError:
-        name = None
-    return str(name) if name else code
-
-
-def budget_label(budget: str) -> str:
-    """A budget in words: as published, or a percentage."""
-    if budget in ("", "published"):
-        return "as published" if budget else ""
-    if budget == "any":
-        return "any number"
-    try:
-        return f"{float(budget) * 100:g} %"
-    except ValueError:
-        return budget
-
-
-def method_label(method: str, budget: str = "") -> str:
-    """Name of a method, with its budget where one is given."""
-    if method in METHODS:
-        name = METHODS[method].label
-    else:
-        name = _SETS[method][0] if method in _SETS else method.replace("_", " ").capitalize()
-    return f"{name}, {budget_label(budget)}" if budget else name
-
-
-def ordered_languages(codes: Iterable[str]) -> list[str]:
-    """Languages once each: those of the study in its order, then others by code."""
-    known = list(LANGUAGE_COLOURS)
-    return sorted(set(codes), key=lambda code: (known.index(code) if code in known else len(known), code))
-
-
-def ordered_sets(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of method and budget once each: methods in the order of the study, "published" first."""
-    known = set_names()
-    return sorted(
-        set(pairs),
-        key=lambda pair: (known.index(pair[0]) if pair[0] in known else len(known), pair[1] != "published", pair),
-    )
+    return _SET_COLOURS.get(method, UNKNOWN_COLOUR)
 
 
 def ink_on(colour: Any) -> str:

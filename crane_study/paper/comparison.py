@@ -14,7 +14,7 @@ from crane_lib.models import model_directory
 from crane_lib.neurons import NeuronSet, read_all_sets
 from crane_lib.overlap import compare, overlaps
 from crane_lib.specificity import langspec
-from crane_study.figures.style import language_name, ordered_languages
+from crane_study.labels import language_name, ordered_languages
 from crane_study.measure.rows import COLUMNS, SET, pick, tidy
 from crane_study.paper.claims import NOT_RUN
 from crane_study.paper.lape_list import read_lape_list

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from crane_study.figures.style import budget_label
+from crane_study.labels import budget_label
 from crane_study.measure.rows import pick
 from crane_study.tables.effects import draw_means, in_study_order, mask_scores
 from crane_study.uncertainty.bootstrap import Resampled, interval

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from crane_lib.specificity import langspec_roles
-from crane_study.figures.style import METRIC_LABELS, ordered_languages, ordered_sets
+from crane_study.labels import METRIC_LABELS, ordered_languages, ordered_sets
 from crane_study.measure.rows import SET, effects, over_draws, pick, tidy
 from crane_study.publish import write_table
 from crane_study.uncertainty.bootstrap import Resampled, interval

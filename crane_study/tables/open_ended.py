@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from crane_study.figures.style import language_name, ordered_languages
+from crane_study.labels import language_name, ordered_languages
 from crane_study.measure.rows import pick
 from crane_study.tables.effects import in_study_order
 

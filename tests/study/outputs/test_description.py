@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from crane_study import figures
-from crane_study.figures.alt_text import describe, first_sentence, number
-from crane_study.figures.style import language_name, marked, method_label
+from crane_study.figures.alt_text import describe, number
+from crane_study.figures.style import marked
+from crane_study.labels import first_sentence, language_name, method_label
 from crane_study.publish import Publisher
 from tests.study.outputs import synthetic
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from crane_study import labels
 from crane_study.figures import style
 from crane_study.figures import style as fonts
 
@@ -33,7 +34,7 @@ def lab(colour, seen_as):
     "palette",
     [
         style.LANGUAGE_COLOURS,
-        {name: style.method_colour(name) for name in style.set_names()},
+        {name: style.method_colour(name) for name in labels.set_names()},
         style.MODEL_COLOURS,
     ],
 )
@@ -51,29 +52,29 @@ def test_no_colour_is_used_for_two_languages():
 
 
 def test_every_method_has_a_colour_and_a_label():
-    labels = [style.method_label(name) for name in style.set_names()]
-    assert len(set(labels)) == len(labels)
+    names = [labels.method_label(name) for name in labels.set_names()]
+    assert len(set(names)) == len(names)
 
 
 def test_names():
-    assert style.method_label("kurtosis", "published") == "Relevance kurtosis, as published"
-    assert style.method_label("contrast", "0.1") == "Relevance contrast, 10 %"
-    assert style.method_label("none") == "Unmasked"
-    assert style.method_label("new_rule") == "New rule"
-    assert [style.language_name(code) for code in ("en", "zh", "vi", "xx")] == [
+    assert labels.method_label("kurtosis", "published") == "Relevance kurtosis, as published"
+    assert labels.method_label("contrast", "0.1") == "Relevance contrast, 10 %"
+    assert labels.method_label("none") == "Unmasked"
+    assert labels.method_label("new_rule") == "New rule"
+    assert [labels.language_name(code) for code in ("en", "zh", "vi", "xx")] == [
         "English",
         "Chinese",
         "Vietnamese",
         "xx",
     ]
-    assert style.budget_label("0.005") == "0.5 %"
+    assert labels.budget_label("0.005") == "0.5 %"
 
 
 def test_order():
-    assert style.ordered_languages(["vi", "fr", "en", "zh", "en"]) == ["en", "zh", "vi", "fr"]
+    assert labels.ordered_languages(["vi", "fr", "en", "zh", "en"]) == ["en", "zh", "vi", "fr"]
     sets = [("zzz", "0.1"), ("lape", "0.1"), ("lape", "published"), ("contrast", "0.1")]
     ordered = [("contrast", "0.1"), ("lape", "published"), ("lape", "0.1"), ("zzz", "0.1")]
-    assert style.ordered_sets(sets) == ordered
+    assert labels.ordered_sets(sets) == ordered
 
 
 def test_ink_is_readable():

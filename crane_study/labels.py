@@ -1,0 +1,82 @@
+"""Names and order of languages, methods, budgets, metrics and models, in figures, tables and reports alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import babel
+
+from crane_lib.methods import METHODS
+
+LANGUAGES = ("en", "zh", "vi")  # of the paper, in its order
+SET_LABELS = {  # sets that no method selects
+    "none": "Unmasked",
+    "lape_list": "LAPE (published list)",
+    "random_like_contrast": "Random (like contrast)",
+    "random_like_kurtosis": "Random (like kurtosis)",
+    "random_global": "Random (global)",
+    "random_full": "Random (any number)",
+}
+MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}
+METRIC_LABELS = {
+    "nll": "NLL (nats per token)",
+    "perplexity": "Perplexity",
+    "token_probability": "Token probability",
+    "accuracy": "Accuracy",
+    "judge_score": "Judge score (1 to 10)",
+}
+
+
+def set_names() -> list[str]:
+    """Names of all methods and other sets, in the order of tables and figures."""
+    return ["none", *METHODS, *(name for name in SET_LABELS if name != "none")]
+
+
+def language_name(code: str) -> str:
+    """English name of a language code, or the code itself if it has none."""
+    try:
+        name = babel.Locale("en").languages.get(code)
+    except babel.UnknownLocaleError:
+        name = None
+    return str(name) if name else code
+
+
+def budget_label(budget: str) -> str:
+    """A budget in words: as published, any number, or a percentage."""
+    if budget in ("", "published"):
+        return "as published" if budget else ""
+    if budget == "any":
+        return "any number"
+    try:
+        return f"{float(budget) * 100:g} %"
+    except ValueError:
+        return budget
+
+
+def method_label(method: str, budget: str = "") -> str:
+    """Name of a method, with its budget where one is given."""
+    if method in METHODS:
+        name = METHODS[method].label
+    else:
+        name = SET_LABELS.get(method) or method.replace("_", " ").capitalize()
+    return f"{name}, {budget_label(budget)}" if budget else name
+
+
+def ordered_languages(codes: Iterable[str]) -> list[str]:
+    """Languages without duplicates: those of the paper in its order, then others by code."""
+    return sorted(set(codes), key=lambda code: (LANGUAGES.index(code) if code in LANGUAGES else len(LANGUAGES), code))
+
+
+def ordered_sets(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of method and budget without duplicates: methods in the order of `set_names`, "published" first."""
+    known = set_names()
+    return sorted(
+        set(pairs),
+        key=lambda pair: (known.index(pair[0]) if pair[0] in known else len(known), pair[1] != "published", pair),
+    )
+
+
+def first_sentence(caption: str) -> str:
+    """The first sentence of a caption, without its full stop."""
+    return re.split(r"\. (?=[A-Z])", caption, maxsplit=1)[0].strip().rstrip(".")
