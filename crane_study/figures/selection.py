@@ -40,7 +40,7 @@ def set_counts_figure(counts: pd.DataFrame, path: Path, *, model: str | None = N
 
     Parameters
     ----------
-    counts : frame of `crane_lib.overlap.set_counts`
+    counts : frame of `crane_study.tables.overlap.set_counts`
 
     Returns
     -------
@@ -72,7 +72,7 @@ def overlap_matrix(overlaps: pd.DataFrame, path: Path, *, model: str | None = No
 
     Parameters
     ----------
-    overlaps : frame of `crane_lib.overlap.overlaps`
+    overlaps : frame of `crane_study.tables.overlap.overlaps`
 
     Returns
     -------
@@ -166,7 +166,7 @@ def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
 
     Parameters
     ----------
-    counts : frame of `crane_lib.overlap.set_counts`, of one model, without random draws
+    counts : frame of `crane_study.tables.overlap.set_counts`, of one model, without random draws
 
     Returns
     -------
@@ -215,7 +215,7 @@ def upset(intersections: Mapping[tuple[str, str], pd.DataFrame], path: Path) -> 
 
     Parameters
     ----------
-    intersections : method and budget -> frame of `crane_lib.overlap.intersections`
+    intersections : method and budget -> frame of `crane_study.tables.overlap.intersections`
 
     Returns
     -------
@@ -279,7 +279,7 @@ def jaccard_forest(overlaps: pd.DataFrame, path: Path) -> str:
 
     Parameters
     ----------
-    overlaps : frame of `crane_lib.overlap.overlaps`, of one model, without random draws
+    overlaps : frame of `crane_study.tables.overlap.overlaps`, of one model, without random draws
 
     Returns
     -------
@@ -325,7 +325,7 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
 
     Parameters
     ----------
-    agreement : frame of `crane_lib.overlap.agreement`
+    agreement : frame of `crane_study.tables.overlap.agreement`
 
     Returns
     -------

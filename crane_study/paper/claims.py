@@ -241,7 +241,7 @@ def judge(
 
     Parameters
     ----------
-    rows, langspec, overlaps : tidy result rows, LangSpec rows, frame of `crane_lib.overlap.overlaps`; None or lacking
+    rows, langspec, overlaps : tidy result rows, LangSpec rows, frame of `overlaps`; None or lacking
         rows make the claims that need them NOT RUN
     budget : the common budget
     rules : claims as `load_rules` gives them

@@ -12,7 +12,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.models import model_directory
 from crane_lib.neurons import NeuronSet, read_all_sets
-from crane_lib.overlap import compare, overlaps
+from crane_lib.overlap import compare
 from crane_lib.specificity import langspec
 from crane_study.labels import language_name, ordered_languages
 from crane_study.measure.rows import COLUMNS, SET, pick, tidy
@@ -22,6 +22,7 @@ from crane_study.paper.published import TASK_OF_LANGUAGE, published_overlaps, pu
 from crane_study.paper.tolerances import Tolerances
 from crane_study.study import Study
 from crane_study.tables.effects import in_study_order
+from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.open_ended import FORMS, MEAN, open_langspec
 
 ACCURACY = "accuracy"
@@ -416,7 +417,7 @@ def overlaps_beside(
 
     Parameters
     ----------
-    overlaps : ours, of the released rule at its own threshold (`crane_lib.overlap.overlaps`)
+    overlaps : ours, of the released rule at its own threshold (`crane_study.tables.overlap.overlaps`)
     with_random : expected share of our English set in a random one of the same counts
     same_model : on the paper's model, values and tolerances too; otherwise directions only
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.neurons import NeuronSet
-from crane_lib.overlap import overlaps
 from crane_study.labels import ordered_languages
 from crane_study.measure.rows import SET, tidy
 from crane_study.tables.effects import in_study_order
+from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.bootstrap import Resampled, interval
 from crane_study.uncertainty.intervals import langspec_draws
 

@@ -1,23 +1,29 @@
-"""Overlaps against a simulation of chance and against hand-made sets."""
+"""Overlaps compared with a simulation of chance, with SciPy and with counts by hand."""
 
 from itertools import combinations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.stats import hypergeom
 
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
-from crane_lib.overlap import SMALLEST_P, chance, hypergeometric, overlaps, set_counts, shared_distribution
-from tests.study.outputs.synthetic import make_sets
+from crane_lib.overlap import (
+    COMPARED,
+    SMALLEST_P,
+    as_neurons,
+    chance,
+    compare,
+    expected_intersection,
+    hypergeometric,
+    shared_distribution,
+)
 
 STRATA = [(40, 10, 12), (40, 0, 7), (16, 9, 11), (30, 5, 30)]
 
 
-def neuron_set(language, layers, *, method="contrast", budget="0.1", width=10, seed=-1, model="base"):
-    indices = [np.array(layer, dtype=np.int64) for layer in layers]
-    return NeuronSet({"neuron": indices}, {"neuron": width}, model, method, budget, language, seed)
+def neuron_set(*layers, language="en", width=10):
+    return NeuronSet({"neuron": [np.array(layer, dtype=int) for layer in layers]}, {"neuron": width}, language=language)
 
 
 def simulate(strata, draws, generator):
@@ -74,62 +80,31 @@ def test_chance_at_the_ends():
     assert chance(wide, shared=6_900)["p_value"] > 0.5
 
 
-def test_overlaps_of_hand_made_sets():
-    sets = [
-        neuron_set("en", [[0, 1, 2, 3], [5]]),
-        neuron_set("zh", [[2, 3], [5, 6]]),
-        neuron_set("en", [[0], []], method="lape"),
-        neuron_set("zh", [[], []], method="lape"),
-    ]
-    frame = overlaps(sets).set_index(["method", "language_a", "language_b"])
-    row = frame.loc[("contrast", "en", "zh")]
-    assert (row["count_a"], row["count_b"], row["shared"]) == (5, 4, 3)
-    assert row["share_of_a"] == pytest.approx(3 / 5)
-    assert row["jaccard"] == pytest.approx(3 / 6)
-    assert row["expected_share_of_a"] == pytest.approx((4 * 2 / 10 + 1 * 2 / 10) / 5)
-    assert frame.loc[("contrast", "zh", "en"), "share_of_a"] == pytest.approx(3 / 4)
-    assert frame.loc[("contrast", "zh", "en"), "p_value"] == row["p_value"]
-    assert row["chance_low"] <= row["expected_share_of_a"] <= row["chance_high"]
-    empty = frame.loc[("lape", "zh", "en")]
+def test_two_sets_by_hand():
+    first, second = neuron_set([0, 1, 2, 3], [5]), neuron_set([2, 3], [5, 6])
+    found = compare(first, second)
+    assert list(found) == COMPARED
+    assert (found["count_a"], found["count_b"], found["shared"]) == (5, 4, 3)
+    assert found["share_of_a"] == pytest.approx(3 / 5)
+    assert found["jaccard"] == pytest.approx(3 / 6)
+    assert found["expected_share_of_a"] == pytest.approx((4 * 2 / 10 + 1 * 2 / 10) / 5)
+    assert found["chance_low"] <= found["expected_share_of_a"] <= found["chance_high"]
+    other_way = compare(second, first)
+    assert (other_way["share_of_a"], other_way["p_value"]) == (pytest.approx(3 / 4), found["p_value"])
+    empty = compare(neuron_set([], []), first)
     assert (empty["share_of_a"], empty["jaccard"], empty["p_value"]) == (0.0, 0.0, 1.0)
-    assert not frame.drop(columns=["model", "budget"]).isna().any().any()
-
-
-def test_draws_are_compared_among_themselves():
-    sets = [neuron_set(code, [[draw]], seed=draw) for draw in (0, 1) for code in ("en", "zh")]
-    frame = overlaps(sets)
-    assert list(frame["random_seed"]) == [0, 0, 1, 1]
-    assert (frame["shared"] == 1).all()
-
-
-def test_overlaps_refuses_two_sets_of_a_language():
-    with pytest.raises(CraneError, match="two sets of 'en'"):
-        overlaps([neuron_set("en", [[0]]), neuron_set("en", [[1]])])
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (neuron_set("zh", [[0], [1]]), "other sites or layers"),
-        (neuron_set("zh", [[0]], width=11), "10 and 11 wide"),
+        (neuron_set([0], [1]), "their sites or layers differ"),
+        (neuron_set([0], width=11), "neuron has 10 and 11 units"),
     ],
 )
-def test_overlaps_refuses_sets_of_two_models(other, message):
+def test_sets_of_two_models_are_refused(other, message):
     with pytest.raises(CraneError, match=message):
-        overlaps([neuron_set("en", [[0]]), other])
-
-
-def test_no_sets_give_frames_with_all_columns():
-    assert "p_value" in overlaps([]).columns
-    assert "share" in set_counts([]).columns
-
-
-def test_set_counts():
-    frame = set_counts([neuron_set("en", [[0, 1], [], [4]])])
-    assert list(frame["count"]) == [2, 0, 1]
-    assert list(frame["share"]) == [0.2, 0.0, 0.1]
-    assert list(frame["layer"]) == [0, 1, 2]
-    pd.testing.assert_frame_equal(frame, set_counts([neuron_set("en", [[0, 1], [], [4]])]))
+        compare(neuron_set([0]), other)
 
 
 def test_the_chance_of_jaccard_is_that_of_all_placements():
@@ -142,11 +117,21 @@ def test_the_chance_of_jaccard_is_that_of_all_placements():
     assert chance(strata, shared=0)["jaccard"] == pytest.approx(np.mean(jaccards))
 
 
-def test_jaccard_lies_in_its_chance_range_for_random_sets():
-    random = [item for item in make_sets() if item.method == "random_like_contrast" and item.random_seed == 0]
-    table = overlaps(random)
-    assert (table["jaccard_low"] <= table["expected_jaccard"]).all()
-    assert (table["expected_jaccard"] <= table["jaccard_high"]).all()
-    assert table["jaccard"].between(table["jaccard_low"], table["jaccard_high"]).mean() >= 2 / 3
-    apart = overlaps([item for item in make_sets() if item.method == "contrast"])
-    assert (apart["jaccard"] < apart["jaccard_low"]).all()
+def rows_of(**sites):
+    widths = {"gate": 10, "up": 10, "down": 4}
+    layers = {site: [np.array(layer, dtype=int) for layer in found] for site, found in sites.items()}
+    return NeuronSet(layers, {site: widths[site] for site in sites})
+
+
+def test_rows_as_neurons():
+    found = as_neurons(rows_of(gate=[[1, 2], []], up=[[2, 5], [7]], down=[[0], [3]]))
+    assert [layer.tolist() for layer in found.sites["neuron"]] == [[1, 2, 5], [7]]
+    assert found.widths == {"neuron": 10}
+    assert as_neurons(found) is found
+    with pytest.raises(CraneError, match="none belongs to a neuron"):
+        as_neurons(rows_of(down=[[0]]))
+
+
+def test_expected_intersection_by_hand():
+    sets = [neuron_set([0, 1, 2], [5]), neuron_set([1, 2, 3], []), neuron_set([2, 9], [5])]
+    assert expected_intersection(sets, (True, False, False)) == pytest.approx(3 * 0.7 * 0.8 + 1 * 1 * 0.9)

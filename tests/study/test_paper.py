@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from crane_lib.errors import CraneError
-from crane_lib.overlap import overlaps
 from crane_lib.specificity import langspec
 from crane_study.paper import comparison as paper
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.profile import Paper
 from crane_study.study import Study
+from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.open_ended import score_rows
 from tests.small import write_study
 

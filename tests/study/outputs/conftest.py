@@ -3,10 +3,10 @@ import shutil
 import pytest
 
 from crane_lib.files import write_json
-from crane_lib.overlap import overlaps, set_counts
 from crane_study import figures
 from crane_study.paper.claims import judge, write_claims
 from crane_study.tables import effects as tables
+from crane_study.tables.overlap import overlaps, set_counts
 from tests.study.outputs import synthetic
 
 

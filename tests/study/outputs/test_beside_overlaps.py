@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from crane_lib.neurons import NeuronSet
-from crane_lib.overlap import overlaps
 from crane_study.paper.comparison import overlaps_beside
 from crane_study.paper.tolerances import load_tolerances
+from crane_study.tables.overlap import overlaps
 
 TOLERANCES = load_tolerances()
 # Chance is of a set shaped like the second: Vietnamese has four times as many units as English, Chinese twice.

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from crane_lib.errors import CraneError
-from crane_lib.overlap import agreement, intersections
 from crane_study import ROOT, figures
 from crane_study.figures import style
 from crane_study.figures import style as fonts
 from crane_study.figures.alt_text import number
 from crane_study.tables import effects as tables
+from crane_study.tables.overlap import agreement, intersections
 from tests.study.outputs import synthetic
 
 

@@ -1,0 +1,119 @@
+"""Tables of neuron sets: their sizes, and the units that languages or methods share (`crane_lib.overlap`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations, product
+
+import pandas as pd
+
+from crane_lib.errors import CraneError
+from crane_lib.neurons import NEURON, NeuronSet
+from crane_lib.overlap import COMPARED, as_neurons, compare, expected_intersection
+
+_GROUP = ["model", "method", "budget", "random_seed"]
+
+
+def _group(item: NeuronSet) -> tuple[str, str, str, int]:
+    return item.model, item.method, item.budget, item.random_seed
+
+
+def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:
+    """Shared units of every ordered pair of languages, per model, method, budget and draw.
+
+    Returns
+    -------
+    frame with model, method, budget, random_seed, language_a, language_b and the values of `compare`
+
+    Raises
+    ------
+    CraneError : a language has two sets in a group, or two sets are of different models
+    """
+    groups: dict[tuple[str, str, str, int], dict[str, NeuronSet]] = {}
+    for item in sets:
+        group = groups.setdefault(_group(item), {})
+        if item.language in group:
+            raise CraneError(f"neuron sets: two sets of {item.language!r} for {_group(item)}; keep one of them")
+        group[item.language] = item
+    records = [
+        (*key, a, b, *compare(group[a], group[b]).values())
+        for key, group in groups.items()
+        for a, b in permutations(group, 2)
+    ]
+    return pd.DataFrame(records, columns=[*_GROUP, "language_a", "language_b", *COMPARED])
+
+
+def set_counts(sets: Sequence[NeuronSet]) -> pd.DataFrame:
+    """Number of units of each set per layer and site.
+
+    Returns
+    -------
+    frame with model, method, budget, random_seed, language, site, layer, count and share (of that layer's units)
+    """
+    records = [
+        (*_group(item), item.language, site, layer, len(indices), len(indices) / item.widths[site])
+        for item in sets
+        for site, layers in item.sites.items()
+        for layer, indices in enumerate(layers)
+    ]
+    return pd.DataFrame(records, columns=[*_GROUP, "language", "site", "layer", "count", "share"])
+
+
+def agreement(sets: Sequence[NeuronSet]) -> pd.DataFrame:
+    """Shared units of every ordered pair of methods, per language.
+
+    Two sets of rows are compared as rows. If one set is of neurons, both are compared as neurons (`as_neurons`).
+
+    Parameters
+    ----------
+    sets : of one model, one per method, budget and language
+
+    Returns
+    -------
+    frame with language, method_a, budget_a, method_b, budget_b, unit (neuron or row) and the values of `compare`
+    """
+    records = []
+    for language in dict.fromkeys(item.language for item in sets):
+        of_language = [item for item in sets if item.language == language]
+        for first, second in permutations(of_language, 2):
+            rows = NEURON not in first.sites and NEURON not in second.sites
+            pair = (first, second) if rows else (as_neurons(first), as_neurons(second))
+            names = (language, first.method, first.budget, second.method, second.budget)
+            records.append((*names, "row" if rows else NEURON, *compare(*pair).values()))
+    return pd.DataFrame(
+        records, columns=["language", "method_a", "budget_a", "method_b", "budget_b", "unit", *COMPARED]
+    )
+
+
+def intersections(sets: Sequence[NeuronSet]) -> pd.DataFrame:
+    """Number of units that lie in exactly the sets of some languages, for every combination that has or expects any.
+
+    Parameters
+    ----------
+    sets : of one model, method and budget, one per language
+
+    Returns
+    -------
+    frame with languages (codes joined by ``+``), degree (number of languages), count and expected: the mean count for
+    sets placed at random with their counts kept per layer and site
+
+    Raises
+    ------
+    CraneError : two sets of one language
+    """
+    languages = [item.language for item in sets]
+    if len(set(languages)) != len(languages):
+        raise CraneError(f"intersections: two sets of one language in {', '.join(languages)}; keep one of them")
+    members = [set(item.flat().tolist()) for item in sets]
+    records = []
+    for inside in product((True, False), repeat=len(sets)):
+        if not any(inside):
+            continue
+        chosen = [units for units, flag in zip(members, inside, strict=True) if flag]
+        others = [units for units, flag in zip(members, inside, strict=True) if not flag]
+        count = len(set.intersection(*chosen).difference(*others))
+        expected = expected_intersection(sets, inside)
+        codes = [language for language, flag in zip(languages, inside, strict=True) if flag]
+        if count or expected >= 0.5:
+            records.append(("+".join(codes), len(codes), count, expected))
+    return pd.DataFrame(records, columns=["languages", "degree", "count", "expected"])
