@@ -22,6 +22,7 @@ TOPICS = {
     "models",
     "objectives",
     "open_ended",
+    "overlap",
     "questions",
     "relevance",
     "selection",
