@@ -36,7 +36,7 @@ from crane_study.paper.claims import (
 )
 from crane_study.paper.published import judge_published, published_langspec, published_overlaps, published_rows
 from crane_study.profile import REHEARSAL_SUFFIX
-from crane_study.publish import MISSING, markdown, read_not_run
+from crane_study.publish import MISSING, TableText, read_not_run
 
 _SECTION = {"token_probability": "03", "accuracy": "04"}  # that measures it
 _JUDGED = ("kurtosis", "accuracy")  # what the paper has numbers for
@@ -456,7 +456,8 @@ _CASES = "REPRODUCED, NOT REPRODUCED, or NOT RUN where the rows that the rule ne
 
 def _table(frame: pd.DataFrame, *, right: Sequence[int] = ()) -> str:
     """A Markdown table of texts, the columns numbered in `right` set to the right."""
-    return markdown(frame, right=[number in right for number in range(frame.shape[1])])
+    flags = [number in right for number in range(frame.shape[1])]
+    return TableText(list(frame.columns), flags, frame.to_numpy().tolist()).markdown()
 
 
 def _markdown_overview(verdicts: Claims) -> list[str]:

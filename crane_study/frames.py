@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,12 @@ def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
             frame.to_csv(temporary, index=False, na_rep="NaN")
 
 
-def read_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_frame(path: str | os.PathLike[str], *, texts: Iterable[str] = ()) -> pd.DataFrame:
     """Read a table written by `write_frame`; in CSV an empty field is an empty text in a text column.
+
+    Parameters
+    ----------
+    texts : columns of a CSV that hold text even if it looks like numbers
 
     Raises
     ------
@@ -35,4 +40,4 @@ def read_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise CraneError(f"{path}: no such file; run the section that makes it first")
     if Path(path).suffix == ".parquet":
         return pd.read_parquet(path)
-    return pd.read_csv(path, keep_default_na=False, na_values=["NaN"])
+    return pd.read_csv(path, keep_default_na=False, na_values=["NaN"], dtype=dict.fromkeys(texts, "str"))

@@ -1,10 +1,15 @@
-"""What a section shows it also keeps: tables and figures under its number, with their captions."""
+"""Tables and figures of a section, kept under its number with their captions and shown in its notebook.
+
+A table is written as CSV at full precision. What a reader sees (Markdown, LaTeX, and the HTML of the report) is made
+by `table_words`, so all of them show the same words and digits.
+"""
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,54 +20,18 @@ from IPython.display import Markdown, display
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic, read_json, write_json, write_text
+from crane_lib.files import read_json, write_json, write_text
 from crane_study.figures.style import marked
+from crane_study.frames import read_frame, write_frame
 from crane_study.labels import METRIC_LABELS, MODEL_LABELS, budget_label, first_sentence, language_name, method_label
 from crane_study.locks import locked
 
-NAME = "not_run.json"
-LOCK = ".captions.json.lock"  # stands for all files that sections share, which may run at once
-Entries = dict[str, dict[str, str]]  # number of a section -> what was not run -> why
-
-
-def read_not_run(folder: Path) -> Entries:
-    """What every section of a run could not do, by its number; empty where all was run.
-
-    Raises
-    ------
-    CraneError : the file is there but is none of these
-    """
-    path = folder / NAME
-    value = read_json(path) if path.is_file() else {}
-    if not isinstance(value, dict) or not all(isinstance(entries, dict) for entries in value.values()):
-        raise CraneError(f"{path}: expected an object of objects; delete it and run again")
-    return value
-
-
-def keep_not_run(folder: Path, section: str, *, what: str, reason: str) -> None:
-    """Add what a section, named by its number, could not do."""
-    with locked(folder / LOCK):
-        entries = read_not_run(folder)
-        entries.setdefault(section, {})[what] = reason
-        write_json(folder / NAME, dict(sorted(entries.items())))
-
-
-def forget_not_run(folder: Path, section: str) -> None:
-    """Take away what a section said earlier; a file that says nothing any more goes, too."""
-    if not (folder / NAME).is_file():
-        return
-    with locked(folder / LOCK):
-        entries = read_not_run(folder)
-        if entries.pop(section, None) is None:
-            return
-        if entries:
-            write_json(folder / NAME, entries)
-        else:
-            (folder / NAME).unlink()
-
-
-MISSING = "–"
+CAPTIONS = "captions.json"  # stem of a table or figure -> caption
+NOT_RUN_FILE = "not_run.json"  # number of a section -> what was not run -> why
 COLUMNS = "columns.json"  # in a folder of tables: decimals and text columns of each, which CSV cannot say
+LOCK = ".captions.json.lock"  # guards these files, because sections run at the same time
+REHEARSAL = "REHEARSAL (random model, made-up data; not a result)"
+MISSING = "–"
 
 _HEADERS = {
     "paper_method": "Method in the paper",
@@ -109,42 +78,48 @@ _HEADERS = {
     "specific_rise": "Difference",
     "n": "n",
 }
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "–": "--",
-    "−": "$-$",
-    "×": r"$\times$",
-    "Δ": r"$\Delta$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "±": r"$\pm$",
+_WORDS: dict[str, Callable[[str], str]] = {
+    **dict.fromkeys(("method", "method_a", "method_b"), method_label),
+    **dict.fromkeys(("budget", "budget_a", "budget_b"), budget_label),
+    **dict.fromkeys(("model", "selected_on"), lambda name: MODEL_LABELS.get(name, name)),
+    "metric": lambda name: METRIC_LABELS.get(name, name),
 }
+_LANGUAGES = re.compile(r".*language|language_[ab]|worst_other")  # columns of language codes
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "–": "--",
+        "−": "$-$",
+        "×": r"$\times$",
+        "Δ": r"$\Delta$",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "±": r"$\pm$",
+        **{character: "\\" + character for character in "&%$#_{}"},
+    }
+)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text)
 
 
 def escape_latex(text: str) -> str:
-    """Text in one line in which every character that LaTeX gives a meaning to stands for itself."""
-    text = re.sub(r"\s*\n\s*", " ", text)
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Return text on one line with every special character of LaTeX escaped."""
+    return _one_line(text).translate(_LATEX)
 
 
 def escape_markdown(text: str) -> str:
-    """Text that stays in one cell of a Markdown table."""
-    return re.sub(r"\s*\n\s*", " ", text.replace("\\", "\\\\").replace("|", "\\|")).replace("<", "&lt;")
+    """Return text on one line, escaped for a cell of a Markdown table."""
+    return _one_line(text.replace("\\", "\\\\").replace("|", "\\|")).replace("<", "&lt;")
 
 
 def header_text(column: str) -> str:
-    """Heading of a column: its name in words, or the language whose code it is."""
+    """Return the heading of a column: its name in words, or the language whose code it is."""
     if column in _HEADERS:
         return _HEADERS[column]
     if re.fullmatch(r"[a-z]{2}", column) and language_name(column) != column:
@@ -153,23 +128,15 @@ def header_text(column: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _in_words(column: str) -> Callable[[str], str]:
-    """How the values of a text column are shown."""
-    if column in ("method", "method_a", "method_b"):
-        return method_label
-    if column in ("budget", "budget_a", "budget_b"):
-        return budget_label
-    if column == "metric":
-        return lambda metric: METRIC_LABELS.get(metric, metric)
-    if column in ("model", "selected_on"):
-        return lambda model: MODEL_LABELS.get(model, model)
-    if column.endswith("language") or column in ("language_a", "language_b", "worst_other"):
-        return lambda code: language_name(code) if code else "none"
-    return str
+def _value_text(column: str, value: str) -> str:
+    """Return a value of a text column in words."""
+    if _LANGUAGES.fullmatch(column):
+        return language_name(value) if value else "none"
+    return _WORDS.get(column, str)(value)
 
 
 def number_text(value: float, digits: int) -> str:
-    """A number with so many decimals; one that would vanish is given in powers of ten, a missing one as a dash."""
+    """Return a number with `digits` decimals; too small ones in powers of ten, missing ones as a dash."""
     if pd.isna(value):
         return MISSING
     if value != 0 and abs(value) < 0.5 * 10**-digits:
@@ -177,134 +144,147 @@ def number_text(value: float, digits: int) -> str:
     return f"{value:z.{digits}f}"
 
 
-def shown(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = 3) -> pd.DataFrame:
-    """The frame as a reader sees it: every cell a text, headings in words."""
-    columns: dict[str, list[str]] = {}
-    # One draw has no range, and a set that is not drawn has no random seed.
-    single = (frame["draws"] == 1).tolist() if "draws" in frame else [False] * len(frame)
-    for name in map(str, frame.columns):
-        values = frame[name]
-        places = digits.get(name, 3) if isinstance(digits, Mapping) else digits
-        if is_float_dtype(values):
-            cells = [number_text(value, places) for value in values]
-            if name in ("lowest", "highest"):
-                cells = [MISSING if one else cell for one, cell in zip(single, cells, strict=True)]
-        elif name == "random_seed":
-            cells = [MISSING if value == -1 else str(value) for value in values]
-        elif is_numeric_dtype(values):
-            cells = [str(value) for value in values]
-        else:
-            words = _in_words(name)
-            cells = [MISSING if pd.isna(value) else words(str(value)) for value in values]
-        columns[header_text(name)] = cells
-    return pd.DataFrame(columns)
-
-
-def numeric_columns(frame: pd.DataFrame) -> list[bool]:
-    """For every column whether it holds numbers, which tables set to the right."""
-    return [bool(is_numeric_dtype(frame[name])) for name in frame.columns]
-
-
 @dataclass(frozen=True)
 class TableText:
-    """A table as a reader sees it: headings, for each column whether it is set to the right, rows of texts."""
+    """A table as readers see it.
+
+    right : for every column, True if it holds numbers and is aligned to the right
+    rows : texts of the cells
+    """
 
     headings: list[str]
     right: list[bool]
     rows: list[list[str]]
 
+    def markdown(self) -> str:
+        """Render as a Markdown table."""
+        cells = pd.DataFrame(self.rows, columns=self.headings).map(escape_markdown).rename(columns=escape_markdown)
+        sides = tuple("right" if flag else "left" for flag in self.right) if self.rows else None
+        return str(cells.to_markdown(index=False, disable_numparse=True, colalign=sides)) + "\n"
+
+    def latex(self, *, caption: str, label: str) -> str:
+        """Render as a LaTeX table (package booktabs)."""
+        cells = pd.DataFrame(self.rows, columns=self.headings)
+        styler = cells.style.hide(axis="index").format(escape_latex).format_index(escape_latex, axis=1)
+        rendered: str = styler.to_latex(
+            column_format="".join("r" if flag else "l" for flag in self.right),
+            caption=escape_latex(caption),
+            label=f"tab:{label}",
+            position_float="centering",
+            hrules=True,
+        )
+        return rendered
+
+
+def table_words(frame: pd.DataFrame, *, digits: int = 3) -> TableText:
+    """Put a table into words: codes as labels, numbers with `digits` decimals, headings from column names."""
+    columns: dict[str, list[str]] = {}
+    single = frame["draws"] == 1 if "draws" in frame else pd.Series(False, index=frame.index)
+    for name in map(str, frame.columns):
+        values = frame[name]
+        if is_float_dtype(values):
+            texts = values.map(lambda value: number_text(value, digits)).astype(object)
+        elif is_numeric_dtype(values):
+            texts = values.map(str).astype(object)
+        else:
+            texts = values.map(lambda value, name=name: MISSING if pd.isna(value) else _value_text(name, str(value)))
+        if name in ("lowest", "highest"):  # one draw has no range
+            texts = texts.mask(single, MISSING)
+        elif name == "random_seed":  # a set that is not drawn has none
+            texts = texts.mask(values == -1, MISSING)
+        columns[header_text(name)] = texts.tolist()
+    right = [bool(is_numeric_dtype(frame[name])) for name in frame.columns]
+    return TableText(list(columns), right, [list(row) for row in zip(*columns.values(), strict=True)])
+
 
 def read_table(path: Path) -> TableText:
-    """Read the CSV file of a table as the Markdown file beside it shows it.
+    """Read the CSV of a table and show it as its Markdown file does.
 
     Parameters
     ----------
-    path : without suffix, as `write_table` takes it
+    path : without suffix, as in `write_table`
 
     Raises
     ------
     CraneError : the file is missing
     """
-    columns = path.with_name(COLUMNS)
-    about = read_json(columns).get(path.name, {}) if columns.is_file() else {}
-    file = path.with_name(f"{path.name}.csv")
-    if not file.is_file():
-        raise CraneError(f"{file}: no such file; run the section that makes it first")
-    texts = dict.fromkeys(about.get("texts", []), "str")
-    frame = pd.read_csv(file, keep_default_na=False, na_values=["NaN"], dtype=texts)
-    cells = shown(frame, digits=about.get("digits", 3))
-    return TableText(list(cells.columns), numeric_columns(frame), cells.to_numpy().tolist())
+    about = _read(path.with_name(COLUMNS)).get(path.name, {"digits": 3, "texts": []})
+    frame = read_frame(path.with_name(f"{path.name}.csv"), texts=about["texts"])
+    return table_words(frame, digits=about["digits"])
 
 
-def markdown(texts: pd.DataFrame, *, right: list[bool]) -> str:
-    """A Markdown table of texts."""
-    lines = [
-        [escape_markdown(name) for name in texts.columns],
-        ["--:" if flag else ":--" for flag in right],
-        *([escape_markdown(cell) for cell in row] for row in texts.itertuples(index=False)),
-    ]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def latex(texts: pd.DataFrame, *, right: list[bool], caption: str, label: str) -> str:
-    """A LaTeX table (package booktabs) of texts."""
-
-    def line(cells: Any) -> str:
-        return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
-
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape_latex(caption)}}}",
-            rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{{''.join('r' if flag else 'l' for flag in right)}}}",
-            r"\toprule",
-            line(texts.columns),
-            r"\midrule",
-            *(line(row) for row in texts.itertuples(index=False)),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def write_table(frame: pd.DataFrame, path: Path, *, caption: str, digits: int | Mapping[str, int] = 3) -> str:
+def write_table(frame: pd.DataFrame, path: Path, *, caption: str, digits: int = 3) -> str:
     """Write a table as ``path.csv``, ``path.md`` and ``path.tex``.
 
     Parameters
     ----------
     path : without suffix; its last part is the label in LaTeX
-    digits : decimals in Markdown and LaTeX, one number or one a column; the CSV keeps every digit
+    digits : decimals in Markdown and LaTeX; the CSV keeps every digit
 
     Returns
     -------
     the caption
     """
     path = Path(path)
-    with atomic(path.with_name(f"{path.name}.csv")) as temporary:
-        frame.to_csv(temporary, index=False, na_rep="NaN")
-    texts, right = shown(frame, digits=digits), numeric_columns(frame)
-    named = [str(name) for name, number in zip(frame.columns, right, strict=True) if not number]
-    with locked(path.with_name(f".{COLUMNS}.lock")):
-        columns = path.with_name(COLUMNS)
-        known = read_json(columns) if columns.is_file() else {}
-        write_json(columns, dict(sorted({**known, path.name: {"digits": digits, "texts": named}}.items())))
-    table = markdown(texts, right=right)
-    write_text(path.with_name(f"{path.name}.md"), f"{escape_markdown(caption)}\n\n{table}")
+    write_frame(path.with_name(f"{path.name}.csv"), frame)
+    words = table_words(frame, digits=digits)
+    texts = [str(name) for name, number in zip(frame.columns, words.right, strict=True) if not number]
+    with _changing(path.with_name(COLUMNS)) as columns:
+        columns[path.name] = {"digits": digits, "texts": texts}
+    write_text(path.with_name(f"{path.name}.md"), f"{escape_markdown(caption)}\n\n{words.markdown()}")
     label = re.sub(r"[^A-Za-z0-9]+", "-", path.name).strip("-")
-    write_text(path.with_name(f"{path.name}.tex"), latex(texts, right=right, caption=caption, label=label))
+    write_text(path.with_name(f"{path.name}.tex"), words.latex(caption=caption, label=label))
     return caption
 
 
-CAPTIONS = "captions.json"
-REHEARSAL = "REHEARSAL (random model, made-up data; not a result)"
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if there is no such file."""
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise CraneError(f"{path}: expected an object; delete it and run again")
+    return value
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[dict[str, Any]]:
+    """Lock and change a JSON object that sections share; it is deleted when nothing is left in it."""
+    with locked(path.with_name(LOCK)):
+        entries = _read(path)
+        yield entries
+        if entries:
+            write_json(path, dict(sorted(entries.items())))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def read_not_run(folder: Path) -> dict[str, dict[str, str]]:
+    """Return what each section of a run could not do and why, by its number; empty if everything ran.
+
+    Raises
+    ------
+    CraneError : the file is damaged
+    """
+    entries = _read(folder / NOT_RUN_FILE)
+    if not all(isinstance(reasons, dict) for reasons in entries.values()):
+        raise CraneError(f"{folder / NOT_RUN_FILE}: expected an object of objects; delete it and run again")
+    return entries
+
+
+def keep_not_run(folder: Path, section: str, *, what: str, reason: str) -> None:
+    """Record what a section, given by its number, could not do."""
+    with _changing(folder / NOT_RUN_FILE) as entries:
+        entries.setdefault(section, {})[what] = reason
+
+
+def forget_not_run(folder: Path, section: str) -> None:
+    """Remove what a section recorded earlier."""
+    if section in read_not_run(folder):
+        with _changing(folder / NOT_RUN_FILE) as entries:
+            entries.pop(section, None)
 
 
 def _is_rehearsal(folder: Path) -> bool:
-    """Whether the run in a folder only rehearses, as its resolved profile says."""
+    """Return whether the resolved profile of a run says that it is a rehearsal."""
     try:
         profile = yaml.safe_load((folder / "profile.yaml").read_text(encoding="utf-8"))
     except OSError:
@@ -313,46 +293,38 @@ def _is_rehearsal(folder: Path) -> bool:
 
 
 class Publisher:
-    """Tables and figures of one section, written below a run's folder and shown in the notebook.
+    """Tables and figures of one section, written into a run's folder and shown in the notebook.
 
-    Made at the section's beginning: what the section said earlier that it could not run is forgotten.
+    Create it at the beginning of the section: earlier records of what the section could not run are removed.
     """
 
     def __init__(self, folder: Path, section: str) -> None:
         self.folder = folder
         self.section = section
-        self._mark = REHEARSAL if _is_rehearsal(folder) else ""
+        self._mark = f"{REHEARSAL}: " if _is_rehearsal(folder) else ""
         forget_not_run(folder, section)
 
-    def _caption(self, name: str, caption: str) -> None:
-        path = self.folder / CAPTIONS
-        with locked(self.folder / LOCK):
-            try:
-                captions = read_json(path)
-            except CraneError:
-                captions = {}
-            write_json(path, dict(sorted({**captions, name: caption}.items())))
-
     def not_run(self, what: str, reason: str) -> None:
-        """Say why a part of the section is not run, and keep it for the reports."""
+        """Print why a part of the section is not run, and record it for the reports."""
         keep_not_run(self.folder, self.section, what=what, reason=reason)
         print(f"NOT RUN: {reason}")
 
-    def table(self, name: str, frame: pd.DataFrame, caption: str, *, digits: int | Mapping[str, int] = 3) -> None:
+    def _keep_caption(self, stem: str, caption: str) -> None:
+        with _changing(self.folder / CAPTIONS) as captions:
+            captions[stem] = caption
+
+    def table(self, name: str, frame: pd.DataFrame, caption: str, *, digits: int = 3) -> None:
         """Write a table as CSV, Markdown and LaTeX, and show it."""
         stem = f"tables/{self.section}_{name}"
-        caption = f"{self._mark}: {caption}" if self._mark else caption
-        text = write_table(frame, self.folder / stem, caption=caption, digits=digits)
-        self._caption(stem, text)
+        self._keep_caption(stem, write_table(frame, self.folder / stem, caption=self._mark + caption, digits=digits))
         display(Markdown((self.folder / f"{stem}.md").read_text(encoding="utf-8")))
 
     def figure(self, name: str, draw: Callable[..., str], data: Any, **options: Any) -> None:
-        """Draw a figure as PNG and PDF, and show it with its caption; its text is what it shows, in words."""
+        """Draw a figure as PNG and PDF, and show it with its alt text and caption."""
         stem = f"figures/{self.section}_{name}"
-        with marked(self._mark):
-            caption = draw(data, self.folder / stem, **options)
-        caption = f"{self._mark}: {caption}" if self._mark else caption
-        self._caption(stem, caption)
+        with marked(self._mark.removesuffix(": ")):
+            caption = self._mark + draw(data, self.folder / stem, **options)
+        self._keep_caption(stem, caption)
         picture = (self.folder / f"{stem}.png").read_bytes()
         words = (self.folder / f"{stem}.txt").read_text(encoding="utf-8")
         both = {"image/png": b64encode(picture).decode("ascii"), "text/plain": words}

@@ -5,7 +5,7 @@ import pytest
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
 from crane_run.report import Finished, write_html, write_report
-from crane_study.publish import LOCK, NAME, Publisher, forget_not_run, read_not_run
+from crane_study.publish import LOCK, NOT_RUN_FILE, Publisher, forget_not_run, read_not_run
 
 REASON = "the profile names no chat model (source.chat_model)"
 
@@ -15,11 +15,11 @@ def test_it_is_printed_and_kept(tmp_path, capsys):
     Publisher(tmp_path, "05").not_run("open-ended answers", REASON)
     assert capsys.readouterr().out == f"NOT RUN: {REASON}\n" * 2
     assert list(read_not_run(tmp_path)) == ["05", "07"]
-    assert read_json(tmp_path / NAME)["07"] == {"transfer to the chat model": REASON}
+    assert read_json(tmp_path / NOT_RUN_FILE)["07"] == {"transfer to the chat model": REASON}
     assert not (tmp_path / LOCK).exists()
 
 
-def test_a_section_that_runs_again_says_it_anew_or_not_at_all(tmp_path):
+def test_a_section_that_runs_again_replaces_what_it_recorded(tmp_path):
     first = Publisher(tmp_path, "05")
     first.not_run("open-ended answers", "no questions")
     Publisher(tmp_path, "07").not_run("transfer", "no model")
@@ -29,7 +29,7 @@ def test_a_section_that_runs_again_says_it_anew_or_not_at_all(tmp_path):
     Publisher(tmp_path, "03")
     assert read_not_run(tmp_path) == {"07": {"transfer": "no model"}}
     forget_not_run(tmp_path, "07")
-    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / NOT_RUN_FILE).exists()
 
 
 def test_both_reports_say_it_with_its_section(run):
@@ -54,9 +54,9 @@ def test_sections_that_never_ran_are_named_with_their_command(run):
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    write_json(tmp_path / NAME, {"05": "no questions"})
+    write_json(tmp_path / NOT_RUN_FILE, {"05": "no questions"})
     with pytest.raises(CraneError, match=r"not_run.json: expected an object of objects"):
         read_not_run(tmp_path)
-    write_text(tmp_path / NAME, "{")
+    write_text(tmp_path / NOT_RUN_FILE, "{")
     with pytest.raises(CraneError, match=r"not_run.json: is not JSON"):
         Publisher(tmp_path, "05")
