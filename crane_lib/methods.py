@@ -1,13 +1,14 @@
-"""The registry of selection methods: what each scores, how it looks in figures, and how it selects neurons.
+"""The registry of selection methods: what each one scores, and how it looks in tables and figures.
 
 Steps, tables, figures, controls and the inspection panel read `METHODS`. To add a method, write a function from
-`UnitScores` to scores and register one entry:
+`UnitScores` to scores and register one entry before the study is opened:
 
     register(Method("mine", "My method", "#AA7744", scores=lambda units: normalized_contrast(units.absolute)))
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ from crane_lib.selection import (
 if TYPE_CHECKING:  # torch, which figures and the command line do without
     from crane_lib.scores import UnitScores
 
-PUBLISHED = "published"
+PUBLISHED = "published"  # the budget of sets selected by the thresholds of a method's authors
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Method:
     ----------
     name : in result rows and file names
     label, colour : in tables and figures
-    unit : ``neuron``: scores are arrays (layers, width) per language; ``row``: one such array per language and site
-    scores : of one model's units, per language; the largest are selected at a budget
-    published : selection with the thresholds of the method's authors, None where there is none
+    scores : scores of a model's units by language, the largest of which are selected at a budget: arrays (layers,
+        width) for neurons; arrays (layers, rows) by site for rows
+    unit : ``neuron`` or ``row``
+    published : selection by the thresholds of the method's authors; None if there are none
     """
 
     name: str
@@ -60,11 +62,22 @@ class Method:
     published: Callable[[UnitScores, PublishedRules], dict[str, Chosen]] | None = None
 
     def select(self, units: UnitScores, *, budget: float) -> dict[str, Chosen]:
-        """Sets with the largest scores, `budget` being the share of the units of the method's kind."""
+        """Select the units with the largest scores per language; `budget` is their share of all neurons or rows."""
         scores = self.scores(units)
         if self.unit == "neuron":
             return select_top(scores, budget=budget)
         return {language: select_top_rows(sites, share=budget) for language, sites in scores.items()}
+
+    @property
+    def code(self) -> str:
+        """Source code of a user's method, by which a study notices changes; empty for a method of the library."""
+        functions = [function for function in (self.scores, self.published) if function is not None]
+        if all(function.__module__.startswith("crane_lib.") for function in functions):
+            return ""
+        try:
+            return "\n".join(map(inspect.getsource, functions))
+        except OSError:  # typed at a prompt
+            return ""
 
 
 METHODS: dict[str, Method] = {}
@@ -78,7 +91,7 @@ def register(method: Method) -> Method:
     CraneError : another method has that name
     """
     if method.name in METHODS:
-        raise CraneError(f"method {method.name!r} is registered already; choose another name")
+        raise CraneError(f"method {method.name!r} is already registered; choose another name")
     METHODS[method.name] = method
     return method
 
@@ -123,3 +136,10 @@ register(Method("gradient_contrast", "Gradient contrast", "#117733", lambda unit
 def neuron_scores(units: UnitScores) -> dict[str, Scores]:
     """Scores of every method that selects neurons: method -> language -> (layers, width)."""
     return {name: method.scores(units) for name, method in METHODS.items() if method.unit == "neuron"}
+
+
+def selects_rows(name: str) -> bool:
+    """Return whether a method, or a variant of one such as ``kurtosis_z``, selects rows."""
+    if name in METHODS:
+        return METHODS[name].unit == "row"
+    return any(name.startswith(f"{method.name}_") for method in METHODS.values() if method.unit == "row")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crane_lib.errors import CraneError
 from crane_study import ROOT
@@ -214,13 +214,30 @@ class Lape(Strict):
     share: Share = 0.01
 
 
-class Selection(Strict):
-    """The selection rules (method, section 3)."""
+COMPARED_METHODS = ("kurtosis", "contrast", "lape")  # the claims are about these
 
+
+class Selection(Strict):
+    """The selection methods (method, section 3)."""
+
+    methods: Annotated[tuple[str, ...], Field(exclude_if=lambda names: not names)] = ()  # all unless named
     budget: Share = 0.1
     kurtosis_threshold: float = 1.0
     lape: Lape = Lape()
     random_draws: Annotated[int, Field(ge=5)] = 5
+
+    @field_validator("methods")
+    @classmethod
+    def _registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from crane_lib.methods import METHODS  # here, so that the command line starts without numpy
+
+        for name in names:
+            if name not in METHODS:
+                raise ValueError(f"no method {name!r} is registered; {nearest(name, list(METHODS))}")
+        missing = [name for name in COMPARED_METHODS if name not in names]
+        if names and missing:
+            raise ValueError(f"lacks {missing[0]!r}, which the paper's claims are about; add it")
+        return names
 
 
 class Controls(Strict):

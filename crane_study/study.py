@@ -61,6 +61,13 @@ class StudyBase:
         return f"{self.profile.selection.budget:g}"
 
     @property
+    def methods(self) -> dict[str, str]:
+        """Names of the selection methods, with the source code of those that are not part of the library."""
+        from crane_lib.methods import METHODS
+
+        return {name: METHODS[name].code for name in self.profile.selection.methods or METHODS}
+
+    @property
     def judged_sets(self) -> list[tuple[str, str]]:
         """Method and budget of the sets that the claims are judged for."""
         return [("kurtosis", "published"), ("contrast", self.budget)]
@@ -300,7 +307,6 @@ class RelevanceAndSelection(Models):
         """Neuron sets of every rule, selected on a model."""
         from crane_study.steps.selection import make_selection
 
-        options = self.profile.selection
         return self.store.run(
             f"selection_{name}",
             make_selection,
@@ -308,11 +314,8 @@ class RelevanceAndSelection(Models):
             parameters={
                 "languages": self.languages,
                 "objective": self.profile.relevance.objectives[0],
-                "budget": options.budget,
-                "kurtosis_threshold": options.kurtosis_threshold,
-                "lape_threshold_quantile": options.lape.threshold_quantile,
-                "lape_share": options.lape.share,
-                "random_draws": options.random_draws,
+                "methods": self.methods,
+                "options": self.profile.selection.model_dump(mode="json"),
                 "random_seed": self.profile.random_seed,
             },
             all_threads=True,
@@ -459,7 +462,6 @@ class Controls(Masking):
         """Sets of every method at every budget of the dose-response, random controls, variants of the rules."""
         from crane_study.steps.controls import make_control_sets
 
-        options = self.profile.controls
         return self.store.run(
             "control_sets",
             make_control_sets,
@@ -467,11 +469,9 @@ class Controls(Masking):
             parameters={
                 "languages": self.languages,
                 "objectives": self.objectives,
-                "budget": self.profile.selection.budget,
-                "budgets": list(options.budgets),
-                "draws": options.draws,
-                "random_draws": self.profile.selection.random_draws,
-                "ablation": options.ablation,
+                "methods": self.methods,
+                "selection": self.profile.selection.model_dump(include={"budget", "random_draws"}),
+                "controls": self.profile.controls.model_dump(include={"budgets", "draws", "ablation"}, mode="json"),
                 "random_seed": self.profile.random_seed,
             },
         )

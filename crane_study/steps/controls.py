@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from crane_lib import selection
 from crane_lib.errors import CraneError
 from crane_lib.methods import METHODS
 from crane_lib.models import load_model, model_directory
@@ -23,9 +23,11 @@ from crane_lib.parallel import rank
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import UnitScores, load_statistics, unit_means
+from crane_lib.selection import Chosen, Scores, budget_count, select_fully_random, select_random
 from crane_lib.variants import kurtosis_variants, relevance_variants
 from crane_study.data.corpora import sampled_documents
 from crane_study.frames import write_frame
+from crane_study.profile import Controls
 from crane_study.steps.masks import build_harness, evaluate_states, masks_of, measure_documents, measure_questions
 from crane_study.steps.selection import sets_file
 
@@ -39,44 +41,73 @@ def make_control_sets(
     relevance: Path,
     languages: list[str],
     objectives: list[str],
-    budget: float,
-    budgets: list[float],
-    draws: int,
-    random_draws: int,
-    ablation: str,
+    methods: Iterable[str],
+    selection: dict[str, Any],
+    controls: dict[str, Any],
     random_seed: int,
 ) -> None:
-    """Write ``<method>@<budget>.json`` for every method, budget and random control, and ``variants@all.json``."""
+    """Write ``<method>@<budget>.json`` for every method, budget and random control, and ``variants@all.json``.
+
+    Parameters
+    ----------
+    selection, controls : sections of the profile
+    """
+    budget, random_draws = selection["budget"], selection["random_draws"]
+    options = Controls(**controls)
     scores = UnitScores.read(relevance, objective=objectives[0], languages=languages)
-    layers, width = scores.layers, scores.widths["neuron"]
-
-    def write(method: str, level: str, sets: list[NeuronSet]) -> None:
-        write_neuron_sets(sets_file(folder, method, level), sets)
-
-    for share in sorted({budget, *budgets}):
+    random = _RandomSets(scores, languages, random_seed)
+    for share in sorted({budget, *options.budgets}):
         at = f"{share:g}"
-        for name, method in METHODS.items():
-            write(name, at, scores.sets(name, at, method.select(scores, budget=share)))
-        count = selection.budget_count(share, layers * width)
-        random = []
-        for draw in range(random_draws if share == budget else draws):
-            generator = np.random.default_rng([random_seed, draw, round(1e6 * share)])
-            same = selection.select_random(layers, width, count=count, generator=generator)
-            random += scores.sets("random_global", at, dict.fromkeys(languages, same), draw=draw)
-        write("random_global", at, random)
-    full = []
-    for draw in range(random_draws):
-        generator = np.random.default_rng([random_seed, draw, 0])
-        same = selection.select_fully_random(layers, width, generator=generator)
-        full += scores.sets("random_full", ANY, dict.fromkeys(languages, same), draw=draw)
-    write("random_full", ANY, full)
-    logs = None
-    if "log_probability" in objectives:
-        of_logs = load_statistics(relevance, "log_probability", languages)
-        logs = {"signed": unit_means(of_logs, "neuron"), "absolute": unit_means(of_logs, "abs_neuron")}
-    variants = kurtosis_variants(scores.kurtosis) | relevance_variants(scores.neuron, logs, budget=budget)
-    kept = {key: chosen for key, chosen in variants.items() if ablation == "all" or key[0] in FEW}
-    write("variants", "all", [item for key, chosen in kept.items() for item in scores.sets(*key, chosen)])
+        for name in methods:
+            sets = scores.sets(name, at, METHODS[name].select(scores, budget=share))
+            write_neuron_sets(sets_file(folder, name, at), sets)
+        sets = random.at_budget(share, draws=random_draws if share == budget else options.draws)
+        write_neuron_sets(sets_file(folder, "random_global", at), sets)
+    write_neuron_sets(sets_file(folder, "random_full", ANY), random.of_any_number(draws=random_draws))
+    variants = kurtosis_variants(scores.kurtosis)
+    variants |= relevance_variants(scores.neuron, _log_probability(relevance, objectives, languages), budget=budget)
+    kept = {key: chosen for key, chosen in variants.items() if options.ablation == "all" or key[0] in FEW}
+    everything = [item for key, chosen in kept.items() for item in scores.sets(*key, chosen)]
+    write_neuron_sets(sets_file(folder, "variants", "all"), everything)
+
+
+def _log_probability(relevance: Path, objectives: list[str], languages: list[str]) -> dict[str, Scores] | None:
+    """Mean relevance under the log-probability objective, signed and absolute; None if it was not computed."""
+    if "log_probability" not in objectives:
+        return None
+    statistics = load_statistics(relevance, "log_probability", languages)
+    return {"signed": unit_means(statistics, "neuron"), "absolute": unit_means(statistics, "abs_neuron")}
+
+
+@dataclass(frozen=True)
+class _RandomSets:
+    """Random sets of neurons of all layers together, one set per draw for all languages."""
+
+    scores: UnitScores
+    languages: list[str]
+    random_seed: int
+
+    def at_budget(self, share: float, *, draws: int) -> list[NeuronSet]:
+        """Sets of this share of the neurons."""
+        layers, width = self.scores.layers, self.scores.widths["neuron"]
+        count = budget_count(share, layers * width)
+        place = round(1e6 * share)
+        return self._sets(
+            "random_global", f"{share:g}", partial(select_random, layers, width, count=count), place, draws
+        )
+
+    def of_any_number(self, *, draws: int) -> list[NeuronSet]:
+        """Sets whose size is random, too."""
+        choose = partial(select_fully_random, self.scores.layers, self.scores.widths["neuron"])
+        return self._sets("random_full", ANY, choose, 0, draws)
+
+    def _sets(self, method: str, level: str, choose: Callable[..., Chosen], place: int, draws: int) -> list[NeuronSet]:
+        """Sets of all draws; `place` separates the random numbers of the levels."""
+        sets = []
+        for draw in range(draws):
+            chosen = choose(generator=np.random.default_rng([self.random_seed, draw, place]))
+            sets += self.scores.sets(method, level, dict.fromkeys(self.languages, chosen), draw=draw)
+        return sets
 
 
 def make_control_perplexity(

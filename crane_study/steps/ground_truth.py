@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crane_lib.ablation import ablation_effects
-from crane_lib.methods import PUBLISHED
+from crane_lib.methods import METHODS, PUBLISHED
 from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import NEURON, NeuronSet, read_all_sets
 from crane_lib.overlap import as_neurons
@@ -18,7 +18,6 @@ from crane_study.progress import advancing, progress
 from crane_study.steps.masks import Mask, measure_documents
 from crane_study.uncertainty.ground_truth import Effects
 
-RELEASED = "kurtosis"  # the rule whose sets are of rows
 _CACHED_TOKENS = 1024  # of a pass on a CPU: with more, what it computes falls out of the caches
 
 
@@ -28,7 +27,8 @@ def neuron_sets(selection: Path, *, budget: str) -> list[NeuronSet]:
     A row of gate or up, zeroed, zeroes its neuron; rows of down are no neuron's and are left out.
     """
     sets = read_all_sets(selection)
-    released = [as_neurons(item) for item in sets if (item.method, item.budget) == (RELEASED, PUBLISHED)]
+    rows = [name for name, method in METHODS.items() if method.unit == "row"]
+    released = [as_neurons(item) for item in sets if item.budget == PUBLISHED and item.method in rows]
     return released + [item for item in sets if item.budget == budget and set(item.sites) == {NEURON}]
 
 

@@ -1,21 +1,24 @@
-"""Stage: neuron sets of every rule, as published and at the study's budget."""
+"""Stage: neuron sets of every method, as published and at the study's budget."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from crane_lib import selection
 from crane_lib.methods import METHODS, PUBLISHED, PublishedRules
-from crane_lib.neurons import write_neuron_sets
+from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.scores import UnitScores
+from crane_lib.selection import Chosen, select_random_like
+from crane_study.profile import Selection
 
 TOP_SHARE = 0.01  # of the rows, by kurtosis: the paper's second setting in open-ended generation
 
 
 def sets_file(folder: Path, method: str, budget: str) -> Path:
-    """Where the sets of a method at a budget lie."""
+    """File of the sets of a method at a budget."""
     return folder / f"{method}@{budget}.json"
 
 
@@ -25,30 +28,40 @@ def make_selection(
     relevance: Path,
     languages: list[str],
     objective: str,
-    budget: float,
-    kurtosis_threshold: float,
-    lape_threshold_quantile: float,
-    lape_share: float,
-    random_draws: int,
+    methods: Iterable[str],
+    options: dict[str, Any],
     random_seed: int,
 ) -> None:
-    """Write ``<method>@<budget>.json`` for every method; random sets hold one set a language and draw."""
+    """Write ``<method>@<budget>.json`` for every method; files of random sets hold one set per language and draw.
+
+    Parameters
+    ----------
+    options : section ``selection`` of the profile
+    """
+    selection = Selection(**options)
     scores = UnitScores.read(relevance, objective=objective, languages=languages)
-    at = f"{budget:g}"
-    rules = PublishedRules(kurtosis_threshold, lape_threshold_quantile, lape_share)
-    chosen = {(name, at): method.select(scores, budget=budget) for name, method in METHODS.items()}
-    for name, method in METHODS.items():
-        if method.published:
-            chosen[name, PUBLISHED] = method.published(scores, rules)
+    rules = PublishedRules(selection.kurtosis_threshold, selection.lape.threshold_quantile, selection.lape.share)
+    at = f"{selection.budget:g}"
+    chosen = {(name, at): METHODS[name].select(scores, budget=selection.budget) for name in methods}
+    for name in methods:
+        published = METHODS[name].published
+        if published is not None:
+            chosen[name, PUBLISHED] = published(scores, rules)
     chosen["kurtosis", f"{TOP_SHARE:g}"] = METHODS["kurtosis"].select(scores, budget=TOP_SHARE)
     for (name, level), by_language in chosen.items():
         write_neuron_sets(sets_file(folder, name, level), scores.sets(name, level, by_language))
     for like, level in (("kurtosis", PUBLISHED), ("contrast", at)):
-        name, sets = f"random_like_{like}", []
-        for draw in range(random_draws):
-            matched = {}
-            for number, (language, sites) in enumerate(chosen[like, level].items()):
-                generator = np.random.default_rng([random_seed, draw, number])
-                matched[language] = selection.select_random_like(sites, scores.widths, generator=generator)
+        name = f"random_like_{like}"
+        sets: list[NeuronSet] = []
+        for draw in range(selection.random_draws):
+            matched = _matched(chosen[like, level], scores.widths, seeds=(random_seed, draw))
             sets += scores.sets(name, level, matched, draw=draw)
         write_neuron_sets(sets_file(folder, name, level), sets)
+
+
+def _matched(chosen: Mapping[str, Chosen], widths: Mapping[str, int], *, seeds: tuple[int, int]) -> dict[str, Chosen]:
+    """Random sets with as many units per layer and site; each language has a random seed of its own."""
+    return {
+        language: select_random_like(sites, widths, generator=np.random.default_rng([*seeds, number]))
+        for number, (language, sites) in enumerate(chosen.items())
+    }

@@ -5,23 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from crane_lib.methods import METHODS, selects_rows
 from crane_study.labels import budget_label
 from crane_study.measure.rows import pick
 from crane_study.tables.effects import draw_means, in_study_order, mask_scores
 from crane_study.uncertainty.bootstrap import Resampled, interval
 from crane_study.uncertainty.intervals import holm, langspec_draws, method_means
-from crane_study.uncertainty.permutation import ROW_RULES, p_value_against
-
-# Methods that have a set at every budget.
-AT_BUDGETS = (
-    "kurtosis",
-    "contrast",
-    "contrast_mean",
-    "contrast_abs",
-    "gradient_contrast",
-    "activation_contrast",
-    "lape",
-)
+from crane_study.uncertainty.permutation import p_value_against
 
 
 def area(budgets: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -45,7 +35,7 @@ def dose_curves(found: Resampled) -> pd.DataFrame:
     sets, means, draws = method_means(found)
     low, high = interval(draws)
     table = sets.assign(mean=means, low=low, high=high, metric=found.metric)
-    table = table[table["method"].isin([*AT_BUDGETS, "random_global"])]
+    table = table[table["method"].isin([*METHODS, "random_global"])]
     table = table.assign(share=pd.to_numeric(table["budget"], errors="coerce")).dropna(subset="share")
     of_draws = draw_means(found).groupby(["selected_on", "method", "budget"]).agg(["min", "max", "count"])
     of_draws = of_draws.rename(columns={"min": "lowest", "max": "highest", "count": "draws"}).reset_index()
@@ -124,8 +114,8 @@ def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
     return in_study_order(table[table["method"] != of], ["method"])
 
 
-# Rules of the ablation table by code, in its order.
-RULES = {
+# Rules of the ablation table in its order; a method without an entry comes last, under its own label.
+_RULES = {
     "kurtosis_raw": "Kurtosis of rows",
     "kurtosis_z": "Kurtosis, z (released: > 1)",
     "kurtosis_margin": "z minus largest other z",
@@ -163,11 +153,11 @@ def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:
         drawn = str(row.method).startswith("random")
         if row.budget != budget and not (drawn and row.budget == "any"):
             continue
-        if not drawn and row.method not in AT_BUDGETS:
+        if not drawn and row.method not in METHODS:
             continue
         scores = by_draw.xs((row.method, row.budget), level=("method", "budget")).to_numpy()
         own = pick(masks, method=row.method, budget=row.budget)
-        rows = str(row.method).startswith(ROW_RULES)  # rows are other units than the neurons of the random masks
+        rows = selects_rows(str(row.method))  # rows are other units than the neurons of the random masks
         compared = masks.head(0) if drawn or rows else random
         records.append(
             {
@@ -200,18 +190,19 @@ def ablation_table(found: Resampled, *, budget: str) -> pd.DataFrame:
     -------
     frame with rule, level, one share column a language, LangSpec-F1 a language, their mean, low and high
     """
+    rules = _RULES | {name: method.label for name, method in METHODS.items() if name not in _RULES}
     values, draws = langspec_draws(found)
     masks = found.masks.assign(value=values)
-    shown = masks["method"].isin(RULES) & (~masks["method"].isin(AT_BUDGETS) | (masks["budget"] == budget))
+    shown = masks["method"].isin(list(rules)) & (~masks["method"].isin(list(METHODS)) | (masks["budget"] == budget))
     records = []
     for (method, level), part in masks[shown].groupby(["method", "budget"], sort=False):
         low, high = interval(draws[:, part.index].mean(axis=1))
         by_language = part.set_index("masked_language")
-        record = {"rule": RULES[str(method)], "level": budget_label(str(level))}
+        record = {"rule": rules[str(method)], "level": budget_label(str(level))}
         record |= {f"share_{k}": by_language.loc[k, "masked_share"] for k in found.languages}
         record |= {k: by_language.loc[k, "value"] for k in found.languages}
         records.append(record | {"mean": part["value"].mean(), "low": float(low), "high": float(high)})
-    order = {name: place for place, name in enumerate(RULES.values())}
+    order = {name: place for place, name in enumerate(rules.values())}
     table = pd.DataFrame(records).sort_values(f"share_{found.languages[0]}", ascending=False, kind="stable")
     return table.sort_values("rule", key=lambda column: column.map(order), kind="stable", ignore_index=True)
 

@@ -15,10 +15,10 @@ from math import factorial, perm, prod
 import numpy as np
 import pandas as pd
 
+from crane_lib.methods import selects_rows
 from crane_study.measure.rows import SET
 from crane_study.uncertainty.intervals import holm
 
-ROW_RULES = "kurtosis"  # these rules select rows, not neurons
 SHARED = ("random_global",)  # random sets that are one mask for all languages
 _ROUNDING = 1e-12  # sums of the same scores in another order are ties
 
@@ -120,7 +120,7 @@ def control_of(method: str, budget: str, sets: set[tuple[str, str]]) -> str:
     matched = f"random_like_{method}"
     if (matched, budget) in sets:
         return matched
-    if not method.startswith(ROW_RULES):
+    if not selects_rows(method):
         for other in ("random_like_contrast", "random_global"):
             if (other, budget) in sets:
                 return other

@@ -103,7 +103,7 @@ def test_an_unknown_key_inside_the_source(tmp_path):
 
 def test_a_key_like_no_other_lists_what_is_known(tmp_path):
     message = complaint(tmp_path, embedded(selection={"qqqq": 1}))
-    assert "unknown key 'selection.qqqq'; known: budget, kurtosis_threshold, lape, random_draws" in message
+    assert "unknown key 'selection.qqqq'; known: methods, budget, kurtosis_threshold, lape, random_draws" in message
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
+from crane_lib.methods import METHODS
 from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets
 from crane_lib.nll import document_nll
@@ -25,11 +26,9 @@ def sets(root, tmp_path_factory):  # noqa: F811
         relevance=root / "relevance",
         languages=LANGUAGES,
         objectives=OBJECTIVES,
-        budget=0.25,
-        budgets=[0.1, 0.5],
-        draws=2,
-        random_draws=6,
-        ablation="few",
+        methods=METHODS,
+        selection={"budget": 0.25, "random_draws": 6},
+        controls={"budgets": [0.1, 0.5], "draws": 2, "ablation": "few"},
         random_seed=0,
     )
     return folder

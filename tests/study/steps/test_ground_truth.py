@@ -5,6 +5,7 @@ import pytest
 
 from crane_lib.ablation import ablation_effects
 from crane_lib.interventions import masked
+from crane_lib.methods import METHODS
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
@@ -41,11 +42,8 @@ def made(root, tmp_path_factory):  # noqa: F811
         relevance=root / "relevance",
         languages=LANGUAGES,
         objective=OBJECTIVES[0],
-        budget=0.25,
-        kurtosis_threshold=1.0,
-        lape_threshold_quantile=0.95,
-        lape_share=0.1,
-        random_draws=5,
+        methods=METHODS,
+        options={"budget": 0.25, "lape": {"share": 0.1}},
         random_seed=0,
     )
     (folder / "truth").mkdir()

@@ -12,7 +12,7 @@ from crane_lib import selection
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
-from crane_lib.methods import PUBLISHED
+from crane_lib.methods import METHODS, PUBLISHED
 from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets, read_neuron_sets
 from crane_lib.nll import document_nll
@@ -33,11 +33,8 @@ OBJECTIVES = ["gold_logit", "log_probability"]
 SELECTION = {
     "languages": LANGUAGES,
     "objective": "gold_logit",
-    "budget": 0.25,
-    "kurtosis_threshold": 1.0,
-    "lape_threshold_quantile": 0.95,
-    "lape_share": 0.05,
-    "random_draws": 5,
+    "methods": METHODS,
+    "options": {"budget": 0.25, "lape": {"share": 0.05}},
     "random_seed": 3,
 }
 
