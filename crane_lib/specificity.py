@@ -1,4 +1,4 @@
-"""LangSpec-F1: how much of a mask's damage falls on the language it was meant for (method, section 7)."""
+"""LangSpec-F: the share of a mask's damage that falls on the language it was selected for (method, section 7)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from crane_lib.errors import CraneError
 
 Form = Literal["standard", "released"]
+Other = Literal["mean", "sum", "max"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,15 @@ def langspec(
     *,
     target: str,
     beta: float = 1.0,
-    other: Literal["mean", "sum", "max"] = "mean",
+    other: Other = "mean",
     form: Form = "standard",
 ) -> LangSpec:
-    """LangSpec-F of a mask.
+    """LangSpec-F of one mask; see `langspec_parts` for the formula and the options.
 
     Parameters
     ----------
-    unmasked, masked : score a task (any nonnegative score of which more is better)
-    target : the task of the masked language
-    other : how the drops of the other tasks are put together
-    form : ``standard`` is (1 + b^2) P R / (b^2 P + R); ``released`` has P + b^2 R below, as the authors' code does,
-        so that a large beta there weighs precision
+    unmasked, masked : score per task; any nonnegative score of which more is better
+    target : task of the masked language
 
     Raises
     ------
@@ -50,64 +48,71 @@ def langspec(
             f"LangSpec-F1: expected the same two or more tasks with {target!r} among them, "
             f"saw {sorted(unmasked)} and {sorted(masked)}"
         )
-    values = np.array([*unmasked.values(), *masked.values()], dtype=float)
-    if not np.isfinite(values).all():
+    tasks = list(unmasked)
+    before, after = (np.array([[scores[task] for task in tasks]], dtype=float) for scores in (unmasked, masked))
+    if not np.isfinite([before, after]).all():
         raise CraneError(f"LangSpec-F1: a score is not finite: unmasked {dict(unmasked)}, masked {dict(masked)}")
-    drop = {task: max(0.0, unmasked[task] - masked[task]) for task in unmasked}
-    rest = np.array([drop[task] for task in drop if task != target])
-    others = float({"mean": rest.mean(), "sum": rest.sum(), "max": rest.max()}[other])
-    hit = drop[target]
-    precision = hit / (hit + others) if hit > 0 else 0.0
-    recall = hit / unmasked[target] if unmasked[target] > 0 else 0.0
-    square = beta**2
-    below = square * precision + recall if form == "standard" else precision + square * recall
-    return LangSpec(precision, recall, (1 + square) * precision * recall / below if below > 0 else 0.0)
+    parts = langspec_parts(before, after, np.array([tasks.index(target)]), beta=beta, other=other, form=form)
+    return LangSpec(*(float(part[0]) for part in parts))
 
 
-def langspec_values(
+def langspec_parts(
     unmasked: np.ndarray,
     masked: np.ndarray,
     targets: np.ndarray,
     *,
     beta: float = 1.0,
+    other: Other = "mean",
     form: Form = "standard",
-) -> np.ndarray:
-    """LangSpec-F of many masks at once, as `langspec` has it (mean of the others).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and LangSpec-F of many masks.
+
+    With d the drop of a task's score (0 for a gain): P = d_target / (d_target + d_others) and
+    R = d_target / unmasked_target, both 0 if the target loses nothing.
 
     Parameters
     ----------
     unmasked, masked : (..., 1 or M, K) scores
-    targets : (M,) place of each mask's language on the last axis
+    targets : (M,) index of each mask's language on the last axis
+    other : aggregate of the drops of the other tasks
+    form : ``standard`` is (1 + b^2) P R / (b^2 P + R); ``released`` has the denominator P + b^2 R as in the authors'
+        code, so that a large beta weighs precision
 
     Returns
     -------
-    (..., M); NaN where a score is missing
+    precision, recall and F, (..., M) each; F is NaN where a score is missing
     """
     drops = np.maximum(0.0, unmasked - masked)
-    places = np.broadcast_to(targets[:, None], (*drops.shape[:-1], 1))
-    hit = np.take_along_axis(drops, places, axis=-1)[..., 0]
-    whole = np.take_along_axis(np.broadcast_to(unmasked, drops.shape), places, axis=-1)[..., 0]
-    others = (drops.sum(axis=-1) - hit) / (drops.shape[-1] - 1)
+    count = drops.shape[-1]
+    own = np.arange(count) == np.asarray(targets)[:, None]  # (M, K)
+    hit = np.where(own, drops, 0.0).sum(axis=-1)
+    whole = np.where(own, unmasked, 0.0).sum(axis=-1)
+    rest = np.where(own, 0.0, drops)
+    others = rest.max(axis=-1) if other == "max" else rest.sum(axis=-1) / (count - 1 if other == "mean" else 1)
+    damaged = (hit > 0) & (whole > 0)
     precision = np.divide(hit, hit + others, out=np.zeros_like(hit), where=hit > 0)
-    recall = np.divide(hit, whole, out=np.zeros_like(hit), where=whole > 0)
+    recall = np.divide(hit, whole, out=np.zeros_like(hit), where=damaged)
     square = beta**2
     below = square * precision + recall if form == "standard" else precision + square * recall
-    found = np.divide((1 + square) * precision * recall, below, out=np.zeros_like(hit), where=below > 0)
-    return np.where(np.isnan(drops).any(axis=-1), np.nan, found)
+    f = np.divide((1 + square) * precision * recall, below, out=np.zeros_like(hit), where=below > 0)
+    return precision, recall, np.where(np.isnan(drops).any(axis=-1), np.nan, f)
+
+
+def langspec_values(
+    unmasked: np.ndarray, masked: np.ndarray, targets: np.ndarray, *, beta: float = 1.0, form: Form = "standard"
+) -> np.ndarray:
+    """LangSpec-F (..., M) of many masks; the third of `langspec_parts`."""
+    return langspec_parts(unmasked, masked, targets, beta=beta, form=form)[2]
 
 
 def langspec_roles(
     unmasked: np.ndarray, masked: np.ndarray, *, beta: float = 1.0, form: Form = "standard"
 ) -> np.ndarray:
-    """LangSpec-F of every mask as if it were the mask of each language.
+    """LangSpec-F (M, K) of every mask as if it were the mask of each language.
 
     Parameters
     ----------
     unmasked, masked : (1 or M, K) and (M, K) scores
-
-    Returns
-    -------
-    (M, K)
     """
     count, languages = masked.shape
     roles = [np.full(count, place) for place in range(languages)]

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crane_lib.errors import CraneError
-from crane_lib.specificity import langspec
+from crane_lib.specificity import langspec, langspec_values
 from crane_study import ROOT
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -223,16 +223,11 @@ class Tolerances(_Strict):
         generator = np.random.default_rng(self.langspec.random_seed)
         centre = langspec(unmasked, masked, target=target, **form).f
         drawn = generator.standard_normal((self.langspec.draws, len(masked)))
-        scores = [
-            langspec(
-                unmasked,
-                {code: value + errors[code] * step for (code, value), step in zip(masked.items(), steps, strict=True)},
-                target=target,
-                **form,
-            ).f
-            for steps in drawn
-        ]
-        return float(np.quantile(np.abs(np.array(scores) - centre), _COVERED))
+        codes = list(masked)
+        scores = np.array(list(masked.values())) + np.array([errors[code] for code in codes]) * drawn  # (draws, K)
+        before, targets = np.array([[unmasked[code] for code in codes]]), np.array([codes.index(target)])
+        found = langspec_values(before[:, None], scores[:, None], targets, **form)[:, 0]
+        return float(np.quantile(np.abs(found - centre), _COVERED))
 
 
 def load_tolerances(path: Path = TOLERANCES) -> Tolerances:
