@@ -1,4 +1,4 @@
-"""manifest.json: what a run was made with and what it made."""
+"""manifest.json: source, packages, machine, models and data of a run, and the hashes of everything it made."""
 
 from __future__ import annotations
 
@@ -24,16 +24,36 @@ from crane_study.profile import EmbeddedSource, HubModel, LocalSource, Profile
 from crane_study.store import RECORD, Store
 
 SCHEMA = "crane.manifest/2"
+NAME = "manifest.json"
+MARKDOWN_REPORT, HTML_REPORT = REPORTS = ("report.md", "report.html")
+STAGES = "stages"
+LOGS = "logs"  # written to after the run is over, so not hashed
+COMMIT_VARIABLE = "CRANE_COMMIT"  # set where there is no git: in the container image
+IMAGE_VARIABLE = "CRANE_IMAGE"
+DIGEST_VARIABLE = "CRANE_IMAGE_DIGEST"
+ARCHIVED = ".git_archival.txt"  # git fills it in when it packs an archive
+_DIRTY = "-dirty"
+_PACKAGES = (
+    *("torch", "transformers", "tokenizers", "datasets", "safetensors", "accelerate", "lm_eval", "numpy", "scipy"),
+    *("pandas", "pyarrow", "scikit-learn", "seaborn", "matplotlib", "babel", "papermill", "jupyterlab"),
+)
+_WEIGHTS = (".safetensors", ".bin")
+_SEED = "random_seed"
+Records = Mapping[str, Mapping[str, Any]]  # stage -> its record
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(ge=0)]
 Mebibytes = Annotated[float, Field(gt=0)] | None
+
+
+class DamagedManifestError(Exception):
+    """The manifest is there but cannot be used; the message says why."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Image(_Part):
+class ContainerImage(_Part):
     """The container image, as its environment names it."""
 
     name: str | None
@@ -63,22 +83,22 @@ class Machine(_Part):
     cuda_runtime: str | None  # that torch was built with
 
 
-class Difference(_Part):
-    """A package that is not the locked one."""
+class Versions(_Part):
+    """Versions of a package that is not the locked one."""
 
     locked: str
     installed: str
 
 
 class Locks(_Part):
-    """Lock files by their hashes, and the packages that are not as they say."""
+    """Lock files by their hashes, and the packages that differ from them."""
 
     files: dict[str, Sha256]
-    differing: dict[str, Difference]
+    differing: dict[str, Versions]
 
 
-class Model(_Part):
-    """Where a model comes from."""
+class ModelOrigin(_Part):
+    """Source of a model."""
 
     kind: Literal["trained here", "directory", "hub"]
     stage: str | None = None
@@ -92,7 +112,7 @@ class Model(_Part):
 
 
 class SectionRecord(BaseModel):
-    """How a section went; the runner may say more."""
+    """Result of running a section; the runner may record more."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -103,13 +123,13 @@ class SectionRecord(BaseModel):
     key: str
     seconds: Seconds
     threads: int | None = None  # that it computed with
-    jobs: int | None = None  # sections at once, at most, when it ran
+    jobs: int | None = None  # most sections at once when it ran
     peak_memory_mib: Mebibytes = None
     outputs: list[str]
 
 
 class StageRecord(_Part):
-    """A stage: its key, what it took, the hash of its record and of everything it wrote."""
+    """A stage: its key, time and memory, the hash of its record and of everything it wrote."""
 
     name: str
     key: str
@@ -124,7 +144,7 @@ class StageRecord(_Part):
 
 
 class Manifest(_Part):
-    """What a run was made with and what it made."""
+    """Content of manifest.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -136,45 +156,20 @@ class Manifest(_Part):
     commit: str | None
     uncommitted_changes: bool | None
     commit_from: str | None
-    image: Image | None
+    image: ContainerImage | None
     python: str
     packages: dict[str, str | None]
     locks: Locks
     machine: Machine
-    models: dict[str, Model]
+    models: dict[str, ModelOrigin]
     data: dict[str, Any]
     sections: list[SectionRecord]
     stages: list[StageRecord]
     outputs: dict[str, Sha256]
 
 
-COMMIT_VARIABLE = "CRANE_COMMIT"  # set where there is no git: in the container image
-IMAGE_VARIABLE = "CRANE_IMAGE"
-DIGEST_VARIABLE = "CRANE_IMAGE_DIGEST"
-ARCHIVED = ".git_archival.txt"  # git fills it in when it packs an archive
-_DIRTY = "-dirty"
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "safetensors",
-    "accelerate",
-    "lm_eval",
-    "numpy",
-    "scipy",
-    "pandas",
-    "pyarrow",
-    "scikit-learn",
-    "seaborn",
-    "matplotlib",
-    "babel",
-    "papermill",
-    "jupyterlab",
-)
-
-
 def _git(*arguments: str) -> str | None:
+    """Output of a git command in the repository, None if it fails."""
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -183,9 +178,9 @@ def _git(*arguments: str) -> str | None:
 
 
 def describe_commit() -> dict[str, Any]:
-    """``commit`` and ``uncommitted_changes`` of the source, and ``commit_from``: git, the image, an archive, or None.
+    """Describe the source: ``commit``, ``uncommitted_changes``, and ``commit_from``: git, the image or an archive.
 
-    A git repository that only contains the source (an archive unpacked inside another project) is not believed.
+    A git repository that only contains the source (an archive unpacked inside another project) is ignored.
     """
     top = _git("rev-parse", "--show-toplevel")
     if top is not None and Path(top).resolve() == ROOT:
@@ -194,28 +189,24 @@ def describe_commit() -> dict[str, Any]:
         return {"commit": _git("rev-parse", "HEAD"), "uncommitted_changes": changed, "commit_from": "git"}
     given = os.environ.get(COMMIT_VARIABLE, "").strip()
     if given:
-        changed = given.endswith(_DIRTY)
-        return {
-            "commit": given.removesuffix(_DIRTY),
-            "uncommitted_changes": changed,
-            "commit_from": COMMIT_VARIABLE,
-        }
+        commit, changed = given.removesuffix(_DIRTY), given.endswith(_DIRTY)
+        return {"commit": commit, "uncommitted_changes": changed, "commit_from": COMMIT_VARIABLE}
     try:
         found = re.search(r"^commit: ([0-9a-f]{40,64})$", (ROOT / ARCHIVED).read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
         found = None
-    source = ARCHIVED if found else None
-    return {"commit": found[1] if found else None, "uncommitted_changes": None, "commit_from": source}
+    commit_from = ARCHIVED if found else None
+    return {"commit": found[1] if found else None, "uncommitted_changes": None, "commit_from": commit_from}
 
 
 def describe_image() -> dict[str, str | None] | None:
-    """Name and digest of the container image, as the environment tells them; None outside of one."""
+    """Name and digest of the container image from the environment; None outside of a container."""
     name, digest = os.environ.get(IMAGE_VARIABLE) or None, os.environ.get(DIGEST_VARIABLE) or None
     return {"name": name, "digest": digest} if name or digest else None
 
 
 def missing_in_container() -> str:
-    """One line on what a manifest made in this container cannot name and how to tell it; empty where nothing lacks."""
+    """One line on what a manifest made in this container cannot name and how to provide it; empty if nothing."""
     image = describe_image()
     if image is None:
         return ""
@@ -240,17 +231,11 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def describe_packages() -> dict[str, str | None]:
-    """Versions of the packages that the results rest on."""
-    return {package: installed_version(package) for package in _PACKAGES}
-
-
 def describe_locks(folder: Path = ROOT / "requirements") -> dict[str, Any]:
-    """Hashes of the lock files and every locked package whose installed version is another.
+    """Hashes of the lock files, and every locked package of which another version is installed.
 
-    With both, the version of every installed package can be told from the repository. Packages of the lock that are
-    not installed (another system's, another build of torch) are left out; the local part of a version, such as
-    ``+cpu``, is no difference.
+    Both together determine the version of every installed package. Locked packages that are not installed (for another
+    system, another build of torch) are left out; the local part of a version, such as ``+cpu``, is ignored.
     """
     differing = {}
     files = sorted(folder.glob("*.lock"))
@@ -262,64 +247,47 @@ def describe_locks(folder: Path = ROOT / "requirements") -> dict[str, Any]:
     return {"files": {path.name: sha256(path) for path in files}, "differing": dict(sorted(differing.items()))}
 
 
-_WEIGHTS = (".safetensors", ".bin")
-_SEED = "random_seed"
-Records = Mapping[str, Mapping[str, Any]]  # stage -> its record
-
-
 def describe_models(profile: Profile, records: Records) -> dict[str, dict[str, Any]]:
-    """Of the base and the chat model: where it comes from, its revision or fingerprint, and hashes of its weights."""
-    source = profile.source
+    """Source, revision or fingerprint, and hashes of the weights of the base and the chat model."""
+    source, found = profile.source, {}
     if isinstance(source, EmbeddedSource):
-        return {name: _trained(records[f"{name}_model"]) for name in ("base", "chat") if f"{name}_model" in records}
-    found = {}
+        for name in ("base", "chat"):
+            if record := records.get(f"{name}_model"):
+                files = record["outputs"].items()
+                weights = {file: entry["sha256"] for file, entry in files if file.endswith(_WEIGHTS)}
+                found[name] = {"kind": "trained here", "stage": record["name"], "key": record["key"]}
+                found[name]["weights"] = weights
+        return found
     for name, given in (("base", source.base_model), ("chat", source.chat_model)):
-        if given is None:
-            continue
-        about = _of_hub(given) if isinstance(given, HubModel) else _directory(given)
-        # Under this fingerprint of the directory the stages were made.
-        found[name] = {**about, "fingerprint": _input_key(records, f"relevance_{name}", "model")}
+        if given is not None:
+            about = _hub_model(given) if isinstance(given, HubModel) else _model_directory(given)
+            key = records.get(f"relevance_{name}", {}).get("inputs", {}).get("model")  # that the stages were made with
+            found[name] = {**about, "fingerprint": key}
     return found
 
 
-def _trained(record: Mapping[str, Any]) -> dict[str, Any]:
-    outputs = record["outputs"]
-    weights = {file: entry["sha256"] for file, entry in outputs.items() if file.endswith(_WEIGHTS)}
-    return {"kind": "trained here", "stage": record["name"], "key": record["key"], "weights": weights}
-
-
-def _input_key(records: Records, stage: str, role: str) -> str | None:
-    key = records.get(stage, {}).get("inputs", {}).get(role)
-    return str(key) if key is not None else None
-
-
-def _directory(path: Path) -> dict[str, Any]:
+def _model_directory(path: Path) -> dict[str, Any]:
     return {"kind": "directory", "path": str(path), "weights": weight_hashes(path)}
 
 
-def _of_hub(model: HubModel) -> dict[str, Any]:
-    """A model of the hub as it lies in the cache; nobody is asked."""
+def _hub_model(model: HubModel) -> dict[str, Any]:
+    """Describe a model of the hub from its cache, without a request."""
     if is_local(model.id):
-        return _directory(Path(model.id))
+        return _model_directory(Path(model.id))
     from huggingface_hub import snapshot_download
 
+    about: dict[str, Any] = {"kind": "hub", "id": model.id, "revision": model.revision, "commit": None, "weights": {}}
     try:
         folder = Path(snapshot_download(model.id, revision=model.revision, local_files_only=True))
     except (OSError, ValueError):
-        folder = None
-    return {
-        "kind": "hub",
-        "id": model.id,
-        "revision": model.revision,
-        "commit": folder.name if folder is not None else None,
-        "weights": weight_hashes(folder) if folder is not None else {},
-    }
+        return about
+    return {**about, "commit": folder.name, "weights": weight_hashes(folder)}
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of weights in a model directory.
+    """SHA-256 of every weight file in a model directory.
 
-    In the hub's cache such a file is a link to one whose name is that hash; gigabytes need not be read again.
+    In the hub's cache such a file is a link to one whose name is its hash, so gigabytes need not be read again.
     """
     hashes = {}
     for path in sorted(folder.glob("*")):
@@ -331,7 +299,7 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read once in this process unless it changes."""
+    """SHA-256 of a file, computed once in this process unless the file changes."""
     about = path.stat()
     return _hash(path, about.st_size, about.st_mtime_ns)
 
@@ -342,38 +310,38 @@ def _hash(path: Path, _size: int, _changed: int) -> str:
 
 
 def describe_data(profile: Profile, stages: Path, records: Records) -> dict[str, Any]:
-    """Texts and questions: where they come from, revisions, and hashes of the samples that were used."""
+    """Sources and revisions of texts and questions, and hashes of the samples that were used."""
     source = profile.source
     about: dict[str, Any] = {}
     if isinstance(source, EmbeddedSource):
         about["source"] = {"kind": "embedded", "package": "babel", "version": installed_version("babel")}
     elif isinstance(source, LocalSource):
         files = {**source.texts, **{f"questions.{name}": path for name, path in (source.questions or {}).items()}}
-        about["source"] = {"kind": "files", "sha256": _hashes(files)}
+        about["source"] = {"kind": "files", "sha256": _file_hashes(files)}
     else:
-        about["source"] = {"kind": "hub", **_written(stages / "corpus" / "sample.json")}
+        about["source"] = {"kind": "hub", **_kept_object(stages / "corpus" / "sample.json")}
     if profile.evaluation.tasks:
-        about["benchmarks"] = _written(stages / "benchmarks" / "benchmarks.json")
+        about["benchmarks"] = _kept_object(stages / "benchmarks" / "benchmarks.json")
     if profile.open_ended.questions:
-        about["open_questions"] = {"sha256": _hashes(profile.open_ended.questions)}
+        about["open_questions"] = {"sha256": _file_hashes(profile.open_ended.questions)}
     if profile.paper.lape_list is not None:
-        about["lape_list"] = {"sha256": _hashes({"neurons": profile.paper.lape_list})}
-    samples = {name: record for name, record in records.items() if name in ("corpus", "benchmarks")}
+        about["lape_list"] = {"sha256": _file_hashes({"neurons": profile.paper.lape_list})}
     about["samples"] = {
-        f"stages/{name}/{file}": entry["sha256"]
-        for name, record in samples.items()
+        f"{STAGES}/{name}/{file}": entry["sha256"]
+        for name, record in records.items()
+        if name in ("corpus", "benchmarks")
         for file, entry in record["outputs"].items()
     }
     return about
 
 
-def _hashes(files: Mapping[str, Path]) -> dict[str, str | None]:
-    """Hash of each file by its role; None for a file that is gone."""
+def _file_hashes(files: Mapping[str, Path]) -> dict[str, str | None]:
+    """Hash of each file by its role; None for a file that no longer exists."""
     return {role: file_hash(path) if path.is_file() else None for role, path in sorted(files.items())}
 
 
-def _written(path: Path) -> dict[str, Any]:
-    """What a stage wrote about its sources, nothing where it has not run."""
+def _kept_object(path: Path) -> dict[str, Any]:
+    """Object that a stage wrote about its sources, empty if it has not run."""
     try:
         value = read_json(path)
     except CraneError:
@@ -382,11 +350,11 @@ def _written(path: Path) -> dict[str, Any]:
 
 
 def describe_seeds(profile: Profile, records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Every random seed by the place that names it: of the profile, and of the stages where those have others."""
+    """Every random seed by its place: those of the profile, and those of stages that have others."""
     seeds = dict(_seeds(profile.resolved(), ""))
     for record in records:
-        for place, seed in _seeds(record.get("parameters", {}), f"stages/{record['name']}"):
-            if seed not in seeds.values():  # the profile's own, handed on
+        for place, seed in _seeds(record.get("parameters", {}), f"{STAGES}/{record['name']}"):
+            if seed not in seeds.values():  # not one of the profile's
                 seeds[place] = seed
     return seeds
 
@@ -401,28 +369,20 @@ def _seeds(value: Any, place: str) -> Iterable[tuple[str, int]]:
                 yield from _seeds(inner, where)
 
 
-NAME = "manifest.json"
-STAGES = "stages"
-LOGS = "logs"  # what was said on the way; written to while the run is already over, so not hashed
+def describe_run(folder: Path, profile: Profile, sections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Content of a run's manifest: source, packages, machine, models, data, seeds, times, memory, hashes of outputs.
 
-
-class DamagedManifestError(Exception):
-    """The manifest is there but is not one; the message says why."""
-
-
-def write_manifest(folder: Path, profile: Profile, sections: Sequence[Mapping[str, Any]]) -> None:
-    """Write manifest.json: source, packages, machine, models, data, seeds, times, memory, hashes of all outputs.
-
-    Of the environment only named variables are read, none of which holds a secret.
+    The reports, which are made from it, are not among the outputs; `write_manifest` adds them. Of the environment only
+    named variables are read, none of which holds a secret.
 
     Parameters
     ----------
     folder : the run's folder
-    sections : a record a section, as the runner keeps them
+    sections : one record per section, as the runner keeps them
     """
     stages = folder / STAGES
     records = {record["name"]: record for record in Store(stages).records()}
-    manifest = {
+    return {
         "schema": SCHEMA,
         "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "profile": profile.resolved(),
@@ -431,17 +391,27 @@ def write_manifest(folder: Path, profile: Profile, sections: Sequence[Mapping[st
         **describe_commit(),
         "image": describe_image(),
         "python": platform.python_version(),
-        "packages": describe_packages(),
+        "packages": {package: installed_version(package) for package in _PACKAGES},
         "locks": describe_locks(),
         "machine": describe_machine(),
         "models": describe_models(profile, records),
         "data": describe_data(profile, stages, records),
         "sections": [dict(section) for section in sections],
         "stages": [_stage(stages, record) for record in records.values()],
-        "outputs": {str(path.relative_to(folder)): sha256(path) for path in output_files(folder)},
+        "outputs": {
+            str(path.relative_to(folder)): sha256(path)
+            for path in output_files(folder)
+            if str(path.relative_to(folder)) not in REPORTS
+        },
     }
-    Manifest.model_validate(manifest)
-    write_json(folder / NAME, manifest)
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Check the content of a manifest, add the hashes of the reports that are there, and write it."""
+    reports = {name: sha256(folder / name) for name in REPORTS if (folder / name).is_file()}
+    content = {**content, "outputs": dict(sorted({**content["outputs"], **reports}.items()))}
+    Manifest.model_validate(content)
+    write_json(folder / NAME, content)
 
 
 def _stage(stages: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -458,7 +428,7 @@ def _stage(stages: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def output_files(folder: Path) -> Iterator[Path]:
-    """Every file of a run, by name, but its manifest, its logs, its stages (which have records) and hidden files."""
+    """Files of a run by name, without its manifest, logs, stages (which have records) and hidden files."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith(".") for part in parts)
@@ -467,12 +437,8 @@ def output_files(folder: Path) -> Iterator[Path]:
 
 
 def is_current(folder: Path) -> bool:
-    """Whether a run has a manifest of the present form."""
-    try:
-        value = read_json(folder / NAME)
-    except CraneError:
-        return False
-    return isinstance(value, dict) and value.get("schema") == SCHEMA
+    """Return whether a run has a manifest of the present schema."""
+    return _kept_object(folder / NAME).get("schema") == SCHEMA
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -480,7 +446,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises
     ------
-    CraneError : there is none, or it is of an earlier or later form than this library's
+    CraneError : there is none, or its schema is an earlier or later one
     DamagedManifestError : it is cut off, or lacks a part
     """
     path = folder / NAME
@@ -492,7 +458,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedManifestError(str(error)) from error
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, str) and schema.startswith("crane.manifest/") and schema != SCHEMA:
-        raise CraneError(f"{path}: is of the form {schema}, this version checks {SCHEMA}; run the study again with it")
+        raise CraneError(f"{path}: has schema {schema}, this version checks {SCHEMA}; run the study again with it")
     try:
         return Manifest.model_validate(value)
     except ValidationError as error:

@@ -22,7 +22,7 @@ import yaml
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
 from crane_run.console import Console, shown
-from crane_run.manifest import is_current, write_manifest
+from crane_run.manifest import REPORTS, describe_run, is_current, write_manifest
 from crane_run.notebook import Kernels, NotebookError, SectionLog, check_parameters, execute, known_parameters
 from crane_run.schedule import Board, Row, Times, disk_free, disk_needed, size_text, waits_for
 from crane_run.sections import Section, all_sections
@@ -223,9 +223,6 @@ def _outside(profile: Profile) -> dict[str, str]:
 
 def _state(paths: Iterable[Path]) -> dict[str, str]:
     return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()}
-
-
-REPORTS = ("report.md", "report.html")
 
 
 @contextmanager
@@ -448,16 +445,15 @@ class _Work:
 
 
 def finish(run: Run, *, again: bool) -> None:
-    """Write reports and manifest from what lies in the folder; left alone where nothing changed."""
-    from crane_run.report import write_html, write_report
+    """Write reports and manifest from what is in the folder; if nothing changed, leave them alone."""
+    from crane_run.report import write_reports
 
     if not again and is_current(run.folder) and all((run.folder / name).is_file() for name in REPORTS):
         return
     records = [record for section in all_sections() if (record := run.record(section)) is not None]
-    write_manifest(run.folder, run.profile, records)
-    write_report(run.folder)
-    write_html(run.folder)
-    write_manifest(run.folder, run.profile, records)  # once more, now with the reports' hashes
+    manifest = describe_run(run.folder, run.profile, records)
+    write_reports(run.folder, manifest)
+    write_manifest(run.folder, manifest)
 
 
 LEAST = 2  # seeds that have a deviation

@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.stats import t
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, sha256, write_json, write_text
+from crane_lib.files import sha256, write_json
+from crane_run.report import SEEDS_RECORD, write_seeds_report
 from crane_study.figures.seeds import langspec_seeds, nll_rise_seeds
 from crane_study.frames import read_frame
 from crane_study.measure.rows import SET, budget_text, tidy
@@ -20,7 +21,6 @@ from crane_study.publish import write_table
 from crane_study.tables.effects import in_study_order, specificity_table
 
 SCHEMA = "crane.seeds/1"
-RECORD = "seeds.json"
 _FILES = ("results.csv", "langspec.csv", "claims.json")
 _LEVEL = 0.95
 _MODEL_METRICS = ("accuracy", "nll")
@@ -152,44 +152,5 @@ def write_summary(folders: Mapping[int, Path], output: Path, *, budget: float) -
     captions["figures/langspec"] = langspec_seeds(scores, figures / "langspec")
     captions["figures/nll_rise"] = nll_rise_seeds(rises, figures / "nll_rise")
     made_of = {str(seed): {name: sha256(folder / name) for name in _FILES} for seed, folder in folders.items()}
-    write_json(output / RECORD, {"schema": SCHEMA, "seeds": made_of, "captions": captions})
-    report = output / "report.md"
-    write_text(report, "\n\n".join(["# CRANE: summary over model seeds", *summary_parts(output)]) + "\n")
-    return report
-
-
-def summary_parts(output: Path, *, prefix: str = "", longest: int = 200) -> list[str]:
-    """Paragraphs of Markdown: what was repeated, every table, every figure.
-
-    Parameters
-    ----------
-    prefix : path from the report to the summary's folder, with a slash
-    longest : rows of the longest table that is shown, not linked
-    """
-    parts = [seeds_sentence(output)]
-    for name, caption in read_json(output / RECORD)["captions"].items():
-        path = f"{prefix}{name}"
-        if name.startswith("tables/"):
-            text = (output / f"{name}.md").read_text(encoding="utf-8").rstrip()
-            parts.append(f"**{caption}** ([CSV]({path}.csv), [Markdown]({path}.md), [LaTeX]({path}.tex))")
-            parts.append(text.partition("\n\n")[2] if text.count("\n|") - 2 <= longest else "See the files.")
-        else:
-            parts += [f"![{name.partition('/')[2]}]({path}.png)", f"*{caption}* ([PDF]({path}.pdf))"]
-    return parts
-
-
-def seeds_sentence(output: Path) -> str:
-    """What was repeated, and what its intervals say."""
-    seeds = ", ".join(read_json(output / RECORD)["seeds"])
-    return (
-        f"The whole study with random seeds {seeds}: the facts and questions drawn, which wordings are held out, the "
-        "initial weights, the order of training and the random sets all change with it. The t-intervals "
-        "say how far the mean over such studies is known; they rest on few seeds and on a normal distribution."
-    )
-
-
-def is_current(folder: Path, output: Path) -> bool:
-    """Whether the summary was made of the results that lie in the first seed's folder now."""
-    record = read_json(output / RECORD)
-    made_of = next(iter(record["seeds"].values()))
-    return all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in made_of.items())
+    write_json(output / SEEDS_RECORD, {"schema": SCHEMA, "seeds": made_of, "captions": captions})
+    return write_seeds_report(output)

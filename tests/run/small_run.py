@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from crane_lib.files import read_json, write_json, write_text
-from crane_run.manifest import write_manifest
+from crane_lib.files import write_json, write_text
+from crane_run.manifest import describe_run, write_manifest
 from crane_run.sections import all_sections
 from crane_study.frames import write_frame
 from crane_study.paper.claims import write_claims
@@ -71,7 +71,5 @@ def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documen
     records = [{"section": item.name, **done} for item in all_sections() if not sections or item.number in sections]
     for record in records:
         write_json(folder / "sections" / f"{record['section']}.json", record)
-    write_manifest(folder, loaded, records)
-    manifest = read_json(folder / "manifest.json")  # says of the tree that the tests run in what it is
-    write_json(folder / "manifest.json", {**manifest, "uncommitted_changes": dirty})
+    write_manifest(folder, {**describe_run(folder, loaded, records), "uncommitted_changes": dirty})
     return folder

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from crane_lib.files import read_json, write_json
-from crane_run.report import write_html
+from crane_run.report import write_reports
 from crane_study.publish import write_table
 from tests.study.outputs.paper import FLAGS, on_paper, wider_than_paper
 
@@ -49,7 +49,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(made):
-    write_html(made)
+    write_reports(made)
     return (made / "report.html").as_uri()
 
 
@@ -157,7 +157,7 @@ def paper(browser, made, tmp_path_factory):
     wide = pd.DataFrame({name: ["activation_contrast", "en"] if name in names[:5] else 0.123456 for name in names})
     write_table(wide, folder / "tables" / "02_wide", caption="Wide.")
     write_json(folder / "captions.json", {**read_json(folder / "captions.json"), "tables/02_wide": "Wide."})
-    write_html(folder)
+    write_reports(folder)
     with on_paper(browser, (folder / "report.html").as_uri()) as page:
         yield page
 

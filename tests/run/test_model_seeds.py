@@ -135,9 +135,9 @@ def test_without_the_claims_there_is_no_summary(tmp_path, work, capsys):
 
 
 def test_a_summary_of_earlier_results_is_not_shown_as_todays(tmp_path, work):
-    from crane_run.report import write_report
+    from crane_run.report import write_reports
 
     start(tmp_path)
     (tmp_path / "smoke" / "results.csv").write_text("changed")
-    write_report(tmp_path / "smoke")
+    write_reports(tmp_path / "smoke")
     assert "was made of earlier results" in (tmp_path / "smoke" / "report.md").read_text()

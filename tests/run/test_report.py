@@ -1,79 +1,198 @@
-"""The report of a made-up run."""
+"""The reports of a made-up run in Markdown and HTML, read as text."""
 
+import html
 import re
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from crane_lib.errors import CraneError
-from crane_run.report import write_report
+from crane_lib.files import read_json, write_json
+from crane_run.report import embed, write_reports
+from crane_study.publish import write_table
 
 
-def _plain(path):
-    """Text of a Markdown file without the spaces that pad its tables."""
-    return re.sub(" +", " ", path.read_text(encoding="utf-8"))
+def written(folder):
+    """Text of both reports: the Markdown without the spaces that pad its tables."""
+    write_reports(folder)
+    text = re.sub(" +", " ", (folder / "report.md").read_text(encoding="utf-8"))
+    return text, (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_report(run):
-    write_report(run)
-    text = _plain(run / "report.md")
+def page_of(folder):
+    return written(folder)[1]
+
+
+def change(path, **values):
+    """Change entries of a JSON object."""
+    write_json(path, {**read_json(path), **values})
+
+
+def test_the_markdown_report(run):
+    text, _ = written(run)
     headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
-    assert headings == [
-        "Verdicts",
-        "The claims and their numbers",
-        "Tables and figures",
-        "Not run",
-        "Times",
-        "Made with",
-    ]
-    assert "| C1 | Masking a language's units hurts that language most | REPRODUCED |" in text
-    assert "| REPRODUCED | REPRODUCED | REPRODUCED | REPRODUCED | does not hold |" in text
-    assert "than LAPE | NOT RUN | NOT RUN | NOT RUN | NOT RUN | cannot be judged |" in text
-    assert "By the same rule it cannot be judged in the published numbers. Random draws: 1, at least 5" in text
-    assert "- C2, Relevance contrast, 10 %, accuracy: no LangSpec-F1 by accuracy for LAPE, as published" in text
-    assert "`./run_all.sh --profile mini --only 03`" in text
-    assert "**This section failed:** E: x" in text
-    assert "- Section 05_transfer: E: x" in text
-    assert "| stage | base_model | 99.5 |" in text
-    assert "Commit `abc123` with uncommitted changes" in text
+    titles = ["Verdicts", "The claims and their numbers", "Tables and figures", "Not run", "Times", "Made with"]
+    assert headings == titles
+    for part in (
+        "| C1 | Masking a language's units hurts that language most | REPRODUCED |",
+        "| REPRODUCED | REPRODUCED | REPRODUCED | REPRODUCED | does not hold |",
+        "than LAPE | NOT RUN | NOT RUN | NOT RUN | NOT RUN | cannot be judged |",
+        "By the same rule it cannot be judged in the published numbers. Random draws: 1, at least 5",
+        "- C2, Relevance contrast, 10 %, accuracy: no LangSpec-F1 by accuracy for LAPE, as published",
+        "`./run_all.sh --profile mini --only 03`",
+        "**This section failed:** E: x",
+        "- Section 05_transfer: E: x",
+        "| stage | base_model | 99.5 |",
+        "Commit `abc123` with uncommitted changes",
+        "75.3%",
+    ):
+        assert part in text
     assert "absent" not in text
     assert "No longer there." not in text
-    assert "75.3%" in text
+    assert "\n\n\n" not in text
 
 
-def test_links_lead_to_files(run):
-    write_report(run)
-    text = (run / "report.md").read_text(encoding="utf-8")
+def test_the_html_report(run):
+    page = page_of(run)
+    for item in read_json(run / "claims.json")["verdicts"]:
+        assert html.escape(item["title"]) in page or item["title"].replace("'", "&#39;") in page
+        assert f'id="claim-{item["id"]}"' in page
+    for part in (
+        "Relevance contrast, 10",
+        "This section failed:</strong> E: x",
+        "no LangSpec-F1 by accuracy for LAPE, as published",
+        "./run_all.sh --profile mini --only 03",
+        "abc123 with uncommitted changes",
+        "Chance (0.25): horizontal line at 0.25",  # the figure's description in words
+    ):
+        assert part in page
+    assert "No longer there." not in page
+    table = page.partition('id="numbers-C1"')[2].partition("</table>")[0]
+    for part in (
+        "English masked, share lost",
+        "75.3\u00a0%",
+        "23.9\u00a0%, against 24.5\u00a0% (Vietnamese, worst other)",
+    ):
+        assert part in table
+
+
+KEY = {"model": "base", "selected_on": "base", "method": "contrast", "budget": "0.1"}
+RISE = {"metric": "nll", "masked_language": "en", "evaluation_language": "en", "change": 1.4, "low": 1.0, "high": 2.0}
+TRANSFER = {**KEY, "masked_language": "en", "own_drop": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("table", "found", "claim", "shown"),
+    [
+        ("03_nll_rise", [{**KEY, **RISE}], "C1", "63.2\u00a0% to 86.5\u00a0%"),  # 1 - exp(-1) and 1 - exp(-2)
+        (
+            "07_transfer_token_probability",
+            [
+                {**TRANSFER, "own_low": 0.1, "own_high": 0.2},
+                {**TRANSFER, "model": "chat", "own_low": 0.701, "own_high": 0.799},
+            ],
+            "C5",
+            "70.1\u00a0% to 79.9\u00a0%",
+        ),
+        (
+            "03_langspec",
+            [{**KEY, "p_value": 1 / 9261, "p_holm": 7 / 9261}],
+            "C3",
+            "p = 0.00011 (0.00076 with Holm&#39;s correction over the table)",
+        ),
+    ],
+)
+def test_intervals_and_p_values_come_from_the_tables_of_the_sections(run, table, found, claim, shown):
+    pd.DataFrame(found).to_csv(run / "tables" / f"{table}.csv", index=False)
+    numbers = page_of(run).partition(f'id="numbers-{claim}"')[2].partition("</table>")[0]
+    assert numbers.count(shown) == 1
+    assert "10.0\u00a0% to" not in numbers
+
+
+def test_links_lead_to_files_and_places_in_the_page(run):
+    text, page = written(run)
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 8
     assert [link for link in links if not (run / link).is_file()] == []
+    places = set(re.findall(r'id="([^"]+)"', page))
+    for address in re.findall(r'href="([^"]+)"', page):
+        if address.startswith("#"):
+            assert address[1:] in places
+        elif not address.startswith("data:"):
+            assert (run / address).is_file(), address
+    assert len(places) == len(re.findall(r' id="', page)), "an id is used twice"
 
 
-def test_long_tables_are_linked(run):
-    write_report(run)
-    text = _plain(run / "report.md")
+def test_nothing_is_fetched(run):
+    page = page_of(run)
+    assert "default-src 'none'" in page
+    assert not re.findall(r"<(?:script|iframe|link rel=.stylesheet)", page)
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
+    assert not re.findall(r"url\(|@import", page)
+
+
+def test_captions_are_escaped(run):
+    change(run / "captions.json", **{"figures/00_guessers": "<script>alert(1)</script> `a<b`."})
+    text, page = written(run)
+    assert "<script" not in page + text
+    assert "<code>a&lt;b</code>" in page
+
+
+def test_long_tables_are_folded_and_very_long_ones_linked(run):
+    write_table(pd.DataFrame({"n": range(500)}), run / "tables" / "00_long", caption="Long.")
+    change(run / "captions.json", **{"tables/00_long": "Long."})
+    text, page = written(run)
     rows = (run / "tables" / "03_perplexity.csv").read_text(encoding="utf-8").count("\n") - 1
     assert f"{rows} rows: see the files." in text
     assert "| Vietnamese | 336 | 0.730 |" in text
+    assert "500 rows: see the files." in page
+    assert re.search(rf"<summary>Perplexity\. <span class=\"count\">{rows} rows</span></summary>", page)
+
+
+def test_memory_of_a_stage_where_it_was_measured(run):
+    assert '<td class="number">–</td>' in page_of(run)
+    (stage,) = read_json(run / "manifest.json")["stages"]
+    change(run / "manifest.json", stages=[{**stage, "peak_memory_mib": 1234.5}])
+    assert '<td class="number">1,234</td>' in page_of(run)
+
+
+def test_a_rehearsal_is_marked_everywhere(run):
+    profile = {**read_json(run / "manifest.json")["profile"], "name": "big-rehearsal", "rehearsal": True}
+    change(run / "manifest.json", profile=profile)
+    text, page = written(run)
+    assert "**REHEARSAL.**" in text
+    assert "<strong>REHEARSAL.</strong>" in page
+    headings = re.findall(r"<h2[^>]*>(.+?)</h2>", page) + re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert len(headings) > 10
+    assert all(heading.endswith("(REHEARSAL)") for heading in headings)
+    assert "./run_all.sh --profile big --rehearse --only 03" in page
+
+
+def test_an_empty_run(tmp_path):
+    text, page = written(tmp_path)
+    assert "No claim has been judged yet" in text
+    assert "No claim has been judged yet" in page
+    assert "Selection on 1,000 instead of 5,000 documents" in text
+    assert "There is no manifest yet." in page
 
 
 def test_same_bytes_twice(run):
-    write_report(run)
-    before = (run / "report.md").read_bytes()
-    write_report(run)
-    assert (run / "report.md").read_bytes() == before
+    assert written(run) == written(run)
 
 
-def test_report_of_an_empty_run(tmp_path):
-    write_report(tmp_path)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "No claim has been judged yet" in text
-    assert "Selection on 1,000 instead of 5,000 documents" in text
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "expected an object, saw list")])
+def test_a_broken_file_is_named(tmp_path, text, message):
+    (tmp_path / "captions.json").write_text(text, encoding="utf-8")
+    with pytest.raises(CraneError, match=rf"captions\.json: {message}"):
+        write_reports(tmp_path)
 
 
-def test_a_broken_file_is_named(tmp_path):
-    (tmp_path / "captions.json").write_text("{", encoding="utf-8")
-    with pytest.raises(CraneError, match=r"captions\.json: is not JSON"):
-        write_report(tmp_path)
-    (tmp_path / "captions.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(CraneError, match="expected an object, saw list"):
-        write_report(tmp_path)
+def test_pictures_are_small_and_whole(tmp_path, run):
+    picture = embed(run / "figures" / "00_guessers.png")
+    with Image.open(run / "figures" / "00_guessers.png") as image:
+        assert (picture.width, picture.height) == image.size
+    assert picture.source.startswith("data:image/webp;base64,")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(CraneError, match=r"broken\.png: cannot be read as a picture"):
+        embed(tmp_path / "broken.png")

@@ -138,7 +138,7 @@ def test_a_manifest_without_a_part(run):
 
 def test_an_older_manifest_is_one_line(run):
     (run / "manifest.json").write_text('{"schema": "crane.manifest/1"}')
-    with pytest.raises(CraneError, match=r"is of the form crane.manifest/1, this version checks crane.manifest/2; run"):
+    with pytest.raises(CraneError, match=r"has schema crane.manifest/1, this version checks crane.manifest/2; run"):
         verify(run)
 
 
