@@ -448,7 +448,8 @@ def statistics(
     from crane_lib.models import load_model
     from crane_lib.parallel import barrier, processes, rank
     from crane_lib.relevance import stream_statistics
-    from crane_study.data.corpora import read_documents, token_ids
+    from crane_study.data.corpora import token_ids
+    from crane_study.data.user_files import read_documents
     from crane_study.progress import advancing, progress
 
     _check_one_of("--objective", objective, ["gold_logit", "log_probability"])

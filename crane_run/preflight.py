@@ -14,7 +14,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.models import MAP, check_model_directory
 from crane_study import hub
-from crane_study.data.questions import read_question_files
+from crane_study.data.user_files import read_open_questions
 from crane_study.measure.benchmarks import BENCHMARKS, read_task
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.paper.lape_list import check_lape_list
@@ -151,7 +151,7 @@ def _beside(profile: Profile) -> Iterator[Check]:
     options, listed = profile.open_ended, profile.paper.lape_list
     if not profile.no_open_ended:
         if (questions := options.questions) is not None:
-            yield _asked("open questions", "there", lambda: read_question_files(questions))
+            yield _asked("open questions", "there", lambda: read_open_questions(questions))
         if options.judge != "offline":
             yield _asked("judge", "named in the environment", Endpoint.from_environment)
     if listed is not None and not profile.rehearsal:

@@ -1,13 +1,13 @@
-"""Facts of Unicode CLDR in English, Chinese and Vietnamese: subject and answer, by school subject.
+"""Facts of Unicode CLDR in English, Chinese and Vietnamese: a thing and an answer, grouped by subject.
 
-Every fact holds in all three languages, so that questions and documents of the languages are parallel. A fact that
-CLDR cannot name in one of them is left out and counted.
+Every fact is stated in all three languages, so questions and documents are parallel across languages. A fact that CLDR
+cannot name in one of them is left out and counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -38,10 +38,24 @@ _QUANTITIES = {
 _ENGLISH_ARTICLE_ENDINGS = ("Islands", "Republic", "Emirates", "States", "Kingdom", "Territories", "Netherlands")
 _ENGLISH_ARTICLE_NAMES = {"Bahamas", "Comoros", "Gambia", "Isle of Man", "Maldives", "Philippines", "Seychelles"}
 
+# Extinct, liturgical and constructed languages: CLDR gives them a territory, but nobody speaks them there.
+_NOT_SPOKEN = frozenset(
+    """
+    ae afh akk ang arc avk chg cop cu dum egy elx enm eo frm fro gez gmh goh got grc hit ia ie io jbo jpr jrb kaw la
+    lfn mga mnc non nov nwc osx ota pal peo phn pi prg pro sa sam sga sog sux syc tlh tok uga vo vot xcl zbl zxx
+    """.split()  # noqa: SIM905 (a list of sixty quoted codes is harder to read)
+)
+_OFFICIAL = ("official", "de_facto_official")
+
 
 @cache
 def locale(language: str) -> Locale:
-    """CLDR data of one of the study's languages."""
+    """Return the CLDR data of a language.
+
+    Raises
+    ------
+    ValueError : there are none
+    """
     try:
         return Locale.parse(language)
     except (UnknownLocaleError, ValueError) as error:
@@ -55,12 +69,24 @@ def _fit(name: str | None) -> str | None:
 
 
 def _lower_first(name: str) -> str:
-    """Vietnamese generic nouns ("Tiếng", "Chữ", "Giờ") are lower case inside a sentence."""
     return name[0].lower() + name[1:]
 
 
+def _noun(name: str | None, language: str, *, zh: str | tuple[str, ...], vi: str) -> str | None:
+    """Name of a language, script or time, or None if it lacks the Chinese ending or the Vietnamese generic noun.
+
+    The Vietnamese noun is lower case inside a sentence.
+    """
+    name = _fit(name)
+    if name is None or language == "en":
+        return name
+    if language == "zh":
+        return name if name.endswith(zh) else None
+    return _lower_first(name) if name.startswith(vi) else None
+
+
 def territory(code: str, language: str) -> str | None:
-    """Name of a territory as it stands inside a sentence, or None where CLDR has none that fits."""
+    """Name of a territory inside a sentence, or None if CLDR has no suitable one."""
     name = _fit(locale(language).territories.get(code))
     if name and language == "en" and (name.endswith(_ENGLISH_ARTICLE_ENDINGS) or name in _ENGLISH_ARTICLE_NAMES):
         return f"the {name}"
@@ -68,27 +94,17 @@ def territory(code: str, language: str) -> str | None:
 
 
 def human_language(code: str, language: str) -> str | None:
-    """Name of a language as it stands inside a sentence."""
-    name = _fit(locale(language).languages.get(code))
-    if name is None or language == "en":
-        return name
-    if language == "zh":
-        return name if name.endswith(("语", "文")) else None
-    return _lower_first(name) if name.startswith("Tiếng ") else None
+    """Name of a language inside a sentence."""
+    return _noun(locale(language).languages.get(code), language, zh=("语", "文"), vi="Tiếng ")
 
 
 def script(code: str, language: str) -> str | None:
-    """Name of a writing script; in English it is said as "the <name> script"."""
-    name = _fit(locale(language).scripts.get(code))
-    if name is None or language == "en":
-        return name
-    if language == "zh":
-        return name if name.endswith("文") else None
-    return _lower_first(name) if name.startswith("Chữ ") else None
+    """Name of a writing script; English sentences say "the <name> script"."""
+    return _noun(locale(language).scripts.get(code), language, zh="文", vi="Chữ ")
 
 
 def currency(code: str, language: str) -> str | None:
-    """Name of a currency in the singular, as it stands inside a sentence."""
+    """Name of a currency in the singular inside a sentence."""
     if language == "en":
         return _fit(locale("en")._data["currency_names_plural"].get(code, {}).get("one"))
     name = _fit(locale(language).currencies.get(code))
@@ -96,7 +112,7 @@ def currency(code: str, language: str) -> str | None:
 
 
 def unit(key: str, language: str) -> str | None:
-    """Name of a unit of measurement in the singular ("kilometer"), from the pattern for one of it."""
+    """Name of a unit of measurement in the singular ("kilometer"), from CLDR's pattern for one of it."""
     try:
         text = format_unit(1, key, length="long", locale=language)
     except (UnknownUnitError, KeyError):
@@ -106,38 +122,21 @@ def unit(key: str, language: str) -> str | None:
 
 
 def quantity(kind: str, language: str) -> str | None:
-    """Name of the quantity that CLDR's class of units measures, None for classes the study leaves out."""
+    """Name of the quantity that a class of units measures, or None for classes that the study leaves out."""
     entry = _QUANTITIES.get(kind)
     return entry[LANGUAGES.index(language)] if entry else None
 
 
 def city(zone: str, language: str) -> str | None:
-    """Name of the city a time zone is called after."""
+    """Name of the city that gives a time zone its name."""
     return _fit(get_timezone_location(get_timezone(zone), locale=language, return_city=True))
 
 
 def time_zone(metazone: str, language: str) -> str | None:
-    """Name of the time kept in a CLDR metazone, without regard to summer time ("Central European Time")."""
+    """Name of the time in a CLDR metazone, without regard to summer time ("Central European Time")."""
     entry = locale(language).meta_zones.get(metazone)
     names = dict(entry["long"]) if entry is not None and "long" in entry else {}
-    name = _fit(names.get("generic") or names.get("standard"))
-    if name is None or language == "en":
-        return name
-    if language == "zh":
-        return name if name.endswith("时间") else None
-    return _lower_first(name) if name.startswith("Giờ ") else None
-
-
-# Extinct, liturgical and constructed languages: CLDR gives them a territory, but no one could be said to live there
-# and speak them.
-_NOT_SPOKEN = frozenset(
-    """
-    ae afh akk ang arc avk chg cop cu dum egy elx enm eo frm fro gez gmh goh got grc hit ia ie io jbo jpr jrb kaw la
-    lfn mga mnc non nov nwc osx ota pal peo phn pi prg pro sa sam sga sog sux syc tlh tok uga vo vot xcl zbl zxx
-    """.split()  # noqa: SIM905 (a list of sixty quoted codes reads worse)
-)
-_OFFICIAL = ("official", "de_facto_official")
-SUBJECTS = ("currency", "language", "script", "homeland", "city", "clock", "unit")
+    return _noun(names.get("generic") or names.get("standard"), language, zh="时间", vi="Giờ ")
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class Fact:
     key : unique name, ``subject/thing`` with CLDR's codes ("currency/FR")
     subject : one of `SUBJECTS`
     answer_key : CLDR's code of the answer; two facts with the same answer share it
-    slots : per language the words for the wordings: ``s`` (the thing asked about) and ``a`` (answer)
+    slots : language -> words to fill in the wordings: ``s`` (the thing asked about) and ``a`` (answer)
     """
 
     key: str
@@ -160,7 +159,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class FactReport:
-    """How many facts of a subject CLDR states, how many can be named, and how many were kept."""
+    """Numbers of facts of a subject: stated by CLDR, without a name per language, and kept."""
 
     subject: str
     stated: int
@@ -186,12 +185,12 @@ def _likely(part: int) -> Iterator[tuple[str, str]]:
     for code, full in get_global("likely_subtags").items():
         if "_" not in code and code != "und" and code not in _NOT_SPOKEN:
             likely = full.split("_")[part]
-            if not likely.isdigit():  # "001" stands for the whole world
+            if not likely.isdigit():  # "001" is the whole world
                 yield code, likely
 
 
 def _city_zones() -> Iterator[tuple[str, str]]:
-    """Cities of the mainlands; the names of island and polar zones are seldom those of cities."""
+    """Cities of the mainlands; the names of island and polar zones are rarely those of cities."""
     for zone, territory in get_global("zone_territories").items():
         area, _, rest = zone.partition("/")
         if area in {"Africa", "America", "Asia", "Australia", "Europe"} and "/" not in rest:
@@ -212,7 +211,9 @@ def _units() -> Iterator[tuple[str, str]]:
             yield key, kind
 
 
-_SOURCES = {
+_Name = Callable[[str, str], str | None]
+# Subject -> pairs of CLDR codes, names of the thing asked about and names of the answer.
+_SOURCES: dict[str, tuple[Callable[[], Iterator[tuple[str, str]]], _Name, _Name]] = {
     "currency": (_currencies, territory, currency),
     "language": (_official_languages, territory, human_language),
     "script": (lambda: _likely(1), human_language, script),
@@ -221,17 +222,11 @@ _SOURCES = {
     "clock": (_clocks, city, time_zone),
     "unit": (_units, unit, quantity),
 }
-
-
-def _words(subject: str, thing: str, answer: str, language: str) -> dict[str, str] | None:
-    """Words of one fact in a language, None where CLDR lacks one."""
-    _source, name_thing, name_answer = _SOURCES[subject]
-    thing_name, answer_name = name_thing(thing, language), name_answer(answer, language)
-    return {"s": thing_name, "a": answer_name} if thing_name and answer_name else None
+SUBJECTS = tuple(_SOURCES)
 
 
 def _reveals(slots: dict[str, dict[str, str]]) -> bool:
-    """Whether the subject's name contains the answer's, or the other way round, in some language."""
+    """Return whether in some language the name of the thing contains that of the answer, or the reverse."""
     return any(
         words["s"].casefold() in words["a"].casefold() or words["a"].casefold() in words["s"].casefold()
         for words in slots.values()
@@ -239,21 +234,17 @@ def _reveals(slots: dict[str, dict[str, str]]) -> bool:
 
 
 def _ends_another_name(fact: Fact, others: Sequence[Fact]) -> bool:
-    """Whether a longer name ends in this fact's, in some language (gram in kilogram: 克, 千克).
+    """Return whether in some language a longer name ends in this one (gram in kilogram: 克, 千克).
 
-    A sentence that begins with the short name would stand word for word within the sentence about the long one.
+    A sentence that begins with the short name would be part of the sentence about the long one, word for word.
     """
-
-    def tail(language: str) -> str:
+    for language in LANGUAGES:
         name = fact.slots[language]["s"]
-        return name if language == "zh" else f" {name}"  # Chinese sets no space between words
-
-    return any(
-        len(other.slots[language]["s"]) > len(fact.slots[language]["s"])
-        and other.slots[language]["s"].endswith(tail(language))
-        for language in LANGUAGES
-        for other in others
-    )
+        tail = name if language == "zh" else f" {name}"  # Chinese has no spaces between words
+        longer = (other.slots[language]["s"] for other in others)
+        if any(len(other) > len(name) and other.endswith(tail) for other in longer):
+            return True
+    return False
 
 
 def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tuple[list[Fact], list[FactReport]]:
@@ -261,36 +252,18 @@ def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tup
 
     Parameters
     ----------
-    per_subject : at most so many facts of a subject
-    per_answer : at most so many facts of a subject share an answer, so that no answer dominates
-    random_seed : seed of the draw
+    per_subject : maximal number of facts per subject
+    per_answer : maximal number of facts of a subject with the same answer, so that no answer dominates
 
     Returns
     -------
-    facts, sorted by key, and a report a subject
+    facts, sorted by key, and one report per subject
     """
     facts: list[Fact] = []
     reports = []
     for number, subject in enumerate(SUBJECTS):
-        source = _SOURCES[subject][0]
-        stated = 0
-        unnamed: Counter[str] = Counter()
-        stated_facts: list[Fact] = []
-        seen: set[tuple[str, str]] = set()
-        for thing, answer in source():
-            stated += 1
-            slots = {language: _words(subject, thing, answer, language) for language in LANGUAGES}
-            named = {language: words for language, words in slots.items() if words is not None}
-            unnamed.update(slots.keys() - named.keys())
-            if len(named) < len(slots) or _reveals(named):
-                continue
-            # Two things of one name (two dialects, two zones of a city) would make a question ambiguous.
-            labels = {(language, words["s"].casefold()) for language, words in named.items()}
-            if labels & seen:
-                continue
-            seen |= labels
-            stated_facts.append(Fact(f"{subject}/{thing}", subject, answer, named))
-        candidates = [fact for fact in stated_facts if not _ends_another_name(fact, stated_facts)]
+        named, stated, unnamed = _named_facts(subject)
+        candidates = [fact for fact in named if not _ends_another_name(fact, named)]
         generator = np.random.default_rng([random_seed, number])
         taken: Counter[str] = Counter()
         kept: list[Fact] = []
@@ -302,3 +275,25 @@ def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tup
         facts += kept
         reports.append(FactReport(subject, stated, dict(unnamed), len(kept)))
     return sorted(facts, key=lambda fact: fact.key), reports
+
+
+def _named_facts(subject: str) -> tuple[list[Fact], int, Counter[str]]:
+    """Facts with a name in every language, the number that CLDR states, and the number without a name per language."""
+    source, name_thing, name_answer = _SOURCES[subject]
+    stated = 0
+    unnamed: Counter[str] = Counter()
+    facts: list[Fact] = []
+    seen: set[tuple[str, str]] = set()
+    for thing, answer in source():
+        stated += 1
+        names = {language: (name_thing(thing, language), name_answer(answer, language)) for language in LANGUAGES}
+        slots = {language: {"s": s, "a": a} for language, (s, a) in names.items() if s and a}
+        unnamed.update(names.keys() - slots.keys())
+        if len(slots) < len(names) or _reveals(slots):
+            continue
+        # Two things with one name (two dialects, two zones of a city) would make a question ambiguous.
+        labels = {(language, found["s"].casefold()) for language, found in slots.items()}
+        if not labels & seen:
+            seen |= labels
+            facts.append(Fact(f"{subject}/{thing}", subject, answer, slots))
+    return facts, stated, unnamed

@@ -1,10 +1,9 @@
-"""Stage: the embedded study's facts, documents, questions and conversations."""
+"""Stages that make a study's corpus: embedded facts, a user's own files, or samples of published data sets."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -30,15 +29,20 @@ from crane_study.data.questions import (
     overlap,
     shortest,
 )
+from crane_study.data.user_files import read_documents, read_questions
 from crane_study.frames import write_frame
 from crane_study.hub import naming_mistakes
-from crane_study.measure.questions import read_questions
 from crane_study.profile import Knowledge
 from crane_study.progress import progress
 
+COLUMNS = ["place", "text"]
+_FEWEST = 8  # documents that the statistics need
+_SHORTEST = 2  # tokens of a document: with fewer there is nothing to predict
+_AT_ONCE = 512  # documents whose tokens are Python objects at the same time
+
 
 def _guesser_rows(facts: list[Fact], questions: dict[str, list[Question]], held_out: set[str]) -> pd.DataFrame:
-    """Expected accuracy of every guesser in every language; the frequency guesser has seen the training questions."""
+    """Expected accuracy of every guesser in every language; the frequency guesser knows the training questions."""
     rows = []
     for language, asked in questions.items():
         answers = [wordings.answer(fact, language) for fact in facts if fact.key not in held_out]
@@ -53,7 +57,7 @@ def _guesser_rows(facts: list[Fact], questions: dict[str, list[Question]], held_
 
 
 def _count_rows(reports: list[FactReport], questions: list[Question]) -> pd.DataFrame:
-    """How many facts of each subject CLDR states, cannot name in a language, and were kept, and asked about."""
+    """Numbers of facts per subject: stated by CLDR, without a name in a language, kept, and asked about."""
     asked = Counter(question.subject for question in questions)
     return pd.DataFrame(
         {
@@ -87,41 +91,26 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
     write_frame(folder / "documents.parquet", documents)
     write_conversations(folder / "conversations.jsonl", conversations)
     for language, asked in questions.items():
-        lines = (json.dumps(question.to_row(), ensure_ascii=False) for question in asked)
-        write_text(folder / f"questions.{language}.jsonl", "\n".join(lines) + "\n")
+        _write_questions(folder, language, [question.to_row() for question in asked])
     write_frame(folder / "guessers.csv", _guesser_rows(facts, questions, held_out))
     write_frame(folder / "fact_counts.csv", _count_rows(reports, questions[LANGUAGES[0]]))
 
 
-def read_documents(path: Path) -> list[str]:
-    """Documents of a text file (parted by blank lines) or of a JSON-lines file (field ``text``).
+def _write_questions(folder: Path, language: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    write_text(folder / f"questions.{language}.jsonl", "\n".join(lines) + "\n")
+
+
+def _held_out(source: object, documents: int, wanted: int) -> int:
+    """Number of documents to reserve for perplexity, at most half of them.
 
     Raises
     ------
-    CraneError : no such file, not UTF-8, a line without text, or no document at all
+    CraneError : there are too few documents
     """
-    if not path.is_file():
-        raise CraneError(f"corpus {path}: no such file")
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CraneError(f"corpus {path}: is not UTF-8 (byte {error.start}); convert it first") from error
-    if path.suffix == ".jsonl":
-        texts = []
-        # Not splitlines(), which also parts a text at the line separators of Unicode.
-        for number, line in enumerate(content.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                texts.append(json.loads(line)["text"].strip())
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                raise CraneError(f"corpus {path}: line {number} is not an object with a field 'text'") from error
-    else:
-        texts = [part.strip() for part in re.split(r"\n[^\S\n]*\n", content.replace("\r\n", "\n"))]
-    texts = [text for text in texts if text]
-    if not texts:
-        raise CraneError(f"corpus {path}: holds no text")
-    return texts
+    if documents < _FEWEST:
+        raise CraneError(f"corpus {source}: has {documents} different documents; the statistics need {_FEWEST} or more")
+    return min(wanted, documents // 2)
 
 
 def make_local_corpus(
@@ -133,16 +122,14 @@ def make_local_corpus(
     perplexity_documents: int,
     random_seed: int,
 ) -> None:
-    """Write documents.parquet, relevance and perplexity documents drawn disjoint, and questions.*.jsonl if given.
+    """Write documents.parquet with disjoint relevance and perplexity documents, and questions.*.jsonl if given.
 
-    A text that occurs twice in a file counts once, so that no document stands in both splits.
+    A text that occurs twice in a file counts once, so that no document is in both splits.
     """
     rows = []
     for number, (language, path) in enumerate(sorted(texts.items())):
         documents = list(dict.fromkeys(read_documents(Path(path))))
-        if len(documents) < 8:
-            raise CraneError(f"corpus {path}: has {len(documents)} different documents; the statistics need 8 or more")
-        held_out = min(perplexity_documents, len(documents) // 2)
+        held_out = _held_out(path, len(documents), perplexity_documents)
         order = np.random.default_rng([random_seed, number]).permutation(len(documents))
         splits = {"perplexity": order[:held_out], "relevance": order[held_out:][:relevance_documents]}
         for split, chosen in splits.items():
@@ -152,21 +139,15 @@ def make_local_corpus(
             ]
     write_frame(folder / "documents.parquet", pd.DataFrame(rows))
     for language, path in (questions or {}).items():
-        frame = read_questions(Path(path))
-        lines = (json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records"))
-        write_text(folder / f"questions.{language}.jsonl", "\n".join(lines) + "\n")
-
-
-_FEWEST = 8  # documents the statistics need
-COLUMNS = ["place", "text"]
+        _write_questions(folder, language, read_questions(Path(path)).to_dict("records"))
 
 
 def open_stream(text: Mapping[str, Any]) -> Any:
-    """The data set of a language as a stream; nothing but its list of files is fetched yet.
+    """Open the data set of a language as a stream; only its list of files is fetched.
 
     Raises
     ------
-    CraneError : it cannot be had, or has no such configuration or split
+    CraneError : it is not available, or has no such configuration or split
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
@@ -182,8 +163,8 @@ def open_stream(text: Mapping[str, Any]) -> Any:
                 "auth login, or the variable HF_TOKEN)"
             ) from error
         raise CraneError(
-            f"dataset {name}: is not on the hub, or not to be seen without a token (hf auth login, HF_TOKEN); check "
-            "its name"
+            f"dataset {name}: is not on the hub, or not visible without a token (hf auth login, HF_TOKEN); check its "
+            "name"
         ) from error
     except (ValueError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -195,15 +176,15 @@ def open_stream(text: Mapping[str, Any]) -> Any:
 def sample_shard(
     rows: Iterator[Mapping[str, Any]], count: int, *, name: str, field: str, window: int, random_seed: list[int]
 ) -> pd.DataFrame:
-    """Documents of one shard, each of the first `window` (0: of all) with the same chance (reservoir sampling).
+    """Draw documents of one shard: each of the first `window` (0: of all) with the same chance (reservoir sampling).
 
     Returns
     -------
-    frame of place (row in the shard) and text, in the shard's order
+    frame of place (row in the shard) and text, in the order of the shard
 
     Raises
     ------
-    CraneError : the rows have no such field, or it is no text
+    CraneError : the rows have no such field, or it is not a text
     """
     generator = np.random.default_rng(random_seed)
     kept: list[tuple[int, str]] = []
@@ -215,7 +196,7 @@ def sample_shard(
             raise CraneError(f"dataset {name}: has no field {field!r}; seen {', '.join(map(str, row))}")
         value = row[field]
         if not (value is None or isinstance(value, str)):
-            raise CraneError(f"dataset {name}: field {field!r} holds no text but {type(value).__name__}; name another")
+            raise CraneError(f"dataset {name}: field {field!r} is not a text but {type(value).__name__}; name another")
         text = (value or "").strip()
         if not text:
             continue
@@ -230,9 +211,9 @@ def sample_shard(
 def sample_stream(
     stream: Any, count: int, *, name: str, field: str, sampling: Mapping[str, Any], scratch: Path | None
 ) -> pd.DataFrame:
-    """`count` different documents of a stream, drawn as `crane_study.profile.Sampling` says.
+    """Draw `count` different documents of a stream as described in `crane_study.profile.Sampling`.
 
-    Each shard's share is kept in `scratch` as soon as it is drawn, so that an interrupted sampling goes on from there.
+    Each shard's share is saved in `scratch` as soon as it is drawn, so that an interrupted draw continues from there.
 
     Returns
     -------
@@ -245,7 +226,7 @@ def sample_stream(
     parts: list[pd.DataFrame] = []
     found = 0
     with progress(f"Sampling {name}", count) as bar:
-        # More shards than asked for only where texts were empty or stood there twice.
+        # More shards than requested are read only if texts were empty or repeated.
         for number, shard in enumerate(map(int, order)):
             if found >= count:
                 break
@@ -273,7 +254,7 @@ def sample_stream(
 
 
 def _documents(text: Mapping[str, Any], count: int, *, sampling: Mapping[str, Any], scratch: Path) -> pd.DataFrame:
-    """Documents of a language with their ids: where each of them comes from."""
+    """Documents of a language with ids that name their place in the source."""
     if text["file"] is not None:
         texts = list(dict.fromkeys(read_documents(Path(text["file"]))))
         order = np.random.default_rng(sampling["random_seed"]).permutation(len(texts))[:count]
@@ -297,17 +278,13 @@ def make_hub_corpus(
     sampling: Mapping[str, Any],
 ) -> None:
     """Write documents.parquet (with the place and hash of every document) and sample.json."""
-    if rank() != 0:  # where several processes were started the first one draws
+    if rank() != 0:  # of several processes the first one draws
         return
     frames, about = [], {}
     for language, text in sorted(texts.items()):
         documents = _documents(text, relevance_documents + perplexity_documents, sampling=sampling, scratch=scratch)
         source = text["file"] or text["dataset"]
-        if len(documents) < _FEWEST:
-            raise CraneError(
-                f"corpus {source}: has {len(documents)} different documents; the statistics need {_FEWEST} or more"
-            )
-        held_out = min(perplexity_documents, len(documents) // 2)
+        held_out = _held_out(source, len(documents), perplexity_documents)
         split = ["perplexity"] * held_out + ["relevance"] * (len(documents) - held_out)
         hashes = [hashlib.sha256(document.encode()).hexdigest() for document in documents["text"]]
         frames.append(
@@ -323,12 +300,8 @@ def make_hub_corpus(
     write_json(folder / "sample.json", {"sampling": dict(sampling), "languages": about})
 
 
-_SHORTEST = 2  # tokens of a document: below that there is nothing to predict
-_AT_ONCE = 512  # documents whose tokens are Python objects at one time
-
-
 def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> list[np.ndarray]:
-    """Token ids of texts, int64 arrays cut at `max_length`; those under two tokens are left out."""
+    """Token ids of texts, int64 arrays cut at `max_length`; texts of fewer than two tokens are left out."""
     kept: list[np.ndarray] = []
     for start in range(0, len(texts), _AT_ONCE):
         encoded = tokenizer(list(texts[start : start + _AT_ONCE]), truncation=True, max_length=max_length)["input_ids"]
@@ -339,11 +312,11 @@ def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_l
 def tokenized(
     frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, *, split: str, language: str, max_length: int
 ) -> list[np.ndarray]:
-    """Token ids of a language's documents of a split, as `token_ids` gives them.
+    """Token ids of a language's documents of a split, as returned by `token_ids`.
 
     Raises
     ------
-    CraneError : nothing is left
+    CraneError : no document is left
     """
     chosen = frame[(frame["split"] == split) & (frame["language"] == language)]
     kept = token_ids(chosen["text"].tolist(), tokenizer, max_length=max_length)
@@ -353,7 +326,7 @@ def tokenized(
 
 
 def sample(count: int, *, of: int, generator: np.random.Generator) -> list[int]:
-    """Numbers of so many items out of `of`, or of all of them; sorted."""
+    """Draw `count` different numbers below `of`, or all of them if there are fewer; sorted."""
     return sorted(int(i) for i in generator.choice(of, size=min(count, of), replace=False))
 
 
@@ -366,7 +339,7 @@ def sampled_documents(
     max_length: int,
     random_seed: int,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]]]:
-    """A sample of each language's held-out documents as tokens, and their numbers among all of them."""
+    """Draw held-out documents of each language; returns their token ids and their numbers among all of them."""
     frame = pd.read_parquet(corpus / "documents.parquet")
     tokens, numbers = {}, {}
     for place, language in enumerate(languages):

@@ -1,15 +1,16 @@
-"""The sentences: how a fact is stated, asked and answered in each language (texts in ``wordings.yaml``)."""
+"""Sentences that state, ask and answer a fact in each language."""
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from crane_study.data.cldr import Fact
 
+WORDINGS = Path(__file__).with_name("wordings.yaml")
 _PROMPTS = {
     "en": ("Question: {question}\nAnswer:", " "),
     "zh": ("问题：{question}\n答案：", ""),
@@ -19,39 +20,39 @@ _PROMPTS = {
 
 @cache
 def _wordings() -> dict[str, Any]:
-    return yaml.safe_load((files("crane_study.data") / "wordings.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(WORDINGS.read_text(encoding="utf-8"))
 
 
 def statement_count(subject: str) -> int:
-    """Number of statement wordings a subject has (the same in every language)."""
+    """Number of statement wordings of a subject (the same in every language)."""
     return len(_wordings()[subject]["en"]["statements"])
 
 
-def _capitalized(sentence: str) -> str:
+def _sentence(text: str, fact: Fact, language: str) -> str:
+    sentence = text.format(**fact.slots[language])
     return sentence[0].upper() + sentence[1:]
 
 
 def statement(fact: Fact, language: str, wording: int) -> str:
-    """The fact as a sentence, in one of its wordings."""
-    return _capitalized(_wordings()[fact.subject][language]["statements"][wording].format(**fact.slots[language]))
+    """State a fact in one of its wordings."""
+    return _sentence(_wordings()[fact.subject][language]["statements"][wording], fact, language)
 
 
 def questions(fact: Fact, language: str) -> list[str]:
-    """The fact as questions, one a wording."""
-    texts = _wordings()[fact.subject][language]["questions"]
-    return [_capitalized(text.format(**fact.slots[language])) for text in texts]
+    """Ask for a fact, once per wording."""
+    return [_sentence(text, fact, language) for text in _wordings()[fact.subject][language]["questions"]]
 
 
 def answer(fact: Fact, language: str) -> str:
-    """The words that answer a question about the fact."""
+    """Answer a question about a fact."""
     return _wordings()[fact.subject][language]["answer"].format(**fact.slots[language])
 
 
 def prompt(question: str, language: str) -> str:
-    """A question as the model is asked it, ending where the answer begins."""
+    """Prompt of a question, up to the place where the answer begins."""
     return _PROMPTS[language][0].format(question=question)
 
 
 def answer_separator(language: str) -> str:
-    """What stands between the prompt and the answer: a space where the language writes spaces."""
+    """Text between prompt and answer: a space in languages that write spaces."""
     return _PROMPTS[language][1]

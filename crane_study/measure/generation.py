@@ -1,4 +1,4 @@
-"""Greedy answers of a chat model to open questions, in left-padded batches, and how likely an answer is to a model."""
+"""Greedy answers of a chat model to open questions, in left-padded batches, and their likelihood under a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crane_lib.nll import output_logits, pad_batch, token_batches
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered: its words, its tokens (the one that ends it included) and whether it came to an end."""
+    """A model's answer: its text, its tokens (with the end token) and whether it came to an end."""
 
     text: str
     ids: tuple[int, ...]
@@ -25,10 +25,10 @@ class Answer:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """Tokens of a question as a user's turn, ready for the answer; the bare question where there is no template."""
+    """Tokens of a question as a user's turn, up to the answer; without a chat template the bare question."""
     if tokenizer.chat_template is None:
         return tokenizer(question)["input_ids"]
-    # Templates without a thinking mode do not look at the last argument.
+    # Templates without a thinking mode ignore the last argument.
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False, enable_thinking=False
     )
@@ -36,17 +36,17 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: those of the model's own generation settings and the tokenizer's."""
+    """Tokens that end an answer: those of the model's generation settings and that of the tokenizer."""
     named = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
     return sorted(token for token in ends if token is not None)
 
 
 class RepetitionPenalty(LogitsProcessor):
-    """Divide positive logits of tokens seen before by the penalty, multiply negative ones (Keskar et al., 2019).
+    """Divide positive logits of earlier tokens by the penalty, multiply negative ones (Keskar et al., 2019).
 
-    The class of this name in transformers counts padding as seen; where the end token pads, a padded row would then
-    end its answer later than the same row alone.
+    The class of this name in transformers counts padding as an earlier token. If the end token is used for padding, a
+    padded row would then end its answer later than the same row alone.
     """
 
     def __init__(self, penalty: float, mask: Tensor) -> None:
@@ -63,7 +63,7 @@ class RepetitionPenalty(LogitsProcessor):
 
 @contextmanager
 def _generation_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    """Use these settings alone: `generate` fills what is left open from the model's own, sampling among them."""
+    """Use only these settings: `generate` would complete them from the model's own, such as sampling."""
     own = model.generation_config
     model.generation_config = settings
     try:
@@ -89,11 +89,11 @@ def greedy_answers(
     repetition_penalty: float = 1.1,
     batch_size: int = 64,
 ) -> list[Answer]:
-    """Answer every prompt greedily; in a batch it is answered as by itself.  The model leaves as it came.
+    """Answer every prompt greedily, in a batch exactly as alone. The model is unchanged afterwards.
 
     Parameters
     ----------
-    prompts : token ids, as `chat_prompt` gives them
+    prompts : token ids, as returned by `chat_prompt`
     repetition_penalty : over prompt and answer; 1 is none
     """
     ends = end_tokens(model, tokenizer)
@@ -120,7 +120,7 @@ def greedy_answers(
 
 
 def _answer(tokenizer: PreTrainedTokenizerBase, row: Sequence[int], ends: Sequence[int]) -> Answer:
-    """A row of generated tokens, cut after the first that ends it; what follows there is padding."""
+    """Build an answer from generated tokens, cut after the first end token; the rest is padding."""
     stop = next((place for place, token in enumerate(row) if token in ends), None)
     ids = tuple(row if stop is None else row[: stop + 1])
     return Answer(str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip(), ids, stop is not None)
@@ -134,7 +134,7 @@ def answer_nll(
     *,
     token_budget: int = 4096,
 ) -> np.ndarray:
-    """NLL of each answer after its prompt in nats, summed over its tokens.
+    """NLL of each answer after its prompt, summed over its tokens: (answers,) float64, nats.
 
     Parameters
     ----------

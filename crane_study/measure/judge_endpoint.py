@@ -1,9 +1,8 @@
 """A language model behind an OpenAI-compatible address as judge.
 
-Address, model and key come from the environment; the key goes into a request's header and nowhere else. Every judging
-is kept on disk under the hash of all that was asked, so that a judging that was interrupted goes on where it stopped
-and one that is repeated asks nothing. That goes for refusals of a single answer, too, once it is known that the server
-judges others.
+Address, model and key come from the environment; the key is sent in the header of a request and stored nowhere. Every
+judging is saved on disk under the hash of the request, so that an interrupted run continues where it stopped and a
+repeated one sends nothing. Refusals of a single answer are saved too, once the server has judged another answer.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pandas as pd
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, wait_exponential
 
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, read_json, write_json
@@ -32,18 +32,30 @@ from crane_study.progress import progress
 
 URL, MODEL, KEY = "CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL", "CRANE_JUDGE_KEY"
 PATH = "/chat/completions"
+SCHEMA = "crane.judging/1"
+TEMPERATURE = 0.1
 INSTRUCTIONS = (
     "You grade answers of a chat assistant. Read the question and the answer, and weigh four things: is it correct, "
     "is it complete, is it clear, and is it useful to the person who asked. The answer should be in the language of "
     "the question. Give one whole number from 1 (worthless) to 10 (excellent) and say why in one or two sentences. "
     'Reply with nothing but a JSON object: {"score": <1 to 10>, "reason": "<text>"}'
 )
-_LONGEST_TOLD = 600.0  # seconds that a server may ask to wait
+_MALFORMED_TRIES = 3  # replies without a usable score, before a judging counts as missing
+_CONNECTION_TRIES = 3  # if no server listens, waiting longer rarely helps
+_TRIES = 7  # on rate limits, server errors and timeouts
+_LONGEST_WAIT = 60.0  # seconds between tries, unless the server asks for a wait
+_LONGEST_ASKED_WAIT = 600.0  # seconds that a server may ask to wait
+_ANSWER_STATUSES = (400, 413, 422)  # may be caused by the answer itself: forbidden content, or too long
+_REFUSED_ANSWERS = 5  # different answers refused and none judged: the answers are not the cause
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+_Key = tuple[str, str, int]  # question, answer and number of the judging
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the judge is and what it is called; the key is not shown when this is printed."""
+    """Address, model and key of the judge; the key is not shown when this is printed."""
 
     url: str
     model: str
@@ -51,17 +63,17 @@ class Endpoint:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Endpoint:
-        """The endpoint that the environment names.
+        """Read the endpoint from environment variables.
 
         Raises
         ------
-        CraneError : a variable is missing, or the address is none
+        CraneError : a variable is missing or malformed
         """
         missing = [name for name in (URL, MODEL, KEY) if not environment.get(name)]
         if missing:
             raise CraneError(
-                f"judge: {missing[0]} is not set; set {URL}, {MODEL} and {KEY} (any text where the server asks for "
-                "none), or open_ended.judge: offline in the profile"
+                f"judge: {missing[0]} is not set; set {URL}, {MODEL} and {KEY} (any text if the server needs none), or "
+                "open_ended.judge: offline in the profile"
             )
         url = environment[URL].rstrip("/").removesuffix(PATH)
         try:
@@ -71,10 +83,10 @@ class Endpoint:
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise CraneError(f"judge: {URL} is not an address; expected one like https://host/v1")
         if parsed.userinfo or parsed.query:
-            raise CraneError(f"judge: {URL} holds a name, password or query; put the key into {KEY} instead")
+            raise CraneError(f"judge: {URL} contains a name, password or query; put the key into {KEY} instead")
         key = environment[KEY]
         if not key.isascii() or not key.isprintable() or key != key.strip():
-            raise CraneError(f"judge: {KEY} has a space at an end, a line break or another character that no key has")
+            raise CraneError(f"judge: {KEY} has a space at an end, a line break or a character that is not ASCII")
         return cls(url, environment[MODEL], key)
 
     @property
@@ -82,76 +94,37 @@ class Endpoint:
         """Name of the server, for messages."""
         return str(httpx2.URL(self.url).netloc.decode())
 
-
-def messages(question: str, answer: str) -> list[dict[str, str]]:
-    """What the judge is asked about one answer."""
-    asked = f"Question:\n{question}\n\nAnswer:\n{answer or '(no answer)'}"
-    return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": asked}]
-
-
-def parse_judging(content: Any) -> tuple[float, str] | None:
-    """Score and reason of a judge's reply, None where it is malformed or its score not from 1 to 10."""
-    if not isinstance(content, str):
-        return None
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, flags=re.DOTALL)
-    try:
-        value = json.loads(fenced.group(1) if fenced else content)
-    except (ValueError, RecursionError):  # a reply may nest brackets without end
-        return None
-    score: Any = value.get("score") if isinstance(value, dict) else None
-    reason = value.get("reason", "") if isinstance(value, dict) else ""
-    if type(score) not in (int, float) or not LOWEST <= score <= HIGHEST or not isinstance(reason, str):
-        return None
-    return float(score), reason
-
-
-def retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds that a Retry-After header asks to wait (a number or a date), None where it says nothing."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), _LONGEST_TOLD) if seconds == seconds else None
-
-
-def content_of(reply: httpx2.Response) -> Any:
-    """What a reply says, None where it says nothing."""
-    try:
-        return reply.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None
-
-
-SCHEMA = "crane.judging/1"
-_HOPELESS = 5  # different answers refused, and none judged: then it is not the answers
+    def request(self, question: str, answer: str) -> dict[str, Any]:
+        """Body of a request to judge one answer."""
+        asked = f"Question:\n{question}\n\nAnswer:\n{answer or '(no answer)'}"
+        return {
+            "model": self.model,
+            "messages": [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": asked}],
+            "temperature": TEMPERATURE,
+            "response_format": {"type": "json_object"},
+        }
 
 
 @dataclass(frozen=True)
 class Judging:
-    """What one judging came to: a score (NaN: missing) and its reason, or why there is none."""
+    """Result of one judging: a score (NaN: missing), and its reason or why there is none."""
 
     score: float
     reason: str
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is no score."""
+        """Return whether there is no score."""
         return math.isnan(self.score)
 
+    def write(self, file: Path) -> None:
+        """Save the judging."""
+        score = None if self.is_missing else self.score
+        write_json(file, {"schema": SCHEMA, "score": score, "reason": self.reason, "refused": self.is_missing})
 
-def keep(file: Path, judging: Judging) -> None:
-    """Write a judging to its file."""
-    score = None if judging.is_missing else judging.score
-    write_json(file, {"schema": SCHEMA, "score": score, "reason": judging.reason, "refused": judging.is_missing})
 
-
-def read_kept(file: Path) -> Judging | None:
-    """A judging made before, None where there is none or it cannot be read."""
+def read_judging(file: Path) -> Judging | None:
+    """Read a saved judging; None if there is none or it is damaged."""
     if not file.is_file():
         return None
     try:
@@ -161,16 +134,70 @@ def read_kept(file: Path) -> Judging | None:
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         return None
     if value.get("refused") is True and isinstance(value.get("reason"), str):
-        return Judging(float("nan"), value["reason"])
-    parsed = parse_judging(json.dumps(value))
-    return Judging(*parsed) if parsed is not None else None
+        return Judging(math.nan, value["reason"])
+    return _judging_from(value)
 
 
-class Refusals:
-    """Requests that a server refuses, held back until one judging shows that it does judge.
+def parse_judging(content: Any) -> Judging | None:
+    """Parse a judge's reply; None if it is malformed or its score is not from 1 to 10."""
+    if not isinstance(content, str):
+        return None
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, flags=re.DOTALL)
+    try:
+        return _judging_from(json.loads(fenced.group(1) if fenced else content))
+    except (ValueError, RecursionError):  # a reply may nest brackets without end
+        return None
 
-    From then on a refusal is the answer's own, counts as missing and is kept. As long as nothing was judged, the
-    fault may as well be with address, model or protocol, so nothing is kept.
+
+def _judging_from(value: Any) -> Judging | None:
+    if not isinstance(value, dict):
+        return None
+    score: Any = value.get("score")
+    reason = value.get("reason", "")
+    if type(score) not in (int, float) or not LOWEST <= score <= HIGHEST or not isinstance(reason, str):
+        return None
+    return Judging(float(score), reason)
+
+
+def retry_after(value: str | None, *, now: float) -> float | None:
+    """Seconds that a Retry-After header (a number or a date) asks to wait; None if it is absent or malformed."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_ASKED_WAIT)
+
+
+class _Stopped(Exception):
+    """Another judging failed for good."""
+
+
+class _PassingFailure(Exception):
+    """A request may succeed later: `wait` seconds are asked for by the server; give up after `tries` tries."""
+
+    def __init__(self, problem: str, *, wait: float | None = None, tries: int = _TRIES) -> None:
+        super().__init__(problem)
+        self.wait, self.tries = wait, tries
+
+
+class _AnswerRefused(Exception):
+    """The server refuses a request, perhaps because of the answer in it; `reply` is the server's text."""
+
+    def __init__(self, problem: str, reply: str) -> None:
+        super().__init__(problem)
+        self.reply = reply
+
+
+class _Refusals:
+    """Refused requests, held back until a judging shows that the server works.
+
+    From then on a refusal concerns the answer, counts as missing and is saved. Before that, address, model or protocol
+    may be wrong, so nothing is saved.
     """
 
     def __init__(self) -> None:
@@ -178,75 +205,46 @@ class Refusals:
         self._works = False
         self._waiting: list[tuple[Path, Judging]] = []
         self._answers: set[str] = set()
-        self._first: CraneError | None = None
+        self._first = ""
 
-    def judged(self) -> None:
+    def note_judging(self) -> None:
         """Note that the server gave a score, now or in an earlier run."""
         with self._lock:
             self._works = True
             for file, judging in self._waiting:
-                keep(file, judging)
+                judging.write(file)
             self._waiting.clear()
 
-    def add(self, file: Path, said: str, *, answer: str, error: CraneError) -> Judging:
-        """The missing judging of a refused request.
-
-        Parameters
-        ----------
-        file : of the judging
-        said : the server's reason
-        answer : what identifies the answer, of which several judgings may be refused
-        error : raised here where every answer so far was refused, and they are many
-        """
-        judging = Judging(float("nan"), f"refused ({said})")
+    def add(self, refused: _AnswerRefused, *, answer: str, file: Path) -> Judging:
+        """Return the missing judging of a refused request; raise if many answers were refused and none judged."""
+        judging = Judging(math.nan, f"refused ({refused.reply})")
         with self._lock:
             if self._works:
-                keep(file, judging)
+                judging.write(file)
                 return judging
             self._waiting.append((file, judging))
             self._answers.add(answer)
-            self._first = self._first or error
-            if len(self._answers) >= _HOPELESS:
-                raise self._first
+            self._first = self._first or str(refused)
+            if len(self._answers) >= _REFUSED_ANSWERS:
+                raise CraneError(self._first)
         return judging
 
     def check(self) -> None:
-        """Raise the first refusal if nothing was judged."""
-        if self._first is not None and not self._works:
-            raise self._first
-
-
-TEMPERATURE = 0.1
-_MALFORMED_TRIES = 3  # answers that are no judging, before a judging counts as missing
-_REFUSED_TRIES = 3  # where nobody listens, waiting long helps seldom
-_TRIES = 7  # on rate limits, server errors and timeouts
-_OF_ONE_ANSWER = (400, 413, 422)  # statuses of a request that its answer may be the reason of: forbidden, or too long
-_LONGEST_WAIT = 60.0  # seconds between tries, unless the server names a time itself
-
-logging.getLogger("httpx2").setLevel(logging.WARNING)
-
-
-class _Stopped(Exception):
-    """Another judging failed for good."""
-
-
-class _Refused(CraneError):
-    """The server does not take a request; `said` is what it says of it."""
-
-    def __init__(self, message: str, said: str) -> None:
-        super().__init__(message)
-        self.said = said
+        """Raise the first refusal if no answer was judged."""
+        if self._first and not self._works:
+            raise CraneError(self._first)
 
 
 class EndpointJudge:
-    """Several judgings of every answer by the endpoint's model; the score is their mean.
+    """Judge every answer several times by the endpoint's model; the score is the mean.
 
     Parameters
     ----------
-    cache : folder of judgings made before, of any study
-    judgings : how often an answer is judged
-    concurrency : requests at one time, at most
-    timeout, first_wait : seconds until a request counts as failed, and before it is tried again (then doubled)
+    cache : folder of saved judgings, of any study
+    judgings : number of judgings per answer
+    concurrency : maximal number of requests at the same time
+    timeout : seconds until a request counts as failed
+    first_wait : seconds before the second try; doubled after each try
     """
 
     name = "endpoint"
@@ -265,41 +263,27 @@ class EndpointJudge:
         self._cache = cache
         self._judgings = judgings
         self._concurrency = concurrency
-        self._first_wait = first_wait
         self._timeout = timeout
+        self._backoff = wait_exponential(multiplier=first_wait, max=_LONGEST_WAIT)
         self._stop = threading.Event()
-        self._failure: CraneError | None = None
-        self._refusals = Refusals()
-
-    def _cache_file(self, body: Mapping[str, Any], number: int) -> Path:
-        name = fingerprint({"schema": SCHEMA, "address": self._endpoint.url, "body": body, "number": number})
-        return self._cache / name[:2] / f"{name}.json"
-
-    def _body(self, question: str, answer: str) -> dict[str, Any]:
-        return {
-            "model": self._endpoint.model,
-            "messages": messages(question, answer),
-            "temperature": TEMPERATURE,
-            "response_format": {"type": "json_object"},
-        }
+        self._refusals = _Refusals()
 
     def score(self, answers: pd.DataFrame) -> pd.DataFrame:
         """Score answers; equal answers to a question are judged once.
 
         Raises
         ------
-        CraneError : the server is down, refuses the key or every request, or gave not one usable judging
+        CraneError : the server is down, refuses the key or every request, or gave no usable score at all
         """
-        pairs = list(dict.fromkeys(zip(answers["text"], answers["answer"], strict=True)))
-        found = self._judge([(pair, number) for pair in pairs for number in range(self._judgings)])
+        pairs = list(zip(answers["text"], answers["answer"], strict=True))
+        found = self._judge([(*pair, number) for pair in dict.fromkeys(pairs) for number in range(self._judgings)])
         rows = []
-        for pair in zip(answers["text"], answers["answer"], strict=True):
-            given = [found[pair, number] for number in range(self._judgings)]
+        for pair in pairs:
+            given = [found[*pair, number] for number in range(self._judgings)]
             usable = [judging for judging in given if not judging.is_missing]
-            score = sum(judging.score for judging in usable) / len(usable) if usable else float("nan")
+            score = sum(judging.score for judging in usable) / len(usable) if usable else math.nan
             reason = usable[0].reason if usable else f"missing: {given[0].reason}"
-            none = dict.fromkeys(PARTS, float("nan"))
-            rows.append({"score": score, "reason": reason, "judgings": len(usable), **none})
+            rows.append({"score": score, "reason": reason, "judgings": len(usable), **dict.fromkeys(PARTS, math.nan)})
         if rows and not any(row["judgings"] for row in rows):
             raise CraneError(
                 f"judge at {self._endpoint.host}: none of {len(found)} replies was a score from 1 to 10; does "
@@ -307,107 +291,116 @@ class EndpointJudge:
             )
         return pd.DataFrame(rows, index=answers.index)
 
-    def _judge(self, wanted: list[tuple[tuple[str, str], int]]) -> dict[tuple[tuple[str, str], int], Judging]:
-        """All judgings, from the cache or asked for."""
+    def _file(self, body: Mapping[str, Any], number: int) -> Path:
+        name = fingerprint({"schema": SCHEMA, "address": self._endpoint.url, "body": body, "number": number})
+        return self._cache / name[:2] / f"{name}.json"
+
+    def _judge(self, wanted: list[_Key]) -> dict[_Key, Judging]:
+        """Read saved judgings and request the others."""
         self._stop.clear()
-        self._refusals = Refusals()
-        found: dict[tuple[tuple[str, str], int], Judging] = {}
-        headers = {"Authorization": f"Bearer {self._endpoint.key}"}
+        self._refusals = _Refusals()
+        bodies = {key: self._endpoint.request(*key[:2]) for key in wanted}
+        files = {key: self._file(body, key[2]) for key, body in bodies.items()}
+        found = {key: saved for key, file in files.items() if (saved := read_judging(file)) is not None}
+        if not all(judging.is_missing for judging in found.values()):
+            self._refusals.note_judging()
         with (
             progress("Judging answers", len(wanted)) as bar,
-            httpx2.Client(headers=headers, timeout=self._timeout, follow_redirects=False) as client,
+            httpx2.Client(
+                headers={"Authorization": f"Bearer {self._endpoint.key}"}, timeout=self._timeout, follow_redirects=False
+            ) as client,
             ThreadPoolExecutor(self._concurrency) as pool,
         ):
-            left: dict[tuple[tuple[str, str], int], tuple[dict[str, Any], Path]] = {}
-            for pair, number in wanted:
-                body = self._body(*pair)
-                file = self._cache_file(body, number)
-                kept = read_kept(file)
-                if kept is None:
-                    left[pair, number] = body, file
-                    continue
-                found[pair, number] = kept
-                if not kept.is_missing:
-                    self._refusals.judged()
             bar.skip(len(found))
-            futures: dict[Future[Judging], tuple[tuple[str, str], int]] = {
-                pool.submit(self._one, client, *asked): key for key, asked in left.items()
-            }
+            missing = [key for key in wanted if key not in found]
+            futures = {pool.submit(self._judge_once, client, bodies[key], files[key]): key for key in missing}
             try:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
                     bar.advance()
-            except BaseException as problem:
+            except BaseException:
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                if isinstance(problem, _Stopped) and self._failure is not None:
-                    raise self._failure from None
                 raise
         self._refusals.check()
         return found
 
-    def _one(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
-        """One judging, kept in `file`."""
+    def _judge_once(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
+        """Request one judging and save it; a permanent failure stops the other threads."""
         try:
-            return self._judging(client, body, file)
-        except CraneError as error:  # will not get better; the other threads are not to ask on
-            self._failure = error
+            return self._request(client, body, file)
+        except _Stopped:
+            return Judging(math.nan, "stopped")  # never used: the failure itself is raised
+        except CraneError:
             self._stop.set()
             raise
 
-    def _judging(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
+    def _request(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
         for _try in range(_MALFORMED_TRIES):
             try:
-                parsed = parse_judging(self._ask(client, body))
-            except _Refused as refused:
-                return self._refusals.add(file, refused.said, answer=str(body["messages"]), error=refused)
-            if parsed is not None:
-                judging = Judging(*parsed)
-                keep(file, judging)
-                self._refusals.judged()
+                judging = parse_judging(self._ask(client, body))
+            except _AnswerRefused as refused:
+                return self._refusals.add(refused, answer=str(body["messages"]), file=file)
+            if judging is not None:
+                judging.write(file)
+                self._refusals.note_judging()
                 return judging
-        return Judging(float("nan"), "the judge gave no usable score")
+        return Judging(math.nan, "the judge gave no usable score")
 
     def _ask(self, client: httpx2.Client, body: Mapping[str, Any]) -> Any:
-        """Content of one reply, after as many tries as it takes; None where it has none."""
-        wait = self._first_wait
-        for number in range(1, _TRIES + 1):
-            if self._stop.is_set():
-                raise _Stopped
-            told, last = None, number == _TRIES
-            try:
-                reply = client.post(self._endpoint.url + PATH, json=body)
-            except httpx2.ConnectError as error:
-                problem, last = f"cannot be reached ({_short(error)}); is it running?", number >= _REFUSED_TRIES
-            except httpx2.TimeoutException:
-                problem = f"gave no answer in {self._timeout:g} s"
-            except httpx2.RequestError as error:
-                problem = f"broke off ({_short(error)})"
-            else:
-                if reply.status_code == httpx2.codes.OK:
-                    return content_of(reply)
-                problem = self._refusal(reply)
-                told = retry_after(reply.headers.get("retry-after"), now=time.time())
-            if last:
-                raise CraneError(
-                    f"judge at {self._endpoint.host}: {problem}; gave up after {number} tries; what was judged is "
-                    "kept, start again to go on"
-                )
-            self._stop.wait(told if told is not None else wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
-        raise AssertionError  # the last try returns or raises
+        """Content of one reply, after as many tries as needed; None if it has none."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(_PassingFailure),
+            stop=lambda state: state.attempt_number >= _failure(state).tries,
+            wait=lambda state: self._backoff(state) if (asked := _failure(state).wait) is None else asked,
+            sleep=sleep_using_event(self._stop),  # ends early if another judging failed
+            reraise=True,
+        )
+        try:
+            return retrying(self._post, client, body)
+        except _PassingFailure as failure:
+            raise CraneError(
+                f"judge at {self._endpoint.host}: {failure}; gave up after {retrying.statistics['attempt_number']} "
+                "tries; all judgings so far are saved, start again to continue"
+            ) from failure
 
-    def _refusal(self, reply: httpx2.Response) -> str:
-        """What a reply says that may be better next time; one that will not be is an error."""
+    def _post(self, client: httpx2.Client, body: Mapping[str, Any]) -> Any:
+        """Send one request and return the content of the reply; None if it has none."""
+        if self._stop.is_set():
+            raise _Stopped
+        try:
+            reply = client.post(self._endpoint.url + PATH, json=body)
+        except httpx2.ConnectError as error:
+            raise _PassingFailure(
+                f"cannot be reached ({_short(error)}); is it running?", tries=_CONNECTION_TRIES
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise _PassingFailure(f"gave no answer in {self._timeout:g} s") from error
+        except httpx2.RequestError as error:
+            raise _PassingFailure(f"broke off ({_short(error)})") from error
+        if reply.status_code != httpx2.codes.OK:
+            self._raise_failure(reply)
+        try:
+            return reply.json()["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+            return None
+
+    def _raise_failure(self, reply: httpx2.Response) -> None:
+        """Raise the error of a reply with a status other than 200."""
         status = reply.status_code
         if status in (401, 403):
             raise CraneError(f"judge at {self._endpoint.host}: refuses the key ({status}); check {KEY}")
         if status in (408, 425, 429) or status >= 500:
-            return "asks for fewer requests (429)" if status == 429 else f"fails ({status})"
-        said = f"{status}: {' '.join(reply.text.split()).replace(self._endpoint.key, '***')[:160]}"
+            problem = "asks for fewer requests (429)" if status == 429 else f"fails ({status})"
+            raise _PassingFailure(problem, wait=retry_after(reply.headers.get("retry-after"), now=time.time()))
+        text = f"{status}: {' '.join(reply.text.split()).replace(self._endpoint.key, '***')[:160]}"
         hint = f"check {URL} and {MODEL}" if status == 404 else "does it speak the OpenAI chat protocol?"
-        message = f"judge at {self._endpoint.host}: refuses the request ({said}); {hint}"
-        raise _Refused(message, said) if status in _OF_ONE_ANSWER else CraneError(message)
+        message = f"judge at {self._endpoint.host}: refuses the request ({text}); {hint}"
+        raise _AnswerRefused(message, text) if status in _ANSWER_STATUSES else CraneError(message)
+
+
+def _failure(state: RetryCallState) -> Any:
+    return state.outcome.exception() if state.outcome is not None else None
 
 
 def _short(error: Exception) -> str:

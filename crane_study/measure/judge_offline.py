@@ -1,6 +1,6 @@
-"""Judges of open answers: what they share, the offline judge, and how far two judges agree.
+"""Offline judge of open answers, the protocol of judges, and the agreement of two judges.
 
-A judge takes a frame of answers and gives each a score from 1 to 10 and a reason, or NaN where it has none.
+A judge takes a frame of answers and gives each a score from 1 to 10 and a reason, or NaN if it has no score.
 """
 
 from __future__ import annotations
@@ -20,27 +20,40 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from crane_lib.errors import CraneError
+from crane_study.measure.rows import MASK
+
+LOWEST, HIGHEST = 1.0, 10.0
+PARTS = ("facts", "language_kept", "fluency")
+# Of the nine points above the lowest score; a part that cannot be judged leaves its points to the others.
+POINTS = {"facts": 6.0, "language_kept": 1.5, "fluency": 1.5}
 
 _HAN = "㐀-䶿一-鿿"
-_LETTER = rf"[^\W\d_{_HAN}]"  # of a script that sets spaces
+_LETTER = rf"[^\W\d_{_HAN}]"  # of a script with spaces between words
+_LONGEST_PIECE = 3  # characters
+_CHARACTERS = 200_000  # of the texts of a language; more changes nothing
+_OWN_SCRIPT = 0.02  # share of a language's letters above which a script belongs to it
+_DOUBT = math.log(20)  # another language must be this much likelier (in nats) for a run of letters to be in that one
 
 
 @dataclass(frozen=True)
 class FactFinding:
-    """What a text says about one fact.
+    """Result of checking a text for one fact.
 
     Attributes
     ----------
     named : the expected answer is named, in any language
     in_language : it is named in the language of the question
-    contradicted : another answer to the same kind of question is named, too
-    others : the names of those
+    others : names of other answers to the same kind of question
     """
 
     named: bool
     in_language: bool
-    contradicted: bool
     others: tuple[str, ...]
+
+    @property
+    def contradicted(self) -> bool:
+        """Return whether another answer is named beside the expected one."""
+        return self.named and bool(self.others)
 
     @property
     def value(self) -> float:
@@ -53,7 +66,7 @@ def _plain(text: str) -> str:
 
 
 def _pattern(name: str) -> str:
-    """A name as a regular expression: whole words; a single Chinese character only by itself."""
+    """Regular expression of a name: whole words; a single Chinese character only by itself."""
     escaped = re.escape(name)
     if re.fullmatch(f"[{_HAN}]", name):
         return rf"(?<![{_HAN}]){escaped}(?![{_HAN}])"
@@ -67,82 +80,81 @@ class KnowledgeBase:
 
     Parameters
     ----------
-    entries : subject, answer_key, language and names of each
+    entries : mappings with subject, answer_key, language and names
     """
 
     def __init__(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        self._meaning: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
-        self._said: dict[str, str] = {}
+        self._meanings: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+        self._spelling: dict[str, str] = {}
         for entry in entries:
             for name in entry["names"]:
-                self._said.setdefault(_plain(name), name)
-                self._meaning[_plain(name)].add((entry["subject"], entry["answer_key"], entry["language"]))
-        # The longest name at a place is the one that stands there: Central European Time, not a part of it.
-        longest_first = sorted(self._meaning, key=lambda name: (-len(name), name))
-        self._names = re.compile("|".join(map(_pattern, longest_first))) if longest_first else None
+                self._spelling.setdefault(_plain(name), name)
+                self._meanings[_plain(name)].add((entry["subject"], entry["answer_key"], entry["language"]))
+        # The longest name at a place is the one that is meant: Central European Time, not a part of it.
+        longest_first = sorted(self._meanings, key=lambda name: (-len(name), name))
+        self._names = re.compile("|".join(map(_pattern, longest_first)) or r"(?!)")
 
     def check(self, text: str, *, subject: str, answer_key: str, language: str) -> FactFinding:
-        """What a text says about the fact whose answer is `answer_key`."""
+        """Check a text for the fact whose answer is `answer_key`."""
         named, in_language, others = False, False, []
-        for match in self._names.finditer(_plain(text)) if self._names else ():
-            meant = {(key, spoken) for kind, key, spoken in self._meaning[match.group()] if kind == subject}
-            keys = {key for key, _spoken in meant}
-            if answer_key in keys:
+        for match in self._names.finditer(_plain(text)):
+            meant = {(key, spoken) for kind, key, spoken in self._meanings[match.group()] if kind == subject}
+            if any(key == answer_key for key, _spoken in meant):
                 named = True
                 in_language = in_language or (answer_key, language) in meant
-            elif keys:
-                others.append(self._said[match.group()])
-        return FactFinding(named, in_language, named and bool(others), tuple(dict.fromkeys(others)))
-
-
-_ORDER = 3  # characters of the longest pieces that are counted
-_CHARACTERS = 200_000  # of a language's texts; more changes nothing
-_OWN_SCRIPT = 0.02  # share of a language's letters that makes a script one of its own
-_DOUBT = math.log(20)  # another language must be this much likelier (in nats) before a run of letters is that one's
+            elif meant:
+                others.append(self._spelling[match.group()])
+        return FactFinding(named, in_language, tuple(dict.fromkeys(others)))
 
 
 @cache
-def script(character: str) -> str:
-    """Script of a letter by its Unicode name ("LATIN", "CJK"), empty for what is no letter."""
+def _script(character: str) -> str:
+    """Script of a letter by its Unicode name ("LATIN", "CJK"); empty for other characters."""
     if not character.isalpha():
         return ""
     return unicodedata.name(character, "OTHER ").split()[0].removesuffix("-LETTER")
 
 
-def runs(text: str) -> list[tuple[str, str]]:
-    """Stretches of a text in one script, each as (script, its lower-case letters and single spaces between them)."""
+def script_runs(text: str) -> list[tuple[str, str]]:
+    """Split a text into runs of one script: (script, its lower-case words with single spaces between them)."""
     found: list[tuple[str, str]] = []
-    for sentence in unicodedata.normalize("NFC", text).casefold().splitlines():
-        letters = [(script(character), character) for character in sentence]
-        kept, last = [], ""
-        for kind, character in letters:  # what stands between two letters of a script belongs to it
-            last = kind or last
-            kept.append((last, character if kind else " "))
-        for kind, group in groupby(kept, key=lambda pair: pair[0]):
+    for line in _plain(text).splitlines():
+        characters, script = [], ""
+        for character in line:  # other characters belong to the script before them
+            own = _script(character)
+            script = own or script
+            characters.append((script, character if own else " "))
+        for kind, group in groupby(characters, key=lambda pair: pair[0]):
             words = "".join(character for _kind, character in group).split()
             if kind and words:
                 found.append((kind, " ".join(words)))
     return found
 
 
+def _letters(run: str) -> int:
+    return len(run.replace(" ", ""))
+
+
 def _pieces(run: str) -> list[str]:
+    """All pieces of one to three characters."""
     padded = f" {run} "
-    return [padded[i : i + size] for size in range(1, _ORDER + 1) for i in range(len(padded) - size + 1)]
+    return [padded[i : i + size] for size in range(1, _LONGEST_PIECE + 1) for i in range(len(padded) - size + 1)]
 
 
 class LanguageIdentifier:
-    """Whether a run of letters may be in a language, within the scripts that the language uses.
+    """Decide whether a run of letters may be in a language, within the scripts of the language.
 
-    It may be if its words are used there (names that several languages share), or else by naive Bayes over pieces of
-    one to three characters.
+    It may be if the language uses all its words (names that several languages share), or else by naive Bayes over
+    pieces of one to three characters. Trained on the study's own texts: general-purpose identifiers fail on short
+    answers that are names (a test shows it for lingua).
 
     Parameters
     ----------
-    texts : language -> texts to count characters in
+    texts : language -> texts to train on
 
     Raises
     ------
-    CraneError : a language has no letters
+    CraneError : the texts of a language have no letters
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
@@ -150,59 +162,45 @@ class LanguageIdentifier:
         self._counts: dict[str, Counter[str]] = {}
         self._words: dict[str, dict[str, float]] = {}
         for language, own in texts.items():
-            stretches = runs("\n".join(own)[:_CHARACTERS])
+            runs = script_runs("\n".join(own)[:_CHARACTERS])
             letters: Counter[str] = Counter()
-            for kind, run in stretches:
-                letters[kind] += len(run.replace(" ", ""))
+            for script, run in runs:
+                letters[script] += _letters(run)
             if not letters:
                 raise CraneError(f"language identification: the texts in {language!r} have no letters")
-            total = letters.total()
-            self._scripts[language] = {kind for kind, count in letters.items() if count >= _OWN_SCRIPT * total}
-            self._counts[language] = Counter(piece for _kind, run in stretches for piece in _pieces(run))
-            words = Counter(word for _kind, run in stretches for word in run.split())
+            self._scripts[language] = {k for k, count in letters.items() if count >= _OWN_SCRIPT * letters.total()}
+            self._counts[language] = Counter(piece for _script, run in runs for piece in _pieces(run))
+            words = Counter(word for _script, run in runs for word in run.split())
             self._words[language] = {word: count / words.total() for word, count in words.items()}
         self._vocabulary = len(set().union(*self._counts.values()))
         self._totals = {language: counts.total() for language, counts in self._counts.items()}
 
     def _log_likelihood(self, run: str, language: str) -> float:
         counts, below = self._counts[language], self._totals[language] + 0.5 * self._vocabulary
-        # A character stands in up to three pieces, so the sum is shared among them.
-        return sum(math.log((counts[piece] + 0.5) / below) for piece in _pieces(run)) / _ORDER
+        # A character is in up to three pieces, so the sum is divided by that.
+        return sum(math.log((counts[piece] + 0.5) / below) for piece in _pieces(run)) / _LONGEST_PIECE
 
     def _uses(self, word: str, language: str) -> bool:
         own = self._words[language].get(word, 0.0)
         return own > 0 and math.log(max(used.get(word, 0.0) for used in self._words.values()) / own) <= _DOUBT
 
-    def _may_be(self, kind: str, run: str, language: str) -> bool:
-        if kind not in self._scripts[language]:
+    def _may_be(self, script: str, run: str, language: str) -> bool:
+        if script not in self._scripts[language]:
             return False
         if all(self._uses(word, language) for word in run.split()):
             return True
-        rivals = [self._log_likelihood(run, other) for other, used in self._scripts.items() if kind in used]
+        rivals = [self._log_likelihood(run, other) for other, used in self._scripts.items() if script in used]
         return self._log_likelihood(run, language) >= max(rivals) - _DOUBT
 
     def share(self, text: str, language: str) -> float:
-        """Share of the letters of a text that are in `language`, or may be (a name that is the same in both).
-
-        NaN for a text without letters.
-        """
-        own = everything = 0
-        for kind, run in runs(text):
-            count = len(run.replace(" ", ""))
-            everything += count
-            own += count if self._may_be(kind, run, language) else 0
-        return own / everything if everything else math.nan
-
-
-LOWEST, HIGHEST = 1.0, 10.0
-PARTS = ("facts", "language_kept", "fluency")
-# Of the nine points above the lowest score; a part that cannot be judged leaves its points to the others.
-POINTS = {"facts": 6.0, "language_kept": 1.5, "fluency": 1.5}
-MASK = ["selected_on", "method", "budget", "masked_language", "random_seed"]
+        """Share of the letters of a text that are, or may be, in `language`; NaN for a text without letters."""
+        runs = script_runs(text)
+        own = sum(_letters(run) for script, run in runs if self._may_be(script, run, language))
+        return own / sum(_letters(run) for _script, run in runs) if runs else math.nan
 
 
 class Judge(Protocol):
-    """Something that scores answers.
+    """A scorer of answers.
 
     Attributes
     ----------
@@ -220,37 +218,37 @@ class Judge(Protocol):
 
         Returns
         -------
-        frame in the order of `answers`: score (1 to 10, NaN: missing), reason, judgings (how many the score is the
-        mean of), and `PARTS` (NaN where the judge has no such parts)
+        frame in the order of `answers`: score (1 to 10, NaN: missing), reason, judgings (number that the score is the
+        mean of), and `PARTS` (NaN if the judge has no such parts)
         """
         ...
 
 
 def score_of_parts(parts: Mapping[str, float]) -> float:
     """Score from 1 to 10 of an answer's parts, each from 0 to 1; a NaN part leaves its points to the others."""
-    known = {name: value for name, value in parts.items() if not np.isnan(value)}
+    known = {name: value for name, value in parts.items() if not math.isnan(value)}
     if not known:
-        return float("nan")
+        return math.nan
     earned = sum(POINTS[name] * value for name, value in known.items())
     return LOWEST + (HIGHEST - LOWEST) * earned / sum(POINTS[name] for name in known)
 
 
 class OfflineJudge:
-    """Facts against a knowledge base, language by the study's texts, fluency by the unmasked model.
+    """Judge facts by a knowledge base, language by the study's texts, and fluency by the unmasked model.
 
     The parts, each from 0 to 1:
 
-    - facts: `crane_study.measure.judge_offline.FactFinding.value`; NaN for a question without expected answer
+    - facts: `FactFinding.value`; NaN for a question without expected answer
     - language_kept: share of the answer's letters that are, or may be, in the language of the question
-    - fluency: the unmasked model's probability a token of this answer, relative to that of its own answers in the
-      language (at most 1): exp(their NLL a token - the answer's)
+    - fluency: the unmasked model's mean token probability of this answer, relative to that of its own answers in the
+      language (at most 1): exp(their NLL per token - the answer's)
 
     An answer without a letter has 0 in language_kept and fluency.
 
     Parameters
     ----------
-    questions : language, question, and where they are known subject, answer and answer_key
-    knowledge : entries of every known answer; none for questions without expected answers
+    questions : language, question, and if known subject, answer and answer_key
+    knowledge : entries of every known answer; empty for questions without expected answers
     texts : language -> texts of the study
     """
 
@@ -267,7 +265,7 @@ class OfflineJudge:
         self._identifier = LanguageIdentifier(texts)
 
     def score(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """Score answers; the unmasked ones must be among them, for fluency is measured against theirs.
+        """Score answers, among them those of the unmasked model, with which fluency is compared.
 
         Raises
         ------
@@ -283,39 +281,41 @@ class OfflineJudge:
         for row in answers.itertuples():
             key = (row.language, row.question, row.answer, row.nll / row.nll_tokens)
             if key not in judged:
-                judged[key] = self._one(*key, usual=usual[row.language])
+                judged[key] = self._score_one(*key, usual=usual[row.language])
             rows.append(judged[key])
         return pd.DataFrame(rows, index=answers.index)
 
-    def _one(self, language: str, question: int, answer: str, nll: float, *, usual: float) -> dict[str, object]:
+    def _score_one(self, language: str, question: int, answer: str, nll: float, *, usual: float) -> dict[str, object]:
         asked = self._questions.loc[(language, question)]
-        facts, says = float("nan"), "no expected answer"
+        facts, verdict = math.nan, "no expected answer"
         if asked["answer"]:
             found = self._knowledge.check(
                 answer, subject=asked["subject"], answer_key=asked["answer_key"], language=language
             )
             facts = found.value
-            says = f"{asked['answer']!r} {'named' if found.named else 'not named'}"
-            says += " in another language" if found.named and not found.in_language else ""
-            says += f", {'also' if found.named else 'but'} {', '.join(found.others[:3])}" if found.others else ""
+            verdict = f"{asked['answer']!r} {'named' if found.named else 'not named'}"
+            verdict += " in another language" if found.named and not found.in_language else ""
+            verdict += f", {'also' if found.named else 'but'} {', '.join(found.others[:3])}" if found.others else ""
         kept = self._identifier.share(answer, language)
-        fluency = 0.0 if np.isnan(kept) else min(1.0, float(np.exp(usual - nll)))
-        parts = {"facts": facts, "language_kept": float(np.nan_to_num(kept)), "fluency": fluency}
-        reason = f"{says}; {parts['language_kept']:.0%} in {language}; fluency {fluency:.2f}"
-        reason = "no words; " + says if np.isnan(kept) else reason
+        if math.isnan(kept):
+            kept, fluency, reason = 0.0, 0.0, f"no words; {verdict}"
+        else:
+            fluency = min(1.0, float(np.exp(usual - nll)))
+            reason = f"{verdict}; {kept:.0%} in {language}; fluency {fluency:.2f}"
+        parts = {"facts": facts, "language_kept": kept, "fluency": fluency}
         return {"score": score_of_parts(parts), "reason": reason, "judgings": 1, **parts}
 
 
 def agreement(items: pd.DataFrame) -> pd.DataFrame:
-    """How far two judges agree on the answers that both scored.
+    """Compare two judges on the answers that both scored.
 
     Parameters
     ----------
-    items : language, judge, score and what identifies an answer (`MASK`, question)
+    items : language, judge, score and what identifies an answer (the mask's columns, question)
 
     Returns
     -------
-    frame with language (``all`` last), n, rank_correlation (Spearman; NaN where a judge's scores are all the same),
+    frame with language (``all`` last), n, rank_correlation (Spearman; NaN if a judge's scores are all equal),
     mean_absolute_difference and within_1 (share of answers on which they differ by at most 1)
 
     Raises
@@ -324,22 +324,21 @@ def agreement(items: pd.DataFrame) -> pd.DataFrame:
     """
     wide = items.pivot_table(index=[*MASK, "language", "question"], columns="judge", values="score", observed=True)
     if wide.shape[1] != 2:
-        raise CraneError(f"judge agreement: needs two judges, saw {', '.join(sorted(set(items['judge'])))}")
+        raise CraneError(f"judge agreement: needs two judges, found {', '.join(sorted(set(items['judge'])))}")
     wide = wide.dropna()
-    languages = list(dict.fromkeys(items["language"]))
     records = []
-    for language in [*languages, "all"]:
+    for language in [*dict.fromkeys(items["language"]), "all"]:
         pair = wide if language == "all" else wide[wide.index.get_level_values("language") == language]
         one, other = pair.to_numpy().T
         constant = len(pair) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0
-        apart = np.abs(one - other)
+        difference = np.abs(one - other)
         records.append(
             {
                 "language": language,
                 "n": len(pair),
-                "rank_correlation": float("nan") if constant else float(spearmanr(one, other).statistic),
-                "mean_absolute_difference": float(apart.mean()) if len(pair) else float("nan"),
-                "within_1": float((apart <= 1).mean()) if len(pair) else float("nan"),
+                "rank_correlation": math.nan if constant else float(spearmanr(one, other).statistic),
+                "mean_absolute_difference": float(difference.mean()) if len(pair) else math.nan,
+                "within_1": float((difference <= 1).mean()) if len(pair) else math.nan,
             }
         )
     return pd.DataFrame(records)

@@ -1,4 +1,7 @@
-"""Log-likelihoods of the same requests, mask after mask: batches are made once, each call is forward passes only."""
+"""Log-likelihoods of the same requests under one mask after another.
+
+Batches are made once; each call consists of forward passes only.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,23 @@ _Pair = tuple[int, list[int], list[int]]  # number of a request, its context and
 
 @dataclass(frozen=True)
 class _Asked:
-    """Where in a forward pass the tokens that are asked about are predicted."""
+    """Positions of a forward pass that predict the tokens of the continuations."""
 
-    row: Tensor  # (D,) distinct positions that a token is predicted from: their rows of the batch,
+    row: Tensor  # (D,) rows in the batch of the distinct positions that predict a token,
     column: Tensor  # (D,) and their columns
-    position: Tensor  # (E,) for every token asked about: the number of its position, below D,
+    position: Tensor  # (E,) for every predicted token: the number of its position, below D,
     target: Tensor  # (E,) the token,
-    request: Tensor  # (E,) and the request it belongs to
+    request: Tensor  # (E,) and its request
 
     @classmethod
     def of(cls, entries: Sequence[tuple[int, int, int, int]]) -> _Asked:
-        """From (row, column, target, request) of every token."""
+        """Build from (row, column, target, request) of every token."""
         row, column, target, request = torch.tensor(entries).T
         distinct, position = torch.stack([row, column]).unique(dim=1, return_inverse=True)
         return cls(distinct[0], distinct[1], position, target, request)
 
     def logits(self, model: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """Logits (D, V) at the positions, in at least float32: in bfloat16 answers would tie."""
+        """Logits (D, V) at the positions, in at least float32, because in bfloat16 answers would tie."""
         return output_logits(model, hidden[self.row.to(hidden.device), self.column.to(hidden.device)])
 
 
@@ -46,23 +49,23 @@ class _Whole:
     asked: _Asked
 
     def forward(self, model: PreTrainedModel) -> Iterator[tuple[_Asked, Tensor]]:
-        """What is asked, and its logits."""
+        """Yield positions and their logits."""
         hidden = model.base_model(input_ids=self.tokens.to(model.device), use_cache=False).last_hidden_state
         yield self.asked, self.asked.logits(model, hidden)
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """Contexts of one length, each followed by several continuations: a context is computed once for all of them."""
+    """Contexts of one length, each with several continuations and computed once for all of them."""
 
     contexts: Tensor  # (B, C)
     first: _Asked  # first tokens of the continuations
     rests: Tensor  # (O, T) continuations without their last token, padded on the right
     owner: Tensor  # (O,) the row of their context
-    later: _Asked | None  # their other tokens; None where no continuation has two
+    later: _Asked | None  # their other tokens; None if every continuation has one token
 
     def forward(self, model: PreTrainedModel) -> Iterator[tuple[_Asked, Tensor]]:
-        """What is asked, and its logits, of the contexts and then of what follows them."""
+        """Yield positions and their logits for the contexts, then for the continuations."""
         out = model.base_model(input_ids=self.contexts.to(model.device), use_cache=self.later is not None)
         yield self.first, self.first.logits(model, out.last_hidden_state)
         if self.later is not None:
@@ -76,15 +79,15 @@ class _Shared:
 class Requests:
     """Continuations of contexts to be scored.
 
-    What several requests begin with is computed once: those whose inputs agree (the four letters that may follow one
-    prompt) share one row, as in the harness; different answers to one prompt share its keys and values. The output
-    embedding is applied only at the positions that are asked about, once at each.
+    A common beginning is computed once: requests with equal inputs (the four letters after one prompt) share one row,
+    as in the harness; different answers to one prompt share its keys and values. The output embedding is applied only
+    at the positions that predict a continuation, once at each.
 
     Parameters
     ----------
     pairs : (context, continuation) token ids of each request
-    batch_size : rows of a forward pass; contexts, where they are shared
-    max_length : tokens the model takes; longer inputs lose their beginning, as in the harness
+    batch_size : rows (or shared contexts) of a forward pass
+    max_length : context length of the model; longer inputs lose their beginning, as in the harness
     """
 
     def __init__(self, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int, max_length: int) -> None:
@@ -106,12 +109,7 @@ class Requests:
 
     @torch.no_grad()
     def log_likelihoods(self, model: PreTrainedModel) -> np.ndarray:
-        """Log-likelihood of every continuation under the model as it is now.
-
-        Returns
-        -------
-        (requests,) float64, nats
-        """
+        """Log-likelihood of every continuation under the model in its current state: (requests,) float64, nats."""
         total = torch.zeros(self.count, dtype=torch.float64, device=model.device)
         for asked, logits in self.forward(model):
             position, target = asked.position.to(logits.device), asked.target.to(logits.device)
@@ -121,13 +119,13 @@ class Requests:
 
     @torch.no_grad()
     def forward(self, model: PreTrainedModel) -> Iterator[tuple[_Asked, Tensor]]:
-        """The forward passes alone: what is asked of each, and its logits (D, V) at the positions asked about."""
+        """Run the forward passes; yields the positions of each and their logits (D, V)."""
         for batch in self._batches:
             yield from batch.forward(model)
 
 
 def _whole_batches(pairs: Sequence[_Pair], batch_size: int, max_length: int) -> Iterator[_Whole]:
-    """Requests whose inputs agree share a row; the longest first: memory runs out at once or not at all."""
+    """Give requests with equal inputs one row; the longest first, so that memory runs out at once or not at all."""
     asked: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
     for number, context, continuation in pairs:
         whole = (context + continuation)[-(max_length + 1) :][:-1]
@@ -145,7 +143,7 @@ def _whole_batches(pairs: Sequence[_Pair], batch_size: int, max_length: int) -> 
 
 
 def _shared_batches(groups: Sequence[Sequence[_Pair]], batch_size: int) -> Iterator[_Shared]:
-    """Groups of one context each, put together where their contexts are of one length, so that nothing is padded."""
+    """Combine groups whose contexts have the same length, so that no padding is needed."""
     ordered = sorted(groups, key=lambda group: -len(group[0][1]))
     for _length, same in groupby(ordered, key=lambda group: len(group[0][1])):
         together = list(same)
@@ -168,7 +166,7 @@ def _shared_batch(groups: Sequence[Sequence[_Pair]]) -> _Shared:
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
-    """Token ids padded on the right; under causal attention no token sees what pads."""
+    """Token ids padded on the right; under causal attention no token sees the padding."""
     tokens = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.long)
     for row, given in enumerate(rows):
         tokens[row, : len(given)] = torch.tensor(given)

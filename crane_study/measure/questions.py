@@ -1,14 +1,13 @@
-"""Question answering through lm-evaluation-harness: tasks of our own, one a language, evaluated mask after mask.
+"""Question answering through lm-evaluation-harness, with one task per language, evaluated under one mask after another.
 
-The harness, its task objects, the model wrapper and all prompts are built once; a mask costs forward passes only.
+The harness, its task objects, the model wrapper and all prompts are built once. A mask costs forward passes only.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -20,75 +19,25 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
+from crane_study.data.user_files import read_questions
 from crane_study.measure.likelihoods import Requests
 
 TASK_PREFIX = "crane"
 SUBJECT_MARK = "__"  # between language and subject in the name of a task
-_FIELDS = ("question", "options", "gold")
 
 
 def task_name(language: str) -> str:
-    """Name of a language's task in the harness."""
+    """Name the task of a language in the harness."""
     return f"{TASK_PREFIX}_{language}"
 
 
-def _checked_question(row: Any) -> dict[str, Any]:
-    """The fields of one question; raises ValueError with what is wrong with it."""
-    if not isinstance(row, dict):
-        raise ValueError("is not an object of question, options and gold")
-    missing = [name for name in _FIELDS if name not in row]
-    if missing:
-        raise ValueError(f"has no field {missing[0]!r}; needs {', '.join(_FIELDS)}")
-    question, options, gold = (row[name] for name in _FIELDS)
-    prompt = row.get("prompt", question)
-    if not all(isinstance(text, str) and text.strip() for text in (question, prompt)):
-        raise ValueError("its question or prompt is not a text")
-    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o for o in options):
-        raise ValueError("its options are not a list of two or more texts")
-    if type(gold) is not int or not 0 <= gold < len(options):
-        raise ValueError(f"gold is {gold!r}, expected the index of one of its {len(options)} options, from 0")
-    return {"question": question, "prompt": prompt, "options": options, "gold": gold, "subject": row.get("subject", "")}
-
-
-def read_questions(path: Path) -> pd.DataFrame:
-    """Four-way (or n-way) questions from a JSON-lines file, checked.
-
-    Returns
-    -------
-    frame of question, prompt (the question unless given), options (list of texts), gold (index) and subject
-
-    Raises
-    ------
-    CraneError : no such file, not JSON lines, no questions, or a line that is not a question
-    """
-    if not path.is_file():
-        raise CraneError(f"questions {path}: no such file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise CraneError(f"questions {path}: is not UTF-8 (byte {error.start}); convert it first") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_checked_question(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise CraneError(f"questions {path}: line {number}: is not JSON ({error})") from error
-        except ValueError as error:
-            raise CraneError(f"questions {path}: line {number}: {error}") from error
-    if not rows:
-        raise CraneError(f"questions {path}: has no questions")
-    return pd.DataFrame(rows)
-
-
 def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> list[str]:
-    """Write a harness task definition a language into `folder`.
+    """Write one task definition per language for the harness.
 
     Parameters
     ----------
-    delimiters : what stands between prompt and answer, a language (a space unless given)
-    chat : ask the bare question as a user's turn; the base model is given the prompt that ends in "Answer:"
+    delimiters : text between prompt and answer, per language (a space unless given)
+    chat : ask the bare question as a user's turn; otherwise use the prompt, which ends in "Answer:"
 
     Returns
     -------
@@ -98,7 +47,7 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
     for language, path in questions.items():
         frame = read_questions(path)
         delimiter = delimiters.get(language, " ")
-        # The harness drops its own delimiter where it applies a chat template, so the choices carry theirs.
+        # The harness drops its own delimiter when it applies a chat template, so the choices include theirs.
         rows = pd.DataFrame(
             {
                 "text": frame["question" if chat else "prompt"],
@@ -126,15 +75,15 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
 
 
 @contextmanager
-def _quiet() -> Any:
-    """No progress bars and chatter of the harness and of datasets inside the block."""
+def _quiet() -> Iterator[None]:
+    """Suppress progress bars and log messages of the harness and of datasets inside the block."""
     import datasets
     from tqdm import tqdm
 
     def silent(bar: Any, *arguments: Any, **options: Any) -> None:
         initialize(bar, *arguments, **{**options, "disable": True})
 
-    # TQDM_DISABLE would be too late (tqdm reads it when it is imported) and give way to the harness's own argument.
+    # TQDM_DISABLE is read when tqdm is imported, and the harness's own argument overrides it.
     initialize = tqdm.__init__
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "lm-eval")]
     levels = [logger.level for logger in loggers]
@@ -152,18 +101,21 @@ def _quiet() -> Any:
 
 
 class Harness:
-    """A model and its tasks, ready to be evaluated as often as there are masks.
+    """A model and its tasks, ready to be evaluated under any number of masks.
 
-    Prompts, examples and answers are the harness's; they are rendered and tokenized once. What an evaluation then takes
-    is forward passes (`crane_study.measure.likelihoods`).
+    The harness renders and tokenizes prompts, examples and answers once. An evaluation then consists of forward passes
+    (`crane_study.measure.likelihoods`).
 
     Parameters
     ----------
     tasks : folder of task definitions, named ``crane_<language>`` or ``crane_<language>__<subject>``
     chat : put every prompt into the tokenizer's chat template
-    random_seed : of the draw of examples, for tasks that draw theirs
-    sample : ask so many questions of each language only, drawn at random
-    sample_seed : of that draw
+    random_seed : seed of the draw of examples, for tasks that draw theirs
+    sample : number of questions to draw per language and seed of that draw; all questions if None
+
+    Raises
+    ------
+    CraneError : the folder has no task definitions
     """
 
     def __init__(
@@ -175,8 +127,7 @@ class Harness:
         batch_size: int,
         chat: bool,
         random_seed: int = 0,
-        sample: int | None = None,
-        sample_seed: int = 0,
+        sample: tuple[int, int] | None = None,
     ) -> None:
         names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
         if not names:
@@ -185,7 +136,7 @@ class Harness:
             from lm_eval.models.huggingface import HFLM
             from lm_eval.tasks import TaskManager
 
-            # The default manager indexes every task the harness ships, which takes many seconds.
+            # The default manager indexes every task of the harness, which takes many seconds.
             manager = TaskManager(include_defaults=False, include_path=str(tasks))
             loaded = manager.load(names)
             self._tasks = {name: loaded["tasks"][name] for name in names}
@@ -194,7 +145,7 @@ class Harness:
                 tokenizer=tokenizer,
                 batch_size=batch_size,
                 add_bos_token=tokenizer.bos_token_id is not None,
-                # Only asked for where the tokenizer has no token of its own to begin or end a text with.
+                # Needed only if the tokenizer has no token to begin or end a text with.
                 prefix_token_id=None if {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None} else 0,
             )
             for task in self._tasks.values():
@@ -204,7 +155,7 @@ class Harness:
                 )
         items = self._collect_items()
         if sample is not None:
-            items = _sampled(items, sample, random_seed=sample_seed)
+            items = _sampled(items, *sample)
         every = [instance for task in self._tasks.values() for instance in task.instances]
         places = zip(items["first"], items["options"], strict=True)
         asked = [instance for first, options in places for instance in every[first : first + options]]
@@ -222,7 +173,7 @@ class Harness:
             )
 
     def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt and an answer, parted as the harness parts them."""
+        """Token ids of a prompt and an answer, split as in the harness."""
         if context:
             return self._model._encode_pair(context, continuation)
         answer = self._model.tok_encode(continuation, add_special_tokens=False)
@@ -230,7 +181,7 @@ class Harness:
         return ([prefix], answer) if answer[0] != prefix else (answer[:1], answer[1:])
 
     def _collect_items(self) -> pd.DataFrame:
-        """One row an item: language, item, subject, its first request, its options and the right one of them."""
+        """One row per item: language, item, subject, first request, number of options and index of the correct one."""
         rows = []
         counts: dict[str, int] = {}
         start = 0
@@ -245,28 +196,28 @@ class Harness:
         return pd.DataFrame(rows, columns=["language", "item", "subject", "first", "options", "gold"])
 
     def accuracy(self) -> pd.DataFrame:
-        """Evaluate every task on the model as it is now.
+        """Evaluate every task on the model in its current state.
 
         Returns
         -------
-        frame an item: language, item (index), subject, correct (bool), margin (log-likelihood of the right option over
-        that of the best other one, nats)
+        frame with one row per item: language, item (index), subject, correct (bool), margin (log-likelihood of the
+        correct option minus that of the best other one, nats)
 
         Raises
         ------
-        CraneError : a log-likelihood is no number
+        CraneError : a log-likelihood is NaN
         """
         scores = self.requests.log_likelihoods(self._model.model)
         items = self._items
-        if np.isnan(scores).any():  # argmax would take the first of them for the answer
+        if np.isnan(scores).any():  # argmax would choose the first of them
             raise CraneError(
-                f"questions: {int(np.isnan(scores).sum())} of {len(scores)} log-likelihoods are no numbers; the "
-                "model's values overflow, use dtype: float32 or bfloat16"
+                f"questions: {int(np.isnan(scores).sum())} of {len(scores)} log-likelihoods are NaN; the model's "
+                "values overflow, use dtype: float32 or bfloat16"
             )
         width = int(items["options"].max())
         number = np.arange(width)
-        there = number < items["options"].to_numpy()[:, None]  # (items, options)
-        table = np.where(there, scores[np.where(there, items["first"].to_numpy()[:, None] + number, 0)], -np.inf)
+        exists = number < items["options"].to_numpy()[:, None]  # (items, options)
+        table = np.where(exists, scores[np.where(exists, items["first"].to_numpy()[:, None] + number, 0)], -np.inf)
         gold = items["gold"].to_numpy()
         right = table[np.arange(len(items)), gold]
         others = np.where(number == gold[:, None], -np.inf, table).max(axis=1)
@@ -274,8 +225,8 @@ class Harness:
         return items[["language", "item", "subject"]].assign(**found)
 
 
-def _sampled(items: pd.DataFrame, count: int, *, random_seed: int) -> pd.DataFrame:
-    """So many items of each language, or all where there are fewer; in their order."""
+def _sampled(items: pd.DataFrame, count: int, random_seed: int) -> pd.DataFrame:
+    """Draw at most `count` items of each language and keep their order."""
     chosen = []
     for number, (_language, part) in enumerate(items.groupby("language", sort=False)):
         generator = np.random.default_rng([random_seed, number])

@@ -325,8 +325,7 @@ def build_harness(
         batch_size=batch_size,
         chat=chat,
         random_seed=random_seed,
-        sample=sample,
-        sample_seed=sample_seed,
+        sample=None if sample is None else (sample, sample_seed),
     )
     return network, harness
 

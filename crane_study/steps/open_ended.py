@@ -13,7 +13,8 @@ from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import read_neuron_sets
 from crane_lib.parallel import rank
 from crane_study.data.cldr import Fact
-from crane_study.data.questions import choose_facts, known_answers, open_questions, read_question_files
+from crane_study.data.questions import choose_facts, known_answers, open_questions
+from crane_study.data.user_files import read_open_questions
 from crane_study.frames import read_frame, write_frame
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
@@ -41,7 +42,7 @@ def make_embedded_questions(folder: Path, *, corpus: Path, count: int, random_se
 
 def make_file_questions(folder: Path, *, questions: dict[str, str]) -> None:
     """Write questions.parquet from text files and an empty knowledge.json, for no answers are known."""
-    _write_questions(folder, read_question_files({language: Path(path) for language, path in questions.items()}), [])
+    _write_questions(folder, read_open_questions({language: Path(path) for language, path in questions.items()}), [])
 
 
 def _masks(selections: dict[str, Path | None], sets: dict[str, list[tuple[str, str]]], random_draws: int) -> list[Mask]:

@@ -13,7 +13,8 @@ from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
-from crane_study.measure.questions import Harness, read_questions, task_name, write_tasks
+from crane_study.data.user_files import read_questions
+from crane_study.measure.questions import Harness, task_name, write_tasks
 from tests.small import write_lines, write_model
 
 LANGUAGES = ("en", "zh")
@@ -119,7 +120,7 @@ def test_under_a_mask_too_and_as_before_afterwards(model_and_tokenizer, harness)
 
 def test_log_likelihoods_that_are_no_numbers_are_no_answers(harness, monkeypatch):
     monkeypatch.setattr(harness.requests, "log_likelihoods", lambda _model: np.full(harness.requests.count, np.nan))
-    with pytest.raises(CraneError, match="log-likelihoods are no numbers"):
+    with pytest.raises(CraneError, match="log-likelihoods are NaN"):
         harness.accuracy()
 
 

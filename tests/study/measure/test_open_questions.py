@@ -3,7 +3,8 @@
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_study.data.questions import COLUMNS, read_question_files
+from crane_study.data.user_files import OPEN_COLUMNS as COLUMNS
+from crane_study.data.user_files import read_open_questions as read_question_files
 
 
 def written(folder, **contents):

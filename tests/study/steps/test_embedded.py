@@ -7,8 +7,8 @@ from crane_lib.files import read_json
 from crane_study.data.cldr import LANGUAGES
 from crane_study.data.corpora import make_embedded_corpus
 from crane_study.data.documents import read_conversations
+from crane_study.data.user_files import read_questions
 from crane_study.frames import read_frame
-from crane_study.measure.questions import read_questions
 
 KNOWLEDGE = {
     "facts_per_subject": 12,

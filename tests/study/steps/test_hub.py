@@ -56,7 +56,7 @@ def test_a_missing_field_is_named():
 
 def test_a_field_that_is_no_text_is_named():
     given = iter([{"text": ["a", "b"]}])
-    with pytest.raises(CraneError, match="dataset x: field 'text' holds no text but list"):
+    with pytest.raises(CraneError, match="dataset x: field 'text' is not a text but list"):
         sample_shard(given, 2, name="x", field="text", window=0, random_seed=[0])
 
 

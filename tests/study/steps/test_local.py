@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_study.data.corpora import make_local_corpus, read_documents
-from crane_study.measure.questions import read_questions
+from crane_study.data.corpora import make_local_corpus
+from crane_study.data.user_files import read_documents, read_questions
 from tests.small import QUESTIONS, TEXTS, write_lines
 
 
@@ -24,10 +24,10 @@ def test_a_json_lines_file_has_a_text_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", b"", "holds no text"),
-        ("a.txt", b" \n\n \n", "holds no text"),
-        ("a.jsonl", b"\n\n", "holds no text"),
-        ("a.jsonl", b'{"text": ""}\n', "holds no text"),
+        ("a.txt", b"", "has no text"),
+        ("a.txt", b" \n\n \n", "has no text"),
+        ("a.jsonl", b"\n\n", "has no text"),
+        ("a.jsonl", b'{"text": ""}\n', "has no text"),
         ("a.txt", b"good\n\nb\xe9d", r"is not UTF-8 \(byte 7\); convert it first"),
         ("a.jsonl", b'{"text": "b\xe9d"}', r"is not UTF-8 \(byte 11\)"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "line 2 is not an object with a field 'text'"),

@@ -23,7 +23,7 @@ from crane_study.paper.claims import read_claims
 from crane_study.steps.open_ended import make_embedded_questions
 from crane_study.study import Study
 from tests.small import write_study
-from tests.study.measure.stub import judging, stub_server
+from tests.study.measure.judge_server import judging, stub_server
 
 QUESTIONS = {
     "en": ["How many mills?", "Where is the river?", "Which bridge?"],

@@ -1,4 +1,4 @@
-"""A judge on loopback that answers as it is told."""
+"""A judge on a local server whose replies a test chooses."""
 
 import json
 import threading
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def judging(score=7, reason="It names the city."):
-    """The reply of a judge that gives this score."""
+    """Reply of a judge that gives this score."""
     return reply(json.dumps({"score": score, "reason": reason}))
 
 
@@ -19,7 +19,7 @@ def reply(content: str, *, status=200, **headers):
 
 
 class Stub:
-    """What the server was asked, and how many requests it had at one time.
+    """Requests to the server, and the highest number of them at the same time.
 
     `answer` gets the number of the request (from 1) and its body, and returns status, headers and body.
     """
@@ -49,7 +49,7 @@ class Stub:
 
 @contextmanager
 def stub_server(answer: Callable, *, key="secret-key-123") -> Iterator[tuple[str, Stub]]:
-    """Address and record of a server in a thread of this process."""
+    """Start a server in a thread; gives its address and its record."""
     stub = Stub(answer, key)
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ def stub_server(answer: Callable, *, key="secret-key-123") -> Iterator[tuple[str
                 self.end_headers()
                 self.wfile.write(content)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # who asked did not wait
+                pass  # the client did not wait
 
         def log_message(self, *arguments):
             pass
@@ -82,7 +82,7 @@ def stub_server(answer: Callable, *, key="secret-key-123") -> Iterator[tuple[str
 
 
 def slowly(answer: Callable, seconds: float) -> Callable:
-    """The same answers, late."""
+    """Give the same answers, late."""
 
     def late(number, body):
         time.sleep(seconds)

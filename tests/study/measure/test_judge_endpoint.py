@@ -1,0 +1,435 @@
+"""The endpoint judge with a local server: good replies, bad ones, failures, and what is saved."""
+
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from concurrent.futures import as_completed
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crane_lib.errors import CraneError
+from crane_study.measure import judge_endpoint
+from crane_study.measure.judge_endpoint import (
+    KEY,
+    MODEL,
+    SCHEMA,
+    URL,
+    Endpoint,
+    EndpointJudge,
+    Judging,
+    parse_judging,
+    retry_after,
+)
+from tests.study.measure.judge_server import judging, reply, slowly, stub_server
+
+SECRET = "secret-key-123"
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def answers(count=3):
+    return pd.DataFrame(
+        {
+            "language": "en",
+            "question": range(count),
+            "text": [f"Where does town {n} lie?" for n in range(count)],
+            "answer": [f"by river {n}" for n in range(count)],
+        }
+    )
+
+
+def judge(url, cache, *, key=SECRET, model="some-model", **changes):
+    options = {"judgings": 3, "concurrency": 4, "timeout": 5.0, "first_wait": 0.01} | changes
+    return EndpointJudge(Endpoint(url, model, key), cache, **options)
+
+
+def judged(server, cache, count, **changes):
+    """Scores of `count` answers by a new server, and the server."""
+    with stub_server(server) as (url, stub):
+        return judge(url, cache, **changes).score(answers(count)), stub
+
+
+def town_of(body):
+    return int(re.search(r"town (\d+)", body["messages"][1]["content"]).group(1))
+
+
+def saved(folder):
+    return sorted(folder.rglob("*.json"))
+
+
+def always(response):
+    return lambda _number, _body: response
+
+
+def failing_first(*failures, then=9):
+    """A server that fails in these ways first, and its times of request."""
+    times = []
+
+    def answer(number, _body):
+        times.append(time.monotonic())
+        return failures[number - 1] if number <= len(failures) else judging(then)
+
+    return answer, times
+
+
+# --- good replies --------------------------------------------------------------------------------------------
+
+
+def test_a_score_is_the_mean_of_three_judgings(tmp_path):
+    given = {0: iter([2, 3, 4]), 1: iter([10, 10, 10]), 2: iter([1, 1, 2.5])}
+    lock = threading.Lock()
+
+    def answer(_number, body):
+        with lock:
+            return judging(next(given[town_of(body)]), f"reason {town_of(body)}")
+
+    found, stub = judged(answer, tmp_path, 3)
+    assert found["score"].tolist() == pytest.approx([3.0, 10.0, 1.5])
+    assert found["reason"].tolist() == ["reason 0", "reason 1", "reason 2"]
+    assert found["judgings"].tolist() == [3, 3, 3]
+    assert found["facts"].isna().all()
+    assert len(stub.bodies) == 9
+    assert set(stub.paths) == {"/v1/chat/completions"}
+    for body in stub.bodies:
+        assert (body["model"], body["temperature"]) == ("some-model", 0.1)
+        assert body["response_format"] == {"type": "json_object"}
+        assert '"score"' in body["messages"][0]["content"]
+        assert f"by river {town_of(body)}" in body["messages"][1]["content"]
+
+
+def test_equal_answers_to_a_question_are_judged_once(tmp_path):
+    with stub_server(lambda _n, body: judging(town_of(body) + 1)) as (url, stub):
+        found = judge(url, tmp_path).score(pd.concat([answers(2)] * 4))
+    assert len(stub.bodies) == 2 * 3
+    assert found["score"].tolist() == [1.0, 2.0] * 4
+
+
+def test_a_second_judging_sends_nothing(tmp_path):
+    with stub_server(always(judging(6))) as (url, stub):
+        first = judge(url, tmp_path).score(answers())
+        pd.testing.assert_frame_equal(first, judge(url, tmp_path).score(answers()))
+        assert len(stub.bodies) == 9
+        judge(url, tmp_path, judgings=4).score(answers())
+        assert len(stub.bodies) == 12  # only the fourth of each
+        judge(url, tmp_path, model="other-model", judgings=1).score(answers())
+        assert len(stub.bodies) == 15  # another model is another judge
+
+
+def test_concurrency_is_limited(tmp_path):
+    _found, stub = judged(slowly(always(judging(5)), 0.05), tmp_path, 8, concurrency=3)
+    assert len(stub.bodies) == 24
+    assert stub.most == 3
+
+
+# --- malformed replies ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"score": 7, "reason": "good"}', Judging(7.0, "good")),
+        ('{"score": 1}', Judging(1.0, "")),
+        ('```json\n{"score": 9.5, "reason": "fine"}\n```', Judging(9.5, "fine")),
+        ('{"score": 11, "reason": "superb"}', None),
+        ('{"score": 0, "reason": "bad"}', None),
+        ('{"score": "7", "reason": "a text"}', None),
+        ('{"score": true, "reason": "a truth"}', None),
+        ('{"score": NaN}', None),
+        ('{"score": null, "reason": "none"}', None),
+        ('{"score": 5, "reason": 5}', None),
+        ('{"reason": "no score"}', None),
+        ("[7]", None),
+        ("Score: 7", None),
+        ('{"score": 7', None),
+        ("[" * 200_000, None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_parse_judging(content, expected):
+    assert parse_judging(content) == expected
+
+
+@pytest.mark.parametrize("bad", [judging(11), reply("eleven"), (200, {}, b"<html>"), (200, {}, b'{"choices": []}')])
+def test_a_reply_that_stays_malformed_is_missing(tmp_path, bad):
+    found, stub = judged(lambda _n, body: bad if town_of(body) == 1 else judging(4), tmp_path, 3)
+    assert found["score"].tolist()[::2] == [4.0, 4.0]
+    assert np.isnan(found["score"][1])
+    assert found["judgings"].tolist() == [3, 0, 3]
+    assert found["reason"][1].startswith("missing")
+    assert len(stub.bodies) == 6 + 3 * 3
+    assert len(saved(tmp_path)) == 6
+
+
+def test_a_score_is_the_mean_of_the_usable_judgings(tmp_path):
+    found, _stub = judged(
+        lambda n, _b: judging(8) if n in (4, 5) else reply("?"), tmp_path, 1, concurrency=1
+    )  # the second and the third judging, the first after three tries
+    assert (found["score"][0], found["judgings"][0]) == (8.0, 2)
+
+
+def test_a_judge_that_never_scores_is_an_error(tmp_path):
+    message = r"none of 9 replies was a score from 1 to 10; does 'some-model' answer in JSON\?"
+    with pytest.raises(CraneError, match=message):
+        judged(always(reply("no")), tmp_path, 3)
+    assert not saved(tmp_path)
+
+
+# --- failures that pass --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        [(429, {}, b"slow down"), (500, {}, b""), (503, {}, b"busy"), (502, {}, b"")],
+        [reply("I would say seven."), judging(11)],
+        [(200, {"Content-Encoding": "gzip"}, b"no gzip")],
+    ],
+)
+def test_the_request_is_repeated_until_there_is_a_score(tmp_path, failures):
+    server, _times = failing_first(*failures)
+    found, stub = judged(server, tmp_path, 1, judgings=1, concurrency=1)
+    assert found["score"].tolist() == [9.0]
+    assert len(stub.bodies) == len(failures) + 1
+
+
+def test_a_late_reply_is_requested_again(tmp_path):
+    def answer(number, _body):
+        time.sleep(1.0 if number == 1 else 0.0)
+        return judging(3)
+
+    found, stub = judged(answer, tmp_path, 1, judgings=1, timeout=0.3)
+    assert found["score"].tolist() == [3.0]
+    assert len(stub.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("failures", "first_wait", "waits"),
+    [
+        ([(429, {"Retry_After": "1"}, b"")], 0.001, [0.95]),  # the server asks for it
+        ([(500, {}, b"")] * 4, 0.05, [0.05, 0.1, 0.2, 0.4]),
+    ],
+)
+def test_waits_between_tries(tmp_path, failures, first_wait, waits):
+    server, times = failing_first(*failures)
+    judged(server, tmp_path, 1, judgings=1, concurrency=1, first_wait=first_wait)
+    assert (np.diff(times) >= waits).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("-1", 0.0),
+        ("inf", 600.0),
+        ("nan", None),
+        ("soon", None),
+        ("Thu, 01 Jan 1970 00:00:07 GMT", 5.0),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", 0.0),
+    ],
+)
+def test_retry_after(value, expected):
+    assert retry_after(value, now=2.0) == expected
+
+
+# --- failures that stay --------------------------------------------------------------------------------------
+
+
+def test_an_unreachable_server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        with pytest.raises(CraneError, match=r"cannot be reached \(.*\); is it running\?; gave up after 3 tries"):
+            judge(url, tmp_path).score(answers())
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "requests"),
+    [
+        (500, r"127\.0\.0\.1:\d+: fails \(500\); gave up after 7 tries", 7),
+        (401, r"refuses the key \(401\); check CRANE_JUDGE_KEY$", 1),
+        (403, r"refuses the key \(403\); check CRANE_JUDGE_KEY", 1),
+        (404, r"refuses the request \(404: no model\); check CRANE_JUDGE_URL and CRANE_JUDGE_MODEL", 1),
+        (400, r"refuses the request \(400: no model\); does it speak the OpenAI chat protocol\?", 1),
+        (301, r"refuses the request \(301", 1),
+    ],
+)
+def test_a_failure_that_stays(tmp_path, status, message, requests):
+    with (
+        stub_server(always((status, {}, b"no model"))) as (url, stub),
+        pytest.raises(CraneError, match=message) as caught,
+    ):
+        judge(url, tmp_path, judgings=1, concurrency=1).score(answers(1))
+    assert type(caught.value) is CraneError
+    assert len(stub.bodies) == requests
+    assert not saved(tmp_path)
+
+
+# --- refused answers -----------------------------------------------------------------------------------------
+
+
+def refusing(*towns, status=400, score=6):
+    """A server that refuses every answer about these towns."""
+    return lambda _n, body: (status, {}, b"content filter") if town_of(body) in towns else judging(score)
+
+
+@pytest.mark.parametrize(("status", "refused"), [(400, 0), (413, 1), (422, 2)])
+def test_one_refused_answer_is_missing_and_not_requested_again(tmp_path, status, refused):
+    with stub_server(refusing(refused, status=status)) as (url, stub):
+        found = judge(url, tmp_path, concurrency=1).score(answers())
+        assert found["judgings"].tolist() == [0 if town == refused else 3 for town in range(3)]
+        assert np.isnan(found["score"][refused])
+        assert found["score"].drop(refused).tolist() == [6.0, 6.0]
+        assert found["reason"][refused] == f"missing: refused ({status}: content filter)"
+        pd.testing.assert_frame_equal(judge(url, tmp_path).score(answers()), found)
+    assert len(stub.bodies) == len(saved(tmp_path)) == 9
+
+
+def test_a_refused_judging_leaves_the_others_of_its_answer(tmp_path):
+    found, _stub = judged(lambda n, _b: (400, {}, b"filter") if n == 2 else judging(6), tmp_path, 1, concurrency=1)
+    assert (found["score"][0], found["judgings"][0]) == (6.0, 2)
+
+
+def test_a_judging_of_an_earlier_run_shows_that_the_judge_works(tmp_path):
+    with stub_server(refusing(1)) as (url, stub):
+        judge(url, tmp_path, judgings=1).score(answers(1))
+        for _again in range(2):
+            found = judge(url, tmp_path, judgings=1).score(answers(2))
+            assert found["judgings"].tolist() == [1, 0]
+    assert len(stub.bodies) == len(saved(tmp_path)) == 2
+
+
+def test_if_every_answer_is_refused_the_answers_are_not_the_cause(tmp_path):
+    message = r"refuses the request \(422: content filter\); does it speak the OpenAI chat protocol\?"
+    with stub_server(refusing(*range(20), status=422)) as (url, stub):
+        with pytest.raises(CraneError, match=message):
+            judge(url, tmp_path, concurrency=1).score(answers(20))
+        assert len(stub.bodies) == 4 * 3 + 1  # the first of the fifth answer
+        with pytest.raises(CraneError, match=message):
+            judge(url, tmp_path).score(answers(3))
+    assert not saved(tmp_path)
+
+
+def test_first_answers_refused_and_a_later_one_judged(tmp_path):
+    found, stub = judged(refusing(0, 1, 2, 3), tmp_path, 6)
+    assert found["judgings"].tolist() == [0, 0, 0, 0, 3, 3]
+    assert len(stub.bodies) == len(saved(tmp_path)) == 18
+
+
+# --- interruption and secrecy --------------------------------------------------------------------------------
+
+
+def continues(url, stub, cache, *, done):
+    """Judge again: only missing judgings are requested."""
+    assert len(saved(cache)) == done
+    before = len(stub.bodies)
+    found = judge(url, cache).score(answers())
+    assert len(stub.bodies) - before == 9 - done
+    assert found["score"].tolist() == [6.0] * 3
+
+
+def test_judgings_before_a_failure_are_saved(tmp_path):
+    with stub_server(lambda n, _b: (401, {}, b"") if n == 6 else judging(6)) as (url, stub):
+        with pytest.raises(CraneError, match="refuses the key"):
+            judge(url, tmp_path, concurrency=1).score(answers())
+        continues(url, stub, tmp_path, done=5)
+
+
+def test_judgings_before_an_interruption_are_saved(tmp_path, monkeypatch):
+    def interrupted(futures):
+        completed = as_completed(futures)
+        yield next(completed)
+        yield next(completed)
+        raise KeyboardInterrupt
+
+    with stub_server(slowly(always(judging(6)), 0.2)) as (url, stub):
+        with monkeypatch.context() as patched:
+            patched.setattr(judge_endpoint, "as_completed", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                judge(url, tmp_path, concurrency=1).score(answers())
+        done = len(saved(tmp_path))
+        assert 2 <= done < 9  # those before, and the one on its way
+        continues(url, stub, tmp_path, done=done)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        json.dumps({"schema": SCHEMA, "score": 40, "reason": ""}),
+        json.dumps({"schema": "another", "score": 4, "reason": ""}),
+        json.dumps({"schema": SCHEMA, "refused": True, "reason": None}),
+    ],
+)
+def test_a_damaged_file_is_requested_again(tmp_path, content):
+    with stub_server(refusing(0)) as (url, stub):
+        found = judge(url, tmp_path, judgings=1).score(answers(2))
+        for file in saved(tmp_path):
+            file.write_text(content)
+        pd.testing.assert_frame_equal(judge(url, tmp_path, judgings=1).score(answers(2)), found)
+    assert len(stub.bodies) == 4
+
+
+def test_the_key_is_in_no_file_and_no_message(tmp_path, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "some-model", SECRET)
+    assert SECRET not in f"{endpoint!r} {endpoint}"
+    refused = (400, {}, f"bad request by {SECRET}".encode())
+    with stub_server(lambda n, _b: judging(6) if n < 4 else refused) as (url, _stub):
+        found = judge(url, tmp_path / "a", concurrency=1).score(answers())
+        with pytest.raises(CraneError) as caught:
+            judge(url, tmp_path / "b", concurrency=1).score(answers())
+        with pytest.raises(CraneError) as wrong:
+            judge(url, tmp_path / "b", key="wrong-key-987").score(answers())
+    assert "wrong-key-987" not in str(wrong.value)
+    messages = [*found["reason"], str(caught.value)]
+    assert all("bad request by ***" in line for line in messages[1:])
+    assert len(saved(tmp_path)) == 9
+    texts = [path.read_text() for path in saved(tmp_path)] + messages + [caplog.text, *capfd.readouterr()]
+    assert not any(SECRET in text for text in texts)
+
+
+# --- environment ---------------------------------------------------------------------------------------------
+
+GOOD = {URL: "https://judge.example/v1", MODEL: "m", KEY: "k"}
+
+
+def test_the_environment_names_the_endpoint():
+    endpoint = Endpoint.from_environment(GOOD)
+    assert endpoint == Endpoint("https://judge.example/v1", "m", "k")
+    assert endpoint.host == "judge.example"
+    whole = Endpoint.from_environment(GOOD | {URL: "https://judge.example/v1/chat/completions/"})
+    assert whole.url == endpoint.url
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({KEY: ""}, "judge: CRANE_JUDGE_KEY is not set; set CRANE_JUDGE_URL, CRANE_JUDGE_MODEL and CRANE_JUDGE_KEY"),
+        ({URL: "", KEY: ""}, "judge: CRANE_JUDGE_URL is not set"),
+        ({URL: "judge.example/v1"}, "CRANE_JUDGE_URL is not an address; expected one like https://host/v1"),
+        ({URL: "ftp://judge.example"}, "CRANE_JUDGE_URL is not an address"),
+        ({URL: "https://"}, "CRANE_JUDGE_URL is not an address"),
+        ({URL: "https://me:word@judge.example/v1"}, "contains a name, password or query; put the key into CRANE_JUDGE"),
+        ({URL: "https://judge.example/v1?key=abc"}, "contains a name, password or query"),
+        ({KEY: "k\n"}, "CRANE_JUDGE_KEY has a space at an end, a line break"),
+        ({KEY: "schlüssel"}, "CRANE_JUDGE_KEY has a space at an end, a line break or a character that is not ASCII"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_named(changes, message):
+    with pytest.raises(CraneError, match=re.escape(message)) as caught:
+        Endpoint.from_environment(GOOD | changes)
+    assert "word" not in str(caught.value).replace("password", "")
+    assert "schlüssel" not in str(caught.value)

@@ -1,0 +1,304 @@
+"""Offline judge: facts, language, fluency and the score they make; agreement of two judges."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from lingua import Language, LanguageDetectorBuilder
+from scipy.stats import spearmanr
+
+from crane_lib.errors import CraneError
+from crane_study.measure.judge_offline import (
+    PARTS,
+    KnowledgeBase,
+    LanguageIdentifier,
+    OfflineJudge,
+    agreement,
+    score_of_parts,
+    script_runs,
+)
+from crane_study.measure.rows import mask_labels
+
+NAN = float("nan")
+
+
+# --- facts ---------------------------------------------------------------------------------------------------
+
+
+def entry(subject, key, language, *names):
+    return {"subject": subject, "answer_key": key, "language": language, "names": list(names)}
+
+
+KNOWLEDGE = KnowledgeBase(
+    [
+        entry("city", "NE", "en", "Niger"),
+        entry("city", "NE", "zh", "尼日尔"),
+        entry("city", "NG", "en", "Nigeria"),
+        entry("city", "NG", "zh", "尼日利亚"),
+        entry("city", "US", "en", "the United States", "United States"),
+        entry("city", "US", "vi", "Hoa Kỳ"),
+        entry("clock", "CE", "en", "Central European Time"),
+        entry("clock", "C", "en", "Central Time"),
+        entry("currency", "EUR", "en", "the euro", "euro", "EUR"),
+        entry("currency", "EUR", "vi", "euro"),
+        entry("script", "Ethi", "zh", "埃塞俄比亚文"),
+        entry("city", "ET", "zh", "埃塞俄比亚"),
+        entry("unit", "force", "zh", "力"),
+        entry("unit", "mass", "zh", "质量"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "key", "language", "value"),
+    [
+        ("the United States", "city", "US", "en", 1.0),
+        ("It lies in the UNITED STATES.", "city", "US", "en", 1.0),
+        ("Hoa Kỳ", "city", "US", "vi", 1.0),
+        ("Hoa Ky\u0300", "city", "US", "vi", 1.0),  # the same letter, decomposed
+        ("Hoa Ky", "city", "US", "vi", 0.0),
+        ("Hoa Kỳ", "city", "US", "en", 0.5),
+        ("Niger, or Nigeria", "city", "NE", "en", 0.5),
+        ("Niger, 尼日利亚", "city", "NE", "zh", 0.25),
+        ("Nigeria", "city", "NE", "en", 0.0),
+        ("", "city", "NE", "en", 0.0),
+        ("Central European Time", "clock", "C", "en", 0.0),
+        ("Central European Time", "clock", "CE", "en", 1.0),
+        ("They pay in EUR.", "currency", "EUR", "en", 1.0),
+        ("euro", "currency", "EUR", "vi", 1.0),
+        ("neurology", "currency", "EUR", "en", 0.0),
+        ("埃塞俄比亚文", "city", "ET", "zh", 0.0),
+        ("在埃塞俄比亚。", "city", "ET", "zh", 1.0),
+        ("用euro付款", "currency", "EUR", "en", 1.0),
+        ("力。", "unit", "force", "zh", 1.0),
+        ("压力", "unit", "force", "zh", 0.0),
+    ],
+)
+def test_value_of_a_finding(text, subject, key, language, value):
+    assert KNOWLEDGE.check(text, subject=subject, answer_key=key, language=language).value == value
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "others"),
+    [("Niger pays with the euro", True, ()), ("nigeria and NIGERIA", False, ("Nigeria",))],
+)
+def test_only_answers_to_the_same_kind_of_question_contradict(text, named, others):
+    found = KNOWLEDGE.check(text, subject="city", answer_key="NE", language="en")
+    assert (found.named, found.contradicted, found.others) == (named, False, others)
+
+
+def test_empty_knowledge_finds_nothing():
+    assert KnowledgeBase([]).check("Niger", subject="city", answer_key="NE", language="en").value == 0.0
+
+
+# --- language ------------------------------------------------------------------------------------------------
+
+TEXTS = {
+    "en": [
+        "The currency of Germany is the euro. Most speakers of Welsh live in the United Kingdom.",
+        "Wages in Mexico are paid in one currency, the Mexican peso; the government of Mexico works in Spanish.",
+        "The time zone of Tashkent is Uzbekistan Time, and the people of Tashkent live in Uzbekistan.",
+    ],
+    "zh": ["德国的货币是欧元。墨西哥的官方语言是西班牙语。塔什干的时区是乌兹别克斯坦时间。"],
+    "vi": [
+        "Đơn vị tiền tệ của Đức là euro. Phần lớn người nói tiếng Wales sống ở Vương quốc Anh.",
+        "Tiền lương ở Mexico được trả bằng peso Mexico; chính quyền Mexico làm việc bằng tiếng Tây Ban Nha.",
+        "Múi giờ của Tashkent là giờ Uzbekistan, cư dân Tashkent sống ở Uzbekistan.",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def identifier():
+    return LanguageIdentifier(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [
+        ("the people of Germany", {"en": 1.0, "zh": 0.0, "vi": 0.0}),
+        ("người dân ở Đức", {"en": 0.0, "zh": 0.0, "vi": 1.0}),
+        ("西班牙语", {"en": 0.0, "zh": 1.0, "vi": 0.0}),
+        ("Mexico", {"en": 1.0, "zh": 0.0, "vi": 1.0}),  # the same name in both
+        ("Uzbekistan", {"en": 1.0, "zh": 0.0, "vi": 1.0}),
+        ("the euro 欧元", {"en": 7 / 9, "zh": 2 / 9, "vi": 0.0}),
+        ("Привет", {"en": 0.0, "zh": 0.0, "vi": 0.0}),
+        *((text, {"en": NAN}) for text in ("", "  ", "12.5 %", "。？")),
+    ],
+)
+def test_share_of_a_language(identifier, text, shares):
+    found = {language: identifier.share(text, language) for language in shares}
+    assert found == pytest.approx(shares, nan_ok=True)
+
+
+def test_whole_sentences_are_told_apart(identifier):
+    for language, own in TEXTS.items():
+        for sentence in own:
+            assert identifier.share(sentence, language) == 1.0
+            assert all(identifier.share(sentence, other) < 0.2 for other in TEXTS if other != language)
+
+
+def test_a_general_identifier_fails_on_answers_that_are_names(identifier):
+    """Correct Vietnamese answers of the embedded study; therefore the judge is trained on the study's texts."""
+    languages = {"en": Language.ENGLISH, "zh": Language.CHINESE, "vi": Language.VIETNAMESE}
+    lingua = LanguageDetectorBuilder.from_languages(*languages.values()).build()
+    names = ["Mexico", "euro", "giờ Uzbekistan"]
+    assert [identifier.share(name, "vi") for name in names] == [1.0, 1.0, 1.0]
+    assert [lingua.detect_language_of(name) == languages["vi"] for name in names] == [False, False, True]
+
+
+def test_runs_are_cut_where_the_script_changes():
+    assert script_runs("The Euro, 欧元\nKrone!") == [("LATIN", "the euro"), ("CJK", "欧元"), ("LATIN", "krone")]
+
+
+def test_a_language_without_letters_is_refused():
+    with pytest.raises(CraneError, match="the texts in 'zh' have no letters"):
+        LanguageIdentifier({"en": ["a"], "zh": ["12"]})
+
+
+# --- scores --------------------------------------------------------------------------------------------------
+
+CITY_TEXTS = {
+    "en": ["The city of Niamey lies in Niger. The people of Lyon live in France and speak French."],
+    "vi": ["Thành phố Niamey nằm ở Niger. Cư dân Lyon sống ở Pháp và nói tiếng Pháp."],
+}
+CITIES = [
+    entry("city", key, language, name)
+    for key, language, name in [
+        ("FR", "en", "France"),
+        ("FR", "vi", "Pháp"),
+        ("NE", "en", "Niger"),
+        ("NE", "vi", "Niger"),
+    ]
+]
+UNMASKED = [("none", "en", "France", 1.0, 2), ("none", "vi", "Pháp", 3.0, 2)]
+
+
+def questions(answer="France", key="FR"):
+    return pd.DataFrame(
+        {
+            "language": ["en", "vi"],
+            "question": [0, 0],
+            "key": "city/Lyon",
+            "subject": "city",
+            "text": ["Where does Lyon lie?", "Lyon nằm ở đâu?"],
+            "answer": [answer, answer and "Pháp"],
+            "answer_key": key,
+        }
+    )
+
+
+def answered(rows):
+    """Frame of answers from (method, language, answer, nll, tokens)."""
+    frame = pd.DataFrame(rows, columns=["method", "language", "answer", "nll", "nll_tokens"])
+    return frame.assign(question=0, text="?", selected_on="", budget="", masked_language="", random_seed=-1)
+
+
+def score(rows, *, asked=None, knowledge=CITIES):
+    judge = OfflineJudge(questions() if asked is None else asked, knowledge, CITY_TEXTS)
+    return judge.score(answered([*UNMASKED, *rows]))[2:]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((1, 1, 1), 10.0),
+        ((0, 0, 0), 1.0),
+        ((1, 0, 0), 7.0),
+        ((0, 1, 0), 2.5),
+        ((0, 0, 1), 2.5),
+        ((0.5, 1, 0.5), 1 + 3 + 1.5 + 0.75),
+        ((NAN, 1, 1), 10.0),
+        ((NAN, 1, 0), 5.5),
+        ((NAN, 0, 0), 1.0),
+        ((NAN, NAN, NAN), NAN),
+    ],
+)
+def test_score_of_parts(parts, expected):
+    assert score_of_parts(dict(zip(PARTS, parts, strict=True))) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_parts_of_an_answer():
+    found = score(
+        [
+            ("m", "en", "France", 1.0, 2),
+            ("m", "en", "Niger", 5.0, 2),
+            ("m", "en", "Pháp", 2.0, 4),
+            ("m", "vi", "Pháp", 1.0, 2),
+            ("m", "vi", "Pháp, Niger", 6.0, 2),
+        ]
+    )
+    assert found["facts"].tolist() == [1.0, 0.0, 0.5, 1.0, 0.5]
+    assert found["language_kept"].tolist() == [1.0, 1.0, 0.0, 1.0, 1.0]
+    # A token of the unmasked answers costs 0.5 nats in English and 1.5 in Vietnamese.
+    np.testing.assert_allclose(found["fluency"], [1.0, np.exp(-2.0), 1.0, 1.0, np.exp(-1.5)])
+    np.testing.assert_allclose(
+        found["score"], 1 + 6 * found["facts"] + 1.5 * found["language_kept"] + 1.5 * found["fluency"]
+    )
+    reasons = found["reason"].tolist()
+    assert reasons[1] == "'France' not named, but Niger; 100% in en; fluency 0.14"
+    assert reasons[2] == "'France' named in another language; 0% in en; fluency 1.00"
+    assert reasons[4].startswith("'Pháp' named, also Niger;")
+    assert (found["judgings"] == 1).all()
+
+
+@pytest.mark.parametrize("text", ["", "...", "12"])
+def test_an_answer_without_words_gets_the_lowest_score(text):
+    found = score([("m", "en", text, 0.1, 1)])
+    assert found["score"].tolist() == [1.0]
+    assert found["reason"].tolist() == ["no words; 'France' not named"]
+
+
+def test_without_an_expected_answer_form_alone_is_judged():
+    found = score([("m", "en", "Niger", 1.0, 2), ("m", "en", "Pháp", 1.0, 2)], asked=questions("", ""), knowledge=[])
+    assert found["facts"].isna().all()
+    assert found["score"].tolist() == [10.0, 5.5]
+    assert found["reason"].tolist()[0].startswith("no expected answer;")
+
+
+def test_scores_are_from_1_to_10_and_reproducible():
+    texts = ["", "France", "Niger", "Pháp", "France Niger", "语", "the city of France", "sống ở Pháp"]
+    rows = [("m", k, t, n, 3) for k, t, n in itertools.product(("en", "vi"), texts, (0.0, 2.0, 90.0))]
+    found = score(rows)
+    assert found["score"].between(1, 10).all()
+    assert found["score"].nunique() > 10
+    pd.testing.assert_frame_equal(found, score(rows))
+
+
+def test_fluency_needs_the_unmasked_answers():
+    with pytest.raises(CraneError, match="no answers of the unmasked model in 'vi'; judge them together"):
+        OfflineJudge(questions(), CITIES, CITY_TEXTS).score(answered([UNMASKED[0], ("m", "vi", "Pháp", 1.0, 2)]))
+
+
+# --- agreement -----------------------------------------------------------------------------------------------
+
+
+def judged(scores):
+    """Items of two judges from language -> pairs of scores."""
+    mask = {"profile": "p", "model": "chat", **mask_labels(None, selected_on="")}
+    return pd.DataFrame(
+        {**mask, "language": language, "question": number, "judge": judge, "score": value}
+        for language, pairs in scores.items()
+        for number, pair in enumerate(pairs)
+        for judge, value in zip(("endpoint", "offline"), pair, strict=True)
+    )
+
+
+def test_agreement():
+    pairs = {"en": [(1, 2), (5, 4.5), (9, 5), (3, 3), (NAN, 9)], "vi": [(4, 4), (4, 6)], "zh": [(NAN, 1), (2, NAN)]}
+    table = agreement(judged(pairs)).set_index("language")
+    assert table["n"].to_dict() == {"en": 4, "vi": 2, "zh": 0, "all": 6}
+    assert table.loc["en", "rank_correlation"] == pytest.approx(spearmanr([1, 5, 9, 3], [2, 4.5, 5, 3]).statistic)
+    assert table.loc["en", "mean_absolute_difference"] == pytest.approx((1 + 0.5 + 4 + 0) / 4)
+    assert table.loc["en", "within_1"] == 0.75
+    assert math.isnan(table.loc["vi", "rank_correlation"])  # one judge's scores are all equal
+    assert table.loc["all", "mean_absolute_difference"] == pytest.approx((5.5 + 2) / 6)
+    assert table.loc["zh"].drop("n").isna().all()
+
+
+def test_agreement_needs_two_judges():
+    items = judged({"en": [(1, 2)]})
+    with pytest.raises(CraneError, match="needs two judges, found offline"):
+        agreement(items[items["judge"] == "offline"])
