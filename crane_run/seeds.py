@@ -18,7 +18,8 @@ from crane_study.frames import read_frame
 from crane_study.measure.rows import SET, budget_text, tidy
 from crane_study.paper.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, read_claims
 from crane_study.publish import write_table
-from crane_study.tables.effects import in_study_order, specificity_table
+from crane_study.tables import in_study_order
+from crane_study.tables.effects import specificity_table
 
 SCHEMA = "crane.seeds/1"
 _FILES = ("results.csv", "langspec.csv", "claims.json")

@@ -18,7 +18,8 @@ from crane_lib.selection import Scores, kurtosis_z, row_sites
 from crane_run.inspect.run import FinishedRun
 from crane_study.data.corpora import token_ids
 from crane_study.measure.rows import mask_labels
-from crane_study.uncertainty.intervals import drop_intervals, resample_documents
+from crane_study.uncertainty.bootstrap import resample_documents
+from crane_study.uncertainty.intervals import drop_intervals
 
 _FAVOURITE = "vi"
 ROW_METHODS = {"kurtosis_gate": "gate", "kurtosis_up": "up"}  # of the neuron's own two rows

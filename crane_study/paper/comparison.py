@@ -21,7 +21,7 @@ from crane_study.paper.lape_list import read_lape_list
 from crane_study.paper.published import TASK_OF_LANGUAGE, published_overlaps, published_rows, published_scores
 from crane_study.paper.tolerances import Tolerances
 from crane_study.study import Study
-from crane_study.tables.effects import in_study_order
+from crane_study.tables import in_study_order
 from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.open_ended import FORMS, MEAN, open_langspec
 

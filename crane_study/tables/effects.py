@@ -1,67 +1,26 @@
-"""Shapes of the study's tables: from tidy rows to what `write_table` writes.
-
-Languages and methods stay codes here, so that the CSV can be read by a program; `write_table` puts them in words.
-"""
+"""Tables of the effects of masks: scores, their changes, and LangSpec-F1 with intervals and p-values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
-from crane_lib.specificity import langspec_roles
-from crane_study.labels import METRIC_LABELS, ordered_languages, ordered_sets
+from crane_study.labels import ordered_languages
 from crane_study.measure.rows import SET, effects, over_draws, pick, tidy
-from crane_study.publish import write_table
-from crane_study.uncertainty.bootstrap import Resampled, interval
+from crane_study.tables import in_study_order
+from crane_study.uncertainty.bootstrap import Resampled
 from crane_study.uncertainty.intervals import (
     difference_intervals,
     drop_intervals,
-    langspec_draws,
     langspec_intervals,
-    method_means,
+    mean_intervals,
+    role_scores,
 )
 from crane_study.uncertainty.permutation import p_value_table
 
-__all__ = [
-    "facts_table",
-    "guesser_table",
-    "in_study_order",
-    "main_table",
-    "matrix_table",
-    "objective_correlations",
-    "perplexity_table",
-    "specificity_table",
-    "transfer_table",
-    "write_table",
-]
-
-
-def in_study_order(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Rows sorted by these columns: methods, budgets and languages as everywhere in the study, the rest by value."""
-
-    def rank(column: pd.Series) -> pd.Series:
-        values = list(column)
-        if column.name == "method":
-            order = [method for method, _ in ordered_sets((value, "") for value in values)]
-        elif column.name == "budget":
-            order = sorted(set(values), key=lambda budget: (budget != "", budget != "published", budget))
-        elif column.name == "metric":
-            order = [*METRIC_LABELS, *sorted(set(values) - set(METRIC_LABELS))]
-        elif str(column.name).endswith("language"):
-            order = ["", *ordered_languages(value for value in values if value)]
-        else:
-            order = sorted(set(values))
-        position = {value: number for number, value in enumerate(order)}
-        return pd.Series([position[value] for value in values], index=column.index)
-
-    return frame.sort_values(columns, key=rank, kind="stable").reset_index(drop=True)
-
 
 def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
-    """LangSpec-F1 of every method and budget, a language and on average.
+    """LangSpec-F1 of every method and budget, per language and on average.
 
     Parameters
     ----------
@@ -71,23 +30,23 @@ def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.D
     Returns
     -------
     frame with model, selected_on, metric, method, budget, masked_share (of the units of the method's sites, mean over
-    languages), one column a language, their mean, and for methods with random draws the lowest and highest of the
-    draws' means (elsewhere all three are the same) and the number of draws
+    languages), one column per language, their mean, the lowest and highest mean of a random draw (equal to the mean
+    for methods without random draws), and the number of draws
     """
     frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1", "random_seed"])
     keys = [*SET, "metric"]
     languages = ordered_languages(frame["masked_language"])
-    a_draw = frame.groupby([*keys, "random_seed"], sort=False)["langspec_f1"].mean().reset_index()
-    table = over_draws(a_draw, by=keys, value="langspec_f1")
+    by_draw = frame.groupby([*keys, "random_seed"], sort=False)["langspec_f1"].mean().reset_index()
+    table = over_draws(by_draw, by=keys, value="langspec_f1")
     each = frame.pivot_table(index=keys, columns="masked_language", values="langspec_f1", aggfunc="mean").reset_index()
     table = table.merge(each, on=keys, how="left", validate="one_to_one")
-    if rows is not None:
+    if rows is None:
+        table["masked_share"] = np.nan
+    else:
         masked = tidy(rows, needed=[*SET, "masked_language", "masked_share"])
         masked = masked[masked["masked_language"] != ""]
         share = masked.groupby(SET, sort=False)["masked_share"].mean().reset_index()
         table = table.merge(share, on=SET, how="left", validate="many_to_one")
-    else:
-        table["masked_share"] = np.nan
     table = table[[*keys, "masked_share", *languages, "mean", "lowest", "highest", "draws"]]
     return in_study_order(table, ["model", "selected_on", "metric", "method", "budget"])
 
@@ -102,16 +61,16 @@ def matrix_table(
     selected_on: str | None = None,
     column: str = "value",
 ) -> pd.DataFrame:
-    """Masked language against evaluated language for one method and metric, mean over draws.
+    """One metric of one method by masked and evaluated language, mean over draws.
 
     Parameters
     ----------
-    selected_on : model the sets were chosen on; the masked one unless given
+    selected_on : model the sets were selected on; by default the masked one
     column : ``value``, ``change`` (masked - unmasked) or ``relative_drop``; with ``value`` the unmasked model first
 
     Returns
     -------
-    frame with masked_language and one column an evaluated language
+    frame with masked_language and one column per evaluated language
     """
     selected_on = model if selected_on is None else selected_on
     found = pick(effects(rows, metric=metric), model=model, selected_on=selected_on, method=method, budget=budget)
@@ -143,15 +102,19 @@ def perplexity_table(rows: pd.DataFrame) -> pd.DataFrame:
     for metric in ("nll", "perplexity"):
         mean = frame[frame["metric"] == metric].groupby(keys, sort=False)["value"].mean().rename(metric).reset_index()
         rise = rise.merge(mean, on=keys, how="left", validate="one_to_one")
-    rise = rise[[*keys, "nll", "perplexity", "delta_nll", "lowest", "highest", "draws"]]
-    return in_study_order(rise, ["model", "selected_on", "method", "budget", "masked_language", "evaluation_language"])
+    return in_study_order(rise[[*keys, "nll", "perplexity", "delta_nll", "lowest", "highest", "draws"]], keys)
 
 
-def _own_and_worst(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
-    """For each mask its value on the masked language (own), and the largest on another language (worst_other)."""
+def own_and_worst_other(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
+    """Cost of each mask for the masked language, and the largest cost for another one; mean over draws.
+
+    Returns
+    -------
+    frame with the columns of `SET`, masked_language, own, worst_other (a language) and worst_other_value
+    """
     keys = [*SET, "masked_language"]
     mean = cost.groupby([*keys, "evaluation_language"], sort=False)[value].mean().reset_index()
-    mean[value] = mean[value].round(12)  # draws that gain and lose alike cancel, but for rounding
+    mean[value] = mean[value].round(12)  # draws that gain and lose equally cancel, except for rounding
     own = mean[mean["masked_language"] == mean["evaluation_language"]].rename(columns={value: "own"})
     others = mean[mean["masked_language"] != mean["evaluation_language"]].dropna(subset=value)
     worst = others.loc[others.groupby(keys, sort=False)[value].idxmax()]
@@ -160,123 +123,48 @@ def _own_and_worst(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
 
 
 def specificity_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """NLL rise of each set on its own language, on the worst other one, and how many times larger the first is.
+    """NLL rise under each set in its own language and in the worst other one, and their ratio.
 
     Returns
     -------
-    frame with model, selected_on, method, budget, masked_language, own_rise and worst_other_rise (nats a token, means
+    frame with model, selected_on, method, budget, masked_language, own_rise and worst_other_rise (nats per token, means
     over draws), worst_other (its language) and ratio (infinite where no other language's NLL rose)
     """
-    table = _own_and_worst(effects(rows, metric="nll"), value="change")
+    table = own_and_worst_other(effects(rows, metric="nll"), value="change")
     table = table.rename(columns={"own": "own_rise", "worst_other_value": "worst_other_rise"})
     others = table["worst_other_rise"].clip(lower=0.0)
     table["ratio"] = np.where(others > 0, table["own_rise"] / others.where(others > 0, 1.0), np.inf)
     return in_study_order(table, [*SET, "masked_language"])
 
 
-def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -> pd.DataFrame:
-    """What a mask costs the masked language and the worst other one, on the base and on the chat model.
-
-    Returns
-    -------
-    frame with method, budget, masked_language, model, selected_on, own_drop and worst_other_drop (shares of the
-    unmasked score that are lost; negative: gained), worst_other (its language) and langspec_f1; means over draws
-    """
-    keys = [*SET, "masked_language"]
-    lost = _own_and_worst(effects(rows, metric=metric), value="relative_drop")
-    lost = lost.rename(columns={"own": "own_drop", "worst_other_value": "worst_other_drop"})
-    scores = pick(tidy(langspec, needed=[*keys, "metric", "langspec_f1"]), metric=metric)
-    scores = scores.groupby(keys, sort=False)["langspec_f1"].mean().reset_index()
-    table = lost.merge(scores, on=keys, how="left")
-    columns = ["method", "budget", "masked_language", "model", "selected_on"]
-    table = table[[*columns, "own_drop", "worst_other", "worst_other_drop", "langspec_f1"]]
-    return in_study_order(table, columns)
-
-
-def guesser_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of the model and of each guesser that knows nothing, a language; n is the number of questions."""
-    guessers = list(dict.fromkeys(frame["guesser"]))
-    table = frame.pivot_table(index="language", columns="guesser", values="accuracy")
-    table = table.reindex(index=ordered_languages(frame["language"]), columns=guessers).rename_axis(columns=None)
-    table.insert(0, "n", frame.groupby("language")["n"].max())
-    return table.reset_index()
-
-
-def facts_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Facts by subject as counted, with the sums of all subjects below."""
-    counts = [name for name in frame.columns if name != "subject"]
-    total = {"subject": "all", **{name: int(frame[name].sum()) for name in counts}}
-    return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)[["subject", *counts]]
-
-
-def objective_correlations(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Rank correlation of the relevance under two objectives of the relevance pass.
-
-    Parameters
-    ----------
-    first, second : language -> mean relevance of every neuron  (L, I)
-
-    Returns
-    -------
-    frame with language, layer (-1: all layers together) and rank_correlation (Spearman)
-    """
-    records = []
-    for language in ordered_languages(set(first) & set(second)):
-        one, other = np.asarray(first[language]), np.asarray(second[language])
-        pairs = [(-1, one.ravel(), other.ravel()), *((layer, one[layer], other[layer]) for layer in range(len(one)))]
-        for layer, a, b in pairs:
-            records.append({"language": language, "layer": layer, "rank_correlation": float(spearmanr(a, b).statistic)})
-    return pd.DataFrame(records, columns=["language", "layer", "rank_correlation"])
-
-
-def draw_means(found: Resampled) -> pd.Series:
-    """Mean over languages of LangSpec-F1 as measured, by method, budget and draw."""
-    values, _draws = langspec_draws(found)
-    return found.masks.assign(value=values).groupby(["selected_on", "method", "budget", "random_seed"])["value"].mean()
-
-
-def mask_scores(found: Resampled) -> np.ndarray:
-    """LangSpec-F1 of every mask as measured, as the mask of each language  (M, K)"""
-    return langspec_roles(found.unmasked[None], found.measured)
-
-
 def p_values(found: Resampled) -> pd.DataFrame:
-    """p of every method's mean LangSpec-F1 against random masks (`uncertainty.permutation.p_value_table`)."""
-    return p_value_table(found.masks, mask_scores(found), languages=found.languages)
-
-
-def mean_intervals(found: Resampled) -> pd.DataFrame:
-    """Interval of every method's mean LangSpec-F1: the columns of `SET`, metric, mean_low and mean_high."""
-    sets, _means, draws = method_means(found)
-    low, high = interval(draws)
-    return sets.assign(metric=found.metric, mean_low=low, mean_high=high)
+    """p of every method's mean LangSpec-F1 against random masks (`p_value_table`)."""
+    return p_value_table(found.masks, role_scores(found), languages=found.languages)
 
 
 def with_statistics(table: pd.DataFrame, found: Resampled) -> pd.DataFrame:
-    """A main table with the interval of the mean, p and p by Holm."""
+    """A main table with the interval of the mean, p, and p after Holm's correction."""
     means = mean_intervals(found).drop(columns="metric")
     table = table.merge(means, on=SET, how="left", validate="one_to_one")
     return table.merge(p_values(found).drop(columns="control"), on=SET, how="left", validate="one_to_one")
 
 
 def interval_table(found: Resampled) -> pd.DataFrame:
-    """LangSpec-F1 a method, budget and masked language with its interval; random masks are left out."""
-    table = langspec_intervals(found)
-    table = table[table["random_seed"] == -1]
-    columns = [*SET, "masked_language", "metric", "langspec_f1", "low", "high"]
-    return in_study_order(tidy(table)[columns], ["model", "selected_on", "method", "budget", "masked_language"])
+    """LangSpec-F1 per method, budget and masked language with its interval, without random masks."""
+    return _selected(langspec_intervals(found), [*SET, "masked_language"], ["metric", "langspec_f1", "low", "high"])
 
 
 def drop_table(found: Resampled) -> pd.DataFrame:
-    """What each mask changes in each language, with its interval; random masks are left out."""
-    table = drop_intervals(found)
-    table = table[table["random_seed"] == -1]
-    columns = [*SET, "masked_language", "evaluation_language", "metric", "change", "low", "high"]
-    by = ["model", "selected_on", "method", "budget", "masked_language", "evaluation_language"]
-    return in_study_order(tidy(table)[columns], by)
+    """Change of every language under each mask, with its interval, without random masks."""
+    keys = [*SET, "masked_language", "evaluation_language"]
+    return _selected(drop_intervals(found), keys, ["metric", "change", "low", "high"])
+
+
+def _selected(table: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
+    """Some columns of the rows that are not about a random draw, in the order of the study."""
+    return in_study_order(tidy(table[table["random_seed"] == -1])[[*keys, *values]], keys)
 
 
 def difference_table(found: Resampled, *, of: tuple[str, str]) -> pd.DataFrame:
-    """How far a method's mean LangSpec-F1 lies above that of every other method, with the interval."""
-    table = difference_intervals(found, of=of)
-    return in_study_order(tidy(table), ["model", "selected_on", "method", "budget"])
+    """Mean LangSpec-F1 of one method minus that of every other one, with the interval."""
+    return in_study_order(tidy(difference_intervals(found, of=of)), SET)

@@ -1,4 +1,4 @@
-"""Frames for the set-up section: what the study's texts, questions and models are."""
+"""Tables of the set-up: texts, questions, models and guessers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from crane_lib.models import model_directory
 from crane_study.frames import read_frame
+from crane_study.labels import ordered_languages
 from crane_study.store import Stage
 
 
@@ -22,13 +23,16 @@ def document_counts(corpus: Path) -> pd.DataFrame:
     return grouped.agg(documents="size", mean_characters="mean").reset_index()
 
 
-def fact_counts(corpus: Path) -> pd.DataFrame:
-    """Facts stated, unnamed and kept, and questions asked, a subject."""
-    return read_frame(corpus / "fact_counts.csv")
+def facts_table(corpus: Path) -> pd.DataFrame:
+    """Facts stated, unnamed and kept, and questions asked, per subject and for all subjects."""
+    frame = read_frame(corpus / "fact_counts.csv")
+    counts = [name for name in frame.columns if name != "subject"]
+    total = {"subject": "all", **{name: int(frame[name].sum()) for name in counts}}
+    return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)[["subject", *counts]]
 
 
 def model_sizes(models: Mapping[str, Stage]) -> pd.DataFrame:
-    """Architecture of each model, from its configuration, and what its training took where it was trained here."""
+    """Architecture of each model, from its configuration, and its training tokens if it was trained here."""
     rows = []
     for name, stage in models.items():
         config = AutoConfig.from_pretrained(model_directory(stage.folder))
@@ -50,7 +54,7 @@ def model_sizes(models: Mapping[str, Stage]) -> pd.DataFrame:
 
 
 def _mlp_width(config: Any) -> int:
-    """Neurons of a layer: GPT-2 and BLOOM, which need not say, have four times the hidden size."""
+    """Neurons per layer; GPT-2 and BLOOM may leave it out, and then have four times the hidden size."""
     return getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
 
 
@@ -60,18 +64,22 @@ def training_histories(models: Mapping[str, Stage]) -> dict[str, pd.DataFrame]:
 
 
 def guesser_scores(corpus: Path, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of guessers and of the models, a language.
+    """Accuracy of guessers and of the models, per language.
 
     Parameters
     ----------
     accuracy : result rows of the unmasked models' accuracy
     """
-    models = pd.DataFrame(
-        {
-            "language": accuracy["evaluation_language"],
-            "guesser": accuracy["model"].map({"base": "model", "chat": "chat model"}),
-            "accuracy": accuracy["value"],
-            "n": accuracy["n"],
-        }
-    )
+    names = {"evaluation_language": "language", "model": "guesser", "value": "accuracy"}
+    models = accuracy.rename(columns=names)[["language", "guesser", "accuracy", "n"]]
+    models = models.assign(guesser=models["guesser"].map({"base": "model", "chat": "chat model"}))
     return pd.concat([models, read_frame(corpus / "guessers.csv")], ignore_index=True)
+
+
+def guesser_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of the models and of the guessers, one row per language; n is the number of questions."""
+    guessers = list(dict.fromkeys(scores["guesser"]))
+    table = scores.pivot_table(index="language", columns="guesser", values="accuracy")
+    table = table.reindex(index=ordered_languages(scores["language"]), columns=guessers).rename_axis(columns=None)
+    table.insert(0, "n", scores.groupby("language")["n"].max())
+    return table.reset_index()

@@ -1,4 +1,4 @@
-"""Tables of open-ended generation: LangSpec-F, what the judge saw, and answers side by side."""
+"""Tables of open-ended generation: LangSpec-F, parts of the scores, and example answers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import pandas as pd
 
 from crane_study.labels import language_name, ordered_languages
 from crane_study.measure.rows import pick
-from crane_study.tables.effects import in_study_order
+from crane_study.tables import in_study_order
+from crane_study.uncertainty.open_ended import MEAN
 
 _LONGEST = 160  # characters of an answer in a table
-_GOOD = 8.0  # score of an answer that is worth showing beside its masked ones
+_GOOD = 8.0  # score of an answer that is worth showing with its masked ones
 
 
 def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str) -> pd.DataFrame:
-    """LangSpec-F of every method and budget, a language and on average, with the interval of the mean.
+    """LangSpec-F of every method and budget, per language and on average, with the interval of the mean.
 
     Parameters
     ----------
@@ -24,22 +25,22 @@ def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str
 
     Returns
     -------
-    frame with selected_on, method, budget, masked_share, a column a language, mean, low, high, draws, p_value and
+    frame with selected_on, method, budget, masked_share, one column per language, mean, low, high, draws, p_value and
     p_holm
     """
     keys = ["selected_on", "method", "budget"]
     part = pick(langspec, form=form)
-    mean = pick(part, masked_language="mean")
+    mean = pick(part, masked_language=MEAN)
     each = part.pivot_table(index=keys, columns="masked_language", values="langspec").reset_index()
     share = rows[rows["masked_language"] != ""].groupby(keys)["masked_share"].mean().reset_index()
-    told = ["low", "high", "draws", "p_value", "p_holm"]
-    table = mean[[*keys, *told]].merge(each, on=keys).merge(share, on=keys)
+    statistics = ["low", "high", "draws", "p_value", "p_holm"]
+    table = mean[[*keys, *statistics]].merge(each, on=keys).merge(share, on=keys)
     languages = ordered_languages(rows["evaluation_language"])
-    return in_study_order(table[[*keys, "masked_share", *languages, "mean", *told]], keys)
+    return in_study_order(table[[*keys, "masked_share", *languages, MEAN, *statistics]], keys)
 
 
 def parts_table(items: pd.DataFrame, sets: Sequence[tuple[str, str]], *, selected_on: str = "base") -> pd.DataFrame:
-    """What the judge's scores are made of: means over questions, unmasked and under the masks of some methods.
+    """Parts of the judge's scores: means over questions, unmasked and under the masks of some methods.
 
     Parameters
     ----------
@@ -48,8 +49,8 @@ def parts_table(items: pd.DataFrame, sets: Sequence[tuple[str, str]], *, selecte
 
     Returns
     -------
-    frame with method, budget, masked_language, evaluation_language, score, its parts that the judge has, tokens,
-    finished (share of the answers that came to an end) and missing (answers without a score)
+    frame with method, budget, masked_language, evaluation_language, score, its parts given by the judge, tokens,
+    finished (share of the answers that ended) and missing (answers without a score)
     """
     keys = ["method", "budget", "masked_language", "evaluation_language"]
     wanted = {("none", ""), *sets}
@@ -69,10 +70,10 @@ def _short(text: str) -> str:
 def example_answers(
     items: pd.DataFrame, *, method: str, budget: str, selected_on: str = "base", count: int = 4
 ) -> pd.DataFrame:
-    """Answers unmasked and under the mask of each language, side by side.
+    """Answers of the unmasked model and under the mask of each language.
 
-    The first questions that the unmasked model answers well in every language (where there are too few, the first
-    ones), so that what a mask takes away can be seen; not those that suffer most.
+    The questions are the first that the unmasked model answers well in every language, so that the effect of a mask
+    can be seen, and then the first others; they are not chosen by the effect.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ def example_answers(
 
     Returns
     -------
-    frame with language, question, unmasked and one column a masked language
+    frame with language, question, unmasked and one column per masked language
     """
     unmasked = pick(items, method="none")
     lowest = unmasked.groupby("question")["score"].min()

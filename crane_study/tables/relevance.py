@@ -1,26 +1,22 @@
-"""Arrays and frames for the relevance section, from the statistics of a model."""
+"""Tables and arrays of relevance, from the statistics of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
-from scipy.stats import kurtosis
+from scipy.stats import kurtosis, spearmanr
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
-from crane_lib.neurons import NeuronSet
 from crane_lib.relevance import Statistics
-from crane_lib.scores import UnitScores, load_statistics, row_kurtosis, unit_means
+from crane_lib.scores import load_statistics, row_kurtosis, unit_means
 from crane_lib.selection import kurtosis_z, row_sites
 from crane_study.figures import token_relevance_html
-from crane_study.frames import read_frame
-from crane_study.steps.ground_truth import neuron_sets
-from crane_study.study import Study
-from crane_study.uncertainty.ground_truth import Effects
+from crane_study.labels import ordered_languages
 
 Example = tuple[str, list[str], list[float]]
 ByLanguage = dict[str, Statistics]
@@ -32,7 +28,7 @@ def load(folder: Path, objectives: Sequence[str], languages: Sequence[str]) -> d
 
 
 def corpus_table(statistics: ByLanguage) -> pd.DataFrame:
-    """Documents and tokens that the statistics of each language are made of."""
+    """Number of documents and tokens behind the statistics of each language."""
     return pd.DataFrame(
         {"language": language, "documents": item.documents, "tokens": item.tokens}
         for language, item in statistics.items()
@@ -82,7 +78,7 @@ def mean_values(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
 
 
 def tails_table(statistics: ByLanguage) -> pd.DataFrame:
-    """How heavy the tails of the mean values over units are, and those over documents.
+    """Weight of the tails of the mean values over units, and of the values over documents.
 
     Returns
     -------
@@ -114,6 +110,25 @@ def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:
     return unit_means(statistics, "neuron")
 
 
+def objective_correlations(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Rank correlation of the relevance of two objectives.
+
+    Parameters
+    ----------
+    first, second : language -> mean relevance of every neuron  (L, I)
+
+    Returns
+    -------
+    frame with language, layer (-1: all layers together) and rank_correlation (Spearman)
+    """
+    records = []
+    for language in ordered_languages(set(first) & set(second)):
+        one, other = np.asarray(first[language]), np.asarray(second[language])
+        pairs = [(-1, one.ravel(), other.ravel()), *((layer, one[layer], other[layer]) for layer in range(len(one)))]
+        records += [(language, layer, float(spearmanr(a, b).statistic)) for layer, a, b in pairs]
+    return pd.DataFrame(records, columns=["language", "layer", "rank_correlation"])
+
+
 def kurtosis_scores(statistics: ByLanguage) -> dict[str, np.ndarray]:
     """z-score of the kurtosis of every row, over all matrices and layers.  language -> (rows,)"""
     return {
@@ -128,26 +143,5 @@ def token_examples(folder: Path) -> list[Example]:
 
 
 def show_tokens(examples: Sequence[Example]) -> None:
-    """Show example documents with their tokens shaded, as HTML (every script is drawn by the browser)."""
+    """Show example documents with their tokens shaded, as HTML (the browser draws every script)."""
     display(HTML(token_relevance_html(examples)))
-
-
-def measured(study: Study) -> tuple[Effects, list[NeuronSet], pd.DataFrame]:
-    """Effects of single neurons, the base model's sets of neurons at the budget, and documents under those sets."""
-    effects = Effects.load(study.single_effects() / "effects.safetensors")
-    sets = neuron_sets(study.selection("base").folder, budget=study.budget)
-    return effects, sets, read_frame(study.whole_sets() / "documents.parquet")
-
-
-def unit_scores(study: Study) -> UnitScores:
-    """Scores of the base model's neurons under the objective that selects."""
-    return UnitScores.read(study.relevance("base").folder, objective=study.objectives[0], languages=study.languages)
-
-
-def relevance_and_effect(effects: Effects, scores: UnitScores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By language the relevance of every neuron, as a share of all absolute relevance, and its effect  (L, I) each"""
-    found = effects.per_token()
-    return {
-        language: (relevance / np.abs(relevance).sum(), found[language].reshape(relevance.shape))
-        for language, relevance in scores.neuron.items()
-    }

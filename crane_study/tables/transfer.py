@@ -1,4 +1,4 @@
-"""Tables on the way from the base to the chat model: shared units, and scores by where a set comes from and goes."""
+"""Tables of the transfer from the base to the chat model: shared units, costs of masks, and LangSpec-F1."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import pandas as pd
 
 from crane_lib.neurons import NeuronSet
 from crane_study.labels import ordered_languages
-from crane_study.measure.rows import SET, tidy
-from crane_study.tables.effects import in_study_order
+from crane_study.measure.rows import SET, effects, pick, tidy
+from crane_study.tables import in_study_order
+from crane_study.tables.effects import own_and_worst_other
 from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.bootstrap import Resampled, interval
-from crane_study.uncertainty.intervals import langspec_draws
+from crane_study.uncertainty.intervals import by_language, group_means, set_means
+
+_MASK = [*SET, "masked_language"]
 
 
 def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> pd.DataFrame:
-    """What a language's sets of both models share, by method and budget, against chance; random sets are left out.
+    """Units that the sets of both models share, per method, budget and language, against chance; without random sets.
 
     Returns
     -------
     frame with method, budget, language, count_base, count_chat, shared, share_of_base, expected_share, chance_low,
     chance_high, jaccard and p_value (`crane_lib.overlap`)
     """
-    # `overlaps` compares the languages of one model; here the models of one language take those places.
+    # `overlaps` compares the languages of one model; here the two models of one language take their places.
     turned = [
         replace(item, model=item.language, language=name)
         for name, sets in (("base", base), ("chat", chat))
@@ -47,67 +50,64 @@ def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> 
     return in_study_order(found.rename(columns=names)[columns], ["method", "budget", "language"])
 
 
+def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+    """Cost of each mask for the masked language and for the worst other one, on the base and on the chat model.
+
+    Returns
+    -------
+    frame with method, budget, masked_language, model, selected_on, own_drop and worst_other_drop (shares of the
+    unmasked score that are lost; negative: gained), worst_other (its language) and langspec_f1; means over draws
+    """
+    lost = own_and_worst_other(effects(rows, metric=metric), value="relative_drop")
+    lost = lost.rename(columns={"own": "own_drop", "worst_other_value": "worst_other_drop"})
+    scores = pick(tidy(langspec, needed=[*_MASK, "metric", "langspec_f1"]), metric=metric)
+    scores = scores.groupby(_MASK, sort=False)["langspec_f1"].mean().reset_index()
+    columns = ["method", "budget", "masked_language", "model", "selected_on"]
+    table = lost.merge(scores, on=_MASK, how="left")
+    return in_study_order(table[[*columns, "own_drop", "worst_other", "worst_other_drop", "langspec_f1"]], columns)
+
+
 def with_drop_intervals(table: pd.DataFrame, found: Sequence[Resampled]) -> pd.DataFrame:
-    """A transfer table with the 95 % intervals of its drops and of LangSpec-F1, of means over draws as they are.
+    """A transfer table with the 95 % intervals of its drops and of LangSpec-F1, as means over draws.
 
     Parameters
     ----------
-    table : of `crane_study.tables.effects.transfer_table`
+    table : of `transfer_table`
     found : the table's metric under resampling, of every model
 
     Returns
     -------
     the table with own_low and own_high, worst_other_low and worst_other_high, langspec_low and langspec_high, each pair
-    behind its number
+    after its number
     """
-    keys = [*SET, "masked_language"]
     lost = tidy(pd.concat([_lost_intervals(one) for one in found], ignore_index=True))
     scores = tidy(pd.concat([_langspec_intervals(one) for one in found], ignore_index=True))
     own = lost[lost["masked_language"] == lost["evaluation_language"]].drop(columns="evaluation_language")
     own = own.rename(columns={"low": "own_low", "high": "own_high"})
     names = {"evaluation_language": "worst_other", "low": "worst_other_low", "high": "worst_other_high"}
-    other = lost.rename(columns=names)
-    table = table.merge(own, on=keys, how="left", validate="one_to_one")
-    table = table.merge(other, on=[*keys, "worst_other"], how="left", validate="one_to_one")
-    table = table.merge(scores, on=keys, how="left", validate="one_to_one")
+    table = table.merge(own, on=_MASK, how="left", validate="one_to_one")
+    table = table.merge(lost.rename(columns=names), on=[*_MASK, "worst_other"], how="left", validate="one_to_one")
+    table = table.merge(scores, on=_MASK, how="left", validate="one_to_one")
     columns = ["method", "budget", "masked_language", "model", "selected_on", "own_drop", "own_low", "own_high"]
     columns += ["worst_other", "worst_other_drop", "worst_other_low", "worst_other_high"]
     return table[[*columns, "langspec_f1", "langspec_low", "langspec_high"]]
 
 
 def _lost_intervals(found: Resampled) -> pd.DataFrame:
-    """Interval of the share of its unmasked score that each language loses, mean over draws.
-
-    Returns
-    -------
-    frame with the columns of `SET`, masked_language, evaluation_language, low and high
-    """
-    keys, before = [*SET, "masked_language"], found.unmasked_draws[:, None]
+    """Interval of the share of its unmasked score that each language loses, mean over draws."""
+    before = found.unmasked_draws[:, None]
     kept = np.divide(found.draws, before, out=np.full_like(found.draws, np.nan), where=before > 0)
-    groups = found.masks.groupby(keys, sort=False).indices
-    means = np.stack([kept[:, rows].mean(axis=1) for rows in groups.values()], axis=1)  # (B, sets, K)
-    low, high = interval(1 - means)
-    sets = pd.DataFrame(list(groups), columns=keys)
-    parts = [
-        sets.assign(evaluation_language=code, low=low[:, number], high=high[:, number])
-        for number, code in enumerate(found.languages)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    groups = found.masks.groupby(_MASK, sort=False).indices
+    low, high = interval(1 - group_means(kept, groups.values()))  # (groups, K)
+    sets = pd.DataFrame(list(groups), columns=_MASK)
+    return by_language(sets, found.languages, low=low, high=high)
 
 
 def _langspec_intervals(found: Resampled) -> pd.DataFrame:
-    """Interval of LangSpec-F1 of each masked language, mean over draws.
-
-    Returns
-    -------
-    frame with the columns of `SET`, masked_language, langspec_low and langspec_high
-    """
-    keys = [*SET, "masked_language"]
-    _values, draws = langspec_draws(found)
-    groups = found.masks.groupby(keys, sort=False).indices
-    means = np.stack([draws[:, rows].mean(axis=1) for rows in groups.values()], axis=1)
-    low, high = interval(means)
-    return pd.DataFrame(list(groups), columns=keys).assign(langspec_low=low, langspec_high=high)
+    """Interval of LangSpec-F1 of each masked language, mean over draws."""
+    sets, _means, draws = set_means(found, by=_MASK)
+    low, high = interval(draws)
+    return sets.assign(langspec_low=low, langspec_high=high)
 
 
 def transfer_matrix(
@@ -119,11 +119,11 @@ def transfer_matrix(
     ----------
     langspec : LangSpec rows of both models
     sets : methods and budgets to show
-    intervals : of the means, rows of `crane_study.tables.mean_intervals`
+    intervals : of the means, rows of `crane_study.uncertainty.intervals.mean_intervals`
 
     Returns
     -------
-    frame with metric, method, budget, selected_on, model (the masked one), one column a language, mean, and with
+    frame with metric, method, budget, selected_on, model (the masked one), one column per language, mean, and with
     intervals mean_low and mean_high
     """
     frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1"])

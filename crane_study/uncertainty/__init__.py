@@ -1,0 +1,1 @@
+"""Statistics: bootstrap intervals, p-values against random masks, and methods compared with measured effects."""

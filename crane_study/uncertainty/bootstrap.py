@@ -1,15 +1,15 @@
 """Scores of masks under resampling: a paired bootstrap over documents, questions or open answers.
 
-Masked and unmasked scores are computed on the same resampled items, so what makes an item hard for both cancels.  The
-languages' items are resampled apart from each other, for they are different texts.
+Masked and unmasked scores are computed on the same resampled items, so what makes an item hard for both cancels. The
+items of each language are resampled independently of the other languages, because they are different texts.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from crane_study.measure.rows import MASK
 DocumentMeasure = Literal["token_probability", "nll"]
 RESAMPLES = 2000
 LEVEL = 0.95
-_CHUNK_VALUES = 1 << 24  # counts of resampled items that exist at once
+_BLOCK_VALUES = 1 << 24  # counts of resampled items that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Resampled:
 
     Attributes
     ----------
-    metric : what the scores are
+    metric : name of the scores
     languages : evaluation languages, the last axis (K)
-    masks : the columns of `MASK`, one row a mask (M)
+    masks : the columns of `MASK`, one row per mask (M)
     unmasked, measured : (K,) and (M, K) as measured
     unmasked_draws, draws : (B, K) and (B, M, K) under resampling
     """
@@ -46,23 +46,23 @@ class Resampled:
 
 
 def resample_counts(items: int, resamples: int, *, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each item is drawn in each resample, in blocks (b, items) that fit into memory."""
+    """Number of times each item is drawn in each resample, in blocks (b, items) that fit into memory."""
     if not items:
         yield np.zeros((resamples, 0))
         return
-    block = max(1, _CHUNK_VALUES // items)
+    block = max(1, _BLOCK_VALUES // items)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         yield generator.multinomial(items, np.full(items, 1.0 / items), size=size).astype(np.float64)
 
 
 def generator_for(random_seed: int, language: int) -> np.random.Generator:
-    """The generator that resamples a language's items; `language` is its place in sorted order."""
+    """Generator that resamples the items of a language; `language` is its place in sorted order."""
     return np.random.default_rng([random_seed, 7919, language])
 
 
 def ratios(counts: np.ndarray, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Sum over sum with each item counted as often as `counts` (b, items) says; NaN where there is nothing to share.
+    """Quotient of two sums over items, each item counted `counts` (b, items) times; NaN for 0 / 0.
 
     Parameters
     ----------
@@ -84,17 +84,17 @@ def resample_ratios(
     return np.concatenate([ratios(counts, numerator, denominator) for counts in blocks])
 
 
-def interval(draws: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval over the first axis; draws without a value (NaN) do not count."""
+def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile interval over the first axis; draws without a value (NaN) do not count."""
     quantile = np.nanquantile if np.isnan(draws).any() else np.quantile
-    with warnings.catch_warnings():  # where no draw has a value the interval is NaN, which says enough
+    with warnings.catch_warnings():  # where no draw has a value, the interval is NaN; that is enough
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-        low, high = quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
 
 
 def number_masks(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The masks of one model, the unmasked model first, and the frame with the number of each row's mask (``_mask``).
+    """Masks of one model, the unmasked model first, and the frame with the number of each row's mask (``_mask``).
 
     Raises
     ------
@@ -105,53 +105,64 @@ def number_masks(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise CraneError(f"bootstrap: expected the items of one model, saw {models}")
     frame = frame.assign(masked_language=frame["masked_language"].fillna(""), budget=frame["budget"].astype(str))
     masks = frame[MASK].drop_duplicates().reset_index(drop=True)
-    bare = masks["method"] == "none"
-    if bare.sum() != 1:
-        raise CraneError(f"bootstrap: expected the unmasked model once, saw it {int(bare.sum())} times")
-    masks = pd.concat([masks[bare], masks[~bare]], ignore_index=True)
+    unmasked = masks["method"] == "none"
+    if unmasked.sum() != 1:
+        raise CraneError(f"bootstrap: expected the unmasked model once, saw it {int(unmasked.sum())} times")
+    masks = pd.concat([masks[unmasked], masks[~unmasked]], ignore_index=True)
     return masks, frame.merge(masks.assign(_mask=range(len(masks))), on=MASK, how="left", validate="many_to_one")
 
 
 def values_by_mask(numbered: pd.DataFrame, *, masks: int, item: str, value: str, language: str) -> pd.DataFrame:
-    """One language's values, a row a mask and a column an item; NaN where a mask has none.
+    """Values of one language, one row per mask and one column per item; NaN where a mask has none.
 
     Raises
     ------
     CraneError : a mask has an item twice
     """
     if numbered.duplicated(["_mask", item]).any():
-        raise CraneError(f"bootstrap: a mask has an item of {language!r} twice; evaluate anew")
-    # Not pivot_table, which would add up what is missing to zero.
+        raise CraneError(f"bootstrap: a mask has an item of {language!r} twice; evaluate again")
+    # Not pivot_table, which would turn missing values into zeros.
     return numbered.pivot(index="_mask", columns=item, values=value).reindex(range(masks))  # noqa: PD010
 
 
-def _arranged(
-    frame: pd.DataFrame, *, language: str, item: str, values: Sequence[str]
-) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
-    """The masks, and for each language its values as arrays (masks, items), the unmasked model first.
+def _resample(
+    frame: pd.DataFrame,
+    metric: str,
+    *,
+    language: str,
+    item: str,
+    values: Sequence[str],
+    resamples: int,
+    random_seed: int,
+) -> Resampled:
+    """Resample the mean of one value per item, or the quotient of the sums of two.
+
+    Parameters
+    ----------
+    language, item : columns that name an item
+    values : column of the numerator, and of the denominator if there is one; it is that of the unmasked model
 
     Raises
     ------
     CraneError : several models, no unmasked values, or a mask that was not evaluated on the same items
     """
     masks, numbered = number_masks(frame)
-    arrays = {}
-    for code in sorted(set(frame[language])):
+    languages = sorted(set(frame[language]))
+    measured, draws = [], []
+    for place, code in enumerate(languages):
         part = numbered[numbered[language] == code]
         tables = [values_by_mask(part, masks=len(masks), item=item, value=name, language=str(code)) for name in values]
         if any(table.isna().to_numpy().any() for table in tables):
-            raise CraneError(f"bootstrap: not every mask was evaluated on the same items of {code!r}; evaluate anew")
-        arrays[str(code)] = [table.to_numpy(dtype=float) for table in tables]
-    return masks, arrays
-
-
-def _gather(
-    metric: str, languages: Sequence[str], masks: pd.DataFrame, values: list[np.ndarray], draws: list[np.ndarray]
-) -> Resampled:
-    """Scores a language, (masks,) and (B, masks) with the unmasked model first, put together."""
-    every, drawn = np.stack(values, axis=-1), np.stack(draws, axis=-1)  # (masks, K), (B, masks, K)
+            raise CraneError(f"bootstrap: not every mask was evaluated on the same items of {code!r}; evaluate again")
+        numerator, *others = [table.to_numpy(dtype=float) for table in tables]
+        once = np.ones((1, numerator.shape[1]))
+        denominator = others[0][:1] if others else once
+        measured.append(ratios(once, numerator, denominator)[0])
+        generator = generator_for(random_seed, place)
+        draws.append(resample_ratios(numerator, denominator, resamples=resamples, generator=generator))
+    every, drawn = np.stack(measured, axis=-1), np.stack(draws, axis=-1)  # (masks, K), (B, masks, K)
     masks = masks.iloc[1:].reset_index(drop=True)
-    return Resampled(metric, tuple(languages), masks, every[0], every[1:], drawn[:, 0], drawn[:, 1:])
+    return Resampled(metric, tuple(map(str, languages)), masks, every[0], every[1:], drawn[:, 0], drawn[:, 1:])
 
 
 def resample_documents(
@@ -169,17 +180,22 @@ def resample_documents(
 
     Raises
     ------
-    CraneError : the frame has several models, no unmasked one, or masks on different documents
+    CraneError : the frame has several models, no unmasked model, or masks on different documents
     """
-    masks, arrays = _arranged(documents, language="evaluation_language", item="document", values=["nll", "tokens"])
-    point, draws = [], []
-    for number, (nll, tokens) in enumerate(arrays.values()):
-        generator = generator_for(random_seed, number)
-        drawn = resample_ratios(nll, tokens[:1], resamples=resamples, generator=generator)
-        mean = ratios(np.ones((1, nll.shape[1])), nll, tokens[:1])[0]
-        point.append(mean if metric == "nll" else np.exp(-mean))
-        draws.append(drawn if metric == "nll" else np.exp(-drawn))
-    return _gather(metric, list(arrays), masks, point, draws)
+    nll = _resample(
+        documents,
+        metric,
+        language="evaluation_language",
+        item="document",
+        values=("nll", "tokens"),
+        resamples=resamples,
+        random_seed=random_seed,
+    )
+    if metric == "nll":
+        return nll
+    names = ("unmasked", "measured", "unmasked_draws", "draws")
+    scores: dict[str, Any] = {name: np.exp(-getattr(nll, name)) for name in names}
+    return replace(nll, **scores)
 
 
 def resample_items(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> Resampled:
@@ -189,11 +205,12 @@ def resample_items(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_se
     ------
     CraneError : as `resample_documents`
     """
-    masks, arrays = _arranged(items, language="language", item="item", values=["correct"])
-    point, draws = [], []
-    for number, (correct,) in enumerate(arrays.values()):
-        each = np.ones((1, correct.shape[1]))
-        generator = generator_for(random_seed, number)
-        point.append(ratios(each, correct, each)[0])
-        draws.append(resample_ratios(correct, each, resamples=resamples, generator=generator))
-    return _gather("accuracy", list(arrays), masks, point, draws)
+    return _resample(
+        items,
+        "accuracy",
+        language="language",
+        item="item",
+        values=("correct",),
+        resamples=resamples,
+        random_seed=random_seed,
+    )

@@ -1,7 +1,7 @@
-"""Methods against the ground truth: the measured effect of every single neuron, and how much of it a set holds.
+"""Methods compared with the ground truth: the measured effect of every single neuron.
 
-An effect measured on few documents is noisy. So documents are halved at random, many times: neurons are chosen by what
-the first half shows and valued by what the second half shows, and the two halves' agreement says how far single effects
+An effect measured on few documents is noisy. Therefore the documents are halved at random, many times: neurons are
+chosen by the first half and valued by the second half. The agreement of the two halves shows how far single effects
 can be trusted at all.
 """
 
@@ -22,7 +22,7 @@ from crane_lib.neurons import NeuronSet
 from crane_study.uncertainty.bootstrap import interval
 
 HALVINGS = 200
-LEAST_DOCUMENTS = 4  # a language, so that a half has two
+LEAST_DOCUMENTS = 4  # per language, so that a half has two
 OWN, SPECIFIC = "effect", "specific effect"
 
 
@@ -32,7 +32,7 @@ class Effects:
 
     Attributes
     ----------
-    rise : rise of a document's NLL in nats when the neuron is zeroed  (documents, L, I)
+    rise : rise of a document's NLL in nats when the neuron is set to zero  (documents, L, I)
     tokens : predicted tokens of a document  (documents,)
     """
 
@@ -48,7 +48,7 @@ class Effects:
 
     @classmethod
     def load(cls, path: Path) -> Effects:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises
         ------
@@ -61,11 +61,11 @@ class Effects:
         return cls({k: tensors[f"rise.{k}"] for k in languages}, {k: tensors[f"tokens.{k}"] for k in languages})
 
     def per_token(self, weights: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        """Mean effect of every neuron in nats a token, by language.
+        """Mean effect of every neuron in nats per token, by language.
 
         Parameters
         ----------
-        weights : how often each document counts, (documents,) or (draws, documents) by language; once if None
+        weights : number of times each document counts, (documents,) or (draws, documents) by language; once if None
 
         Returns
         -------
@@ -80,7 +80,7 @@ class Effects:
 
 
 def specific(effects: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A language's effect minus the largest of the other languages', neuron by neuron."""
+    """Effect on a language minus the largest effect on another one, per neuron."""
     return {
         language: own - np.max([effects[other] for other in effects if other != language], axis=0)
         for language, own in effects.items()
@@ -89,7 +89,7 @@ def specific(effects: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Halves:
-    """Mean effects of every neuron on random halves of the documents: language -> (halvings, N) in nats a token."""
+    """Mean effects of every neuron on random halves of the documents: language -> (halvings, N) in nats per token."""
 
     first: dict[str, np.ndarray]
     second: dict[str, np.ndarray]
@@ -116,36 +116,34 @@ def halve(effects: Effects, *, halvings: int = HALVINGS, random_seed: int = 0) -
 
 
 def reliability(effects: Effects, halves: Halves) -> pd.DataFrame:
-    """How far the two halves of the documents agree on the ranks of single neurons.
+    """Agreement of the two halves of the documents on the ranks of single neurons.
 
     Returns
     -------
     frame with language, documents, tokens, of (effect or specific effect), halves_agree (mean rank correlation over the
-    halvings), low and high (their 95 % range), and whole_agrees: what the correlation would be for two samples as large
-    as the whole one (Spearman and Brown)
+    halvings), low and high (their 95 % range), and whole_agrees: the expected correlation of two samples as large as
+    the whole one (Spearman and Brown)
     """
     records = []
     for name, pairs in ((OWN, halves), (SPECIFIC, Halves(specific(halves.first), specific(halves.second)))):
-        for language in effects.rise:
+        for language, tokens in ((k, effects.tokens[k]) for k in effects.rise):
             found = _row_correlations(pairs.first[language], pairs.second[language])
             low, high = interval(found)
             mean = float(found.mean())
-            documents, tokens = len(effects.tokens[language]), int(effects.tokens[language].sum())
             whole = 2 * mean / (1 + mean) if mean > -1 else float("nan")
-            records.append((language, documents, tokens, name, mean, float(low), float(high), whole))
+            records.append((language, len(tokens), int(tokens.sum()), name, mean, float(low), float(high), whole))
     columns = ["language", "documents", "tokens", "of", "halves_agree", "low", "high", "whole_agrees"]
     return pd.DataFrame(records, columns=columns)
 
 
 def _row_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Rank correlation of each row of one array with the same row of the other  (rows,)"""
-    centred = [rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (a, b)]
-    products = [(centred[i] * centred[j]).sum(axis=1) for i, j in ((0, 1), (0, 0), (1, 1))]
-    return products[0] / np.sqrt(products[1] * products[2])
+    x, y = (rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (a, b))
+    return (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
 
 
 def rank_agreement(effects: Effects, scores: Mapping[str, Mapping[str, np.ndarray]], *, of: str) -> pd.DataFrame:
-    """Rank correlation of each method's scores with the measured effects, a language.
+    """Rank correlation of each method's scores with the measured effects, per language.
 
     Parameters
     ----------
@@ -154,7 +152,7 @@ def rank_agreement(effects: Effects, scores: Mapping[str, Mapping[str, np.ndarra
 
     Returns
     -------
-    frame with method, of, and a column a language
+    frame with method, of, and one column per language
     """
     measured = effects.per_token()
     if of == SPECIFIC:
@@ -168,11 +166,11 @@ def rank_agreement(effects: Effects, scores: Mapping[str, Mapping[str, np.ndarra
 
 
 def captured(halves: Halves, sets: Sequence[NeuronSet]) -> pd.DataFrame:
-    """How much of the effect that choosing by ablation finds lies in each method's sets.
+    """Effect of each method's sets, and its share of the effect that choosing by ablation finds.
 
-    Choosing by ablation takes as many neurons as a set has, those of the largest effect on one half of the documents.
-    Both choices are valued by the sum of their neurons' effects on the other half; shares are quotients of means over
-    the halvings, so a method may come out above 1: its statistics come from other and far more documents.
+    Choosing by ablation takes as many neurons as a set has, those with the largest effect on one half of the documents.
+    Both choices are valued by the sum of their neurons' effects on the other half. Shares are quotients of means over
+    the halvings. A method may come out above 1, because its statistics come from other and far more documents.
 
     Parameters
     ----------
@@ -180,9 +178,9 @@ def captured(halves: Halves, sets: Sequence[NeuronSet]) -> pd.DataFrame:
 
     Returns
     -------
-    frame with method, budget, language, neurons, effect (nats a token, summed over the set), specific_effect (minus the
-    largest other language's), share and specific_share of what choosing by ablation finds, each with low and high (95 %
-    range over the halvings); shares of a set without neurons are NaN
+    frame with method, budget, language, neurons, effect (nats per token, summed over the set), specific_effect (minus
+    the largest other language's), share and specific_share of the effect that choosing by ablation finds, each with low
+    and high (95 % range over the halvings); shares of a set without neurons are NaN
     """
     records = []
     for method, budget, language in dict.fromkeys((item.method, item.budget, item.language) for item in sets):
@@ -214,16 +212,17 @@ def _best(halves: Halves, count: int, language: str, *, of: str) -> np.ndarray:
 
 
 def additivity(effects: Effects, sets: Sequence[NeuronSet], documents: pd.DataFrame) -> pd.DataFrame:
-    """Sum of a set's single effects beside the effect of masking the set as a whole, on the same documents.
+    """Sum of a set's single effects, and the effect of masking the set as a whole, on the same documents.
 
     Parameters
     ----------
-    sets : of neurons, one a method and language
+    sets : of neurons, one per method and language
     documents : rows of ``documents.parquet`` of the unmasked model and of these sets
 
     Returns
     -------
-    frame with method, budget, language, neurons, sum_of_singles and together (nats a token), and ratio (together / sum)
+    frame with method, budget, language, neurons, sum_of_singles and together (nats per token), and ratio (together /
+    sum)
     """
     single = effects.per_token()
     mask = ["method", "budget", "masked_language"]
@@ -231,22 +230,21 @@ def additivity(effects: Effects, sets: Sequence[NeuronSet], documents: pd.DataFr
     mean = totals["nll"] / totals["tokens"]
     records = []
     for item in sets:
-        summed = float(single[item.language][item.flat()].sum())
-        together = float(
-            mean[item.method, item.budget, item.language, item.language] - mean["none", "", "", item.language]
-        )
-        ratio = together / summed if summed else float("nan")
-        records.append((item.method, item.budget, item.language, item.count(), summed, together, ratio))
+        key, language = (item.method, item.budget, item.language), item.language
+        summed = float(single[language][item.flat()].sum())
+        together = float(mean[(*key, language)] - mean["none", "", "", language])
+        records.append((*key, item.count(), summed, together, together / summed if summed else float("nan")))
     columns = ["method", "budget", "language", "neurons", "sum_of_singles", "together", "ratio"]
     return pd.DataFrame(records, columns=columns)
 
 
 def by_layer(effects: Effects) -> pd.DataFrame:
-    """Where the neurons lie that a language needs: for every layer the sum of effects, and of the positive ones.
+    """Sum of the effects, and of the positive ones, per layer and language.
 
     Returns
     -------
-    frame with layer, language, effect and positive (nats a token), and needed (share of neurons with an effect above 0)
+    frame with layer, language, effect and positive (nats per token), and needed (share of neurons with an effect above
+    0)
     """
     records = []
     for language, values in effects.per_token().items():

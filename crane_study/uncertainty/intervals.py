@@ -1,31 +1,31 @@
-"""How sure the effects of masks are: intervals under resampling, and Holm's correction of p-values.
-
-The p-values against random masks are those of `crane_study.uncertainty.permutation`.
-"""
+"""Intervals of the effects of masks and of LangSpec-F1, under resampling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_lib.specificity import langspec_values
+from crane_lib.specificity import langspec_roles, langspec_values
 from crane_study.measure.rows import SET
-from crane_study.uncertainty.bootstrap import LEVEL, Resampled, interval, resample_documents, resample_items
+from crane_study.uncertainty.bootstrap import Resampled, interval
 
-__all__ = [
-    "difference_intervals",
-    "drop_intervals",
-    "holm",
-    "interval",
-    "langspec_draws",
-    "langspec_intervals",
-    "method_means",
-    "resample_documents",
-    "resample_items",
-]
+
+def group_means(draws: np.ndarray, groups: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean over the masks of each group.
+
+    Parameters
+    ----------
+    draws : (B, M, ...)
+    groups : places of each group's masks on the second axis
+
+    Returns
+    -------
+    (B, groups, ...)
+    """
+    return np.stack([draws[:, places].mean(axis=1) for places in groups], axis=1)
 
 
 def langspec_draws(found: Resampled) -> tuple[np.ndarray, np.ndarray]:
@@ -37,57 +37,68 @@ def langspec_draws(found: Resampled) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def drop_intervals(found: Resampled, *, level: float = LEVEL) -> pd.DataFrame:
-    """What every mask changes in every language, with its interval.
+def role_scores(found: Resampled) -> np.ndarray:
+    """LangSpec-F1 of every mask as measured, as if it were the mask of each language  (M, K)"""
+    return langspec_roles(found.unmasked[None], found.measured)
+
+
+def draw_means(found: Resampled) -> pd.Series:
+    """Mean over languages of LangSpec-F1 as measured, by method, budget and random draw."""
+    values, _draws = langspec_draws(found)
+    return found.masks.assign(value=values).groupby(["selected_on", "method", "budget", "random_seed"])["value"].mean()
+
+
+def set_means(found: Resampled, by: list[str] = SET) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Mean LangSpec-F1 of the masks that agree in some columns: over languages and random draws unless these differ.
+
+    Returns
+    -------
+    the columns `by`, one row per group (N), means as measured (N,) and under resampling (B, N)
+    """
+    values, draws = langspec_draws(found)
+    groups = found.masks.groupby(by, sort=False).indices
+    measured = np.array([values[places].mean() for places in groups.values()])
+    return pd.DataFrame(list(groups), columns=by), measured, group_means(draws, groups.values())
+
+
+def by_language(sets: pd.DataFrame, languages: Iterable[str], **values: np.ndarray) -> pd.DataFrame:
+    """One row per set and evaluation language, with columns from arrays (sets, K); languages one after the other."""
+    parts = [
+        sets.assign(evaluation_language=code, **{name: array[:, k] for name, array in values.items()})
+        for k, code in enumerate(languages)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def drop_intervals(found: Resampled) -> pd.DataFrame:
+    """Change of every language under every mask, with its interval.
 
     Returns
     -------
     frame with the columns of `MASK`, evaluation_language, metric, change (masked - unmasked), low and high
     """
     change = found.measured - found.unmasked
-    low, high = interval(found.draws - found.unmasked_draws[:, None], level=level)
-    parts = [
-        found.masks.assign(
-            evaluation_language=code,
-            metric=found.metric,
-            change=change[:, number],
-            low=low[:, number],
-            high=high[:, number],
-        )
-        for number, code in enumerate(found.languages)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    low, high = interval(found.draws - found.unmasked_draws[:, None])
+    masks = found.masks.assign(metric=found.metric)
+    return by_language(masks, found.languages, change=change, low=low, high=high)
 
 
-def langspec_intervals(found: Resampled, *, level: float = LEVEL) -> pd.DataFrame:
+def langspec_intervals(found: Resampled) -> pd.DataFrame:
     """LangSpec-F1 of every mask with its interval: the columns of `MASK`, metric, langspec_f1, low and high."""
     values, draws = langspec_draws(found)
-    low, high = interval(draws, level=level)
+    low, high = interval(draws)
     return found.masks.assign(metric=found.metric, langspec_f1=values, low=low, high=high)
 
 
-def method_means(found: Resampled) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Mean over languages of LangSpec-F1 a method and budget; over the draws, too, for random masks.
-
-    Returns
-    -------
-    the columns of `SET` (N rows), means as measured (N,) and under resampling (B, N)
-    """
-    values, draws = langspec_draws(found)
-    groups = found.masks.groupby(SET, sort=False).indices
-    sets = pd.DataFrame(list(groups), columns=SET)
-    places = list(groups.values())
-    return (
-        sets,
-        np.array([values[place].mean() for place in places]),
-        np.stack([draws[:, place].mean(axis=1) for place in places], axis=1),
-    )
+def mean_intervals(found: Resampled) -> pd.DataFrame:
+    """Interval of the mean LangSpec-F1 of every method: the columns of `SET`, metric, mean_low and mean_high."""
+    sets, _means, draws = set_means(found)
+    low, high = interval(draws)
+    return sets.assign(metric=found.metric, mean_low=low, mean_high=high)
 
 
-def difference_intervals(
-    found: Resampled, *, of: tuple[str, str], selected_on: str = "base", level: float = LEVEL
-) -> pd.DataFrame:
-    """How far the mean LangSpec-F1 of one method lies above that of each other one, on the same resamples.
+def difference_intervals(found: Resampled, *, of: tuple[str, str], selected_on: str = "base") -> pd.DataFrame:
+    """Mean LangSpec-F1 of one method minus that of each other one, on the same resamples.
 
     Parameters
     ----------
@@ -102,22 +113,11 @@ def difference_intervals(
     ------
     CraneError : there is no such method
     """
-    sets, means, draws = method_means(found)
+    sets, means, draws = set_means(found)
     own = (sets["method"] == of[0]) & (sets["budget"] == of[1]) & (sets["selected_on"] == selected_on)
     if own.sum() != 1:
         raise CraneError(f"bootstrap: no masks of {of[0]} at {of[1]} selected on {selected_on!r}")
     place = int(np.flatnonzero(own)[0])
-    low, high = interval(draws[:, [place]] - draws, level=level)
+    low, high = interval(draws[:, [place]] - draws)
     table = sets.assign(metric=found.metric, difference=means[place] - means, low=low, high=high)
     return table[~own].reset_index(drop=True)
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down correction over the tests of one table (Holm 1979); NaN are no tests and stay NaN."""
-    p = np.asarray(p_values, dtype=float)
-    corrected = np.full(p.shape, np.nan)
-    tests = np.flatnonzero(np.isfinite(p))
-    order = tests[np.argsort(p[tests], kind="stable")]
-    steps = p[order] * (len(order) - np.arange(len(order)))
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
-    return corrected

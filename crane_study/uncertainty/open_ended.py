@@ -1,6 +1,6 @@
 """From judged answers to result rows, changes and LangSpec-F, each with a paired bootstrap over questions.
 
-Masked and unmasked answers to the same questions are compared, and the questions are drawn anew for both together.
+Masked and unmasked answers to the same questions are compared, and the questions are resampled for both together.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from crane_lib.errors import CraneError
 from crane_lib.specificity import Form, langspec_roles, langspec_values
 from crane_study.measure.rows import COLUMNS, MASK, SET
 from crane_study.uncertainty.bootstrap import RESAMPLES, interval, number_masks, resample_ratios, values_by_mask
+from crane_study.uncertainty.intervals import by_language, group_means
 from crane_study.uncertainty.permutation import p_value_table
 
 TASK = "open_ended"
 METRIC = "judge_score"
-# Beta 4 in the authors' form of F-beta is what they report for open-ended generation.
+# The authors report beta 4 in their own form of F-beta for open-ended generation.
 FORMS: dict[str, tuple[float, Form]] = {"f1": (1.0, "standard"), "released": (4.0, "released")}
-MEAN = "mean"
+MEAN = "mean"  # in place of a language
 
 
 def metric_of(judge: str, *, main: str) -> str:
-    """Metric that a judge's mean score is reported under: the study's main judge has the plain name."""
+    """Name of the metric for a judge's mean score: the plain name for the study's main judge."""
     return METRIC if judge == main else f"{METRIC}_{judge}"
 
 
 def score_rows(items: pd.DataFrame, *, main: str) -> pd.DataFrame:
-    """Tidy result rows: the mean score of every mask, language and judge; n counts the answers that have a score."""
-    keys = [*MASK, "language", "judge"]
-    found = items.groupby(keys, sort=False)["score"].agg(value="mean", n="count").reset_index()
-    found["metric"] = [metric_of(judge, main=main) for judge in found["judge"]]
-    return found.assign(task=TASK).rename(columns={"language": "evaluation_language"})[list(COLUMNS)]
+    """Tidy result rows: the mean score per mask, language and judge; n counts the answers that have a score."""
+    found = items.groupby([*MASK, "language", "judge"], sort=False)["score"].agg(value="mean", n="count").reset_index()
+    found = found.assign(task=TASK, metric=[metric_of(judge, main=main) for judge in found["judge"]])
+    return found.rename(columns={"language": "evaluation_language"})[list(COLUMNS)]
 
 
 @dataclass(frozen=True)
 class _Paired:
     """Mean scores under M masks and without them, in K languages, on the same questions.
 
-    Those are for each mask the questions of which its answer and the unmasked model's have a score: ``counts`` (M, K).
-    ``unmasked`` and ``measured`` (M, K), and under resampling ``unmasked_draws`` and ``draws`` (B, M, K); NaN where
-    there is no such question.
+    For each mask these are the questions for which both its answer and the unmasked model's have a score: ``counts``
+    (M, K). ``unmasked`` and ``measured`` are (M, K), and under resampling ``unmasked_draws`` and ``draws`` (B, M, K);
+    NaN where there is no such question.
     """
 
     languages: list[str]
@@ -60,28 +60,28 @@ def _resample(items: pd.DataFrame, *, resamples: int, random_seed: int) -> _Pair
         raise CraneError(f"bootstrap: expected the scores of one judge, saw {judges}")
     masks, numbered = number_masks(items)
     languages = list(dict.fromkeys(items["language"]))
-    counts, point, draws = [], [], []
+    counts, measured, draws = [], [], []
     for language in languages:
         part = numbered[numbered["language"] == language]
         table = values_by_mask(part, masks=len(masks), item="question", value="score", language=language)
-        values = table.dropna(axis=1, how="all").to_numpy(float)  # a question without any score is none
+        values = table.dropna(axis=1, how="all").to_numpy(float)  # questions without any score do not count
         both = np.isfinite(values[1:]) & np.isfinite(values[0])  # (M, questions)
         scored = np.concatenate([np.where(both, values[0], 0.0), np.where(both, values[1:], 0.0)])
-        # Questions of one number are translations of one another: with the same seed they are drawn together.
-        generator = np.random.default_rng([random_seed, 31])
         known = np.tile(both, (2, 1)).astype(float)
+        # Questions with the same number are translations of one another: the same random seed draws them together.
+        generator = np.random.default_rng([random_seed, 31])
         drawn = resample_ratios(scored, known, resamples=resamples, generator=generator)
         with np.errstate(invalid="ignore", divide="ignore"):
-            point.append((scored.sum(1) / known.sum(1)).reshape(2, -1))
+            measured.append((scored.sum(1) / known.sum(1)).reshape(2, -1))
         draws.append(drawn.reshape(resamples, 2, -1))
         counts.append(both.sum(1))
-    (unmasked, measured), every = np.stack(point, axis=-1), np.stack(draws, axis=-1)
+    (before, after), every = np.stack(measured, axis=-1), np.stack(draws, axis=-1)
     masks = masks.iloc[1:].reset_index(drop=True)
-    return _Paired(languages, masks, np.stack(counts, axis=-1), unmasked, measured, every[:, 0], every[:, 1])
+    return _Paired(languages, masks, np.stack(counts, axis=-1), before, after, every[:, 0], every[:, 1])
 
 
 def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> pd.DataFrame:
-    """What the masks of each method change, against the unmasked model on the same questions; mean over draws.
+    """Change of the score under the masks of each method, on the same questions; mean over random draws.
 
     Parameters
     ----------
@@ -94,30 +94,24 @@ def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
     """
     found = _resample(items, resamples=resamples, random_seed=random_seed)
     keys = [*SET, "masked_language"]
-    records = []
-    for labels, rows in found.masks.groupby(keys, sort=False).indices.items():
-        low, high = interval(found.draws[:, rows].mean(1) - found.unmasked_draws[:, rows].mean(1))
-        for number, language in enumerate(found.languages):
-            value = float(found.measured[rows, number].mean())
-            unmasked = float(found.unmasked[rows, number].mean())
-            records.append(
-                {
-                    **dict(zip(keys, labels, strict=True)),
-                    "evaluation_language": language,
-                    "unmasked": unmasked,
-                    "value": value,
-                    "change": value - unmasked,
-                    "low": low[number],
-                    "high": high[number],
-                    "n": int(found.counts[rows, number].min()),
-                    "draws": len(rows),
-                }
-            )
-    return pd.DataFrame(records)
+    groups = found.masks.groupby(keys, sort=False).indices
+    unmasked, drawn = (group_means(draws, groups.values()) for draws in (found.unmasked_draws, found.draws))
+    low, high = interval(drawn - unmasked)  # (groups, K)
+    places = range(len(found.languages))
+    before, after = (
+        np.array([[scores[rows, k].mean() for k in places] for rows in groups.values()])
+        for scores in (found.unmasked, found.measured)
+    )
+    counts = np.stack([found.counts[rows].min(axis=0) for rows in groups.values()])
+    sets = pd.DataFrame(list(groups), columns=keys).assign(draws=[len(rows) for rows in groups.values()])
+    values = {"unmasked": before, "value": after, "change": after - before, "low": low, "high": high, "n": counts}
+    table = by_language(sets, found.languages, **values)
+    order = np.arange(len(table)).reshape(len(places), -1).T.ravel()  # the languages of a set in a row
+    return table.iloc[order].reset_index(drop=True)
 
 
 def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> pd.DataFrame:
-    """LangSpec-F on the judge's scores: F1, and the paper's released form with beta 4; mean over random draws.
+    """LangSpec-F of the judge's scores: F1, and the paper's released form with beta 4; mean over random draws.
 
     Parameters
     ----------
@@ -136,29 +130,23 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
         roles = langspec_roles(found.unmasked, found.measured, beta=beta, form=choice)
         p = p_value_table(found.masks, roles, languages=found.languages).drop(columns="control")
         tests.append(p.assign(form=form, masked_language=MEAN))
-        point = langspec_values(found.unmasked, found.measured, targets, beta=beta, form=choice)
+        measured = langspec_values(found.unmasked, found.measured, targets, beta=beta, form=choice)
         draws = langspec_values(found.unmasked_draws, found.draws, targets, beta=beta, form=choice)
         for labels, rows in found.masks.groupby(SET, sort=False).indices.items():
-            spoken = found.masks["masked_language"].to_numpy()[rows]
-            for language in [*dict.fromkeys(spoken), MEAN]:
-                chosen = rows if language == MEAN else rows[spoken == language]
+            masked = found.masks["masked_language"].to_numpy()[rows]
+            for language in [*dict.fromkeys(masked), MEAN]:
+                chosen = rows if language == MEAN else rows[masked == language]
                 low, high = interval(draws[:, chosen].mean(1))
-                records.append(
-                    {
-                        "form": form,
-                        **dict(zip(SET, labels, strict=True)),
-                        "masked_language": language,
-                        "langspec": float(point[chosen].mean()),
-                        "low": float(low),
-                        "high": float(high),
-                        "draws": len(chosen) // (len(set(spoken)) if language == MEAN else 1),
-                    }
-                )
-    return pd.DataFrame(records).merge(pd.concat(tests), on=["form", *SET, "masked_language"], how="left")
+                count = len(chosen) // (len(set(masked)) if language == MEAN else 1)
+                value = float(measured[chosen].mean())
+                records.append((form, *labels, language, value, float(low), float(high), count))
+    columns = ["form", *SET, "masked_language", "langspec", "low", "high", "draws"]
+    table = pd.DataFrame(records, columns=columns)
+    return table.merge(pd.concat(tests), on=["form", *SET, "masked_language"], how="left")
 
 
 def langspec_f1_rows(langspec: pd.DataFrame) -> pd.DataFrame:
-    """LangSpec-F1 of `open_langspec` as LangSpec rows, a row a language, to stand beside other measures."""
+    """LangSpec-F1 of `open_langspec` as LangSpec rows, one per mask, to show with those of other measures."""
     part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] != MEAN)]
     renamed = part.rename(columns={"langspec": "langspec_f1"})
     return renamed[[*SET, "masked_language", "langspec_f1"]].assign(metric=METRIC)

@@ -1,10 +1,10 @@
 """p-values of a method's mean LangSpec-F1 against random masks: exact permutation tests over languages and draws.
 
-The statistic is a mean over languages.  If a language's own set is no better than a random one, it could as well have
-been any of that language's draws, and so in every language apart from the others.  All ways to take one of the D + 1
-sets in each of K languages are then equally likely, and p is the share of them whose mean is at least as high as that
-of the own sets: 1 / (D + 1)^K at least, instead of 1 / (D + 1) for whole draws.  The ways share the draws: their number
-makes the steps of p finer, it adds no random masks.
+The statistic is a mean over languages. If the set of a language is no better than a random one, it could equally have
+been any of that language's draws, independently in every language. All ways to take one of the D + 1 sets in each of
+K languages are then equally likely, and p is the share of them whose mean is at least as high as that of the own sets:
+1 / (D + 1)^K at least, instead of 1 / (D + 1) for whole draws. The ways share the draws: their number makes the steps
+of p finer, but adds no random masks.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ from math import factorial, perm, prod
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
 from crane_lib.methods import selects_rows
 from crane_study.measure.rows import SET
-from crane_study.uncertainty.intervals import holm
 
 SHARED = ("random_global",)  # random sets that are one mask for all languages
 _ROUNDING = 1e-12  # sums of the same scores in another order are ties
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's step-down correction over the tests of one table (Holm 1979); NaN are no tests and stay NaN."""
+    p = np.array(p_values, dtype=float)
+    tests = np.isfinite(p)
+    if tests.any():
+        p[tests] = multipletests(p[tests], method="holm")[1]
+    return p
 
 
 def _sums(groups: Sequence[np.ndarray]) -> np.ndarray:
@@ -39,7 +48,7 @@ def _count_at_least(groups: Sequence[np.ndarray], threshold: float) -> int:
 
 
 def _partitions(items: Sequence[int]) -> Iterator[list[list[int]]]:
-    """Every way to part the items into blocks."""
+    """Yield every partition of the items into blocks."""
     if not items:
         yield []
         return
@@ -51,7 +60,7 @@ def _partitions(items: Sequence[int]) -> Iterator[list[list[int]]]:
 
 
 def random_p_value(own: Sequence[float] | np.ndarray, draws: Sequence[Sequence[float] | np.ndarray]) -> float:
-    """p of the mean over languages where each language has random sets of its own (see above).
+    """p of the mean over languages where each language has its own random sets (see the module).
 
     Parameters
     ----------
@@ -72,9 +81,8 @@ def random_p_value(own: Sequence[float] | np.ndarray, draws: Sequence[Sequence[f
 def shared_p_value(own: np.ndarray, draws: np.ndarray) -> float:
     """p of the mean over languages where a random mask serves all of them.
 
-    Own and random masks are then draws of one kind, and all ways to give K of the D + K masks to the languages are
-    equally likely.  No way gives a mask to two languages, whose scores would not be independent; those that would are
-    taken off by inclusion and exclusion.
+    All ways to give K of the D + K masks to the languages are then equally likely. No way gives one mask to two
+    languages, because their scores would not be independent; such ways are removed by inclusion and exclusion.
 
     Parameters
     ----------
@@ -116,15 +124,11 @@ def p_value_against(own: pd.DataFrame, control: pd.DataFrame, scores: np.ndarray
 
 
 def control_of(method: str, budget: str, sets: set[tuple[str, str]]) -> str:
-    """The random masks that a method is held against: those matched to it, else neuron masks of the same budget."""
-    matched = f"random_like_{method}"
-    if (matched, budget) in sets:
-        return matched
+    """Name of the random masks for a method: those matched to it, else neuron masks of the same budget, else empty."""
+    kinds = [f"random_like_{method}"]
     if not selects_rows(method):
-        for other in ("random_like_contrast", "random_global"):
-            if (other, budget) in sets:
-                return other
-    return ""
+        kinds += ["random_like_contrast", "random_global"]
+    return next((kind for kind in kinds if (kind, budget) in sets), "")
 
 
 def p_value_table(masks: pd.DataFrame, scores: np.ndarray, *, languages: Sequence[str]) -> pd.DataFrame:

@@ -15,8 +15,7 @@ from crane_study.profile import load_profile
 from crane_study.study import Study
 from crane_study.tables import models as setup_summary
 from crane_study.tables import relevance as landscape
-from crane_study.tables.effects import transfer_table
-from crane_study.tables.transfer import with_drop_intervals
+from crane_study.tables.transfer import transfer_table, with_drop_intervals
 from crane_study.uncertainty.bootstrap import resample_documents, resample_items
 from tests.small import TEXTS, small_model, small_tokenizer, write_lines, write_model, write_study, write_ungated
 

@@ -5,7 +5,9 @@ import pytest
 from crane_lib.files import write_json
 from crane_study import figures
 from crane_study.paper.claims import judge, write_claims
+from crane_study.publish import write_table
 from crane_study.tables import effects as tables
+from crane_study.tables.models import guesser_table
 from crane_study.tables.overlap import overlaps, set_counts
 from tests.study.outputs import synthetic
 
@@ -36,11 +38,11 @@ def made(tmp_path_factory, rows, langspec, shared_units):
     tmp_path = tmp_path_factory.mktemp("run")
     captions = {}
     guessers = synthetic.make_guessers()
-    captions["tables/00_guessers"] = tables.write_table(
-        tables.guesser_table(guessers), tmp_path / "tables" / "00_guessers", caption="Guessers."
+    captions["tables/00_guessers"] = write_table(
+        guesser_table(guessers), tmp_path / "tables" / "00_guessers", caption="Guessers."
     )
     captions["figures/00_guessers"] = figures.guessers(guessers, tmp_path / "figures" / "00_guessers")
-    captions["tables/03_perplexity"] = tables.write_table(
+    captions["tables/03_perplexity"] = write_table(
         tables.perplexity_table(rows), tmp_path / "tables" / "03_perplexity", caption="Perplexity."
     )
     captions["figures/05_gone"] = "No longer there."

@@ -15,8 +15,9 @@ from crane_study import ROOT, figures
 from crane_study.figures import style
 from crane_study.figures import style as fonts
 from crane_study.figures.alt_text import number
-from crane_study.tables import effects as tables
 from crane_study.tables.overlap import agreement, intersections
+from crane_study.tables.relevance import objective_correlations
+from crane_study.tables.transfer import transfer_table
 from tests.study.outputs import synthetic
 
 
@@ -26,7 +27,7 @@ def neuron_only(seed=0):
 
 def correlations():
     one, other = neuron_only(), neuron_only(1)
-    return tables.objective_correlations(one, {code: one[code] + 0.5 * other[code] for code in one})
+    return objective_correlations(one, {code: one[code] + 0.5 * other[code] for code in one})
 
 
 def main_sets_of(frame):
@@ -58,7 +59,7 @@ def synthetic_shares():
 
 
 def transfer(rows):
-    return tables.transfer_table(rows, synthetic.make_langspec(rows), metric="token_probability")
+    return transfer_table(rows, synthetic.make_langspec(rows), metric="token_probability")
 
 
 def draw_all(folder, rows, langspec, shared_units, counts):

@@ -12,7 +12,7 @@ from crane_study.publish import write_table
 from crane_study.tables import effects as tables
 from crane_study.tables import open_ended as tables_open
 from crane_study.uncertainty.open_ended import open_langspec, score_changes, score_rows
-from tests.study.measure.test_open_ended import make_items
+from tests.study.uncertainty.test_open_ended import make_items
 
 CONTRAST = [("contrast", "0.1")]
 

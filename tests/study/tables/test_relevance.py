@@ -6,7 +6,7 @@ import torch
 from scipy.stats import kurtosis
 
 from crane_lib.relevance import stream_statistics
-from crane_study.tables import relevance as landscape
+from crane_study.tables import relevance as tables
 from tests.small import small_model
 
 
@@ -22,7 +22,7 @@ def statistics():
 
 
 def test_shares_add_up(statistics):
-    shares = landscape.relevance_shares(statistics)
+    shares = tables.relevance_shares(statistics)
     for language in ("en", "vi"):
         for name, sites in (("neurons", ("neuron",)), ("rows", ("gate", "up", "down"))):
             assert sum(shares[name][site, language].sum() for site in sites) == pytest.approx(100)
@@ -32,11 +32,19 @@ def test_shares_add_up(statistics):
 
 
 def test_tails(statistics):
-    table = landscape.tails_table(statistics).set_index(["language", "site"])
+    table = tables.tails_table(statistics).set_index(["language", "site"])
     assert table.loc[("en", "neuron"), "units"] == 2 * 24
     values = statistics["vi"].moments["up"].mean.numpy().ravel()
     row = table.loc[("vi", "up")]
     assert row["kurtosis_over_units"] == pytest.approx(kurtosis(values, bias=False))
     assert row["top_1_percent"] == pytest.approx(np.abs(values).max() / np.abs(values).sum())
     assert np.isfinite(table.to_numpy(float)).all()
-    assert set(landscape.mean_values(statistics)["en"]) == {"neuron", "gate", "up", "down"}
+    assert set(tables.mean_values(statistics)["en"]) == {"neuron", "gate", "up", "down"}
+
+
+def test_rank_correlations_of_two_objectives():
+    one = {"en": np.array([[1.0, 2, 3, 4], [4.0, 3, 2, 1]])}
+    other = {"en": np.array([[10.0, 20, 30, 40], [1.0, 2, 3, 4]]), "zh": np.zeros((2, 4))}
+    table = tables.objective_correlations(one, other).set_index("layer")["rank_correlation"]
+    assert list(table.index) == [-1, 0, 1]
+    assert (table[0], table[1]) == (pytest.approx(1.0), pytest.approx(-1.0))

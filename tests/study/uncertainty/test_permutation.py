@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crane_study.uncertainty.intervals import holm
 from crane_study.uncertainty.permutation import (
     control_of,
+    holm,
     p_value_against,
     p_value_table,
     random_p_value,

@@ -9,10 +9,10 @@ import pytest
 from crane_lib.errors import CraneError
 from crane_lib.specificity import langspec
 from crane_study import figures
-from crane_study import tables as tables_statistics
 from crane_study.measure.rows import langspec_rows
-from crane_study.tables import effects as tables
-from crane_study.uncertainty.intervals import drop_intervals, langspec_intervals, resample_items
+from crane_study.tables import controls, effects
+from crane_study.uncertainty.bootstrap import resample_items
+from crane_study.uncertainty.intervals import drop_intervals, langspec_intervals, mean_intervals
 
 LANGUAGES = ("en", "vi", "zh")
 BUDGETS = ("0.01", "0.1")
@@ -69,7 +69,7 @@ def f1(own, other):
 
 
 def test_p_is_against_matched_masks_or_masks_of_the_same_units_and_budget(found):
-    table = tables_statistics.p_values(found).set_index(["method", "budget"])
+    table = effects.p_values(found).set_index(["method", "budget"])
     assert table.loc[("contrast", "0.1"), "control"] == "random_global"
     assert table.loc[("contrast", "0.1"), "p_value"] == 1 / (7 * 6 * 5)  # of seven masks no other three come near
     # A mask that takes as much from every language scores the same as the mask of each: its own three lose 2 each.
@@ -92,14 +92,14 @@ def test_the_main_table_gets_intervals_and_keeps_its_columns(items, found):
         .reset_index(name="value")
         .assign(task="nlu", metric="accuracy")
     )
-    plain = tables.main_table(langspec_rows(rows, measure="accuracy"), rows)
-    table = tables_statistics.with_statistics(plain, found)
+    plain = effects.main_table(langspec_rows(rows, measure="accuracy"), rows)
+    table = effects.with_statistics(plain, found)
     pd.testing.assert_frame_equal(table[list(plain.columns)], plain)
     row = table[(table["method"] == "contrast") & (table["budget"] == "0.1")].iloc[0]
     assert row["mean"] == pytest.approx(f1(20, 0))
     assert row["mean_low"] < row["mean"] < row["mean_high"]
     assert table["mean_low"].notna().all()
-    means = tables_statistics.mean_intervals(found)
+    means = mean_intervals(found)
     assert (means["metric"] == "accuracy").all()
     contrast = means[(means["method"] == "contrast") & (means["budget"] == "0.1")].iloc[0]
     assert (contrast["mean_low"], contrast["mean_high"]) == (row["mean_low"], row["mean_high"])
@@ -127,13 +127,13 @@ def test_figures_draw_the_intervals_and_say_so(items, found, tmp_path):
 
 def test_areas_of_curves_that_are_known():
     budgets = np.array([0.01, 0.1, 1.0])
-    assert tables_statistics.area(budgets, np.ones(3)) == pytest.approx(1.0)
-    assert tables_statistics.area(budgets, np.array([0.0, 0.5, 1.0])) == pytest.approx(0.5)  # straight in the logarithm
-    assert tables_statistics.area(budgets, np.array([[0, 0, 0.0], [0, 1, 0.0]])) == pytest.approx([0, 0.5])
+    assert controls.area(budgets, np.ones(3)) == pytest.approx(1.0)
+    assert controls.area(budgets, np.array([0.0, 0.5, 1.0])) == pytest.approx(0.5)  # straight in the logarithm
+    assert controls.area(budgets, np.array([[0, 0, 0.0], [0, 1, 0.0]])) == pytest.approx([0, 0.5])
 
 
 def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
-    table = tables_statistics.area_table(found).set_index("method")
+    table = controls.area_table(found).set_index("method")
     assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global"}
     assert table.loc["contrast", "area"] == pytest.approx((f1(10, 0) + f1(20, 0)) / 2)
     assert (table.loc["contrast", "best_budget"], table.loc["contrast", "best"]) == ("0.1", pytest.approx(f1(20, 0)))
@@ -143,7 +143,7 @@ def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
 
 
 def test_highest_points_are_compared_wherever_they_lie(found):
-    table = tables_statistics.best_differences(found, of="contrast").set_index("method")
+    table = controls.best_differences(found, of="contrast").set_index("method")
     assert set(table.index) == {"lape", "kurtosis", "random_global"}
     assert table.loc["lape", "difference"] == pytest.approx(f1(20, 0) - f1(2, 2))
     assert 0 < table.loc["lape", "low"] < table.loc["lape", "difference"] < table.loc["lape", "high"]
@@ -158,7 +158,7 @@ def test_every_resample_chooses_the_best_budgets_anew():
             frames.append(frame.assign(correct=turned))
         frames += mask_frames("lape", budget, own=2, other=2)
     found = resample_items(pd.concat(frames, ignore_index=True), resamples=300)
-    row = tables_statistics.best_differences(found, of="contrast").set_index("method").loc["lape"]
+    row = controls.best_differences(found, of="contrast").set_index("method").loc["lape"]
 
     at = {key: list(part) for key, part in found.masks.groupby(["method", "budget"]).indices.items()}
     differences, chosen = [], []
@@ -181,7 +181,7 @@ def test_every_resample_chooses_the_best_budgets_anew():
 
 
 def test_control_table_compares_neurons_with_global_masks_only(found):
-    table = tables_statistics.control_table(found, budget="0.1").set_index("method")
+    table = controls.control_table(found, budget="0.1").set_index("method")
     assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global", "random_full"}
     assert table.loc["contrast", "p_value"] == 1 / (7 * 6 * 5)
     assert np.isnan(table.loc["kurtosis", "p_value"])
@@ -190,7 +190,7 @@ def test_control_table_compares_neurons_with_global_masks_only(found):
 
 
 def test_ablation_says_what_a_variant_masks(found):
-    table = tables_statistics.ablation_table(found, budget="0.1").set_index("rule")
+    table = controls.ablation_table(found, budget="0.1").set_index("rule")
     row = table.loc["Kurtosis, z (released: > 1)"]
     assert (row["level"], row["share_en"], row["mean"]) == ("> 2", 0.03, pytest.approx(f1(4, 1)))
     assert table.loc["Contrast (judged)", "level"] == "10 %"
@@ -198,17 +198,17 @@ def test_ablation_says_what_a_variant_masks(found):
 
 
 def test_intervals_and_differences_leave_random_masks_where_they_belong(found):
-    assert not tables_statistics.interval_table(found)["method"].str.startswith("random").any()
-    drops = tables_statistics.drop_table(found)
+    assert not effects.interval_table(found)["method"].str.startswith("random").any()
+    drops = effects.drop_table(found)
     own = drops[(drops["method"] == "contrast") & (drops["budget"] == "0.1") & (drops["masked_language"] == "vi")]
     assert own.set_index("evaluation_language")["change"].to_dict() == {"en": 0, "vi": -0.5, "zh": 0}
-    table = tables_statistics.difference_table(found, of=("contrast", "0.1")).set_index(["method", "budget"])
+    table = effects.difference_table(found, of=("contrast", "0.1")).set_index(["method", "budget"])
     assert table.loc[("lape", "0.1"), "low"] > 0
     assert ("random_global", "0.1") in table.index
 
 
 def test_dose_response_is_drawn_for_methods_and_random_masks(found, tmp_path):
-    curves = tables_statistics.dose_curves(found)
+    curves = controls.dose_curves(found)
     assert set(curves["method"]) == {"contrast", "lape", "kurtosis", "random_global"}
     assert list(curves[curves["method"] == "contrast"]["share"]) == [0.01, 0.1]
     random = curves[curves["method"] == "random_global"].iloc[0]
@@ -225,7 +225,7 @@ def test_silenced_parts_in_words():
         [(part, layer, k, "accuracy", 0.5) for part, layer in cases for k in LANGUAGES],
         columns=["part", "layer", "evaluation_language", "metric", "value"],
     )
-    table = tables_statistics.silenced_table(frame)
+    table = controls.silenced_table(frame)
     assert list(zip(table["part"], table["layer"], strict=True)) == [
         ("nothing", ""),
         ("MLP", "0"),

@@ -7,8 +7,7 @@ import pytest
 from crane_lib.neurons import NeuronSet
 from crane_lib.specificity import langspec
 from crane_study.measure.rows import MASK, langspec_rows
-from crane_study.tables.effects import transfer_table
-from crane_study.tables.transfer import base_chat_overlaps, transfer_matrix, with_drop_intervals
+from crane_study.tables.transfer import base_chat_overlaps, transfer_matrix, transfer_table, with_drop_intervals
 from crane_study.uncertainty.bootstrap import resample_items
 
 LANGUAGES = ("en", "vi", "zh")
@@ -114,3 +113,14 @@ def test_a_resample_without_any_right_answer_has_no_share_to_lose():
     ).assign(own_drop=0.0, worst_other="vi", worst_other_drop=0.0, langspec_f1=0.0)
     table = with_drop_intervals(rows, [base])
     assert np.isfinite(table[["own_low", "own_high", "worst_other_low", "worst_other_high"]].to_numpy()).all()
+
+
+def test_transfer_table(rows, langspec):
+    table = transfer_table(rows, langspec, metric="accuracy")
+    keys = ["method", "budget", "masked_language", "model", "selected_on"]
+    row = table.set_index(keys).loc[("contrast", "0.1", "en", "chat", "base")]
+    assert row["own_drop"] == pytest.approx(0.3 * 1.4)
+    assert row["worst_other"] == "vi"
+    assert row["worst_other_drop"] == pytest.approx(0.3 * 0.03 * 1.1)
+    expected = langspec.set_index(["method", "budget", "masked_language", "model", "selected_on", "metric"])
+    assert row["langspec_f1"] == expected.loc[("contrast", "0.1", "en", "chat", "base", "accuracy"), "langspec_f1"]

@@ -8,18 +8,21 @@ from scipy.stats import bootstrap, false_discovery_control
 from crane_lib.errors import CraneError
 from crane_lib.specificity import langspec, langspec_roles, langspec_values
 from crane_study.uncertainty import bootstrap as resampling
-from crane_study.uncertainty.bootstrap import generator_for, resample_counts
-from crane_study.uncertainty.intervals import (
-    difference_intervals,
-    drop_intervals,
-    holm,
+from crane_study.uncertainty.bootstrap import (
+    generator_for,
     interval,
-    langspec_draws,
-    langspec_intervals,
-    method_means,
+    resample_counts,
     resample_documents,
     resample_items,
 )
+from crane_study.uncertainty.intervals import (
+    difference_intervals,
+    drop_intervals,
+    langspec_draws,
+    langspec_intervals,
+    set_means,
+)
+from crane_study.uncertainty.permutation import holm
 
 LANGUAGES = ("en", "vi", "zh")
 MASKS = [
@@ -182,7 +185,7 @@ def test_intervals_hold_their_point_and_the_same_seed_gives_the_same():
 
 def test_blocks_do_not_change_the_resamples(monkeypatch):
     whole = resample_documents(documents(), resamples=30)
-    monkeypatch.setattr(resampling, "_CHUNK_VALUES", 40)
+    monkeypatch.setattr(resampling, "_BLOCK_VALUES", 40)
     np.testing.assert_allclose(resample_documents(documents(), resamples=30).draws, whole.draws, rtol=1e-12)
 
 
@@ -191,10 +194,10 @@ def test_nll_is_the_token_weighted_mean():
     assert np.exp(-found.measured) == pytest.approx(resample_documents(documents(), resamples=10).measured)
 
 
-def test_method_means_are_over_languages_and_draws_and_differences_are_paired():
+def test_set_means_are_over_languages_and_draws_and_differences_are_paired():
     found = resample_documents(documents(), resamples=200)
     values, draws = langspec_draws(found)
-    sets, means, drawn = method_means(found)
+    sets, means, drawn = set_means(found)
     assert list(sets["method"]) == ["contrast", "random_like_contrast"]
     assert means == pytest.approx([values[:3].mean(), values[3:].mean()])
     np.testing.assert_allclose(drawn[:, 1], draws[:, 3:].mean(axis=1))

@@ -1,0 +1,34 @@
+"""Inputs of the tables of single neurons (`crane_study.uncertainty.ground_truth`), from a study."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from crane_lib.neurons import NeuronSet
+from crane_lib.scores import UnitScores
+from crane_study.frames import read_frame
+from crane_study.steps.ground_truth import neuron_sets
+from crane_study.study import Study
+from crane_study.uncertainty.ground_truth import Effects
+
+
+def measured(study: Study) -> tuple[Effects, list[NeuronSet], pd.DataFrame]:
+    """Effects of single neurons, the base model's sets of neurons at the budget, and documents under those sets."""
+    effects = Effects.load(study.single_effects() / "effects.safetensors")
+    sets = neuron_sets(study.selection("base").folder, budget=study.budget)
+    return effects, sets, read_frame(study.whole_sets() / "documents.parquet")
+
+
+def unit_scores(study: Study) -> UnitScores:
+    """Scores of the base model's neurons under the objective that selects."""
+    return UnitScores.read(study.relevance("base").folder, objective=study.objectives[0], languages=study.languages)
+
+
+def relevance_and_effect(effects: Effects, scores: UnitScores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Relevance of every neuron as a share of all absolute relevance, and its effect, by language  (L, I) each"""
+    found = effects.per_token()
+    return {
+        language: (relevance / np.abs(relevance).sum(), found[language].reshape(relevance.shape))
+        for language, relevance in scores.neuron.items()
+    }
