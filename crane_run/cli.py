@@ -205,7 +205,7 @@ def told(profile: Profile) -> str:
 
 
 if TYPE_CHECKING:
-    from crane_run.verify import Comparison, Finding
+    from crane_run.verify import Comparison, VerifiedRun
 
 _SHOWN = 20  # of a kind, unless --all
 _RUN = typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")
@@ -283,7 +283,7 @@ def reference(
     typer.echo(f"{output}: {rows} rows of {len(made.tables)} tables, {len(made.verdicts)} verdicts, {kilobytes:.0f} kB")
 
 
-def _tell(run: Path, finding: Finding, *, limit: int | None) -> None:
+def _tell(run: Path, finding: VerifiedRun, *, limit: int | None) -> None:
     manifest = finding.manifest
     if manifest is not None:
         changed = ", with uncommitted changes" if manifest.uncommitted_changes else ""
@@ -303,7 +303,7 @@ def _tell(run: Path, finding: Finding, *, limit: int | None) -> None:
         typer.echo(f"{run}: NOT OK ({counts})")
 
 
-def _tell_comparison(found: Comparison, finding: Finding, *, limit: int | None) -> None:
+def _tell_comparison(found: Comparison, finding: VerifiedRun, *, limit: int | None) -> None:
     about = finding.reference.made_with if finding.reference else {}
     typer.echo(f"  reference: {finding.against} (made at commit {about.get('commit')} on {about.get('processor')})")
     typer.echo(

@@ -1,11 +1,15 @@
-"""Is a finished run what its manifest says, and are its numbers those of a reference run?"""
+"""Check of a finished run: its files against its manifest, and its numbers against those of a reference run.
+
+A reference is what is kept of a run: settings, verdicts and the numbers of its tables. A run is compared by making the
+same of it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,16 +30,19 @@ from crane_study.store import RECORD
 
 SCHEMA = "crane.reference/1"
 REFERENCES = ROOT / "expected" / "reference"
-DIGITS = 6  # significant ones that are kept
-_ROWS = ("results.csv", "langspec.csv")  # a row a draw; kept as the mean over draws
+NO_REFERENCE = "none"
+DIGITS = 6  # significant digits that are kept
+_ROWS = ("results.csv", "langspec.csv")  # one row per draw; kept as the mean over draws
 _DRAW = "random_seed"
 _CLAIMS = "claims.json"
 _BETWEEN = " / "
+_CLAIM_KEY = ["claim", "method", "budget", "metric"]
+_NOT_COMPARED = (*TOLD, "device")  # settings of a profile that do not change numbers
 Cell = float | int | str | None
 
 
-class Table(BaseModel):
-    """Numbers of one table: a list a row, in the order of `columns`, under what names the row."""
+class ReferenceTable(BaseModel):
+    """Numbers of one table: one list per row, in the order of `columns`; `key` are the columns that name a row."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,15 +51,14 @@ class Table(BaseModel):
     rows: dict[str, list[Cell]]
 
     def metric(self, row: str) -> str:
-        """The metric that a row is of, where the table says one."""
-        place = self.key.index("metric") if "metric" in self.key else None
-        return row.split(_BETWEEN)[place] if place is not None else ""
+        """Metric of a row, empty where the table names none."""
+        return row.split(_BETWEEN)[self.key.index("metric")] if "metric" in self.key else ""
 
     def half_width(self, row: str, column: str) -> float:
-        """Half the width of the interval that a row has for a column, 0 where it has none.
+        """Half the width of the interval of a column in a row, 0 where there is none.
 
         The interval of ``share`` ends in ``share_low`` and ``share_high``, that of ``own_drop`` in ``own_low`` and
-        ``own_high``, else in ``low`` and ``high``; an end belongs to its own interval.
+        ``own_high``, any other in ``low`` and ``high``; an end belongs to its own interval.
         """
         cells = dict(zip(self.columns, self.rows[row], strict=True))
         stem = column.removesuffix("_low").removesuffix("_high")
@@ -64,7 +70,7 @@ class Table(BaseModel):
 
 
 class Reference(BaseModel):
-    """What is kept of a run."""
+    """Settings, verdicts and numbers that are kept of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -72,32 +78,23 @@ class Reference(BaseModel):
     profile: dict[str, Any]
     made_with: dict[str, Any]
     verdicts: dict[str, str]
-    tables: dict[str, Table]
+    tables: dict[str, ReferenceTable]
     sha256: dict[str, str]  # for information: another machine may round differently
 
 
-@dataclass(frozen=True)
-class _Claim:
-    """One number of one verdict."""
-
-    row: str
-    column: str
-    value: float
-
-
 def reference_of(folder: Path, manifest: Manifest, *, rules: Reproduction) -> Reference:
-    """The numbers of the run in a folder."""
+    """Settings, verdicts and numbers of the run in a folder; `rules` say which columns are compared."""
     return Reference(
         profile=manifest.profile,
         made_with=made_with(manifest),
-        verdicts=verdicts_of(folder),
-        tables=tables_of(folder, rules=rules),
+        verdicts=_verdicts(folder),
+        tables=_tables(folder, rules=rules),
         sha256=_hashes(manifest),
     )
 
 
 def made_with(manifest: Manifest) -> dict[str, Any]:
-    """What numbers may depend on beside source and data: commit, packages, processor, threads, jobs, GPUs."""
+    """Commit, packages, processor, threads, jobs and GPUs, on which numbers may depend besides source and data."""
     return {
         "commit": manifest.commit,
         "uncommitted_changes": manifest.uncommitted_changes,
@@ -111,71 +108,62 @@ def made_with(manifest: Manifest) -> dict[str, Any]:
 
 
 def _hashes(manifest: Manifest) -> dict[str, str]:
-    """Hashes of what is made before any arithmetic, and of every table."""
-    before = [f"{STAGES}/corpus/", f"{STAGES}/benchmarks/"]
+    """Hashes of the files made before any arithmetic, and of every table."""
     made = {name: value for stage in manifest.stages for name, value in stage.outputs.items()}
-    found = {name: value for name, value in made.items() if any(name.startswith(start) for start in before)}
+    starts = (f"{STAGES}/corpus/", f"{STAGES}/benchmarks/")
+    found = {name: value for name, value in made.items() if name.startswith(starts)}
     return found | {name: value for name, value in manifest.outputs.items() if name.endswith(".csv")}
 
 
-def verdicts_of(folder: Path) -> dict[str, str]:
-    """Verdict of every claim, method, budget and measure; nothing where no claim was judged."""
+def _verdicts(folder: Path) -> dict[str, str]:
+    """Verdict of every claim, method, budget and measure; empty where no claim was judged."""
     path = folder / _CLAIMS
-    if not path.is_file():
-        return {}
-    return {_case(item): str(item["verdict"]) for item in read_claims(path)}
+    return {_case(item): str(item["verdict"]) for item in read_claims(path)} if path.is_file() else {}
 
 
 def _case(item: Mapping[str, Any]) -> str:
     return _BETWEEN.join(str(item[name]) or "-" for name in ("id", "method", "budget", "measure"))
 
 
-def tables_of(folder: Path, *, rules: Reproduction) -> dict[str, Table]:
+def _tables(folder: Path, *, rules: Reproduction) -> dict[str, ReferenceTable]:
     """Numbers of every CSV file of a run and of its claims, without the columns that are not compared."""
     found = {}
-    names = [*_ROWS, *(f"tables/{path.name}" for path in sorted((folder / "tables").glob("*.csv")))]
-    for name in names:
-        if (folder / name).is_file():
-            table = _table(_frame(folder / name), name, rules=rules, averaged=name in _ROWS)
-            if table is not None:
-                found[name] = table
-    if (folder / _CLAIMS).is_file():
-        found |= _claims(read_claims(folder / _CLAIMS), rules=rules)
-    return found
+    for name in [*_ROWS, *(f"tables/{path.name}" for path in sorted((folder / "tables").glob("*.csv")))]:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            frame = read_frame(path)
+        except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are of the first kind
+            raise CraneError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]})") from error
+        if table := _table(frame, name, rules=rules):
+            found[name] = table
+    return found | (_claim_tables(read_claims(folder / _CLAIMS), rules=rules) if (folder / _CLAIMS).is_file() else {})
 
 
-def _frame(path: Path) -> pd.DataFrame:
-    try:
-        return read_frame(path)
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are of the first kind
-        raise CraneError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]})") from error
-
-
-def _table(frame: pd.DataFrame, name: str, *, rules: Reproduction, averaged: bool) -> Table | None:
-    """Numbers and texts found in a frame; None where no column of it is compared."""
-    columns = [str(column) for column in frame.columns]
-    key = [column for column in columns if rules.names_row(table=name, column=column)]
-    if averaged:
+def _table(frame: pd.DataFrame, name: str, *, rules: Reproduction) -> ReferenceTable | None:
+    """Numbers and texts of a frame; None where no column of it is compared."""
+    key = [str(column) for column in frame.columns if rules.names_row(table=name, column=str(column))]
+    if name in _ROWS:
         key = [column for column in key if column != _DRAW]
         frame = _over_draws(frame, key)
-        columns = [str(column) for column in frame.columns]
     metrics = [str(value) for value in frame["metric"]] if "metric" in key else [""] * len(frame)
-    values = [column for column in columns if not rules.names_row(table=name, column=column) and column != _DRAW]
     compared = {
-        (column, metric): rules.compares(
-            table=name, column=column, metric=metric, number=is_numeric_dtype(frame[column])
-        )
-        for column in values
-        for metric in set(metrics)
+        column: {
+            metric: rules.compares(table=name, column=column, metric=metric, number=is_numeric_dtype(frame[column]))
+            for metric in set(metrics)
+        }
+        for column in map(str, frame.columns)
+        if column not in key and not rules.names_row(table=name, column=column) and column != _DRAW
     }
-    found = [column for column in values if any(compared[column, metric] for metric in set(metrics))]
+    found = [column for column, by_metric in compared.items() if any(by_metric.values())]
     if not found:
         return None
     rows: dict[str, list[Cell]] = {}
     for metric, record in zip(metrics, frame.to_dict("records"), strict=True):
         row = _free(_BETWEEN.join(_text(record[column]) for column in key), rows)
-        rows[row] = [_cell(record[column]) if compared[column, metric] else None for column in found]
-    return Table(key=key, columns=found, rows=rows)
+        rows[row] = [_cell(record[column]) if compared[column][metric] else None for column in found]
+    return ReferenceTable(key=key, columns=found, rows=rows)
 
 
 def _over_draws(frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
@@ -192,7 +180,7 @@ def _text(value: Any) -> str:
 
 
 def _free(row: str, rows: Mapping[str, Any]) -> str:
-    """The row's name, numbered where it is taken."""
+    """Name of a row, with a number if it is taken."""
     name, number = row, 2
     while name in rows:
         name, number = f"{row} #{number}", number + 1
@@ -200,7 +188,7 @@ def _free(row: str, rows: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> Cell:
-    """A value as it is kept: numbers with six significant digits, missing ones as None."""
+    """Round a number to the digits that are kept; a missing one is None."""
     if isinstance(value, str):
         return value
     if pd.isna(value):
@@ -209,38 +197,34 @@ def _cell(value: Any) -> Cell:
     return int(number) if number.is_integer() and abs(number) < 1e15 else number
 
 
-def _claims(verdicts: list[dict[str, Any]], *, rules: Reproduction) -> dict[str, Table]:
-    """Numbers of the verdicts, a table a claim."""
-    found: dict[str, list[_Claim]] = {}
+def _claim_tables(verdicts: list[dict[str, Any]], *, rules: Reproduction) -> dict[str, ReferenceTable]:
+    """Numbers of the verdicts, one table per claim."""
+    found: dict[str, dict[str, dict[str, float]]] = {}  # table -> row -> column -> number
     for item in verdicts:
-        found.setdefault(f"{_CLAIMS} {item['id']}", []).extend(_numbers(item["numbers"], _case(item)))
+        name = f"{_CLAIMS} {item['id']}"
+        for row, column, value in _numbers(item["numbers"], _case(item)):
+            metric = row.split(_BETWEEN)[_CLAIM_KEY.index("metric")]
+            if rules.rule(table=name, column=column, metric=metric).compared:
+                found.setdefault(name, {}).setdefault(row, {})[column] = value
     tables = {}
-    key = ["claim", "method", "budget", "metric"]
-    for name, every in found.items():
-        numbers = [
-            one
-            for one in every
-            if rules.rule(table=name, column=one.column, metric=one.row.split(_BETWEEN)[key.index("metric")]).compared
-        ]
-        columns = list(dict.fromkeys(one.column for one in numbers))
-        rows: dict[str, list[Cell]] = {one.row: [None] * len(columns) for one in numbers}
-        for one in numbers:
-            rows[one.row][columns.index(one.column)] = _cell(one.value)
-        if columns:
-            tables[name] = Table(key=key, columns=columns, rows=rows)
+    for name, rows in found.items():
+        columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+        cells = {row: [_cell(numbers.get(column)) for column in columns] for row, numbers in rows.items()}
+        tables[name] = ReferenceTable(key=_CLAIM_KEY, columns=columns, rows=cells)
     return tables
 
 
-def _numbers(value: Mapping[str, Any], row: str) -> Iterator[_Claim]:
+def _numbers(value: Mapping[str, Any], row: str) -> Iterator[tuple[str, str, float]]:
+    """Row, column and value of every number in the nested numbers of a verdict."""
     for name, inner in value.items():
         if isinstance(inner, Mapping):
             yield from _numbers(inner, f"{row}{_BETWEEN}{name}")
         elif isinstance(inner, int | float) and not isinstance(inner, bool):
-            yield _Claim(row, name, inner)
+            yield row, name, inner
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Write a reference as JSON with a line a row."""
+    """Write a reference as JSON with one line per row."""
     value = reference.model_dump(by_alias=True)
     tables = value.pop("tables")
     head = json.dumps(value, ensure_ascii=False, indent=1)[: -len("\n}")]
@@ -267,7 +251,7 @@ def read_reference(path: Path) -> Reference:
     """
     value = read_json(path)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise CraneError(f"{path}: is not a reference (expected schema {SCHEMA!r}); crane reference makes one of a run")
+        raise CraneError(f"{path}: is not a reference (expected schema {SCHEMA!r}); crane reference writes one")
     try:
         return Reference.model_validate(value)
     except ValidationError as error:
@@ -276,12 +260,9 @@ def read_reference(path: Path) -> Reference:
         raise CraneError(f"{path}: {place}: {first['msg']}; make it again with crane reference") from error
 
 
-_TOLD = (*TOLD, "device")  # settings of a profile that numbers do not follow from
-
-
 @dataclass(frozen=True)
 class Difference:
-    """A number, verdict, row or table that is not as in the reference."""
+    """A number, verdict, row or table that differs from the reference."""
 
     table: str
     row: str = ""
@@ -293,7 +274,7 @@ class Difference:
 
     @property
     def excess(self) -> float:
-        """How many times the tolerance the difference is; infinite where none is allowed or a number is missing."""
+        """Difference divided by the tolerance; infinite where none is allowed or a number is missing."""
         if not isinstance(self.value, int | float) or not isinstance(self.reference, int | float) or not self.tolerance:
             return math.inf
         return abs(self.value - self.reference) / self.tolerance
@@ -305,16 +286,13 @@ class Difference:
         if isinstance(self.value, int | float) and isinstance(self.reference, int | float):
             off = f"off by {abs(self.value - self.reference):.4g}, tolerance {self.tolerance:.4g}"
             return f"{place}: {self.value}, reference {self.reference} ({off})"
-        return f"{place}: {_shown(self.value)}, reference {_shown(self.reference)}"
-
-
-def _shown(value: Cell) -> str:
-    return "missing" if value is None else str(value)
+        shown = ["missing" if value is None else str(value) for value in (self.value, self.reference)]
+        return f"{place}: {shown[0]}, reference {shown[1]}"
 
 
 @dataclass
 class Comparison:
-    """What comparing found: differences that count, those told for information, and how many numbers were equal.
+    """Result of a comparison: differences that count, those given for information, and counts of numbers.
 
     `could_fail` counts the numbers that would have been out of tolerance had the run reported 0 for them: the power of
     the comparison. A number that is 0 in the reference cannot be among them.
@@ -332,134 +310,123 @@ class Comparison:
 
 
 def compare(
-    reference: Reference,
-    *,
-    tables: Mapping[str, Table],
-    verdicts: Mapping[str, str],
-    profile: Mapping[str, Any],
-    lacking: Mapping[str, str],
-    rules: Reproduction,
-    exact: bool = False,
+    reference: Reference, run: Reference, *, lacking: Mapping[str, str], rules: Reproduction, exact: bool = False
 ) -> Comparison:
-    """Hold a run's numbers against a reference's.
+    """Compare a run's settings, verdicts and numbers with those of a reference.
 
     Parameters
     ----------
-    tables, verdicts, profile : the run's (`crane_run.verify`)
-    lacking : section number -> why it has no outputs; its tables are then not called missing one by one
+    lacking : section number -> why it has no outputs; its tables are then not reported missing one by one
     exact : allow no difference in the digits that are kept
     """
-    found = Comparison()
-    found.differences += _settings(profile, reference.profile)
-    for number, why in lacking.items():
-        found.differences.append(Difference(f"section {number}", remark=why))
-    for name, expected in reference.tables.items():
-        if name in tables:
-            found.tables += 1
-            _compare_table(name, tables[name], expected, found, rules=rules, exact=exact)
-        elif name.removeprefix("tables/")[:2] not in lacking:
-            found.differences.append(Difference(name, remark="is missing; the reference has it"))
-    for name in tables:
-        if name not in reference.tables:
-            found.information.append(Difference(name, remark="is new; the reference does not have it"))
-    told = reference.profile.get("name") in rules.verdicts_as_information and not exact
-    _compare_verdicts(verdicts, reference.verdicts, found, told=told)
-    found.differences.sort(key=lambda one: -one.excess)  # stable: what has no size stays first, in order
-    return found
+    return _Comparer(rules, exact).compare(reference, run, lacking)
 
 
-def _settings(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str = "") -> list[Difference]:
-    """Settings of the profile that are not the reference's."""
-    found = []
-    for name in sorted({*ours, *theirs}):
-        where = f"{place}.{name}" if place else name
-        one, other = ours.get(name), theirs.get(name)
-        if where in _TOLD or one == other:
-            continue
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found += _settings(one, other, where)
-        else:
-            found.append(Difference("profile", column=where, remark=f"is {one!r}, the reference has {other!r}"))
-    return found
+class _Comparer:
+    """One comparison at work."""
 
+    def __init__(self, rules: Reproduction, exact: bool) -> None:
+        self._rules, self._exact = rules, exact
+        self._found = Comparison()
 
-def _compare_table(
-    name: str, ours: Table, theirs: Table, found: Comparison, *, rules: Reproduction, exact: bool
-) -> None:
-    if ours.key != theirs.key:
-        remark = f"rows are named by {', '.join(ours.key)}; in the reference by {', '.join(theirs.key)}"
-        found.differences.append(Difference(name, remark=remark))
-        return
-    missing = [column for column in theirs.columns if column not in ours.columns]
-    found.differences += [Difference(name, column=column, remark="the column is missing") for column in missing]
-    new = [column for column in ours.columns if column not in theirs.columns]
-    found.information += [Difference(name, column=column, remark="the column is new") for column in new]
-    for row in ours.rows:
-        if row not in theirs.rows:
-            found.differences.append(Difference(name, row, remark="the row is not in the reference"))
-    for row, cells in theirs.rows.items():
-        if row not in ours.rows:
-            found.differences.append(Difference(name, row, remark="the row is missing"))
-            continue
-        values = dict(zip(ours.columns, ours.rows[row], strict=True))
-        metric = theirs.metric(row)
-        for column, cell in zip(theirs.columns, cells, strict=True):
-            if column in values:
-                place = Difference(name, row, column, values[column], cell)
-                reach = rules.widening * theirs.half_width(row, column)
-                _compare_cell(place, found, metric=metric, reach=reach, rules=rules, exact=exact)
+    def compare(self, reference: Reference, run: Reference, lacking: Mapping[str, str]) -> Comparison:
+        found = self._found
+        self._settings(run.profile, reference.profile)
+        for number, why in lacking.items():
+            self._differs(f"section {number}", remark=why)
+        for name, expected in reference.tables.items():
+            if name in run.tables:
+                found.tables += 1
+                self._table(name, run.tables[name], expected)
+            elif name.removeprefix("tables/")[:2] not in lacking:
+                self._differs(name, remark="is missing; the reference has it")
+        new = [name for name in run.tables if name not in reference.tables]
+        found.information += [Difference(name, remark="is new; the reference does not have it") for name in new]
+        informative = reference.profile.get("name") in self._rules.verdicts_as_information and not self._exact
+        self._verdicts(run.verdicts, reference.verdicts, found.information if informative else found.differences)
+        found.differences.sort(key=lambda one: -one.excess)  # stable: what has no size stays first, in order
+        return found
 
+    def _differs(self, table: str, row: str = "", column: str = "", *, remark: str) -> None:
+        self._found.differences.append(Difference(table, row, column, remark=remark))
 
-def _compare_cell(
-    place: Difference, found: Comparison, *, metric: str, reach: float, rules: Reproduction, exact: bool
-) -> None:
-    value, reference = place.value, place.reference
-    where = {"table": place.table, "column": place.column, "metric": metric}
-    if isinstance(value, str) or isinstance(reference, str):
-        if value != reference and rules.compares(**where, number=False):
-            (found.differences if exact else found.information).append(place)
-        return
-    if value is None and reference is None:
-        return
-    rule = rules.rule(**where)
-    if not rule.compared:
-        return
-    found.numbers += 1
-    if value is None or reference is None:
-        found.differences.append(place)
-        return
-    tolerance = 0.0 if exact else rule.tolerance(reference, reach=reach)
-    found.equal += value == reference
-    found.zeros += reference == 0
-    found.could_fail += abs(reference) > tolerance
-    if abs(value - reference) > tolerance + 1e-12 * abs(reference):
-        found.differences.append(Difference(place.table, place.row, place.column, value, reference, tolerance))
+    def _settings(self, ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str = "") -> None:
+        """Settings of the profile that differ from the reference's."""
+        for name in sorted({*ours, *theirs}):
+            where = f"{place}.{name}" if place else name
+            one, other = ours.get(name), theirs.get(name)
+            if where in _NOT_COMPARED or one == other:
+                continue
+            if isinstance(one, Mapping) and isinstance(other, Mapping):
+                self._settings(one, other, where)
+            else:
+                self._differs("profile", "", where, remark=f"is {one!r}, the reference has {other!r}")
 
+    def _table(self, name: str, ours: ReferenceTable, theirs: ReferenceTable) -> None:
+        if ours.key != theirs.key:
+            remark = f"rows are named by {', '.join(ours.key)}; in the reference by {', '.join(theirs.key)}"
+            self._differs(name, remark=remark)
+            return
+        for column in theirs.columns:
+            if column not in ours.columns:
+                self._differs(name, "", column, remark="the column is missing")
+        new = [column for column in ours.columns if column not in theirs.columns]
+        self._found.information += [Difference(name, column=column, remark="the column is new") for column in new]
+        for row in ours.rows:
+            if row not in theirs.rows:
+                self._differs(name, row, remark="the row is not in the reference")
+        for row, cells in theirs.rows.items():
+            if row not in ours.rows:
+                self._differs(name, row, remark="the row is missing")
+                continue
+            values = dict(zip(ours.columns, ours.rows[row], strict=True))
+            for column, cell in zip(theirs.columns, cells, strict=True):
+                if column in values:
+                    reach = self._rules.widening * theirs.half_width(row, column)
+                    place = Difference(name, row, column, values[column], cell)
+                    self._cell(place, metric=theirs.metric(row), reach=reach)
 
-def _compare_verdicts(ours: Mapping[str, str], theirs: Mapping[str, str], found: Comparison, *, told: bool) -> None:
-    """Verdicts count as they are, unless the profile's are `told` only; one that is missing counts always."""
-    for case, verdict in theirs.items():
-        found.verdicts += 1
-        if case not in ours:
-            found.differences.append(Difference("claims.json", case, "verdict", None, verdict))
-        elif ours[case] != verdict:
-            place = Difference("claims.json", case, "verdict", ours[case], verdict)
-            (found.information if told else found.differences).append(place)
-        else:
-            found.equal_verdicts += 1
+    def _cell(self, place: Difference, *, metric: str, reach: float) -> None:
+        found, value, reference = self._found, place.value, place.reference
+        where = {"table": place.table, "column": place.column, "metric": metric}
+        if isinstance(value, str) or isinstance(reference, str):
+            if value != reference and self._rules.compares(**where, number=False):
+                (found.differences if self._exact else found.information).append(place)
+            return
+        if value is None and reference is None:
+            return
+        rule = self._rules.rule(**where)
+        if not rule.compared:
+            return
+        found.numbers += 1
+        if value is None or reference is None:
+            found.differences.append(place)
+            return
+        tolerance = 0.0 if self._exact else rule.tolerance(reference, reach=reach)
+        found.equal += value == reference
+        found.zeros += reference == 0
+        found.could_fail += abs(reference) > tolerance
+        if abs(value - reference) > tolerance + 1e-12 * abs(reference):
+            found.differences.append(replace(place, tolerance=tolerance))
 
-
-NO_REFERENCE = "none"
+    def _verdicts(self, ours: Mapping[str, str], theirs: Mapping[str, str], changed: list[Difference]) -> None:
+        """Compare verdicts; a missing one always counts, one that is `changed` goes into the list given."""
+        for case, verdict in theirs.items():
+            self._found.verdicts += 1
+            self._found.equal_verdicts += ours.get(case) == verdict
+            if ours.get(case) != verdict:
+                place = Difference(_CLAIMS, case, "verdict", ours.get(case), verdict)
+                (changed if case in ours else self._found.differences).append(place)
 
 
 @dataclass
-class Finding:
-    """What is wrong with a run (`problems`), what is worth knowing (`notes`), and how its numbers compare."""
+class VerifiedRun:
+    """Result of a check: what is wrong with a run (`problems`), `notes`, and the comparison of its numbers."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)  # sections that were never run
-    files: int = 0  # looked at
+    files: int = 0  # that were checked
     manifest: Manifest | None = None
     reference: Reference | None = None
     against: str = ""
@@ -467,12 +434,12 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is wrong."""
+        """Return whether nothing is wrong."""
         return not self.problems and not (self.comparison and self.comparison.differences)
 
     @property
     def unfinished(self) -> str:
-        """Which sections are lacking and how to run them, empty where the run is whole."""
+        """Sections that are missing and the command that runs them; empty if the run is complete."""
         if self.manifest is None or not self.absent:
             return ""
         count = f"{len(self.absent)} sections were" if len(self.absent) > 1 else "1 section was"
@@ -481,7 +448,7 @@ class Finding:
         return f"{count} never run ({', '.join(self.absent)}); {command} runs what is lacking"
 
 
-def verify(folder: Path, *, against: str = "", exact: bool = False) -> Finding:
+def verify(folder: Path, *, against: str = "", exact: bool = False) -> VerifiedRun:
     """Check a finished run.
 
     Parameters
@@ -489,22 +456,22 @@ def verify(folder: Path, *, against: str = "", exact: bool = False) -> Finding:
     folder : the run's folder
     against : a reference file, the folder of another run, ``none``, or empty for the profile's reference in
         ``expected/reference/``, if it has one
-    exact : allow no difference from the reference in the digits that it keeps
+    exact : allow no difference in the digits that the reference keeps
 
     Raises
     ------
-    CraneError : there is nothing to check, or what it is to be held against is no reference or of another profile
+    CraneError : there is nothing to check, or the reference is not one or is of another profile
     """
-    finding = Finding()
+    finding = VerifiedRun()
     try:
         manifest = read_manifest(folder)
     except DamagedManifestError as error:
         finding.problems.append(f"{error}; nothing else was checked")
         return finding
     finding.manifest = manifest
-    chosen, name = _reference(str(manifest.profile.get("name")), against)
-    for problem in _file_problems(folder, manifest, finding):
-        finding.problems.append(problem)
+    profile = str(manifest.profile.get("name"))
+    chosen, name = _reference(profile, against)
+    finding.problems += _file_problems(folder, manifest, finding)
     finding.problems += [
         f"section {section.section}: {section.error or section.status}"
         for section in manifest.sections
@@ -514,24 +481,17 @@ def verify(folder: Path, *, against: str = "", exact: bool = False) -> Finding:
     finding.notes += [finding.unfinished] if finding.absent else []
     finding.notes += _leftovers(manifest)
     if chosen is None:
-        finding.notes.append(f"its numbers were held against nothing: {name}")
+        finding.notes.append(f"its numbers were compared with nothing: {name}")
         return finding
     finding.reference, finding.against = chosen, name
-    rules = load_tolerances().reproduction.of_profile(str(manifest.profile.get("name")))
-    finding.comparison = compare(
-        chosen,
-        tables=tables_of(folder, rules=rules),
-        verdicts=verdicts_of(folder),
-        profile=manifest.profile,
-        lacking=_lacking(manifest, chosen),
-        rules=rules,
-        exact=exact,
-    )
+    rules = load_tolerances().reproduction.of_profile(profile)
+    ours = reference_of(folder, manifest, rules=rules)
+    finding.comparison = compare(chosen, ours, lacking=_lacking(manifest, chosen), rules=rules, exact=exact)
     return finding
 
 
 def _reference(profile: str, against: str) -> tuple[Reference | None, str]:
-    """What a run of a profile is held against, and its name; or None, and why."""
+    """Reference for a run of a profile, and its name; or None, and why there is none."""
     if against == NO_REFERENCE:
         return None, "as asked for"
     path = Path(against) if against else REFERENCES / f"{profile}.json"
@@ -552,8 +512,8 @@ def _reference(profile: str, against: str) -> tuple[Reference | None, str]:
     return reference, str(path)
 
 
-def _file_problems(folder: Path, manifest: Manifest, finding: Finding) -> Iterator[str]:
-    """Files that are missing, changed, or not the run's."""
+def _file_problems(folder: Path, manifest: Manifest, finding: VerifiedRun) -> Iterator[str]:
+    """Files that are missing, changed, or unknown to the manifest."""
     listed = dict(manifest.outputs)
     if (folder / STAGES).is_dir():
         for stage in manifest.stages:
@@ -575,18 +535,18 @@ def _file_problems(folder: Path, manifest: Manifest, finding: Finding) -> Iterat
 
 
 def _stage_files(stages: Path) -> Iterable[Path]:
-    """Every file of the stages but hidden ones (scratch folders of unfinished stages)."""
+    """Every file of the stages except hidden ones (scratch folders of unfinished stages)."""
     for path in sorted(stages.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(stages).parts):
             yield path
 
 
 def _record_problems(folder: Path, stage: StageRecord) -> Iterator[str]:
-    """Whether a stage's own record says what the manifest says."""
+    """Disagreement of a stage's own record with the manifest."""
     name = f"{STAGES}/{stage.name}/{RECORD}"
     path = folder / name
     if not path.is_file():
-        return  # said with the other files
+        return  # reported with the other files
     try:
         record = read_json(path)
         outputs = {f"{STAGES}/{stage.name}/{file}": entry["sha256"] for file, entry in record["outputs"].items()}
@@ -599,7 +559,7 @@ def _record_problems(folder: Path, stage: StageRecord) -> Iterator[str]:
 
 
 def _leftovers(manifest: Manifest) -> list[str]:
-    """Stages made from others that are not here: left from earlier code or settings, or not yet made again."""
+    """Stages made from others that are no longer here: left from earlier code or settings, or not yet made again."""
     known = {stage.key for stage in manifest.stages}
     known |= {model.fingerprint for model in manifest.models.values() if model.fingerprint}
     notes = []
@@ -607,14 +567,14 @@ def _leftovers(manifest: Manifest) -> list[str]:
         gone = sorted(role for role, key in stage.inputs.items() if key not in known)
         if gone:
             notes.append(
-                f"{STAGES}/{stage.name}: was made from another {', '.join(gone)} than lies here; it is left from an "
+                f"{STAGES}/{stage.name}: was made from another {', '.join(gone)} than is here; it is left from an "
                 "earlier run, or its section has yet to be run again"
             )
     return notes
 
 
 def _lacking(manifest: Manifest, reference: Reference) -> dict[str, str]:
-    """Sections of which the reference has tables and this run has none, and why."""
+    """Sections of which the reference has tables and this run has none, with the reason."""
     ran = {section.section[:2]: section for section in manifest.sections}
     expected = {name.removeprefix("tables/")[:2] for name in reference.tables if name.startswith("tables/")}
     lacking = {}

@@ -12,7 +12,8 @@ from crane_run import verify as module
 from crane_run.cli import app
 from crane_run.manifest import read_manifest
 from crane_run.sections import all_sections
-from crane_run.verify import read_reference, verify
+from crane_run.verify import Reference, ReferenceTable, compare, read_reference, verify
+from crane_study.paper.tolerances import Reproduction
 from crane_study.profile import TOLD
 from tests.run.small_run import make_run
 
@@ -40,12 +41,11 @@ def crane(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def set_value(path, column, value, *, row=0):
-    """Another value in a table, and the manifest made to know of it."""
-    frame = pd.read_csv(path, keep_default_na=False)
-    frame[column] = frame[column].astype(object)
-    frame.loc[row, column] = value
-    frame.to_csv(path, index=False)
+def edit(path, change):
+    """Apply a change to the object in a JSON file."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
 
 
 def test_a_finished_run_is_ok(run):
@@ -58,40 +58,63 @@ def test_a_finished_run_is_ok(run):
     assert said.output.rstrip().endswith(f"{run}: OK")
 
 
-def test_a_changed_byte(run):
+def change_a_byte(run):
     path = run / "stages" / "base_model" / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert verify(run).problems == [
-        f"stages/base_model/model/model.safetensors: was changed after the run ({path.stat().st_size} bytes now)"
-    ]
-    said = crane("verify", run)
-    assert said.exit_code == 1
-    assert "PROBLEM stages/base_model/model/model.safetensors: was changed" in said.output
 
 
-def test_a_missing_file(run):
-    (run / "tables" / "03_langspec.csv").unlink()
-    assert verify(run).problems == ["tables/03_langspec.csv: is missing"]
-
-
-def test_an_extra_file(run):
+def add_files(run):
     (run / "tables" / "99_new.csv").write_text("a\n1\n")
     (run / "stages" / "other").mkdir()
     (run / "stages" / "other" / "stage.json").write_text("{}")
     (run / ".lock").touch()
     (run / "logs").mkdir()
-    (run / "logs" / "00.log").write_text("said on the way")
-    assert verify(run).problems == [
-        "tables/99_new.csv: is not in the manifest",
-        "stages/other/stage.json: is not in the manifest",
-    ]
+    (run / "logs" / "00.log").write_text("output of the cells")
 
 
-def test_an_incomplete_record_of_a_stage(run):
-    (run / "stages" / "corpus" / "stage.json").write_text('{"schema": "crane.stage/1"}')
-    first, second = verify(run).problems
-    assert first == "stages/corpus/stage.json: is no complete record of a stage"
-    assert second.startswith("stages/corpus/stage.json: was changed")
+def fail_a_section(run):
+    def change(manifest):
+        (record,) = (item for item in manifest["sections"] if item["section"] == "03_perplexity")
+        record |= {"status": "failed", "error": "no such set"}
+
+    edit(run / "manifest.json", change)
+
+
+def spoil_the_manifest(run):
+    def change(manifest):
+        del manifest["locks"]
+        manifest["outputs"]["report.md"] = "short"
+
+    edit(run / "manifest.json", change)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problems"),
+    [
+        (change_a_byte, ["stages/base_model/model/model.safetensors: was changed after the run ("]),
+        (lambda run: (run / "tables" / "03_langspec.csv").unlink(), ["tables/03_langspec.csv: is missing"]),
+        (add_files, ["tables/99_new.csv: is not in the manifest", "stages/other/stage.json: is not in the manifest"]),
+        (
+            lambda run: (run / "stages" / "corpus" / "stage.json").write_text('{"schema": "crane.stage/1"}'),
+            [
+                "stages/corpus/stage.json: is no complete record of a stage",
+                "stages/corpus/stage.json: was changed after the run",
+            ],
+        ),
+        (fail_a_section, ["section 03_perplexity: no such set"]),
+        (spoil_the_manifest, [".json: locks: Field required (and 1 more); nothing else was checked"]),
+        (lambda run: (run / "manifest.json").write_text("{"), ["manifest.json: is not JSON"]),
+    ],
+    ids=["byte", "missing", "added", "record", "failed", "part", "cut"],
+)
+def test_what_is_wrong_with_the_files_is_named(run, damage, problems):
+    damage(run)
+    found = verify(run).problems
+    assert len(found) == len(problems)
+    assert all(expected in one for one, expected in zip(found, problems, strict=True)), found
+    said = crane("verify", run)
+    assert said.exit_code == 1
+    assert f"PROBLEM {found[0]}" in said.output
 
 
 def test_without_stages_the_rest_is_checked(run):
@@ -101,50 +124,18 @@ def test_without_stages_the_rest_is_checked(run):
     assert "2 stages not checked" in finding.notes[0]
 
 
-def test_a_section_that_failed(run):
-    path = run / "manifest.json"
-    manifest = json.loads(path.read_text())
-    (record,) = (item for item in manifest["sections"] if item["section"] == "03_perplexity")
-    record |= {"status": "failed", "error": "no such set"}
-    path.write_text(json.dumps(manifest))
-    assert verify(run).problems == ["section 03_perplexity: no such set"]
-
-
 def test_a_stage_made_of_something_else(run):
-    path = run / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["stages"][0]["inputs"] = {"corpus": "0" * 16}
-    path.write_text(json.dumps(manifest))
-    assert "stages/base_model: was made from another corpus than lies here" in verify(run).notes[0]
+    edit(run / "manifest.json", lambda manifest: manifest["stages"][0].update(inputs={"corpus": "0" * 16}))
+    assert "stages/base_model: was made from another corpus than is here" in verify(run).notes[0]
 
 
-def test_a_truncated_manifest(run):
-    path = run / "manifest.json"
-    path.write_text(path.read_text()[:2000])
-    said = crane("verify", run)
-    assert said.exit_code == 1
-    assert "manifest.json: is not JSON" in said.output
-
-
-def test_a_manifest_without_a_part(run):
-    path = run / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["locks"]
-    manifest["outputs"]["report.md"] = "short"
-    path.write_text(json.dumps(manifest))
-    (problem,) = verify(run).problems
-    assert "locks: Field required (and 1 more)" in problem
-
-
-def test_an_older_manifest_is_one_line(run):
+def test_an_older_manifest_or_none_is_one_line(run):
     (run / "manifest.json").write_text('{"schema": "crane.manifest/1"}')
     with pytest.raises(CraneError, match=r"has schema crane.manifest/1, this version checks crane.manifest/2; run"):
         verify(run)
-
-
-def test_no_run(tmp_path):
+    (run / "manifest.json").unlink()
     with pytest.raises(CraneError, match=r"has no manifest.json; give the folder of a finished run"):
-        verify(tmp_path)
+        verify(run)
 
 
 def test_numbers_within_the_tolerance(run, tmp_path, references):
@@ -211,10 +202,7 @@ def test_missing_tables_rows_and_sections(run, tmp_path):
     frame = pd.read_csv(other / "tables" / "03_langspec.csv")
     frame.iloc[:1].rename(columns={"mean": "area"}).to_csv(other / "tables" / "03_langspec.csv", index=False)
     (other / "results.csv").unlink()
-    path = other / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["sections"] = manifest["sections"][1:]
-    path.write_text(json.dumps(manifest))
+    edit(other / "manifest.json", lambda manifest: manifest["sections"].pop(0))
     (other / "tables" / "00_documents.csv").unlink()
     found = verify(other, against=str(run)).comparison
     assert {str(one) for one in found.differences} == {
@@ -228,13 +216,14 @@ def test_missing_tables_rows_and_sections(run, tmp_path):
 
 def test_other_settings_are_named(run, tmp_path):
     other = make_run(tmp_path / "other")
-    path = other / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["profile"]["selection"]["budget"] = 0.2
     told = {"description": "other words", "expected_seconds": {"00": 1.0}, "calibration_seconds": 1.0, "needs": {}}
     assert set(told) == set(TOLD)
-    manifest["profile"] |= {**told, "device": "cuda"}
-    path.write_text(json.dumps(manifest))
+
+    def change(manifest):
+        manifest["profile"]["selection"]["budget"] = 0.2
+        manifest["profile"] |= {**told, "device": "cuda"}
+
+    edit(other / "manifest.json", change)
     (one,) = verify(other, against=str(run)).comparison.differences
     assert str(one) == "profile, selection.budget: is 0.2, the reference has 0.1"
 
@@ -319,3 +308,78 @@ def test_a_number_that_no_rule_is_for_is_an_error(run):
         CraneError, match=r"tolerances.yaml: no rule .* is for tables/03_langspec.csv, column 'surprise'"
     ):
         verify(run, against=str(run))
+
+
+# Comparison of single numbers, with the intervals that rows have of their own.
+
+RULES = {
+    "verdicts_as_information": [],
+    "identity": {"*": ["method"]},
+    "widening": 3,
+    "rules": [{"why": "w", "columns": ["share", "low", "high"], "interval": True, "absolute": 0.01}],
+}
+
+
+def table(**columns):
+    return ReferenceTable(key=["method"], columns=list(columns), rows={"contrast": list(columns.values())})
+
+
+def of(one):
+    """A reference with one table."""
+    return Reference(profile={}, made_with={}, verdicts={}, tables={"tables/10_t.csv": one}, sha256={})
+
+
+def differing(ours, theirs):
+    """Columns that differ, and the comparison."""
+    found = compare(of(theirs), of(ours), lacking={}, rules=Reproduction.model_validate(RULES))
+    return [one.column for one in found.differences], found
+
+
+@pytest.mark.parametrize(
+    ("column", "width"),
+    [
+        ("share", 0.2),
+        ("share_low", 0.2),
+        ("share_high", 0.2),
+        ("own_drop", 0.1),
+        ("own_high", 0.1),
+        ("mean", 0.4),
+        ("low", 0.4),
+        ("high", 0.4),
+    ],
+)
+def test_an_interval_belongs_to_its_column(column, width):
+    names = {"share": 0.5, "share_low": 0.3, "share_high": 0.7, "own_drop": 0.2, "own_low": 0.1, "own_high": 0.3}
+    one = table(**names, mean=0.5, low=0.1, high=0.9)
+    assert one.half_width("contrast", column) == pytest.approx(width)
+
+
+def test_without_an_interval_there_is_no_width():
+    assert table(share=0.5, mean_low=0.1, mean_high=0.2).half_width("contrast", "share") == 0
+    assert table(share=0.5, low=None, high=0.2).half_width("contrast", "share") == 0
+
+
+def test_a_value_may_lie_within_the_widened_interval():
+    reference = table(share=0.5, low=0.4, high=0.6)  # three times .1, and .01
+    assert differing(table(share=0.8, low=0.7, high=0.9), reference)[0] == []
+    assert sorted(differing(table(share=0.82, low=0.7, high=0.92), reference)[0]) == ["high", "share"]
+    narrow = table(share=0.5, low=0.49, high=0.51)
+    columns, found = differing(table(share=0.55, low=0.54, high=0.56), narrow)
+    assert sorted(columns) == ["high", "low", "share"]
+    assert found.differences[0].tolerance == pytest.approx(0.04)
+
+
+def test_power_counts_what_a_0_would_have_failed():
+    theirs = table(share=0.2, low=0.1, high=0.3)  # the tolerance is .31
+    assert differing(theirs, theirs)[1].could_fail == 0
+    theirs = table(share=0.5, low=0.45, high=0.0)  # an interval that ends in 0 is as wide as it looks
+    assert (differing(theirs, theirs)[1].could_fail, differing(theirs, theirs)[1].zeros) == (0, 1)
+    theirs = table(share=0.5, low=0.45, high=0.55)
+    assert differing(theirs, theirs)[1].could_fail == 3
+
+
+def test_a_text_needs_no_rule_and_is_told_where_it_differs():
+    theirs = table(share=0.5, worst="zh", note=None)
+    columns, found = differing(table(share=0.5, worst="vi", note=None), theirs)
+    assert (columns, [one.column for one in found.information]) == ([], ["worst"])
+    assert found.numbers == 1
