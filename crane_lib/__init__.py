@@ -1,8 +1,8 @@
-"""Which neurons does a language need? Relevance, neuron sets, masks, and LangSpec-F1.
+"""Language-specific neurons: relevance, selection methods, neuron sets, masks, and LangSpec-F1.
 
-    from crane_lib import NeuronSet, masked, stream_statistics
+    from crane_lib import METHODS, NeuronSet, document_relevance, masked, stream_statistics
 
-Names load their module when they are first used: `import crane_lib` does not import torch.
+Names load their module when they are first used: `import crane_lib` imports neither torch nor numpy.
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crane_lib.relevance.rules import relevance_rules
     from crane_lib.relevance.statistics import Statistics
     from crane_lib.scores import UnitScores
+    from crane_lib.selection import normalized_contrast
     from crane_lib.specificity import LangSpec, langspec
 
 _HOME = {
@@ -36,6 +37,7 @@ _HOME = {
     "relevance.rules": ["relevance_rules"],
     "relevance.statistics": ["Statistics"],
     "scores": ["UnitScores"],
+    "selection": ["normalized_contrast"],
     "specificity": ["LangSpec", "langspec"],
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "langspec",
     "load_model",
     "masked",
+    "normalized_contrast",
     "read_neuron_sets",
     "register",
     "register_family",

@@ -1,7 +1,7 @@
-"""Ground truth: what zeroing each neuron by itself does to the NLL of documents, measured for every neuron.
+"""Ground truth: the effect of zeroing each neuron alone on the NLL of documents, measured for every neuron.
 
-No approximation and no gradient: each number is the difference of two forward passes. Many neurons are ablated at once,
-as copies of a batch, and a copy is computed only from the ablated layer on.
+There is no approximation and no gradient: each number is the difference of two forward passes. Many neurons are
+ablated at once, as copies of a batch, and a copy is computed only from the ablated layer on.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def ablation_effects(
     token_budget: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Rise of every document's NLL when one neuron is zeroed, for every neuron.  The model leaves as it came.
+    """Increase of every document's NLL when one neuron is zeroed, for every neuron; the model is restored.
 
     Parameters
     ----------
-    documents : token ids, two or more each
+    documents : token ids, two or more per document
     token_budget : tokens of a forward pass, counting every copy of a document
-    progress : called at the start and after every pass with the effects measured and their number (documents x L x I)
+    progress : called with the number of effects measured and their total (documents x L x I)
 
     Returns
     -------
-    (documents, L, I) float64, nats summed over a document's predicted tokens; positive where the neuron is needed
+    (documents, L, I) float64, nats summed over a document's predicted tokens; positive if the neuron is needed
 
     Raises
     ------
@@ -47,68 +47,64 @@ def ablation_effects(
     """
     lengths = [len(document) for document in documents]
     if not lengths or min(lengths) < 2:
-        raise CraneError("ablation: every document needs two tokens or more; is the corpus empty?")
+        raise CraneError("ablation: every document needs at least two tokens; is the corpus empty?")
     parts, additive = parts_of(model), family_of(model).additive
     layers, width = len(parts.layers), parts.widths["neuron"]
-    # Few documents at once, so that a pass holds many neurons: their common part is then computed seldom.
+    # Few documents at once, so that a pass holds many neurons: their common part is then rarely computed.
     batches = token_batches(lengths, token_budget=max(max(lengths), token_budget // 4))
     effects = np.empty((len(documents), layers, width))
     done = 0
-    say = progress or (lambda _done, _total: None)
-    say(done, effects.size)
+    report = progress or (lambda _done, _total: None)
+    report(done, effects.size)
     with frozen(model):
         for batch in batches:
-            seen = _Seen(model, parts, *pad_batch([documents[index] for index in batch]))
-            at_once = max(1, token_budget // seen.tokens.numel())
+            unablated = _UnablatedBatch(model, parts, *pad_batch([documents[index] for index in batch]))
+            at_once = max(1, token_budget // unablated.tokens.numel())
             for layer in range(layers):
                 for start in range(0, width, at_once):
-                    neurons = torch.arange(start, min(start + at_once, width), device=seen.tokens.device)
-                    hidden = seen.without(layer, neurons) if additive else seen.from_the_start(layer, neurons)
-                    rise = seen.nll(hidden, copies=len(neurons)) - seen.unablated
+                    neurons = torch.arange(start, min(start + at_once, width), device=unablated.tokens.device)
+                    without = unablated.resumed_without if additive else unablated.rerun_without
+                    rise = unablated.nll_of(without(layer, neurons), copies=len(neurons)) - unablated.nll
                     effects[batch, layer, start : start + len(neurons)] = rise.T.cpu().numpy()
                     done += rise.numel()
-                    say(done, effects.size)
+                    report(done, effects.size)
     if not np.isfinite(effects).all():
         raise CraneError("ablation: an NLL is not finite; the model's values overflow, use dtype: float32 or bfloat16")
     return effects
 
 
-class _Seen:
-    """A batch of documents as the whole model sees it, and as it is without single neurons."""
+class _UnablatedBatch:
+    """A batch of documents passed through the whole model, from which it is computed without single neurons."""
 
     def __init__(self, model: PreTrainedModel, parts: ModelParts, tokens: Tensor, mask: Tensor) -> None:
         self._model, self._parts = model, parts
+        self._backbone: Any = parts.backbone
         self.tokens, self._mask = tokens.to(model.device), mask.to(model.device)
         self._outputs: list[Any] = []  # of each layer: hidden states (B, T, H), alone or the first of several
         self._activations: list[Tensor] = []  # of each layer's neurons  (B, T, I)
-        hooks = HookSet()
-        try:
+        with HookSet() as hooks:
             for layer in parts.layers:
                 hooks.before(layer.down, lambda _module, args: self._activations.append(args[0]))
                 hooks.after(layer.module, lambda _module, _args, output: self._outputs.append(output))
-            backbone: Any = parts.backbone
-            hidden = backbone(input_ids=self.tokens, attention_mask=self._mask, use_cache=False).last_hidden_state
-        finally:
-            hooks.remove()
-        self.unablated = self.nll(hidden, copies=1)  # (1, B)
+            hidden = self._backbone(input_ids=self.tokens, attention_mask=self._mask, use_cache=False).last_hidden_state
+        self.nll = self.nll_of(hidden, copies=1)  # (1, B)
 
-    def nll(self, hidden: Tensor, *, copies: int) -> Tensor:
+    def nll_of(self, hidden: Tensor, *, copies: int) -> Tensor:
         """NLL (copies, B) of final hidden states (copies * B, T, H)."""
         tokens, mask = self.tokens.repeat(copies, 1), self._mask.repeat(copies, 1)
         return hidden_nll(self._model, hidden, tokens, mask).view(copies, -1)
 
-    def without(self, layer: int, neurons: Tensor) -> Tensor:
-        """Final hidden states (copies * B, T, H), computed from the layer on: its output lacks what a neuron adds."""
-        output, activation = _first(self._outputs[layer]), self._activations[layer]
+    def resumed_without(self, layer: int, neurons: Tensor) -> Tensor:
+        """Final hidden states (copies * B, T, H), computed from the output of the layer less what a neuron adds."""
+        output, activation = _hidden_states(self._outputs[layer]), self._activations[layer]
         weight = self._parts.layers[layer].rows["down"].weight()[:, neurons].T  # (copies, H)
         added = activation[..., neurons].movedim(-1, 0)[..., None] * weight[:, None, None]  # (copies, B, T, H)
         states = (output - added.to(output.device)).flatten(0, 1)
-        backbone: Any = self._parts.backbone
         mask = self._mask.repeat(len(neurons), 1)
-        with _passed_by(self._parts.layers[: layer + 1], self._outputs[: layer + 1]):
-            return backbone(inputs_embeds=states, attention_mask=mask, use_cache=False).last_hidden_state
+        with _skipped(self._parts.layers[: layer + 1], self._outputs[: layer + 1]):
+            return self._backbone(inputs_embeds=states, attention_mask=mask, use_cache=False).last_hidden_state
 
-    def from_the_start(self, layer: int, neurons: Tensor) -> Tensor:
+    def rerun_without(self, layer: int, neurons: Tensor) -> Tensor:
         """The same for any family: every copy goes through the whole model, its neuron zeroed on the way."""
         copies = torch.arange(len(neurons), device=neurons.device)
 
@@ -117,27 +113,23 @@ class _Seen:
             found[copies.to(found.device), :, :, neurons.to(found.device)] = 0.0
             return (found.view(args[0].shape), *args[1:])
 
-        hooks = HookSet()
-        hooks.before(self._parts.layers[layer].down, zero)
-        try:
-            backbone: Any = self._parts.backbone
+        with HookSet() as hooks:
+            hooks.before(self._parts.layers[layer].down, zero)
             tokens, mask = self.tokens.repeat(len(neurons), 1), self._mask.repeat(len(neurons), 1)
-            return backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        finally:
-            hooks.remove()
+            return self._backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
 
 
-def _first(output: Any) -> Tensor:
-    """The hidden states among what a decoder layer gives."""
+def _hidden_states(output: Any) -> Tensor:
+    """Hidden states in the output of a decoder layer."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 
 
 @contextmanager
-def _passed_by(layers: Sequence[LayerParts], outputs: Sequence[Any]) -> Iterator[None]:
-    """Inside the block these layers give back the hidden states that they are given, in the form of their outputs.
+def _skipped(layers: Sequence[LayerParts], outputs: Sequence[Any]) -> Iterator[None]:
+    """Let these layers return their input hidden states inside the block, in the form of their outputs.
 
-    They stay in their places, for some families look up by a layer's number what it attends to.
+    They stay in the model, because some families look up the kind of attention by the number of a layer.
     """
 
     def passing(output: Any) -> Callable[..., Any]:

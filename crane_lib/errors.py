@@ -1,9 +1,9 @@
-"""The one exception a user of CRANE should expect to see."""
+"""The exception for errors that a user can correct."""
 
 
 class CraneError(Exception):
-    """Something the user can put right; the message is one line that says what was seen and what to do."""
+    """An error that the user can correct; the message is one line with what was seen and what to do."""
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows of it instead of a traceback: the one line."""
+        """Lines that a notebook shows instead of a traceback: the message."""
         return [f"error: {self}"]

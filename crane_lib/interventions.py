@@ -1,7 +1,12 @@
-"""Zero ablation of neuron sets: reversible in memory, or written out as a checkpoint."""
+"""Interventions on neuron sets: zero ablation, reversible in memory or exported as a checkpoint.
+
+A unit at the site ``neuron`` is zeroed at the input of the MLP's down projection. A unit at ``gate``, ``up`` or
+``down`` is a row of that weight matrix; zeroing it leaves the row's bias.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +18,80 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic
-from crane_lib.neurons import NeuronSet
+from crane_lib.neurons import NEURON, NeuronSet
 from crane_lib.relevance.hooks import HookSet
-from crane_lib.relevance.modules import Rows, parts_of
+from crane_lib.relevance.modules import LayerParts, Rows, parts_of
 
 _MARK = "_crane_masked"
 
 
+@contextmanager
+def masked(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[PreTrainedModel]:
+    """Zero the units of a set inside the block.
+
+    Only hooks of this model are added, and removed again, also after an exception. Weights, other models and other
+    hooks are not touched. Blocks cannot be nested on one model.
+
+    Raises
+    ------
+    CraneError : the set does not fit the model, or the model is already masked
+    """
+    neurons.check(model)
+    if getattr(model, _MARK, False):
+        raise CraneError("the model is already masked; join the sets and mask once, or leave the outer block first")
+    setattr(model, _MARK, True)
+    try:
+        with HookSet() as hooks:
+            for layer, site, indices in _units(model, neurons):
+                if site == NEURON:
+                    hooks.before(layer.down, _zero_input(indices))
+                else:
+                    hooks.after(layer.rows[site].module, _zero_rows(layer.rows[site], indices))
+            yield model
+    finally:
+        delattr(model, _MARK)
+
+
+@torch.no_grad()
+def export_masked(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, neurons: NeuronSet, folder: str | os.PathLike[str]
+) -> None:
+    """Write a Hugging Face checkpoint with the units of a set zeroed in its weights; `model` is restored.
+
+    A neuron is zeroed as a column of the down projection, a row as a row of its matrix.
+
+    Raises
+    ------
+    CraneError : the set does not fit the model, or `folder` is not empty
+    """
+    folder = Path(folder)
+    neurons.check(model)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CraneError(f"{folder}: is not empty; name a new directory for the checkpoint")
+    saved: list[tuple[Tensor, Tensor]] = []
+    try:
+        for layer, site, indices in _units(model, neurons):
+            weight = layer.rows["down" if site == NEURON else site].weight()
+            saved.append((weight, weight.clone()))
+            weight.index_fill_(1 if site == NEURON else 0, indices, 0.0)
+        with atomic(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    finally:
+        for weight, before in reversed(saved):
+            weight.copy_(before)
+
+
+def _units(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[tuple[LayerParts, str, Tensor]]:
+    """Yield layer, site and indices of the units of a set, where there are any."""
+    for number, layer in enumerate(parts_of(model).layers):
+        for site, by_layer in neurons.sites.items():
+            if len(by_layer[number]):
+                yield layer, site, torch.as_tensor(by_layer[number], dtype=torch.long, device=model.device)
+
+
 def _zero_input(indices: Tensor) -> Any:
-    """Pre-hook that zeroes these indices of the input's last dimension: the neurons before ``down_proj``."""
+    """Pre-hook that zeroes these indices of the input's last dimension."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0].index_fill(-1, indices.to(args[0].device), 0.0), *args[1:])
@@ -30,7 +100,7 @@ def _zero_input(indices: Tensor) -> Any:
 
 
 def _zero_rows(rows: Rows, indices: Tensor) -> Any:
-    """Hook that does to the output what zeroing these rows of the weight would: only the bias is left of them."""
+    """Hook with the effect of zeroing these rows of the weight: the output there is the bias."""
     bias = rows.module.bias
     indices = indices + rows.start
 
@@ -42,64 +112,3 @@ def _zero_rows(rows: Rows, indices: Tensor) -> Any:
         return output.index_copy(-1, chosen, kept)
 
     return hook
-
-
-@contextmanager
-def masked(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[PreTrainedModel]:
-    """Zero the neurons (or rows) of a set inside the block; the model leaves as it came.
-
-    No weight is touched, so the exit is exact, also after an exception.
-
-    Raises
-    ------
-    CraneError : the set does not fit the model, or the model is masked already
-    """
-    neurons.check(model)
-    if getattr(model, _MARK, False):
-        raise CraneError("the model is masked already; join the sets and mask once, or leave the outer block first")
-    hooks = HookSet()
-    setattr(model, _MARK, True)
-    try:
-        for layer, parts in enumerate(parts_of(model).layers):
-            for site, by_layer in neurons.sites.items():
-                indices = torch.as_tensor(by_layer[layer], dtype=torch.long, device=model.device)
-                if not len(indices):
-                    continue
-                if site == "neuron":
-                    hooks.before(parts.down, _zero_input(indices))
-                else:
-                    rows = parts.rows[site]
-                    hooks.after(rows.module, _zero_rows(rows, indices))
-        yield model
-    finally:
-        hooks.remove()
-        delattr(model, _MARK)
-
-
-@torch.no_grad()
-def export_masked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, neurons: NeuronSet, folder: Path) -> None:
-    """Write a checkpoint in which the set is zeroed for good, as an ordinary Hugging Face directory.
-
-    A neuron is zeroed as a column of ``down_proj``, a row as a row of its matrix.  `model` leaves as it came.
-
-    Raises
-    ------
-    CraneError : the set does not fit the model, or `folder` holds something already
-    """
-    neurons.check(model)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CraneError(f"{folder}: is not empty; name a new directory for the checkpoint")
-    saved: list[tuple[Tensor, Tensor]] = []
-    try:
-        for layer, parts in enumerate(parts_of(model).layers):
-            for site, by_layer in neurons.sites.items():
-                indices = torch.as_tensor(by_layer[layer], dtype=torch.long, device=model.device)
-                weight = parts.rows["down" if site == "neuron" else site].weight()
-                saved.append((weight, weight.clone()))
-                weight.index_fill_(1 if site == "neuron" else 0, indices, 0.0)
-        with atomic(folder) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-    finally:
-        for weight, before in reversed(saved):
-            weight.copy_(before)

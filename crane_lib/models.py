@@ -1,4 +1,4 @@
-"""Loading models from Hugging Face directories, with the mistakes people make named."""
+"""Loading causal language models from Hugging Face directories, with errors that name the usual mistakes."""
 
 from __future__ import annotations
 
@@ -15,106 +15,109 @@ from transformers.utils import logging as transformers_logging
 from crane_lib.errors import CraneError
 from crane_lib.precision import compute_in_double
 
-# Rows of an embedding without a token. Published models have up to 905 of 51,200 (phi-2, 1.8 %) and 2,385 of 102,400
-# (DeepSeek, 2.3 %); a small model's rows may be filled up to a multiple of 64.
-_PADDED_SHARE, _PADDED_ROWS = 0.05, 64
-
-
-def _ids(*given: Any) -> set[int]:
-    """Token ids given as numbers, lists of numbers or None."""
-    listed = [value if isinstance(value, list | tuple) else [value] for value in given]
-    return {number for value in listed for number in value if number is not None}
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: Path) -> None:
-    """Make sure that a tokenizer can be the model's own.
-
-    Added tokens may lie beyond the embedding as long as no text is read or padded with them (Gemma 3 has one for
-    pictures in its models without eyes). Begin and end tokens that the tokenizer names and the model does not may have
-    a good reason, such as a chat format, and are warned of; with far more rows than tokens it is another model's.
-
-    Raises
-    ------
-    CraneError : it has tokens that the embedding has no rows for, or is another model's
-    """
-    embedding: Any = model.get_input_embeddings()
-    rows: int = embedding.num_embeddings
-    size = f"its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows"
-    if _beyond(tokenizer, rows):
-        raise CraneError(f"model {path}: {size}; put the model's own tokenizer beside it")
-    own = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id)
-    named: set[int] = set()
-    for settings in (model.config, model.generation_config):
-        named |= _ids(getattr(settings, "bos_token_id", None), getattr(settings, "eos_token_id", None))
-    if not own or not named or own & named:
-        return
-    differ = f"the tokenizer begins and ends texts with {_told(own)}, the model's configuration names {_told(named)}"
-    both = tokenizer.bos_token_id is not None and tokenizer.eos_token_id is not None
-    if both and rows - len(tokenizer) > max(_PADDED_ROWS, _PADDED_SHARE * rows):
-        raise CraneError(f"model {path}: {size}, and {differ}; put the model's own tokenizer beside it")
-    warnings.warn(f"model {path}: {differ}; is it the model's own?", stacklevel=3)
-
-
-def _beyond(tokenizer: PreTrainedTokenizerBase, rows: int) -> bool:
-    """Whether tokens that texts may hold have no row."""
-    if len(tokenizer) <= rows:
-        return False
-    used = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    added = set(tokenizer.get_added_vocab().values()) - used
-    return any(number >= rows and number not in added for number in tokenizer.get_vocab().values())
-
-
-def _told(ids: set[int]) -> str:
-    return "token " + " and ".join(map(str, sorted(ids)))
-
-
-def check_same_vocabulary(base: Path, chat: Path, *, names: tuple[str, str], trust_remote_code: bool = False) -> None:
-    """Make sure that a chat model has the tokens of its base model; either may have added some.
-
-    Sets are masked in both models and texts are read by both, so a token must be the same in both.
-
-    Parameters
-    ----------
-    names : of the two models, for the message
-
-    Raises
-    ------
-    CraneError : a token that neither model added is another one in the other, or missing there
-    """
-    vocabularies, added = [], set[int]()
-    for path in (base, chat):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CraneError(f"model {path}: its tokenizer cannot be loaded ({reason})") from error
-        vocabularies.append({number: token for token, number in tokenizer.get_vocab().items()})
-        added |= set(tokenizer.get_added_vocab().values())
-    one, other = vocabularies
-    differing = sorted(n for n in (one.keys() | other.keys()) - added if one.get(n) != other.get(n))
-    if differing:
-        first = differing[0]
-        raise CraneError(
-            f"models {names[0]} and {names[1]}: their tokenizers differ in {len(differing)} tokens (the first, "
-            f"{first}: {one.get(first)!r} and {other.get(first)!r}); use a chat model made from the base model"
-        )
-
+MAP = "map"  # the device name that spreads a model over all GPUs
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+# Rows of an embedding without a token. Published models have up to 905 of 51,200 (phi-2, 1.8 %) and 2,385 of 102,400
+# (DeepSeek, 2.3 %); the rows of a small model may be padded to a multiple of 64.
+_PADDED_SHARE, _PADDED_ROWS = 0.05, 64
 
 
-MAP = "map"  # the device name that spreads a model over all GPUs
+def load_model(
+    path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer for inference.
 
+    Parameters
+    ----------
+    device : ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or ``map``: spread over all GPUs of this machine
+    dtype : name of a floating-point type of torch, or ``auto`` for that of the file
 
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; ``auto`` takes a GPU where there is one.
-
-    Under torchrun ``auto`` and ``cuda`` are the GPU of this process: the one with its number on this machine.
+    Returns
+    -------
+    model in evaluation mode with parameters that take no gradient, and tokenizer with a pad token
 
     Raises
     ------
-    CraneError : the name is no device, or the machine lacks it; what is there is named
+    CraneError : a part is missing or unreadable, the tokenizer does not fit the model, or the model not the GPUs
+    """
+    path = Path(path)
+    check_model_directory(path)
+    mapped = device == MAP
+    if mapped:
+        _check_map_possible()
+    place = torch.device("cpu") if mapped else pick_device(device)
+    transformers_logging.disable_progress_bar()  # it would write one bar per shard to the error stream
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model, found = load(
+            path,
+            config=config,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **({"device_map": "auto"} if mapped else {}),
+        )
+    except _LOADING_ERRORS as error:
+        raise CraneError(f"model {path}: cannot be loaded ({type(error).__name__}: {_one_line(error)})") from error
+    if found["missing_keys"]:  # transformers would continue with random numbers in their place
+        first, count = sorted(found["missing_keys"])[0], len(found["missing_keys"])
+        raise CraneError(f"model {path}: its weights lack {first} ({count} in all); was the download finished?")
+    check_tokenizer(tokenizer, model, path)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.requires_grad_(False)
+    if model.dtype == torch.float64:
+        compute_in_double(model)
+    if mapped:
+        check_placement(model, path)
+        return model.eval(), tokenizer
+    return model.to(place).eval(), tokenizer
+
+
+def check_model_directory(path: str | os.PathLike[str]) -> None:
+    """Check that a directory holds configuration, weights and tokenizer.
+
+    Raises
+    ------
+    CraneError : a part is missing
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CraneError(f"model {path}: no such directory; give a Hugging Face model directory")
+    if not (path / "config.json").is_file():
+        raise CraneError(f"model {path}: has no config.json; give a Hugging Face model directory")
+    if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
+        raise CraneError(f"model {path}: has no weights (*.safetensors); was the download finished?")
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        raise CraneError(f"model {path}: has no tokenizer (tokenizer.json); copy the model's tokenizer files there")
+
+
+def model_directory(folder: str | os.PathLike[str]) -> Path:
+    """Hugging Face directory in a folder: the folder itself, or its ``model/`` if a stage trained one."""
+    folder = Path(folder)
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+# --- devices ---
+
+
+def pick_device(name: str) -> torch.device:
+    """Device of a name; ``auto`` is a GPU if there is one.
+
+    Under torchrun ``auto`` and ``cuda`` are the GPU with the local rank of this process.
+
+    Raises
+    ------
+    CraneError : the name is no device, or the machine lacks it
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -146,84 +149,11 @@ def _devices() -> str:
 
 
 def _check_usable(name: str, device: torch.device) -> None:
-    """Put a number there and take it back, for torch has names of devices that it, or the machine, lacks."""
+    """Move a number there and back: torch knows names of devices that it, or the machine, lacks."""
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise CraneError(f"device {name!r}: cannot be computed on here; there are {_devices()}") from error
-
-
-def check_model_directory(path: Path) -> None:
-    """Make sure that a directory holds configuration, weights and tokenizer.
-
-    Raises
-    ------
-    CraneError : it does not; the missing part is named
-    """
-    if not path.is_dir():
-        raise CraneError(f"model {path}: no such directory; give a Hugging Face model directory")
-    if not (path / "config.json").is_file():
-        raise CraneError(f"model {path}: has no config.json; give a Hugging Face model directory")
-    if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
-        raise CraneError(f"model {path}: has no weights (*.safetensors); was the download finished?")
-    if not any((path / name).is_file() for name in _TOKENIZERS):
-        raise CraneError(f"model {path}: has no tokenizer (tokenizer.json); copy the model's tokenizer files there")
-
-
-def load_model(
-    path: Path, *, device: str = "auto", dtype: str = "float32", trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer for inference.
-
-    Parameters
-    ----------
-    device : ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or ``map``: in parts over all GPUs of this machine
-    dtype : name of a floating-point type of torch, or ``auto`` for that of the file
-
-    Returns
-    -------
-    model in evaluation mode with parameters that take no gradient, and tokenizer with a pad token
-
-    Raises
-    ------
-    CraneError : a part is missing or unreadable, the tokenizer does not fit the model, or the model not the GPUs
-    """
-    check_model_directory(path)
-    mapped = device == MAP
-    if mapped:
-        _check_map_possible()
-    place = torch.device("cpu") if mapped else pick_device(device)
-    transformers_logging.disable_progress_bar()  # a bar of its own a shard, on the error stream
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-        load: Any = AutoModelForCausalLM.from_pretrained
-        model, found = load(
-            path,
-            config=config,
-            dtype=wanted,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            **({"device_map": "auto"} if mapped else {}),
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CraneError(f"model {path}: cannot be loaded ({type(error).__name__}: {reason})") from error
-    if found["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        first, count = sorted(found["missing_keys"])[0], len(found["missing_keys"])
-        raise CraneError(f"model {path}: its weights lack {first} ({count} in all); was the download finished?")
-    check_tokenizer(tokenizer, model, path)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.requires_grad_(False)
-    if model.dtype == torch.float64:
-        compute_in_double(model)
-    if mapped:
-        check_placement(model, path)
-        return model.eval(), tokenizer
-    return model.to(place).eval(), tokenizer
 
 
 def _check_map_possible() -> None:
@@ -236,12 +166,12 @@ def _check_map_possible() -> None:
         )
 
 
-def check_placement(model: PreTrainedModel, path: Path) -> None:
-    """Make sure that all of a model spread by accelerate lies on GPUs, for no backward pass goes through the rest.
+def check_placement(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
+    """Check that all of a model spread by accelerate is on GPUs; no backward pass goes through the rest.
 
     Raises
     ------
-    CraneError : parts were left to the CPU or the disk; how many and the first are named
+    CraneError : parts are on the CPU or the disk
     """
     placed = getattr(model, "hf_device_map", {})
     outside = sorted(name for name, device in placed.items() if str(device) in ("cpu", "disk", "meta"))
@@ -252,6 +182,89 @@ def check_placement(model: PreTrainedModel, path: Path) -> None:
         )
 
 
-def model_directory(folder: Path) -> Path:
-    """The Hugging Face directory in a folder: the folder itself, or ``model/`` in a stage that trained one."""
-    return folder / "model" if (folder / "model").is_dir() else folder
+# --- tokenizers ---
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
+    """Check that a tokenizer can be the model's own.
+
+    Added tokens may lie beyond the embedding as long as no text is read or padded with them (Gemma 3 has one for
+    pictures in its text models). Begin and end tokens that the tokenizer names and the model does not may have a good
+    reason, such as a chat format, and cause a warning; with far more rows than tokens they cause an error.
+
+    Raises
+    ------
+    CraneError : it has tokens that the embedding has no rows for, or belongs to another model
+    """
+    embedding: Any = model.get_input_embeddings()
+    rows: int = embedding.num_embeddings
+    size = f"its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows"
+    if _has_tokens_beyond(rows, tokenizer):
+        raise CraneError(f"model {path}: {size}; put the model's own tokenizer there")
+    own = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id)
+    named: set[int] = set()
+    for settings in (model.config, model.generation_config):
+        named |= _ids(getattr(settings, "bos_token_id", None), getattr(settings, "eos_token_id", None))
+    if not own or not named or own & named:
+        return
+    differ = f"the tokenizer begins and ends texts with {_told(own)}, the model's configuration names {_told(named)}"
+    both = tokenizer.bos_token_id is not None and tokenizer.eos_token_id is not None
+    if both and rows - len(tokenizer) > max(_PADDED_ROWS, _PADDED_SHARE * rows):
+        raise CraneError(f"model {path}: {size}, and {differ}; put the model's own tokenizer there")
+    warnings.warn(f"model {path}: {differ}; is it the model's own?", stacklevel=3)
+
+
+def _ids(*given: Any) -> set[int]:
+    """Token ids given as numbers, lists of numbers or None."""
+    listed = [value if isinstance(value, list | tuple) else [value] for value in given]
+    return {number for value in listed for number in value if number is not None}
+
+
+def _has_tokens_beyond(rows: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether tokens that texts may hold have no row."""
+    if len(tokenizer) <= rows:
+        return False
+    used = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    added = set(tokenizer.get_added_vocab().values()) - used
+    return any(number >= rows and number not in added for number in tokenizer.get_vocab().values())
+
+
+def _told(ids: set[int]) -> str:
+    return "token " + " and ".join(map(str, sorted(ids)))
+
+
+def check_same_vocabulary(
+    base: str | os.PathLike[str],
+    chat: str | os.PathLike[str],
+    *,
+    names: tuple[str, str],
+    trust_remote_code: bool = False,
+) -> None:
+    """Check that a chat model has the tokens of its base model; either may have added some.
+
+    Sets are masked in both models and texts are read by both, so a token must be the same in both.
+
+    Parameters
+    ----------
+    names : of the two models, for the message
+
+    Raises
+    ------
+    CraneError : a token that neither model added differs or is missing in one of them
+    """
+    vocabularies, added = [], set[int]()
+    for path in (base, chat):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        except _LOADING_ERRORS as error:
+            raise CraneError(f"model {path}: its tokenizer cannot be loaded ({_one_line(error)})") from error
+        vocabularies.append({number: token for token, number in tokenizer.get_vocab().items()})
+        added |= set(tokenizer.get_added_vocab().values())
+    one, other = vocabularies
+    differing = sorted(n for n in (one.keys() | other.keys()) - added if one.get(n) != other.get(n))
+    if differing:
+        first = differing[0]
+        raise CraneError(
+            f"models {names[0]} and {names[1]}: their tokenizers differ in {len(differing)} tokens (the first, "
+            f"{first}: {one.get(first)!r} and {other.get(first)!r}); use a chat model made from the base model"
+        )

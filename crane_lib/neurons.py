@@ -1,7 +1,8 @@
-"""Neuron sets: which units of which layers a method calls a language's own, as a value and as a file."""
+"""Neuron sets: the units that a method selects for a language, as a value and as a file."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,9 @@ class NeuronSet:
 
     Attributes
     ----------
-    sites : per site a list over layers of sorted indices (int64).  ``neuron`` is an index of the MLP's hidden
-        activation; ``gate``, ``up`` and ``down`` are output rows of those matrices (the released code's unit).
-    widths : number of units a layer has at each site
+    sites : sorted indices (int64) by site and layer. ``neuron`` is an index of the MLP's hidden activation; ``gate``,
+        ``up`` and ``down`` are output rows of those matrices (the unit of the released code).
+    widths : number of units per layer, by site
     """
 
     sites: Mapping[str, Sequence[np.ndarray]]
@@ -50,12 +51,12 @@ class NeuronSet:
         return int(sum(len(indices) for layers in self.sites.values() for indices in layers))
 
     def share(self) -> float:
-        """Share of all units of the set's sites that are in the set."""
+        """Share of the units at the set's sites that are in the set."""
         total = sum(self.widths[site] * self.layers for site in self.sites)
         return self.count() / total
 
     def flat(self) -> np.ndarray:
-        """Every unit as one number, unique over sites and layers; sorted."""
+        """Sorted numbers of the units, unique over sites and layers."""
         numbers, offset = [], 0
         for site in SITES:
             for indices in self.sites.get(site, ()):
@@ -64,11 +65,11 @@ class NeuronSet:
         return np.sort(np.concatenate(numbers)) if numbers else np.empty(0, dtype=np.int64)
 
     def check(self, model: PreTrainedModel, *, source: str = "neuron set") -> None:
-        """Make sure that the set can be masked in `model`.
+        """Check that the set can be masked in `model`.
 
         Raises
         ------
-        CraneError : the model has other layers or widths than the one the set was made for
+        CraneError : the model has other layers or widths
         """
         from crane_lib.relevance.modules import parts_of  # here, so that tables and figures start without torch
 
@@ -92,7 +93,7 @@ class NeuronSet:
                 raise CraneError(f"{source}: {site} is {self.widths[site]} wide, in the model {seen[site]}; {made_for}")
 
 
-def write_neuron_sets(path: Path, sets: Sequence[NeuronSet]) -> None:
+def write_neuron_sets(path: str | os.PathLike[str], sets: Sequence[NeuronSet]) -> None:
     """Write sets to a JSON file."""
     write_json(
         path,
@@ -122,7 +123,7 @@ def _read_indices(layer: Any) -> np.ndarray:
 
 
 def _read_set(entry: Any) -> NeuronSet:
-    """A set from its entry in a file; raises KeyError, TypeError or ValueError where that is malformed."""
+    """Set of an entry in a file; KeyError, TypeError or ValueError if the entry is malformed."""
     unknown = set(entry["sites"]) - set(SITES)
     if unknown:
         raise ValueError(f"unknown site {sorted(unknown)[0]!r}; known: {', '.join(SITES)}")
@@ -136,7 +137,7 @@ def _read_set(entry: Any) -> NeuronSet:
     return NeuronSet(sites=sites, widths=widths, notes=entry.get("notes", {}), **labels)
 
 
-def read_neuron_sets(path: Path) -> list[NeuronSet]:
+def read_neuron_sets(path: str | os.PathLike[str]) -> list[NeuronSet]:
     """Read sets written by `write_neuron_sets`.
 
     Raises
@@ -148,7 +149,7 @@ def read_neuron_sets(path: Path) -> list[NeuronSet]:
         seen = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise CraneError(f"{path}: is not a file of neuron sets (expected schema {SCHEMA!r}, saw {seen!r})")
     if not isinstance(value.get("sets"), list):
-        raise CraneError(f"{path}: has no list 'sets'; write it anew")
+        raise CraneError(f"{path}: has no list 'sets'; write the file again")
     sets = []
     for number, entry in enumerate(value["sets"]):
         try:
@@ -158,6 +159,6 @@ def read_neuron_sets(path: Path) -> list[NeuronSet]:
     return sets
 
 
-def read_all_sets(folder: Path) -> list[NeuronSet]:
-    """Every set of the files ``<method>@<budget>.json`` in a folder, by file name."""
-    return [item for path in sorted(folder.glob("*@*.json")) for item in read_neuron_sets(path)]
+def read_all_sets(folder: str | os.PathLike[str]) -> list[NeuronSet]:
+    """Sets of all files ``<method>@<budget>.json`` in a folder, ordered by file name."""
+    return [item for path in sorted(Path(folder).glob("*@*.json")) for item in read_neuron_sets(path)]

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of held-out documents, a document at a time, in padded batches."""
+"""Negative log-likelihood (NLL) of documents, computed in padded batches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,24 @@ from transformers import PreTrainedModel
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 
+_LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
+
+
+def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
+    """Indices grouped by similar length so that a padded batch holds at most `token_budget` tokens."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    batches: list[list[int]] = []
+    for index in order:
+        # Lengths rise, so this document's is the width of its batch.
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
 
 def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of documents (lists or integer arrays) padded on the right; which id pads does not matter.
+    """Token ids and mask of documents (lists or integer arrays), padded on the right with an arbitrary id.
 
     Returns
     -------
@@ -29,37 +44,21 @@ def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, 
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits (..., V) of hidden states (..., H), in at least float32; capped where the model caps them (Gemma)."""
+    """Logits (..., V) of hidden states (..., H), in at least float32; capped if the model caps them (Gemma)."""
     head: Any = model.get_output_embeddings()
     logits = widened(head(hidden))
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-_LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
-
-
-def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
-    """Indices grouped so that a padded batch holds at most `token_budget` tokens, like lengths together."""
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    batches: list[list[int]] = []
-    for index in order:
-        # Lengths rise, so this document's is the width of its batch.
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 @torch.no_grad()
 def hidden_nll(model: PreTrainedModel, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """NLL of every sequence of a batch, from the hidden states that the output embedding is applied to.
+    """NLL of every sequence of a batch, from its final hidden states.
 
     Parameters
     ----------
     hidden : (B, T, H), after the last norm
-    tokens, mask : (B, T) ids, and True where there is a token
+    tokens, mask : (B, T) ids, and True at tokens
 
     Returns
     -------
@@ -95,14 +94,13 @@ def document_nll(
     """
     lengths = [len(document) for document in documents]
     if not lengths or min(lengths) < 2:
-        raise CraneError("perplexity: every document needs two tokens or more; is the corpus empty?")
+        raise CraneError("perplexity: every document needs at least two tokens; is the corpus empty?")
     nll = np.zeros(len(documents))
     for batch in token_batches(lengths, token_budget=token_budget):
         tokens, mask = pad_batch([documents[index] for index in batch])
         tokens, mask = tokens.to(model.device), mask.to(model.device)
         hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state
-        total = hidden_nll(model, hidden, tokens, mask)
-        nll[batch] = total.cpu().numpy()
+        nll[batch] = hidden_nll(model, hidden, tokens, mask).cpu().numpy()
     if not np.isfinite(nll).all():
         raise CraneError(f"perplexity: the NLL of document {int(np.flatnonzero(~np.isfinite(nll))[0])} is not finite")
     return nll, np.array(lengths) - 1

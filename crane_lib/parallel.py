@@ -1,7 +1,7 @@
-"""Several processes at one piece of work, started by torchrun: who they are and how they wait for one another.
+"""Several processes that share one piece of work, started by torchrun: ranks, barriers, and the end of orphans.
 
-Only small messages go between processes; results travel as files. So gloo serves on GPUs as well as on CPUs, and a
-process may have a device, or several, of its own.
+Only small messages are sent between processes; results are files. So gloo serves GPUs as well as CPUs, and a process
+may use one device or several.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ from torch import distributed
 
 from crane_lib.errors import CraneError
 
-# A process may wait for another through the training of a model; one that dies is noticed at once, by its connection.
+# A process may wait while another one trains a model; one that dies is noticed at once, by its connection.
 PATIENCE = timedelta(days=14)
+INTERVAL = 1.0  # seconds between looks at watched processes
+ORPHANED = 3  # exit code of a process that ends because a watched one has ended
 
 
 class OtherProcessEnded(CraneError):
-    """The process that this one waited for has ended; what was wrong, it said itself."""
+    """The process that this one waited for has ended and reported its own error."""
+
+
+def _grouped() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def rank() -> int:
-    """Number of this process, 0 for the first or only one."""
+    """Rank of this process; 0 for the first or only one."""
     return distributed.get_rank() if _grouped() else 0
 
 
@@ -40,7 +46,7 @@ def world() -> int:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did; they part at the end of the block.
+    """Join the group of processes inside the block if torchrun started several.
 
     Raises
     ------
@@ -64,17 +70,17 @@ def processes() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until every process has come here.
+    """Wait until every process has reached this point.
 
     Raises
     ------
-    OtherProcessEnded : one of them never will
+    OtherProcessEnded : a process has ended
     """
     share(None)
 
 
 def share(value: Any) -> Any:
-    """Give every process what the first one passes; a barrier too, for none leaves before all have come.
+    """Return the value of the first process in every process, after all have reached this point.
 
     Raises
     ------
@@ -87,22 +93,14 @@ def share(value: Any) -> Any:
         distributed.barrier()
         distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     except RuntimeError as error:
-        raise OtherProcessEnded("another process of this run has ended; start again to go on") from error
+        raise OtherProcessEnded("another process of this run has ended; start again to continue") from error
     return box[0]
 
 
-def _grouped() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-INTERVAL = 1.0  # seconds between looks
-ORPHANED = 3  # exit code
-
-
-def end_with(*processes: int) -> None:
-    """End this process, at once and from a thread of its own, as soon as one of the processes has ended."""
+def end_with(*numbers: int) -> None:
+    """End this process as soon as one of the processes with these numbers has ended, from a thread of its own."""
     try:
-        watched = [psutil.Process(number) for number in processes]
+        watched = [psutil.Process(number) for number in numbers]
     except psutil.NoSuchProcess:
         os._exit(ORPHANED)
     threading.Thread(target=_watch, args=(watched,), daemon=True).start()
@@ -111,11 +109,11 @@ def end_with(*processes: int) -> None:
 def _watch(watched: list[psutil.Process]) -> None:
     while all(_lives(process) for process in watched):
         time.sleep(INTERVAL)
-    os._exit(ORPHANED)  # not by an exception: the main thread may be within a computation, or wait for others
+    os._exit(ORPHANED)  # not by an exception: the main thread may be inside a computation or wait for others
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whether a process, and not a later one of its number, is there and is more than an entry in the table."""
+    """Return whether a process runs; not a later one with its number, and not a zombie."""
     try:
         return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Precision of a model's arithmetic: float64 where a model is in float64, at least float32 for what is summed up."""
+"""Precision of arithmetic: float64 throughout for a float64 model, at least float32 for sums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 
 class InDouble(TorchFunctionMode):
-    """Inside the block, whatever would be computed in float32 (norms, rotary angles, the loss) is in float64."""
+    """Compute in float64 inside the block what would be in float32: norms, rotary angles, the loss."""
 
     _open: ClassVar[int] = 0  # blocks that are open now
 
@@ -29,7 +29,7 @@ class InDouble(TorchFunctionMode):
 
     @classmethod
     def again(cls) -> AbstractContextManager[Any]:
-        """For what is computed again later: in float64 then, too, if it is now."""
+        """Return a context for a later recomputation: float64 if this block is open now."""
         return cls() if cls._open else nullcontext()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,11 +50,11 @@ def _in_double(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compute_in_double(model: PreTrainedModel) -> None:
-    """Let a float64 model compute its layers in float64, for as long as it lives; other models stay as they are.
+    """Let a float64 model compute its layers in float64 from now on; other models are not changed.
 
-    Implementations in transformers take norms and rotary angles in float32 whatever the model's type is, and sums in
-    float32 differ in the seventh digit between processors. In float64 a study has the same numbers everywhere, to far
-    more digits than it prints.
+    Implementations in transformers compute norms and rotary angles in float32 whatever the model's type is, and sums
+    in float32 differ in the seventh digit between processors. In float64 a study has the same numbers on every
+    machine, to far more digits than it prints.
     """
     for module in model.modules():
         if "inv_freq" in dict(module.named_buffers(recurse=False)):
@@ -64,7 +64,7 @@ def compute_in_double(model: PreTrainedModel) -> None:
 
 
 def _double_frequencies(rotary: nn.Module) -> None:
-    """Frequencies computed in float64: those there were rounded to float32 when the module was made."""
+    """Replace frequencies that were rounded to float32 when the module was made by float64 ones."""
     with InDouble():
         build: Any = type(rotary)
         fresh = build(rotary.config)
@@ -73,5 +73,5 @@ def _double_frequencies(rotary: nn.Module) -> None:
 
 
 def widened(value: Tensor) -> Tensor:
-    """Give the same values in at least float32, in which sums are taken."""
+    """The same values in at least float32, for sums."""
     return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -1,7 +1,8 @@
-"""What selection rules look at: scores of neurons and rows in every language, read from the relevance stage."""
+"""Scores of neurons and rows per language, read from the statistics of the relevance stage."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,36 +17,36 @@ from crane_lib.selection import Chosen, row_sites
 GRADIENT = "gradient"
 
 
-def statistics_file(folder: Path, objective: str, language: str) -> Path:
-    """File of a language's statistics; `objective` may be ``gradient``, the plain gradient."""
-    return folder / f"{objective}.{language}.safetensors"
+def statistics_file(folder: str | os.PathLike[str], objective: str, language: str) -> Path:
+    """File of the statistics of a language; `objective` may be ``gradient``, the plain gradient."""
+    return Path(folder) / f"{objective}.{language}.safetensors"
 
 
-def load_statistics(folder: Path, objective: str, languages: list[str]) -> dict[str, Statistics]:
+def load_statistics(folder: str | os.PathLike[str], objective: str, languages: list[str]) -> dict[str, Statistics]:
     """Statistics of every language under one objective."""
     return {language: Statistics.load(statistics_file(folder, objective, language)) for language in languages}
 
 
 def check_same_model(statistics: dict[str, Statistics]) -> str:
-    """The model that all statistics come from.
+    """Fingerprint of the model that all statistics come from.
 
     Raises
     ------
-    CraneError : they come from several
+    CraneError : they come from several models
     """
     models = {item.provenance["model"] for item in statistics.values()}
     if len(models) != 1:
-        raise CraneError(f"the statistics come from several models: {sorted(models)}; compute them anew")
+        raise CraneError(f"the statistics come from several models: {sorted(models)}; compute them again")
     return models.pop()
 
 
 def unit_means(statistics: Mapping[str, Statistics], site: str) -> dict[str, np.ndarray]:
-    """Mean over documents of every unit of a site, a language  (L, units)"""
+    """Mean over documents of every unit of a site: language -> (L, units)."""
     return {language: item.moments[site].mean.numpy() for language, item in statistics.items()}
 
 
 def row_kurtosis(statistics: Mapping[str, Statistics]) -> dict[str, dict[str, np.ndarray]]:
-    """Excess kurtosis over documents of every row, a language and site  (L, rows)"""
+    """Excess kurtosis over documents of every row: language -> site -> (L, rows)."""
     return {
         language: {site: item.moments[site].excess_kurtosis().numpy() for site in row_sites(item.moments)}
         for language, item in statistics.items()
@@ -54,11 +55,11 @@ def row_kurtosis(statistics: Mapping[str, Statistics]) -> dict[str, dict[str, np
 
 @dataclass(frozen=True)
 class UnitScores:
-    """Scores of one model's units under one objective; all by language.
+    """Scores of the units of one model under one objective, by language.
 
     Attributes
     ----------
-    model, layers, widths : the model, its layers, and the units of each site in one of them
+    model, layers, widths : fingerprint of the model, number of layers, and units per layer by site
     neuron, absolute : mean relevance of neurons, and mean of its absolute value  (L, I)
     gradient : mean of gradient times activation  (L, I)
     firing : share of tokens at which a neuron's activation is positive  (L, I)
@@ -75,8 +76,8 @@ class UnitScores:
     kurtosis: dict[str, dict[str, np.ndarray]]
 
     @classmethod
-    def read(cls, relevance: Path, *, objective: str, languages: list[str]) -> UnitScores:
-        """Scores from the folder of the relevance stage.
+    def read(cls, relevance: str | os.PathLike[str], *, objective: str, languages: list[str]) -> UnitScores:
+        """Read the scores from the folder of the relevance stage.
 
         Raises
         ------
@@ -96,7 +97,7 @@ class UnitScores:
         )
 
     def sets(self, method: str, budget: str, chosen: Mapping[str, Chosen], *, draw: int = -1) -> list[NeuronSet]:
-        """What was chosen, as neuron sets of the model, one a language."""
+        """Neuron sets of what was chosen, one per language."""
         return [
             NeuronSet(
                 sites=sites,
@@ -111,7 +112,7 @@ class UnitScores:
         ]
 
     def of_one_language(self) -> dict[str, dict[str, np.ndarray]]:
-        """What says how much a neuron matters in a language: name -> language -> (L, I)."""
+        """Scores of a neuron that use one language only: name -> language -> (L, I)."""
         return {
             "relevance": self.neuron,
             "absolute_relevance": self.absolute,
@@ -121,7 +122,7 @@ class UnitScores:
         }
 
     def _kurtosis_of_neurons(self) -> dict[str, np.ndarray]:
-        """The larger kurtosis of the rows that make a neuron's activation; rows that never varied count as lowest."""
+        """Larger kurtosis of the rows that make a neuron's activation; rows that never varied count as lowest."""
         found = {}
         for language, sites in self.kurtosis.items():
             rows = np.stack([sites[site] for site in row_sites(sites) if site != "down"])

@@ -1,7 +1,7 @@
-"""Variants of the selection rules for the ablation table: the released code's later ones, and ours.
+"""Variants of the selection rules for the ablation table: the later ones of the released code, and ours.
 
-The released description leaves some room; each function says how it was read.  All work on the kurtosis over documents
-of the released row statistic, except `relevance_variants`.
+The released description leaves some room; each function states how it was read. All use the kurtosis over documents of
+the released row statistic, except `relevance_variants`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from crane_lib.selection import Chosen, RowScores, Scores, kurtosis_z, select_contrast, select_top, select_top_rows
+from crane_lib.selection import (
+    Chosen,
+    RowScores,
+    Scores,
+    kurtosis_z,
+    marked_indices,
+    normalized_contrast,
+    select_top,
+    select_top_rows,
+)
 
 Variants = dict[tuple[str, str], dict[str, Chosen]]  # (rule, level) -> language -> what is chosen
 
@@ -23,22 +32,30 @@ WEIGHTS = (0, 0.5, 1, 2)
 TAILS = (0.01, 0.005, 0.001, 0.0001)
 
 
-def _above(scores: RowScores, threshold: float, *, strictly: bool) -> dict[str, Chosen]:
-    """Rows whose score is above the threshold (or on it); NaN never is."""
-    return {
-        language: {
-            site: [
-                np.flatnonzero(layer > threshold if strictly else layer >= threshold).astype(np.int64)
-                for layer in np.nan_to_num(values, nan=-np.inf)
-            ]
-            for site, values in sites.items()
-        }
+def _thresholds(rule: str, scores: RowScores, levels: Sequence[float], *, strictly: bool) -> Variants:
+    """Rows whose score is above each level (or at it); NaN never is."""
+    sign = ">" if strictly else "≥"
+    usable = {
+        language: {site: np.nan_to_num(values, nan=-np.inf) for site, values in sites.items()}
         for language, sites in scores.items()
+    }
+    return {
+        (rule, f"{sign} {level:g}"): {
+            language: {
+                site: marked_indices(values > level if strictly else values >= level) for site, values in sites.items()
+            }
+            for language, sites in usable.items()
+        }
+        for level in levels
     }
 
 
+def _tails(scores: RowScores, share: float) -> dict[str, Chosen]:
+    return {language: select_top_rows(sites, share=share) for language, sites in scores.items()}
+
+
 def _others(scores: RowScores, language: str, site: str) -> np.ndarray:
-    """The other languages' scores of a site  (languages - 1, L, rows)"""
+    """Scores of the other languages at a site  (languages - 1, L, rows)."""
     return np.stack([scores[other][site] for other in scores if other != language])
 
 
@@ -65,17 +82,12 @@ def gaps(z: RowScores) -> dict[str, dict[str, np.ndarray]]:
     return result
 
 
-def _thresholds(rule: str, scores: RowScores, levels: Sequence[float], *, strictly: bool) -> Variants:
-    sign = ">" if strictly else "≥"
-    return {(rule, f"{sign} {level:g}"): _above(scores, level, strictly=strictly) for level in levels}
-
-
 def kurtosis_variants(kurtosis: RowScores) -> Variants:
-    """Every released variant of the kurtosis rule.
+    """Released variants of the kurtosis rule.
 
-    Raw kurtosis and z above a threshold; z at least so far above the largest other; at least a share of |z|; among the
-    rows with the largest mean relative gap (kept rate .9: the top tenth); the rows of the largest and of the smallest
-    kurtosis.
+    They are: raw kurtosis and z above a threshold; z at least a margin above the largest other; at least a share of
+    |z|; the rows with the largest mean relative gap (kept rate .9: the top tenth); the rows with the largest and with
+    the smallest kurtosis.
     """
     z = kurtosis_z(kurtosis)
     found = _thresholds("kurtosis_raw", kurtosis, RAW, strictly=True)
@@ -91,12 +103,8 @@ def kurtosis_variants(kurtosis: RowScores) -> Variants:
     return found
 
 
-def _tails(scores: RowScores, share: float) -> dict[str, Chosen]:
-    return {language: select_top_rows(sites, share=share) for language, sites in scores.items()}
-
-
 def weighted_contrast(values: Scores, *, weight: float) -> dict[str, np.ndarray]:
-    """Own minus so many times the largest other where that is positive, each language first given the L1 norm 1."""
+    """Own minus `weight` times the positive part of the largest other, each language first divided by its L1 norm."""
     scaled = {language: array / np.abs(array).sum() for language, array in values.items()}
     return {
         k: scaled[k] - weight * np.maximum(0.0, np.max([scaled[other] for other in scaled if other != k], axis=0))
@@ -105,28 +113,27 @@ def weighted_contrast(values: Scores, *, weight: float) -> dict[str, np.ndarray]
 
 
 def relevance_variants(relevance: Scores, log_probability: Mapping[str, Scores] | None, *, budget: float) -> Variants:
-    """Our contrast with other weights of the largest other language, and on the log-probability objective.
+    """Our contrast with other weights of the largest other language, and under the log-probability objective.
 
-    That objective is taken as it stands, with its sign turned (a log-probability is negative and relevance shares out
+    That objective is used as it is, with its sign turned (a log-probability is negative, and relevance distributes
     its value), and as |R|.
 
     Parameters
     ----------
     relevance : mean relevance of every neuron
-    log_probability : ``signed`` and ``absolute``: the same under that objective, if there is one
+    log_probability : ``signed`` and ``absolute``: the same under that objective, if it was computed
     """
-    at = f"{budget:g}"
-    weighted: Variants = {
-        ("contrast_weighted", f"weight {weight:g}"): select_top(
-            weighted_contrast(relevance, weight=weight), budget=budget
-        )
-        for weight in WEIGHTS
+    scores = {
+        ("contrast_weighted", f"weight {weight:g}"): weighted_contrast(relevance, weight=weight) for weight in WEIGHTS
     }
-    if log_probability is None:
-        return weighted
-    signed = log_probability["signed"]
-    return weighted | {
-        ("log_probability_contrast", at): select_contrast(signed, budget=budget),
-        ("log_probability_turned", at): select_contrast({k: -values for k, values in signed.items()}, budget=budget),
-        ("log_probability_abs", at): select_contrast(log_probability["absolute"], budget=budget),
-    }
+    if log_probability is not None:
+        signed = log_probability["signed"]
+        scores |= {
+            (f"log_probability_{name}", f"{budget:g}"): normalized_contrast(values)
+            for name, values in {
+                "contrast": signed,
+                "turned": {language: -array for language, array in signed.items()},
+                "abs": log_probability["absolute"],
+            }.items()
+        }
+    return {key: select_top(values, budget=budget) for key, values in scores.items()}

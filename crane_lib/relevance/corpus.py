@@ -1,4 +1,9 @@
-"""Relevance statistics of a whole corpus, in batches of documents of like length, by one process or many."""
+"""Relevance statistics of a whole corpus, by one process or several.
+
+Documents are sorted by length and cut into shards, a shard into batches. Each shard gives statistics of its documents;
+those of all shards are merged in order. Finished shards may be kept as files, so that a later call or another process
+uses them.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +30,90 @@ from crane_lib.relevance.moments import Moments
 from crane_lib.relevance.objectives import objective_named
 from crane_lib.relevance.statistics import Statistics, corpus_fingerprint, read_header
 
-SHARD_BATCHES = 32  # most batches in a shard: what a kill may cost
-SHARDS = 32  # what a corpus of fewer batches is cut into, so that every process has something to do
+SHARD_BATCHES = 32  # most batches of a shard: the work that is lost when a process is killed
+SHARDS = 32  # shards of a small corpus, so that every process has work
 VISIBLE_SECONDS = 60.0  # network file systems may show a new file to other machines only after a while
+BATCH_VALUES = 1 << 26  # most values of a batch of documents (256 MiB in float32)
+VOLATILE = ("_name_or_path", "transformers_version")  # settings without an effect on what the model computes
+
+Documents = Sequence[Sequence[int] | np.ndarray | Tensor]
+Report = Callable[[int, int], None]  # called with the number of documents done, and of all
+
+
+def stream_statistics(
+    model: nn.Module,
+    documents: Documents,
+    *,
+    objective: str = "gold_logit",
+    rule: str = "attnlrp",
+    token_budget: int = 8192,
+    max_length: int = 2048,
+    checkpointing: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    model_fingerprint: str | None = None,
+    labels: dict[str, str] | None = None,
+    progress: Report | None = None,
+) -> Statistics:
+    """Compute the statistics of a corpus; its division into batches does not matter beyond rounding.
+
+    Under torchrun (`crane_lib.parallel.processes`) every process calls this with the same arguments. They share the
+    work, and all get the whole result. The number of processes does not matter at all: shards and the order of merging
+    are the same.
+
+    Parameters
+    ----------
+    documents : token ids of each document without pads; lists, or integer arrays on the CPU
+    objective, rule : see `crane_lib.relevance.document_relevance`
+    token_budget : most tokens of a batch, pads included; halved with a warning when memory runs out
+    max_length : documents are cut to this number of tokens
+    checkpointing : recompute each layer instead of keeping what its backward pass needs
+    folder : keeps finished shards as files; several processes need one on a disk that they share
+    model_fingerprint : identifies the weights; by default `fingerprint_weights` of the model
+    labels : free text to keep with the numbers, such as the language
+    progress : called with the number of documents done, and of all, at the start and after each batch
+
+    Raises
+    ------
+    CraneError : an unknown model, rule or objective; or a document that is too short or too long for the model, has
+        unknown token ids, does not fit in memory by itself or gives values that are not finite
+    """
+    if folder is None and world() > 1:
+        raise CraneError(f"{world()} processes work together: give a folder for their shards, on a disk they share")
+    provenance = {
+        "model": model_fingerprint or fingerprint_weights(model),
+        "rule": rule,
+        "objective": objective,
+        "dtype": str(next(parts_of(model).embedding.parameters()).dtype).removeprefix("torch."),
+        "max_length": str(max_length),
+    }
+    maker = _ShardMaker(model, documents, provenance, token_budget=token_budget, checkpointing=checkpointing)
+    shards = maker.plan()
+    if folder is None:
+        done = _Progress(progress, len(documents))
+        whole = _merged(maker.make(shard, done) for shard in shards)
+    else:
+        whole = _through_files(maker, shards, Path(folder), progress)
+    whole.labels = dict(labels or {})
+    return whole
+
+
+def fingerprint_weights(model: nn.Module) -> str:
+    """Short hash of the configuration and of every weight of a model."""
+    config: Any = model.config
+    settings = {name: value for name, value in config.to_dict().items() if name not in VOLATILE}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+# --- shards ---
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some documents of a corpus, by their places in it, longest first; shard `number` (from 1) of `total`."""
+    """Indices of some documents of a corpus, longest first; shard `number` (from 1) of `total`."""
 
     number: int
     total: int
@@ -45,14 +126,14 @@ class Shard:
 
 
 def batch_size(longest: int, *, token_budget: int, most_documents: int) -> int:
-    """Documents of a batch whose longest has `longest` tokens, pads counted."""
+    """Number of documents of a batch whose longest has `longest` tokens, counting pads."""
     return min(max(1, token_budget // longest), most_documents)
 
 
 def plan_shards(
     lengths: np.ndarray, *, token_budget: int, most_documents: int, shard_batches: int = SHARD_BATCHES
 ) -> list[Shard]:
-    """Cut documents of these lengths (N,), sorted by length, into shards of about as many batches each.
+    """Sort documents of these lengths (N,) and cut them into shards of about as many batches each.
 
     Parameters
     ----------
@@ -71,110 +152,16 @@ def plan_shards(
     return [Shard(i + 1, total, order[cuts[i] : cuts[i + 1]]) for i in range(total)]
 
 
-def is_finished(path: Path, *, provenance: dict[str, str], corpus: str) -> bool:
-    """Whether a shard's file is whole and holds statistics of these documents, made in this way."""
-    try:
-        header = read_header(path)
-    except CraneError:
-        return False
-    return bool(header["provenance"] == provenance and header["corpus"] == corpus)
-
-
-def merged(pieces: Iterator[Statistics]) -> Statistics:
-    """Merge the statistics of all shards, in the order in which they come."""
-    whole = next(pieces)
-    for piece in pieces:
-        whole.merge(piece)
+def _merged(parts: Iterator[Statistics]) -> Statistics:
+    """Merge the statistics of all shards in their order."""
+    whole = next(parts)
+    for part in parts:
+        whole.merge(part)
     return whole
 
 
-def read_shards(folder: Path, shards: Sequence[Shard]) -> Iterator[Statistics]:
-    """Statistics of all shards, in order.
-
-    Raises
-    ------
-    CraneError : a file is damaged, or is not there although its process said that it was done
-    """
-    patience = time.monotonic() + VISIBLE_SECONDS
-    for shard in shards:
-        path = folder / shard.name
-        while not path.is_file():
-            if time.monotonic() > patience:
-                raise CraneError(
-                    f"{path}: another process wrote it, but it is not to be seen from here; the folder must be on a "
-                    "disk that all machines share"
-                )
-            time.sleep(0.2)
-        yield Statistics.load(path)
-
-
-BATCH_VALUES = 1 << 26  # most values a batch of documents may yield (256 MiB in float32)
-
-VOLATILE = ("_name_or_path", "transformers_version")  # settings that say nothing about what the model computes
-
-Documents = Sequence[Sequence[int] | np.ndarray | Tensor]
-
-
-def stream_statistics(
-    model: nn.Module,
-    documents: Documents,
-    *,
-    objective: str = "gold_logit",
-    rule: str = "attnlrp",
-    token_budget: int = 8192,
-    max_length: int = 2048,
-    checkpointing: bool = False,
-    folder: str | os.PathLike[str] | None = None,
-    model_fingerprint: str | None = None,
-    labels: dict[str, str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Statistics:
-    """Compute the statistics of a corpus; how it falls into batches does not matter beyond rounding.
-
-    Under torchrun (`crane_lib.parallel.processes`) every process calls this with the same arguments; they
-    share the work and all get the whole. The number of processes does not matter at all: shards and their order of
-    merging are the same.
-
-    Parameters
-    ----------
-    documents : token ids of each document, without pads; lists, or integer arrays on the CPU
-    token_budget : most tokens of a batch, pads included; halved with a warning when memory runs out
-    max_length : documents are cut after so many tokens
-    checkpointing : compute each layer twice instead of keeping what its backward pass needs
-    folder : where finished shards are kept as files and found again; several processes need one on a common disk
-    model_fingerprint : name of these weights for the file; `fingerprint_weights` of the model if left out
-    labels : free text to keep with the numbers, such as the language
-    progress : called as `progress(documents done, documents in all)` at the start and after each batch
-
-    Raises
-    ------
-    CraneError : an unknown model, rule or objective; or, with its index, a document that is too short, too long for the
-        model, has token ids the model does not know, does not fit in memory by itself or gives values not finite
-    """
-    if folder is None and world() > 1:
-        raise CraneError(f"{world()} processes work together: give a folder for their shards, on a disk they share")
-    provenance = {
-        "model": model_fingerprint or fingerprint_weights(model),
-        "rule": rule,
-        "objective": objective,
-        "dtype": str(next(parts_of(model).embedding.parameters()).dtype).removeprefix("torch."),
-        "max_length": str(max_length),
-    }
-    maker = _ShardMaker(model, documents, provenance, token_budget=token_budget, checkpointing=checkpointing)
-    shards = maker.plan()
-    if folder is None:
-        done = _Progress(progress, len(documents))
-        whole = merged(maker.make(shard, done) for shard in shards)
-    else:
-        whole = _through_files(maker, shards, Path(folder), progress)
-    whole.labels = dict(labels or {})
-    return whole
-
-
-def _through_files(
-    maker: _ShardMaker, shards: list[Shard], folder: Path, progress: Callable[[int, int], None] | None
-) -> Statistics:
-    """Make the shards whose files are missing, dealt out to the processes, then merge all files."""
+def _through_files(maker: _ShardMaker, shards: list[Shard], folder: Path, progress: Report | None) -> Statistics:
+    """Make the shards whose files are missing, distributed over the processes, then merge all files."""
 
     def missing() -> Iterator[int]:
         for shard in shards:
@@ -182,37 +169,69 @@ def _through_files(
             if not is_finished(folder / shard.name, provenance=maker.provenance, corpus=corpus):
                 yield shard.number
 
-    # The first process looks for all: were each to look for itself, they might see different things on a network disk.
+    # The first process looks for all of them; each might see something else on a network disk.
     to_do = share(list(missing()) if rank() == 0 else None)
     waiting = {number: shards[number - 1] for number in to_do}
     total = sum(len(shard.documents) for shard in shards)
     done = _Progress(progress, total, before=total - sum(len(shard.documents) for shard in waiting.values()))
     for number in to_do[rank() :: world()]:
         maker.make(shards[number - 1], done).save(folder / shards[number - 1].name)
-        # what other processes have finished in the meantime counts too
+        # what other processes have finished meanwhile counts too
         waiting = {number: shard for number, shard in waiting.items() if not (folder / shard.name).is_file()}
         done.reach(total - sum(len(shard.documents) for shard in waiting.values()))
     barrier()
     done.reach(total)
-    return merged(read_shards(folder, shards))
+    return _merged(read_shards(folder, shards))
+
+
+def is_finished(path: Path, *, provenance: dict[str, str], corpus: str) -> bool:
+    """Return whether the file of a shard is complete and holds statistics of these documents and this provenance."""
+    try:
+        header = read_header(path)
+    except CraneError:
+        return False
+    return bool(header["provenance"] == provenance and header["corpus"] == corpus)
+
+
+def read_shards(folder: Path, shards: Sequence[Shard]) -> Iterator[Statistics]:
+    """Yield the statistics of all shards in order.
+
+    Raises
+    ------
+    CraneError : a file is damaged, or a file that another process wrote does not appear
+    """
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    for shard in shards:
+        path = folder / shard.name
+        while not path.is_file():
+            if time.monotonic() > deadline:
+                raise CraneError(
+                    f"{path}: another process wrote it, but it cannot be seen from here; the folder must be on a "
+                    "disk that all machines share"
+                )
+            time.sleep(0.2)
+        yield Statistics.load(path)
 
 
 class _Progress:
-    """Counts documents done and tells whoever wants to know."""
+    """Counter of documents done, which reports to the caller."""
 
-    def __init__(self, tell: Callable[[int, int], None] | None, total: int, *, before: int = 0) -> None:
-        self._tell, self._total, self._done = tell, total, -1
+    def __init__(self, report: Report | None, total: int, *, before: int = 0) -> None:
+        self._report, self._total, self._done = report, total, -1
         self.reach(before)
 
     def advance(self, documents: int) -> None:
         self.reach(self._done + documents)
 
     def reach(self, done: int) -> None:
-        """Say that so many are done in all; never less than was said before."""
+        """Report the number of documents done; never fewer than were reported before."""
         if done > self._done:
             self._done = done
-            if self._tell is not None:
-                self._tell(done, self._total)
+            if self._report is not None:
+                self._report(done, self._total)
+
+
+# --- making one shard ---
 
 
 class _ShardMaker:
@@ -234,18 +253,18 @@ class _ShardMaker:
         self._token_budget = token_budget
         self._checkpointing = checkpointing
         self._max_length = int(provenance["max_length"])
-        values = len(parts.layers) * (parts.widths["neuron"] + sum(parts.widths.values()))  # a document
+        values = len(parts.layers) * (parts.widths["neuron"] + sum(parts.widths.values()))  # per document
         self._most_documents = max(1, BATCH_VALUES // values)
         self._lengths = _checked_lengths(
             model, parts, map(self.ids, range(len(documents))), objective=provenance["objective"]
         )
 
     def ids(self, index: int) -> np.ndarray:
-        """Token ids of a document, cut at the greatest length."""
+        """Token ids of a document, cut to the maximal length."""
         return np.asarray(self._documents[index])[: self._max_length]
 
     def plan(self) -> list[Shard]:
-        """The shards of the corpus."""
+        """Plan the shards of the corpus."""
         return plan_shards(self._lengths, token_budget=self._token_budget, most_documents=self._most_documents)
 
     def make(self, shard: Shard, progress: _Progress) -> Statistics:
@@ -264,11 +283,11 @@ class _ShardMaker:
                         "checkpointing on or load the model in bfloat16"
                     )
                 self._token_budget = longest * (len(chosen) // 2)
-                warnings.warn(f"memory ran out: going on with {self._token_budget} tokens a batch", stacklevel=2)
+                warnings.warn(f"memory ran out: continuing with {self._token_budget} tokens per batch", stacklevel=2)
                 continue
             if statistics is None:
                 statistics = _empty_statistics(found, self.provenance)
-            # The pass has just given back far more memory than this takes, so it does not run out here.
+            # The pass has just freed far more memory than this takes.
             for site, values in found.sites.items():
                 statistics.moments[site].update(values)
             statistics.active += found.active.sum(0).to(statistics.active.device)
@@ -277,11 +296,11 @@ class _ShardMaker:
             progress.advance(len(chosen))
         assert statistics is not None  # a shard has a document
         statistics.corpus = corpus_fingerprint(self.ids(index) for index in shard.documents)
-        # On the CPU from here on: a GPU's arithmetic may round otherwise, and shards merge to the same bits anywhere.
+        # On the CPU from here on: a GPU may round differently, and shards must merge to the same bits everywhere.
         return statistics.to("cpu")
 
     def _relevance(self, indices: np.ndarray) -> DocumentRelevance | None:
-        """Relevance of a batch, or None if memory ran out."""
+        """Relevance of a batch; None if memory ran out."""
         input_ids, attention_mask = pad_batch([self.ids(index) for index in indices])
         try:
             found = document_relevance(
@@ -297,7 +316,7 @@ class _ShardMaker:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-        # only here, past the except clause, is the failed pass no longer held by its exception
+        # only here, after the except clause, does the exception no longer hold the failed pass
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
@@ -310,21 +329,10 @@ def _empty_statistics(found: DocumentRelevance, provenance: dict[str, str]) -> S
     return Statistics(moments, active, tokens=0, provenance=provenance)
 
 
-def fingerprint_weights(model: nn.Module) -> str:
-    """Short hash of a model's configuration and of every weight, to tell two models apart."""
-    config: Any = model.config
-    settings = {name: value for name, value in config.to_dict().items() if name not in VOLATILE}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
 def _checked_lengths(
     model: nn.Module, parts: ModelParts, documents: Iterable[np.ndarray], *, objective: str
 ) -> np.ndarray:
-    """Tokens of each document (N,)."""
+    """Number of tokens of each document (N,), checked."""
     shortest = objective_named(objective).shortest
     most = getattr(model.config, "max_position_embeddings", None)  # a model may have no limit
     embedding: Any = parts.embedding
@@ -342,11 +350,11 @@ def _checked_lengths(
         if ids.min() < 0 or ids.max() >= embedding.num_embeddings:
             raise CraneError(
                 f"document {index}: token ids from {ids.min()} to {ids.max()}, but the model knows "
-                f"0 to {embedding.num_embeddings - 1}; it was made with another tokenizer"
+                f"0 to {embedding.num_embeddings - 1}; use the tokenizer of the model"
             )
         lengths.append(length)
     if not lengths:
-        raise CraneError("there are no documents to compute statistics from")
+        raise CraneError("there are no documents to compute statistics from; is the corpus empty?")
     return np.array(lengths)
 
 

@@ -1,4 +1,14 @@
-"""One forward and one backward pass over a batch of documents: everything the study reads from them."""
+"""Relevance of a batch of documents by one forward and one backward pass.
+
+1. Find the modules of the model that rules and taps attach to (`modules`, by the table of its family, `families`).
+2. Put rules on them: the forward values stay, the backward pass computes relevance (`rules`).
+3. Put taps on every MLP, which sum over tokens what the passes compute (`taps`).
+4. Run the backbone once. Take the objective S of each document, and its gradient at the final hidden states, in closed
+   form (`objectives`).
+5. Propagate that gradient back to the input embeddings. The taps read R = h * dS/dh of every neuron, and the row sums
+   of the gradient of every weight matrix, without computing a weight gradient.
+6. Remove rules and taps, and stack the sums over layers: `DocumentRelevance`.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +29,13 @@ from crane_lib.relevance.taps import SITES, Taps, Watched
 
 @dataclass(frozen=True)
 class DocumentRelevance:
-    """What one pass gives for each of B documents; float64 for a float64 model, else float32.
+    """Results of a pass for each of B documents; float64 for a float64 model, else float32.
 
     With h the input of `down_proj`: `neuron` is sum_t h dS/dh and `abs_neuron` is sum_t |h dS/dh|, both (B, L, I).
     `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
     of that weight matrix summed over its input dimension. `token` (B, T) is the relevance of the input embeddings, 0
     at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0.
-    `watched` is the neuron asked for, token by token.
+    `watched` has the values of one neuron, token by token.
     """
 
     target: Tensor
@@ -41,7 +51,7 @@ class DocumentRelevance:
 
     @property
     def sites(self) -> dict[str, Tensor]:
-        """The values of every site that the model has, by name."""
+        """Values of the sites that the model has, by name."""
         return {site: getattr(self, site) for site in SITES if getattr(self, site) is not None}
 
 
@@ -55,23 +65,23 @@ def document_relevance(
     checkpointing: bool = False,
     watch: tuple[int, int] | None = None,
 ) -> DocumentRelevance:
-    """Compute relevance for a right-padded batch of documents; the model leaves as it came.
+    """Compute relevance for a right-padded batch of documents; the model is restored at the end.
 
-    Documents do not see one another, so one backward pass from the sum of their S serves all. No parameter gradient
-    is made. A pad comes after every real token, and attention looks back only: pads need no mask in the model.
+    Documents do not attend to one another, so one backward pass from the sum of their S serves all. Attention looks
+    back only, and pads follow every token, so they need no mask in the model.
 
     Parameters
     ----------
-    input_ids, attention_mask : (B, T); the mask is 1 at tokens and 0 at pads, no pads if it is left out
+    input_ids, attention_mask : (B, T); the mask is 1 at tokens and 0 at pads; without it there are no pads
     objective : "gold_logit" or "log_probability", see `crane_lib.relevance.objectives`
     rule : "attnlrp", "cplrp" or "gradient", see `crane_lib.relevance.rules`
-    checkpointing : compute each layer a second time instead of keeping what its backward pass needs
+    checkpointing : recompute each layer instead of keeping what its backward pass needs
     watch : layer and index of a neuron whose values are kept token by token
 
     Raises
     ------
-    CraneError : a model, rule or objective that is not known, padding that is not on the right, too short a document,
-        or a neuron that the model does not have
+    CraneError : unknown model, rule or objective, padding that is not on the right, a document that is too short, or a
+        neuron that the model does not have
     """
     parts = parts_of(model)
     if watch is not None:

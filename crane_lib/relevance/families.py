@@ -1,6 +1,6 @@
-"""What the package knows of model families: a row a family, a row a norm class, a row an activation class.
+"""Tables of model families, norm classes and activation classes; no other module knows a model by name.
 
-Nothing else in the package knows a model by name. `register_family` adds rows of a user's own.
+`register_family` adds entries for a family of the user's own.
 """
 
 from __future__ import annotations
@@ -15,76 +15,75 @@ import torch
 from torch import Tensor
 
 from crane_lib.errors import CraneError
+from crane_lib.precision import widened
+
+# --- activations: act(g) / g, exact at g = 0 ---
 
 
-def _wide(g: Tensor) -> Tensor:
-    return g.to(torch.promote_types(g.dtype, torch.float32))
-
-
-def gelu(g: Tensor) -> Tensor:
+def gelu_quotient(g: Tensor) -> Tensor:
     """GELU: the normal distribution function."""
-    return torch.special.ndtr(_wide(g)).to(g.dtype)
+    return torch.special.ndtr(widened(g)).to(g.dtype)
 
 
-def tanh_gelu(g: Tensor, *, slope: float = math.sqrt(2 / math.pi)) -> Tensor:
+def tanh_gelu_quotient(g: Tensor, *, slope: float = math.sqrt(2 / math.pi)) -> Tensor:
     """GELU by its tanh approximation; some models write its `slope` with fewer digits."""
-    wide = _wide(g)
+    wide = widened(g)
     # (1 + tanh z) / 2 = sigmoid(2 z), which does not cancel for very negative g
     return torch.sigmoid(2 * slope * (wide + 0.044715 * wide**3)).to(g.dtype)
 
 
-def quick_gelu(g: Tensor) -> Tensor:
+def quick_gelu_quotient(g: Tensor) -> Tensor:
     """GELU by its sigmoid approximation."""
     return torch.sigmoid(1.702 * g)
 
 
-def relu(g: Tensor) -> Tensor:
-    """ReLU: 1 above 0, and 0 at 0, where PyTorch has its slope 0 too."""
+def relu_quotient(g: Tensor) -> Tensor:
+    """ReLU: 1 above 0, and 0 at 0 like PyTorch's slope."""
     return (g > 0).to(g.dtype)
 
 
-def tanh(g: Tensor) -> Tensor:
-    """Hyperbolic tangent, 1 at 0; below 0.01 by its series, which is exact there to the last digit of float64."""
-    wide = _wide(g)
+def tanh_quotient(g: Tensor) -> Tensor:
+    """Hyperbolic tangent: 1 at 0; below 0.01 its series, which is exact there to the last digit of float64."""
+    wide = widened(g)
     square = wide * wide
     near = 1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315)))
     return torch.where(wide.abs() < 0.01, near, torch.tanh(wide) / wide).to(g.dtype)
 
 
-# What the outputs of an attention projection are: one of the three, all of them one after another ("stacked": queries
-# of every head, then keys, then values), or head by head ("by_head": query, key and value of head 0, then of head 1).
+# --- families ---
+
+# Outputs of an attention projection: one of the three; all queries, then all keys, then all values ("stacked"); or
+# query, key and value of head 0, then of head 1, and so on ("by_head").
 Layout = Literal["query", "key", "value", "stacked", "by_head"]
 
 
-def _separate() -> Mapping[str, Layout]:
-    return {"self_attn.q_proj": "query", "self_attn.k_proj": "key", "self_attn.v_proj": "value"}
+_SEPARATE: Mapping[str, Layout] = {"self_attn.q_proj": "query", "self_attn.k_proj": "key", "self_attn.v_proj": "value"}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family keeps its modules: dotted paths from the causal language model, and from one decoder layer.
+    """Paths of a family's modules: dotted, from the causal language model and from one decoder layer.
 
-    Norms need no path: a module of a class in `NORMS` gets that row's rule wherever it stands.
+    Norms need no path: a module of a class in `NORMS` gets the rule of that entry anywhere in the model.
 
     Parameters
     ----------
     backbone, embedding, layers, head : paths from the model; `layers` is a module list, `head` linear
     projections : attention projections by path from a layer, with the layout of their outputs
-    attention : path of the attention module, whose soft-capping is given a rule where there is one
-    gate, up, down, activation : paths of the MLP's parts from a layer. `gate` is None for an ungated MLP, whose one
-        matrix before the activation is `up`; where gate and up are one module, its first half is the gate
-    attention_softcap, final_softcap : names of the settings that cap attention logits and final logits, if it has them
-    linear : names of further module classes that are linear or constant, so that the ordinary gradient is their rule
-    additive : whether the backbone does nothing to the embeddings it is given but run its layers, and a layer adds the
-        MLP's output to the residual stream as it is; `crane_lib.ablation` then goes on from a layer instead of
-        starting over
+    attention : path of the attention module
+    gate, up, down, activation : paths of the MLP's parts from a layer. `gate` is None for an ungated MLP, whose
+        matrix before the activation is `up`; if gate and up are one module, its first half is the gate
+    attention_softcap, final_softcap : names of the settings that cap attention logits and final logits, or None
+    linear : names of further module classes that are linear or constant; the ordinary gradient is their rule
+    additive : True if the backbone only runs its layers on the embeddings, and a layer adds the MLP's output to the
+        residual stream unchanged; `crane_lib.ablation` then resumes from a layer instead of starting over
     """
 
     backbone: str = "model"
     embedding: str = "model.embed_tokens"
     layers: str = "model.layers"
     head: str = "lm_head"
-    projections: Mapping[str, Layout] = field(default_factory=_separate)
+    projections: Mapping[str, Layout] = field(default_factory=lambda: _SEPARATE)
     attention: str = "self_attn"
     gate: str | None = "mlp.gate_proj"
     up: str = "mlp.up_proj"
@@ -103,7 +102,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
     "mistral": _GATED,
     "qwen2": _GATED,
     "qwen3": _GATED,
-    "olmo2": Family(),  # a norm stands between the MLP and the residual stream, in Gemma too
+    "olmo2": Family(),  # not additive: a norm follows the MLP, in Gemma too
     "gemma2": Family(attention_softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping"),
     "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
     "phi3": Family(
@@ -150,16 +149,19 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
 }
 
 
+# --- norms ---
+
+
 @dataclass(frozen=True)
 class Norm:
-    """How a norm class scales: weight * (x - centre) / sqrt(mean((x - centre)^2) + epsilon), plus a bias or not.
+    """Scaling of a norm class: weight * (x - centre) / sqrt(mean((x - centre)^2) + epsilon), with or without a bias.
 
     Parameters
     ----------
-    weight : effective weight of a module of the class, None for none
+    weight : effective weight of a module of the class, or None
     epsilon : its epsilon
     centred : the centre is the mean of x (LayerNorm) rather than 0 (RMSNorm)
-    precision : dtype that the module computes the normaliser in whatever it is given; None for at least float32
+    precision : dtype in which the module computes the normaliser; None for the dtype of x, at least float32
     """
 
     weight: Callable[[Any], Tensor | None] = lambda norm: norm.weight
@@ -187,19 +189,18 @@ NORMS: dict[str, Norm] = {  # by class name
     "LayerNorm": Norm(epsilon=_epsilon, centred=True, precision=None),
 }
 
-# act(g) / g by class name, see `crane_lib.relevance.families`.
-QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {  # act(g) / g by class name
     "SiLUActivation": torch.sigmoid,
     "SiLU": torch.sigmoid,
-    "GELUActivation": gelu,
-    "GELUTanh": tanh_gelu,
-    "NewGELUActivation": tanh_gelu,
-    "FastGELUActivation": partial(tanh_gelu, slope=0.7978845608),
-    "BloomGelu": partial(tanh_gelu, slope=0.79788456),
-    "QuickGELUActivation": quick_gelu,
-    "ReLU": relu,
+    "GELUActivation": gelu_quotient,
+    "GELUTanh": tanh_gelu_quotient,
+    "NewGELUActivation": tanh_gelu_quotient,
+    "FastGELUActivation": partial(tanh_gelu_quotient, slope=0.7978845608),
+    "BloomGelu": partial(tanh_gelu_quotient, slope=0.79788456),
+    "QuickGELUActivation": quick_gelu_quotient,
+    "ReLU": relu_quotient,
     "ReLUSquaredActivation": torch.relu,
-    "Tanh": tanh,
+    "Tanh": tanh_quotient,
 }
 
 
@@ -210,18 +211,18 @@ def register_family(
     norms: Mapping[str, Norm] | None = None,
     activations: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> None:
-    """Teach the package a model family; see docs/families.md.
+    """Add a model family; see docs/families.md.
 
     Parameters
     ----------
     model_type : `config.model_type` of its models
-    family : where their modules are
-    norms : rows for norm classes that `NORMS` lacks, by class name
-    activations : act(g) / g for activation classes that `QUOTIENTS` lacks, by class name; exact at g = 0
+    family : paths of their modules
+    norms : norm classes that `NORMS` lacks, by class name
+    activations : act(g) / g of activation classes that `QUOTIENTS` lacks, by class name; exact at g = 0
 
     Raises
     ------
-    CraneError : one of the names has a row already that is not the same
+    CraneError : one of the names has another entry already
     """
     tables: list[tuple[str, dict[str, Any], Mapping[str, Any]]] = [
         ("model type", FAMILIES, {model_type: family}),
@@ -231,6 +232,6 @@ def register_family(
     for kind, table, rows in tables:
         for name, row in rows.items():
             if name in table and table[name] != row:
-                raise CraneError(f"{kind} {name!r} has a row already; give yours another name")
+                raise CraneError(f"{kind} {name!r} already has another entry; choose another name")
     for _, table, rows in tables:
         table.update(rows)

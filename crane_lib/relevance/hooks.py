@@ -1,4 +1,4 @@
-"""Attaching to a model and leaving it as it came."""
+"""Reversible changes of a model: hooks, wrapped forwards, evaluation mode and checkpointing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ class _Handle(Protocol):
 
 
 class HookSet:
-    """The hooks one owner has registered; `remove` takes away exactly these and no one else's."""
+    """Hooks of one owner; at the end of the block exactly these are removed, and no one else's."""
 
     def __init__(self) -> None:
         self._handles: list[_Handle] = []
+
+    def __enter__(self) -> HookSet:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.remove()
 
     def after(self, module: nn.Module, hook: Any) -> None:
         """Call `hook(module, args, output)` after the module's forward."""
@@ -39,7 +45,7 @@ class HookSet:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) and no parameter gradients inside; the model leaves as it came."""
+    """Switch to evaluation mode (no dropout) without parameter gradients; the model is restored at the end."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     try:
@@ -57,7 +63,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def wrapped_forward(module: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Let `wrap(forward)` stand for the forward of this one module inside the block; its class stays as it is."""
+    """Replace the forward of this module by `wrap(forward)` inside the block; its class is not changed."""
     before = vars(module).get("forward")  # its own, if another library has put one there
     try:
         module.__dict__["forward"] = wrap(module.forward)
@@ -73,18 +79,18 @@ def wrapped_forward(module: nn.Module, wrap: Callable[[Callable[..., Any]], Call
 def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Keep only each layer's input inside the block: a third more time, a fraction of the memory.
 
-    Hooks inside a layer fire again when it is computed again, before its own gradients flow.
+    Hooks inside a layer fire again when it is recomputed, before its own gradients flow.
     """
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(wrapped_forward(layer, _forgetting))
+            stack.enter_context(wrapped_forward(layer, _recomputed))
         yield
 
 
-def _forgetting(forward: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts)
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, context_fn=_checkpoint_contexts)
 
 
-def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Contexts of the first pass and of the second, in which precision must be that of the first."""
+def _checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of the first pass and of the recomputation, which must have the precision of the first."""
     return nullcontext(), InDouble.again()

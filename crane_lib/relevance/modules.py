@@ -1,4 +1,4 @@
-"""Finding the modules of a model that rules and taps attach to, and refusing what has no rule."""
+"""Lookup of the modules that rules and taps attach to, and refusal of modules without a rule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LINEAR = (nn.Linear, Conv1D, nn.Embedding, nn.Dropout, nn.Identity)  # the ordi
 
 @dataclass(frozen=True)
 class Rows:
-    """Output rows `start` to `stop` of a linear module: a whole matrix, or its part of a fused one."""
+    """Output rows `start` to `stop` of a linear module: a whole matrix, or a part of a fused one."""
 
     module: Any
     start: int
@@ -28,22 +28,18 @@ class Rows:
         return self.stop - self.start
 
     def weight(self) -> Tensor:
-        """The rows (rows, inputs), a view of the module's weight."""
+        """View (rows, inputs) of the module's weight."""
         weight = self.module.weight.T if isinstance(self.module, Conv1D) else self.module.weight
         return weight[self.start : self.stop]
 
-    def bias(self) -> Tensor | None:
-        """Their biases (rows,), a view, or None."""
-        return None if self.module.bias is None else self.module.bias[self.start : self.stop]
-
     def of(self, output: Tensor) -> Tensor:
-        """Their part of the module's output (..., rows)."""
+        """Part (..., rows) of the module's output."""
         return output[..., self.start : self.stop]
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """The modules of one decoder layer.
+    """Modules of one decoder layer.
 
     `rows` has "gate" (unless ungated), "up" and "down"; `projections` are those of the attention, with their layout.
     """
@@ -56,18 +52,18 @@ class LayerParts:
 
     @property
     def gated(self) -> bool:
-        """Whether the hidden activation is act(gate) * up rather than act(up)."""
+        """True if the hidden activation is act(gate) * up rather than act(up)."""
         return "gate" in self.rows
 
     @property
     def down(self) -> nn.Module:
-        """The module whose input is the hidden activation."""
+        """Module whose input is the hidden activation."""
         return self.rows["down"].module
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """The modules of a causal language model, found by its family's paths."""
+    """Modules of a causal language model, found by the paths of its family."""
 
     backbone: nn.Module
     embedding: nn.Module
@@ -79,7 +75,7 @@ class ModelParts:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Number of units a layer has at each site: "neuron", "gate" (unless ungated), "up", "down"."""
+        """Number of units per layer by site: "neuron", "gate" (unless ungated), "up", "down"."""
         rows = self.layers[0].rows
         return {"neuron": len(rows["up"]), **{site: len(matrix) for site, matrix in rows.items()}}
 
@@ -89,7 +85,7 @@ def family_of(model: nn.Module) -> Family:
 
     Raises
     ------
-    CraneError : the model type has no row in `FAMILIES`
+    CraneError : the model type has no entry in `FAMILIES`
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in FAMILIES:
@@ -106,7 +102,7 @@ def parts_of(model: nn.Module) -> ModelParts:
 
     Raises
     ------
-    CraneError : unknown model type, a module that is not where its family keeps it, or a module without a rule
+    CraneError : unknown model type, a module that is not at its family's path, or a module without a rule
     """
     family = family_of(model)
     config: Any = model.config
@@ -183,16 +179,16 @@ def _check_rules_exist(model: nn.Module, family: Family, parts: ModelParts) -> N
 def gradient_scale(
     layout: Layout, outputs: int, *, config: Any, query_key: float | None, value: float
 ) -> Tensor | float | None:
-    """Factor on the gradient of an attention projection's output; None where nothing flows back.
+    """Factor on the gradient of an attention projection's output; None if nothing flows back.
 
     Parameters
     ----------
     outputs : number of the projection's outputs
-    query_key, value : factors of queries and keys (None for nothing) and of values
+    query_key, value : factors of queries and keys (None to stop the gradient) and of values
 
     Returns
     -------
-    one factor, or one an output (outputs,) where the projection is fused
+    one factor, or one per output (outputs,) of a fused projection
     """
     if layout in ("query", "key"):
         return query_key

@@ -9,16 +9,16 @@ from crane_lib.errors import CraneError
 
 TENSORS = ("mean", "m2", "m3", "m4", "mean_absolute")
 
-# Values worked on at one time, in float64. On the CPU they and their few copies stay in the cache (1 MiB each); a GPU
-# wants few large kernels instead (64 MiB each).
+# Values processed at one time, in float64. On the CPU they and their few copies fit in the cache (1 MiB each); a GPU
+# is faster with few large kernels (64 MiB each).
 CHUNK_VALUES_CPU = 1 << 17
 CHUNK_VALUES_GPU = 1 << 23
 
 
 class Moments:
-    """Count, mean, sums of the second to fourth power of deviations, and mean absolute value, per unit, in float64.
+    """Count, mean, sums of powers 2 to 4 of the deviations, and mean absolute value, per unit, in float64.
 
-    The pieces of a stream may be merged in any order and grouping (Pebay, "Formulas for robust, one-pass parallel
+    The parts of a stream may be merged in any order and grouping (Pebay, "Formulas for robust, one-pass parallel
     computation of covariances and arbitrary-order statistical moments", Sandia report SAND2008-6212, 2008).
     """
 
@@ -41,14 +41,14 @@ class Moments:
         return tuple(self.mean.shape)
 
     def update(self, batch: Tensor) -> None:
-        """Add a batch (B, *shape) of documents, of any floating-point type; float64 is made of it piece by piece.
+        """Add a batch (B, *shape) of documents of any floating-point type, converted to float64 piece by piece.
 
         Raises
         ------
         CraneError : the units have another shape
         """
         if self.shape != tuple(batch.shape[1:]):
-            raise CraneError(f"moments of units {self.shape} cannot take in a batch of {tuple(batch.shape)}")
+            raise CraneError(f"moments of units {self.shape} cannot be updated with a batch of {tuple(batch.shape)}")
         documents = len(batch)
         if not documents or not self.mean.numel():
             self.count += documents
@@ -58,20 +58,20 @@ class Moments:
         size = max(1, self._chunk_values() // documents)
         for start in range(0, flat.shape[1], size):
             here = slice(start, start + size)
-            # first the device, then the type: MPS has no float64; a copy in any case, for it is used up
+            # first the device, then the type: MPS has no float64; always a copy, because it is overwritten
             values = flat[:, here].to(self.mean.device).to(torch.float64, copy=True)  # (B, units)
             _merge([tensor[here] for tensor in own], self.count, _moments_of(values), documents)
         self.count += documents
 
     def merge(self, other: Moments) -> None:
-        """Add what another stream saw; `other` stays as it is.
+        """Add the moments of another stream; `other` is not changed.
 
         Raises
         ------
         CraneError : the units have another shape
         """
         if self.shape != other.shape:
-            raise CraneError(f"moments of units {self.shape} cannot take in moments of units {other.shape}")
+            raise CraneError(f"moments of units {self.shape} cannot be merged with moments of units {other.shape}")
         if not other.count:
             return
         own, others = self._flat(), other._flat()
@@ -88,8 +88,8 @@ class Moments:
     def excess_kurtosis(self) -> Tensor:
         """Bias-corrected excess kurtosis (Fisher), equal to `scipy.stats.kurtosis(bias=False)`.
 
-        NaN where a unit is constant up to rounding; with two or three documents the uncorrected value, for there
-        the correction is not defined: both as SciPy has it.
+        NaN if a unit is constant up to rounding. With two or three documents the correction is not defined, and the
+        value is uncorrected. Both are as in SciPy.
         """
         n = self.count
         if not n:
@@ -101,7 +101,7 @@ class Moments:
         return torch.where(constant, torch.nan, corrected)
 
     def to(self, device: torch.device | str) -> Moments:
-        """Move the tensors to a device; returns the same object."""
+        """Move the tensors to a device and return this object."""
         for name in TENSORS:
             setattr(self, name, getattr(self, name).to(device))
         return self
@@ -115,7 +115,7 @@ class Moments:
 
 
 def _moments_of(values: Tensor) -> list[Tensor]:
-    """Moments of (B, units) in the order of `TENSORS`; `values` is used up."""
+    """Moments of (B, units) in the order of `TENSORS`; `values` is overwritten."""
     mean = values.mean(0)
     absolute = values.abs()
     mean_absolute = absolute.mean(0)
@@ -128,8 +128,8 @@ def _moments_of(values: Tensor) -> list[Tensor]:
 
 
 def _merge(own: list[Tensor], a: int, other: list[Tensor], b: int) -> None:
-    """Put the moments of b documents in `other` to those of a documents in `own`, in place (Pebay, eqs. 2.1)."""
-    if not a:  # exactly what came, without the rounding of a sum
+    """Merge the moments `other` of b documents into those `own` of a documents, in place (Pebay, eqs. 2.1)."""
+    if not a:  # the exact values, without the rounding of a sum
         for mine, theirs in zip(own, other, strict=True):
             mine.copy_(theirs)
         return

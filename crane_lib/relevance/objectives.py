@@ -1,7 +1,7 @@
-"""The scalar S of a document that relevance is propagated from, and its gradient at the final hidden states.
+"""Objectives: the scalar S of a document whose relevance is computed, and its gradient at the final hidden states.
 
-Both objectives are simple enough that the gradient is written down instead of left to autograd, so the full logits of a
-document (tokens x vocabulary) never exist.
+The gradients of both objectives are computed in closed form, so that the full logits of a document
+(tokens x vocabulary) never exist.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import families as quotients
+from crane_lib.relevance.families import tanh_quotient
 
 LOGIT_CHUNK_VALUES = 1 << 25  # logits held at one time by `log_probability` (128 MiB in float32)
 
 
 @dataclass(frozen=True)
 class Logits:
-    """How logits come from the final hidden states: the output embedding, then a soft-cap c * tanh(l / c) or none.
+    """Map from final hidden states to logits: the output embedding, and perhaps a soft-cap c * tanh(l / c).
 
     Parameters
     ----------
     head : the output embedding, a linear module of shape (V, H)
     cap : c, or None
-    identity_rule : the cap's gradient is c * tanh(l / c) / l, as under the relevance rules, instead of its derivative
+    identity_rule : the gradient of the cap is c * tanh(l / c) / l, as under the relevance rules, not its derivative
     """
 
     head: Any
@@ -35,16 +35,16 @@ class Logits:
     identity_rule: bool = True
 
     def capped(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits capped, and the gradient of the cap, None for 1; both in the shape of `logits`."""
+        """Capped logits and the gradient of the cap (None if there is no cap), in the shape of `logits`."""
         if self.cap is None:
             return logits, None
         scaled = logits / self.cap
         bent = torch.tanh(scaled)
-        return bent * self.cap, quotients.tanh(scaled) if self.identity_rule else 1 - bent * bent
+        return bent * self.cap, tanh_quotient(scaled) if self.identity_rule else 1 - bent * bent
 
 
 def gold_logit(logits: Logits, hidden: Tensor, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over a document of the gold next-token logits, the last position contributing its maximal logit.
+    """Mean over a document of the gold next-token logits; the last position contributes its maximal logit.
 
     S = (sum_{t<n-1} logit[t, x[t+1]] + max_v logit[n-1, v]) / n; without a cap it is linear in the hidden states.
     """
@@ -67,7 +67,7 @@ def gold_logit(logits: Logits, hidden: Tensor, input_ids: Tensor, lengths: Tenso
 
 
 def log_probability(logits: Logits, hidden: Tensor, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean gold log-probability over the n - 1 predicted tokens of a document: minus its nll, in nats a token.
+    """Mean gold log-probability over the n - 1 predicted tokens of a document: minus the NLL, in nats per token.
 
     S = sum_{t<n-1} (logit[t, x[t+1]] - ln sum_v exp logit[t, v]) / (n - 1).
     """
@@ -93,7 +93,7 @@ def log_probability(logits: Logits, hidden: Tensor, input_ids: Tensor, lengths: 
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective function and the fewest tokens a document needs for it."""
+    """An objective function, and the smallest number of tokens of a document."""
 
     function: Callable[[Logits, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     shortest: int
@@ -110,7 +110,7 @@ def objective_named(name: str) -> Objective:
 
     Raises
     ------
-    CraneError : there is none of that name
+    CraneError : unknown name
     """
     if name not in OBJECTIVES:
         raise CraneError(f"unknown objective of the relevance pass {name!r}; use one of {', '.join(OBJECTIVES)}")
@@ -125,7 +125,7 @@ def objective_gradient(
 
     Parameters
     ----------
-    logits : how logits come from the hidden states
+    logits : map from hidden states to logits
     hidden : (B, T, H), after the final norm
     input_ids : (B, T), right-padded
     lengths : (B,) tokens of each document
@@ -142,5 +142,5 @@ def objective_gradient(
 
 
 def _inside(input_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Mask (B, T): the first `lengths` positions of each row."""
+    """Mask (B, T) of the first `lengths` positions of each row."""
     return torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""Relevance rules as changes of the backward pass alone: every forward value stays bit for bit what it was.
+"""Relevance rules as changes of the backward pass; every forward value stays the same to the last bit.
 
 AttnLRP in its gradient form: Achtibat et al., "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for
 Transformers", ICML 2024, equations 7 and 9; LRP as input x gradient: Arras et al., 2025. CP-LRP: Ali et al., ICML 2022.
@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import families as quotients
-from crane_lib.relevance.families import NORMS, QUOTIENTS, Layout, Norm
+from crane_lib.relevance.families import NORMS, QUOTIENTS, Layout, Norm, tanh_quotient
 from crane_lib.relevance.hooks import HookSet, wrapped_forward
 from crane_lib.relevance.modules import LayerParts, ModelParts, gradient_scale, parts_of
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a rule does to the gradient; `None` for a scale means that nothing flows back there."""
+    """Changes that a rule makes to the gradient; the scale None stops it."""
 
     query_key_scale: float | None
     value_scale: float
@@ -33,11 +32,10 @@ class Rule:
     gate_detached: bool
 
 
-# By name; "gradient" is the ordinary backward pass and changes nothing.
-RULES: dict[str, Rule | None] = {
-    # Three bilinear products share their relevance evenly: softmax(q k) (1/2 * 1/2), weights times v, gate times up.
+RULES: dict[str, Rule | None] = {  # None: the ordinary backward pass
+    # Three bilinear products divide their relevance evenly: softmax(q k) (1/2 * 1/2), weights times v, gate times up.
     "attnlrp": Rule(query_key_scale=0.25, value_scale=0.5, product_scale=0.5, gate_detached=False),
-    # Attention weights and the gate count as constants; value and up receive everything.
+    # Attention weights and the gate are treated as constants; value and up receive everything.
     "cplrp": Rule(query_key_scale=None, value_scale=1.0, product_scale=1.0, gate_detached=True),
     "gradient": None,
 }
@@ -74,9 +72,9 @@ class _QuotientGradient(torch.autograd.Function):
 
 
 class _ConstantNormaliser(torch.autograd.Function):
-    """The output of a norm whose normaliser f = 1 / sqrt(mean((x - centre)^2) + epsilon) counts as a constant.
+    """The output of a norm whose normaliser f = 1 / sqrt(mean((x - centre)^2) + epsilon) is treated as a constant.
 
-    The gradient is G * weight * f, less its mean over the hidden dimension where the centre is the mean of x.
+    The gradient is G * weight * f, less its mean over the hidden dimension if the centre is the mean of x.
     """
 
     @staticmethod
@@ -99,11 +97,11 @@ class _ConstantNormaliser(torch.autograd.Function):
 
 
 class _TanhRule(TorchFunctionMode):
-    """Inside the block `torch.tanh`, which only a soft-cap c * tanh(x / c) calls there, has the identity rule."""
+    """Give `torch.tanh`, which only a soft-cap c * tanh(x / c) calls inside the block, the identity rule."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.tanh, Tensor.tanh) and not kwargs:
-            return _QuotientGradient.apply(args[0], func(*args).detach(), quotients.tanh)
+            return _QuotientGradient.apply(args[0], func(*args).detach(), tanh_quotient)
         return func(*args, **(kwargs or {}))
 
 
@@ -117,19 +115,19 @@ def _with_tanh_rule(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
-    """Let the backward pass of `model` compute relevance inside the block; the model leaves as it came.
+    """Let the backward pass of `model` compute relevance inside the block; the model is restored at the end.
 
-    Relevance of a value is then `value * dS/dvalue`. The gradient of the MLP's hidden activation h is halved between
-    the input of `down_proj` and the product of gate and up, so read it at the input of `down_proj`. Weights of norms
-    get no gradient.
+    The relevance of a value is then `value * dS/dvalue`. Read the gradient of the MLP's hidden activation h at the
+    input of `down_proj`: the rule for the product of gate and up halves it after that. Weights of norms get no
+    gradient.
 
     Parameters
     ----------
-    rule : "attnlrp", "cplrp" or "gradient" (the ordinary gradient: nothing is changed)
+    rule : "attnlrp", "cplrp" or "gradient" (the ordinary gradient)
 
     Raises
     ------
-    CraneError : unknown rule or model, a float16 model, or rules already in force on this model
+    CraneError : unknown rule or model, a float16 model, or a model that is already under rules
     """
     if rule not in RULES:
         raise CraneError(f"unknown relevance rule {rule!r}; use one of {', '.join(RULES)}")
@@ -139,10 +137,9 @@ def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
     if model in _under_rules:
         raise CraneError("relevance rules are already in force on this model; leave the outer block first")
     chosen = RULES[rule]
-    hooks = HookSet()
     _under_rules.add(model)
     try:
-        with ExitStack() as forwards:
+        with HookSet() as hooks, ExitStack() as forwards:
             if chosen is not None:
                 _check_attention(model, parts, chosen)
                 _attach(hooks, model, parts, chosen)
@@ -150,7 +147,6 @@ def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
                     forwards.enter_context(wrapped_forward(capped, _with_tanh_rule))
             yield
     finally:
-        hooks.remove()
         _under_rules.discard(model)
 
 
@@ -165,13 +161,13 @@ def _attach(hooks: HookSet, model: nn.Module, parts: ModelParts, rule: Rule) -> 
 
 
 def _soft_capped(model: nn.Module, parts: ModelParts) -> list[nn.Module]:
-    """Modules in whose own forward a soft-cap stands."""
+    """Modules whose own forward has a soft-cap."""
     capped = [layer.attention for layer in parts.layers] if parts.attention_softcap else []
     return [*capped, model] if parts.final_softcap else capped
 
 
 def _check_attention(model: nn.Module, parts: ModelParts, rule: Rule) -> None:
-    """A kernel that caps attention logits by itself hides the cap from its rule."""
+    """Refuse a kernel that caps attention logits itself, where the rule cannot reach the cap."""
     config: Any = model.config
     kernel = getattr(config, "_attn_implementation", "eager")
     if parts.attention_softcap and rule.query_key_scale is not None and kernel != "eager":
@@ -204,7 +200,7 @@ def _attach_activation(hooks: HookSet, activation: nn.Module, *, detached: bool)
 
 
 def _attach_attention(hooks: HookSet, layer: LayerParts, rule: Rule, *, config: Any) -> None:
-    """Scale the gradient of the projections' outputs. From there to the attention all is linear: any kernel will do."""
+    """Scale the gradient of the projections' outputs; everything after them is left to the attention kernel."""
     for projection, layout in layer.projections:
         hooks.after(projection, _scaling(layout, rule, config))
 
@@ -227,7 +223,7 @@ def _scaling(layout: Layout, rule: Rule, config: Any) -> Any:
 
 
 def _attach_product(hooks: HookSet, down: nn.Module, scale: float) -> None:
-    """Scale the gradient of the gated product; one scale on the product gives each factor its share."""
+    """Scale the gradient of the gated product: one scale on the product gives each factor its share."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (_ScaledGradient.apply(args[0], scale), *args[1:])

@@ -1,4 +1,4 @@
-"""The relevance statistics of one language on one model, and the file that holds them."""
+"""Relevance statistics of one language on one model, and their file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_CORPUS = "0" * 32  # fingerprint of no documents
 
 
 def corpus_fingerprint(documents: Iterable[np.ndarray]) -> str:
-    """128-bit hash of a multiset of documents (their token ids): parts add up to the whole, in any order.
+    """128-bit hash of a multiset of documents (token ids); hashes of parts add up to that of the whole, in any order.
 
     It is the sum modulo 2^128 of the BLAKE2b hashes of the ids as little-endian 64-bit integers, in hexadecimal.
     """
@@ -52,9 +52,9 @@ class Statistics:
         (L, H) units
     active : (L, I) number of tokens with act(g) > 0
     tokens : number of tokens seen, the denominator of `active`
-    provenance : what the numbers depend on besides the text: model, rule, objective, dtype, max_length
+    provenance : settings that the numbers depend on: model, rule, objective, dtype, max_length
     labels : free text of the caller, such as the language
-    corpus : `corpus_fingerprint` of the documents as the model saw them, cut at max_length
+    corpus : `corpus_fingerprint` of the documents, cut at max_length
     """
 
     moments: dict[str, Moments]
@@ -70,21 +70,23 @@ class Statistics:
         return self.moments["neuron"].count
 
     def to(self, device: torch.device | str) -> Statistics:
-        """Move the tensors to a device; returns the same object."""
+        """Move the tensors to a device and return this object."""
         for moments in self.moments.values():
             moments.to(device)
         self.active = self.active.to(device)
         return self
 
     def merge(self, other: Statistics) -> None:
-        """Add the statistics of other documents; `other` stays as it is, the labels of this one stay.
+        """Add the statistics of other documents; `other` and the labels of this object are not changed.
 
         Raises
         ------
-        CraneError : the two do not come from the same model, rule, objective, dtype and truncation
+        CraneError : model, rule, objective, dtype or truncation differ
         """
         if self.moments.keys() != other.moments.keys():
-            raise CraneError(f"statistics of {sorted(self.moments)} cannot take in those of {sorted(other.moments)}")
+            raise CraneError(
+                f"statistics of {sorted(self.moments)} cannot be merged with those of {sorted(other.moments)}"
+            )
         if self.provenance != other.provenance:
             names = self.provenance.keys() | other.provenance.keys()
             seen = [
@@ -113,7 +115,7 @@ class Statistics:
             "provenance": self.provenance,
             "labels": self.labels,
         }
-        # one metadata entry only: the order of several is not fixed
+        # a single metadata entry, because the order of several is not fixed
         metadata = {"crane": json.dumps(header, sort_keys=True, ensure_ascii=False)}
         with atomic(path) as temporary:
             save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
@@ -135,7 +137,7 @@ class Statistics:
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of statistics says of itself; its numbers stay unread, but that they are all there is checked.
+    """Read the header of a file of statistics, and check that all its numbers are there.
 
     Returns
     -------
@@ -151,15 +153,15 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The open file and its header, both checked; errors of reading become one line."""
+    """Open file and its header, both checked."""
     if not Path(path).is_file():
         raise CraneError(f"{path}: no such file; compute the statistics first")
     try:
-        with safe_open(path, framework="pt") as file:  # compares the file's size with what its table of tensors says
+        with safe_open(path, framework="pt") as file:  # compares the size of the file with its table of tensors
             header = _checked_header(path, file.metadata() or {})
             differing = set(file.keys()) ^ _tensor_names(header["sites"])
             if differing:
-                raise CraneError(f"{path}: missing or foreign tensors {sorted(differing)}; make it anew")
+                raise CraneError(f"{path}: missing or unknown tensors {sorted(differing)}; make it again")
             yield file, header
     except (SafetensorError, OSError) as error:
         raise CraneError(f"{path}: is not a readable safetensors file ({error})") from error
@@ -177,11 +179,11 @@ def _checked_header(path: str | os.PathLike[str], metadata: dict[str, str]) -> d
     schema = header.get("schema") if isinstance(header, dict) else None
     if schema != SCHEMA:
         older = "of an older version" if str(schema).startswith("crane.statistics/") else "not a file of statistics"
-        raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({older}); make it anew")
+        raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({older}); make it again")
     needed = {"neuron", "abs_neuron", "up", "down"}
     sites = header.get("sites", [])
     if not needed <= set(sites) <= set(SITES):
-        raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it anew")
+        raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it again")
     return header
 
 

@@ -1,13 +1,12 @@
-"""Reading relevance and weight-gradient row sums while the passes run, reduced over tokens at once.
+"""Taps that read relevance and row sums of weight gradients during the passes, summed over tokens at once.
 
-Nothing of size (tokens, units) outlives the layer's own backward step.
+No tensor of size (tokens, units) outlives the backward step of its layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ class Watched:
     """One neuron token by token, each (B, T) and 0 at pads.
 
     `relevance` is h dS/dh, which sums over tokens to the document's; `activation` is h, the input of `down_proj`;
-    `fires` says where act(g) > 0.
+    `fires` is True where act(g) > 0.
     """
 
     relevance: Tensor
@@ -38,8 +37,8 @@ class Taps:
     """Hooks that collect, per layer, a (B, units) sum over the tokens of each document.
 
     Enter after `relevance_rules`: the gradient of h is then read before the rule for the gated product halves it.
-    `sums[site][layer]` stays 0 where no gradient arrives (the gate under a rule that detaches it); `active[layer]`
-    counts tokens with a positive activation. Of the one neuron `watch` (layer, index) every token is kept.
+    `sums[site][layer]` stays 0 if no gradient arrives (the gate under a rule that detaches it); `active[layer]`
+    counts tokens with a positive activation. For the neuron `watch` (layer, index), the values of every token are kept.
     """
 
     def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None) -> None:
@@ -48,7 +47,7 @@ class Taps:
         self.active: dict[int, Tensor] = {}
         self.embedding: Tensor  # (B, T, H), the leaf that gradients flow down to; set by the forward pass
         self._watch = watch
-        self._seen: dict[str, Tensor] = {}  # what `watched` is made of
+        self._seen: dict[str, Tensor] = {}  # fields of `watched`
         self._parts = parts
         self._mask = mask  # (B, T), True at real tokens
         self._hooks = HookSet()
@@ -66,13 +65,11 @@ class Taps:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._hooks.remove()
 
     def check_complete(self) -> None:
-        """Make sure that every tap was reached.
+        """Check that every tap was reached.
 
         Raises
         ------
@@ -82,17 +79,17 @@ class Taps:
             for index in range(len(self._parts.layers)):
                 if index not in found:
                     raise CraneError(
-                        f"layer {index}: its {site} was passed by; the model computes this layer without calling the "
+                        f"layer {index}: its {site} was bypassed; the model computes this layer without calling the "
                         "module (slow_but_exact or a fused kernel?)"
                     )
 
     @property
     def watched(self) -> Watched | None:
-        """The neuron that was watched, token by token."""
+        """Values of the watched neuron, token by token."""
         return Watched(**self._seen) if self._watch is not None else None
 
     def _see(self, name: str, layer: int, values: Tensor) -> None:
-        """Keep the watched neuron's part of (B, T, I) values, if they are of its layer."""
+        """Keep the values of the watched neuron out of (B, T, I), if they are of its layer."""
         if self._watch is not None and self._watch[0] == layer:
             chosen = values[..., self._watch[1]]
             self._seen[name] = chosen * self._mask.to(chosen.device)  # a copy: the values may be changed in place
@@ -114,12 +111,12 @@ class Taps:
         self._hooks.before(down, hook)
 
     def _tap_rows(self, index: int, projection: nn.Module, rows: dict[str, Rows]) -> None:
-        """Row sums of one module, which may hold the rows of two sites."""
+        """Collect row sums of one module, which may hold the rows of two sites."""
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             input_sum = widened(args[0].detach()).sum(-1)  # (B, T)
             for site, part in rows.items():
-                # what stays if no gradient comes; a checkpointed layer runs again after its gradients were read
+                # zero if no gradient arrives; a checkpointed layer runs again after its gradients were read
                 self.sums[site].setdefault(index, input_sum.new_zeros(len(output), len(part)))  # (B, rows)
 
             def read(gradient: Tensor) -> None:
@@ -143,7 +140,7 @@ class Taps:
 
 
 class _ReadRelevance(torch.autograd.Function):
-    """Identity that hands value * gradient to `write` on the way back, and lets go of the value there."""
+    """Identity that passes value * gradient to `write` in the backward pass and then releases the value."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, write: Callable[[Tensor], None]) -> Tensor:
@@ -159,7 +156,7 @@ class _ReadRelevance(torch.autograd.Function):
 
 
 def _by_module(rows: dict[str, Rows]) -> list[tuple[nn.Module, dict[str, Rows]]]:
-    """The rows of a layer grouped by the module that holds them."""
+    """Rows of a layer grouped by the module that holds them."""
     groups: dict[int, tuple[nn.Module, dict[str, Rows]]] = {}
     for site, part in rows.items():
         groups.setdefault(id(part.module), (part.module, {}))[1][site] = part

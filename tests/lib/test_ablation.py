@@ -42,7 +42,7 @@ def test_every_neuron_of_every_family_is_as_if_masked_by_itself(kind):
 def test_going_on_from_a_layer_is_starting_over(kind, monkeypatch):
     model = tiny_model(kind)
     short = ablation_effects(model, CORPUS, token_budget=60)
-    monkeypatch.setattr(ablation._Seen, "without", ablation._Seen.from_the_start)
+    monkeypatch.setattr(ablation._UnablatedBatch, "resumed_without", ablation._UnablatedBatch.rerun_without)
     np.testing.assert_allclose(short, ablation_effects(model, CORPUS, token_budget=60), rtol=1e-6, atol=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_progress_reaches_its_end():
 
 @pytest.mark.parametrize("corpus", [[], [[1, 2], [3]]])
 def test_nothing_to_predict(corpus):
-    with pytest.raises(CraneError, match="two tokens or more"):
+    with pytest.raises(CraneError, match="at least two tokens"):
         ablation_effects(tiny_model(), corpus, token_budget=10)
 
 

@@ -108,7 +108,7 @@ def test_a_smaller_tokenizer_in_a_directory(tmp_path):
     assert str(error.value) == (
         f"model {folder}: its tokenizer has {size} tokens, its embedding {size + 500} rows, and the tokenizer begins "
         f"and ends texts with token 0 and 1, the model's configuration names token {size + 7} and {size + 8} and "
-        f"{size + 9}; put the model's own tokenizer beside it"
+        f"{size + 9}; put the model's own tokenizer there"
     )
 
 

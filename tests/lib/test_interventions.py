@@ -164,7 +164,7 @@ def test_nesting_is_refused_and_the_outer_mask_stays():
     with masked(model, neuron_set(model, ["neuron"])):
         inside = logits(model)
         with (
-            pytest.raises(CraneError, match="masked already; join the sets"),
+            pytest.raises(CraneError, match="already masked; join the sets"),
             masked(model, neuron_set(model, ["gate"])),
         ):
             pass

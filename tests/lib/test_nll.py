@@ -70,7 +70,7 @@ def test_bfloat16_is_near():
 
 @pytest.mark.parametrize("bad", [[], [[1, 2], [3]], [[1, 2], []]])
 def test_documents_without_a_token_to_predict(bad):
-    with pytest.raises(CraneError, match=r"every document needs two tokens or more; is the corpus empty\?"):
+    with pytest.raises(CraneError, match=r"every document needs at least two tokens; is the corpus empty\?"):
         document_nll(tiny_model(), bad, token_budget=8)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crane_lib import variants
-from crane_lib.selection import kurtosis_z, select_contrast
+from crane_lib.selection import kurtosis_z, normalized_contrast, select_top
 from crane_lib.variants import gaps, kurtosis_variants, margins, relevance_variants, shares
 
 LANGUAGES = ("en", "zh", "vi")
@@ -106,7 +106,7 @@ def test_the_log_probability_seed_as_it_stands_and_turned():
     signed = {k: generator.standard_normal((2, 20)) for k in LANGUAGES}
     absolute = {k: np.abs(v) for k, v in signed.items()}
     found = relevance_variants(absolute, {"signed": signed, "absolute": absolute}, budget=0.1)
-    turned = select_contrast({k: -v for k, v in signed.items()}, budget=0.1)
+    turned = select_top(normalized_contrast({k: -v for k, v in signed.items()}), budget=0.1)
     for language in LANGUAGES:
         assert rows_of(found["log_probability_turned", "0.1"][language]) == rows_of(turned[language])
         plain = rows_of(found["log_probability_contrast", "0.1"][language])
@@ -122,5 +122,5 @@ def test_weights_of_the_other_languages_run_from_plain_relevance_to_contrast():
     plain = rows_of(found["contrast_weighted", "weight 0"]["vi"])
     largest = np.argsort(-values["vi"].ravel())[:6]
     assert plain == {("neuron", int(i // 30), int(i % 30)) for i in largest}
-    contrast = select_contrast(values, budget=0.1)
+    contrast = select_top(normalized_contrast(values), budget=0.1)
     assert rows_of(found["contrast_weighted", "weight 1"]["vi"]) == rows_of(contrast["vi"])

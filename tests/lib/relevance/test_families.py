@@ -94,7 +94,7 @@ def test_a_layer_that_goes_around_its_modules_is_named():
     model = tiny_model("bloom")
     for layer in model.transformer.h:
         layer.mlp.pretraining_tp, layer.mlp.slow_but_exact = 2, True
-    with pytest.raises(CraneError, match="layer 0: its neuron was passed by"):
+    with pytest.raises(CraneError, match="layer 0: its neuron was bypassed"):
         document_relevance(model, documents([5])[0][None])
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crane_lib.errors import CraneError
 from crane_lib.relevance import corpus as module
-from crane_lib.relevance.corpus import batch_size, is_finished, merged, plan_shards, read_shards
+from crane_lib.relevance.corpus import _merged, batch_size, is_finished, plan_shards, read_shards
 from tests.lib.relevance.test_statistics import PROVENANCE, some_statistics
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=150).map(np.array)
@@ -72,8 +72,8 @@ def test_shards_merge_in_their_order(tmp_path):
     pieces = [some_statistics(torch.randn(2, 2, 3)) for _ in plan]
     for shard, piece in reversed(list(zip(plan, pieces, strict=True))):
         piece.save(tmp_path / shard.name)
-    whole = merged(read_shards(tmp_path, plan))
-    expected = merged(iter(pieces))
+    whole = _merged(read_shards(tmp_path, plan))
+    expected = _merged(iter(pieces))
     assert whole.documents == 6
     assert torch.equal(whole.moments["up"].m4, expected.moments["up"].m4)
 

@@ -88,7 +88,7 @@ def test_a_file_of_an_older_version_is_refused(tmp_path):
         with pytest.raises(CraneError) as error:
             read(path)
         assert str(error.value) == (
-            f"{path}: its schema is 'crane.statistics/1', expected '{SCHEMA}' (of an older version); make it anew"
+            f"{path}: its schema is 'crane.statistics/1', expected '{SCHEMA}' (of an older version); make it again"
         )
 
 
@@ -123,7 +123,7 @@ def test_models_without_a_gate_have_no_gate_in_the_file(tmp_path):
     statistics.save(tmp_path / "x")
     assert list(Statistics.load(tmp_path / "x").moments) == list(UNGATED)
     assert read_header(tmp_path / "x")["sites"] == list(UNGATED)
-    with pytest.raises(CraneError, match="cannot take in"):
+    with pytest.raises(CraneError, match="cannot be merged with"):
         statistics.merge(some_statistics(torch.randn(2, 2, 3)))
 
 

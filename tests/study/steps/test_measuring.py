@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.stats import kurtosis
 
-from crane_lib import selection
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
@@ -17,7 +16,15 @@ from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.relevance import document_relevance
-from crane_lib.scores import check_same_model, load_statistics
+from crane_lib.scores import check_same_model, load_statistics, unit_means
+from crane_lib.selection import (
+    lape_scores,
+    normalized_contrast,
+    select_kurtosis,
+    select_lape,
+    select_top,
+    select_top_rows,
+)
 from crane_study.data.corpora import make_local_corpus, tokenized
 from crane_study.frames import read_frame
 from crane_study.measure.rows import COLUMNS
@@ -198,23 +205,21 @@ def test_the_sets_are_the_rules_on_the_statistics(root):
         for k, item in statistics.items()
     }
     expected = {
-        ("kurtosis", PUBLISHED): selection.select_kurtosis(rows, threshold=1.0),
-        ("kurtosis", "0.25"): selection.select_kurtosis_budget(rows, budget=0.25),
-        ("contrast", "0.25"): selection.select_contrast(
-            {k: item.moments["neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25
+        ("kurtosis", PUBLISHED): select_kurtosis(rows, threshold=1.0),
+        ("kurtosis", "0.25"): {k: select_top_rows(sites, share=0.25) for k, sites in rows.items()},
+        ("contrast", "0.25"): select_top(normalized_contrast(unit_means(statistics, "neuron")), budget=0.25),
+        ("contrast_mean", "0.25"): select_top(
+            normalized_contrast(unit_means(statistics, "neuron"), against="mean"),
+            budget=0.25,
         ),
-        ("contrast_mean", "0.25"): selection.select_contrast(
-            {k: item.moments["neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25, against="mean"
+        ("contrast_abs", "0.25"): select_top(
+            normalized_contrast(unit_means(statistics, "abs_neuron")),
+            budget=0.25,
         ),
-        ("contrast_abs", "0.25"): selection.select_contrast(
-            {k: item.moments["abs_neuron"].mean.numpy() for k, item in statistics.items()}, budget=0.25
-        ),
-        ("gradient_contrast", "0.25"): selection.select_contrast(
-            {k: item.moments["neuron"].mean.numpy() for k, item in gradient.items()}, budget=0.25
-        ),
-        ("activation_contrast", "0.25"): selection.select_contrast(firing, budget=0.25),
-        ("lape", PUBLISHED): selection.select_lape(firing, threshold_quantile=0.95, share=0.05),
-        ("lape", "0.25"): selection.select_lape_budget(firing, budget=0.25),
+        ("gradient_contrast", "0.25"): select_top(normalized_contrast(unit_means(gradient, "neuron")), budget=0.25),
+        ("activation_contrast", "0.25"): select_top(normalized_contrast(firing), budget=0.25),
+        ("lape", PUBLISHED): select_lape(firing, threshold_quantile=0.95, share=0.05),
+        ("lape", "0.25"): select_top(lape_scores(firing), budget=0.25),
     }
     for (method, level), chosen in expected.items():
         for item in read_neuron_sets(sets_file(root / "selection", method, level)):
