@@ -1,3 +1,5 @@
+"""Masks and exported checkpoints, compared with weights zeroed by hand."""
+
 import copy
 
 import numpy as np
@@ -17,6 +19,27 @@ SITE_CHOICES = [("neuron",), ("gate",), ("up",), ("down",), ("gate", "up", "down
 KINDS = [("llama", {}), ("qwen2", {}), ("llama", {"mlp_bias": True, "attention_bias": True})]
 
 
+WIDTH = 20  # of the MLP
+SEPARATE = {"gate": ("gate_proj", 0), "up": ("up_proj", 0), "down": ("down_proj", 0)}
+FUSED = {"gate": ("gate_up_proj", 0), "up": ("gate_up_proj", WIDTH), "down": ("down_proj", 0)}
+NEOX = {"up": ("dense_h_to_4h", 0), "down": ("dense_4h_to_h", 0)}
+# Matrix and first row of each site, and the dimension of the inputs.
+MATRICES = {
+    "llama": (SEPARATE, 1),
+    "qwen2": (SEPARATE, 1),
+    "gemma2": (SEPARATE, 1),
+    "phi3": (FUSED, 1),
+    "gpt2": ({"up": ("c_fc", 0), "down": ("c_proj", 0)}, 0),
+    "bloom": (NEOX, 1),
+    "gpt_neox": (NEOX, 1),
+}
+
+
+def layers_of(model):
+    backbone = model.get_submodule(model.base_model_prefix)
+    return backbone.h if hasattr(backbone, "h") else backbone.layers
+
+
 def neuron_set(model, sites, *, share=0.3, random_seed=0, **labels):
     generator = np.random.default_rng(random_seed)
     found = parts_of(model).widths
@@ -34,15 +57,17 @@ def neuron_set(model, sites, *, share=0.3, random_seed=0, **labels):
 def by_weights(model, neurons):
     """A copy of the model with the columns and rows of its matrices set to zero, one by one."""
     copied = copy.deepcopy(model)
+    names, inputs = MATRICES[model.config.model_type]
     with torch.no_grad():
         for site, layers in neurons.sites.items():
-            for layer, indices in enumerate(layers):
-                mlp = copied.model.layers[layer].mlp
+            name, first = names["down" if site == "neuron" else site]
+            for layer, indices in zip(layers_of(copied), layers, strict=True):
+                weight = getattr(layer.mlp, name).weight
                 for index in indices.tolist():
                     if site == "neuron":
-                        mlp.down_proj.weight[:, index] = 0
+                        weight.select(inputs, index).zero_()
                     else:
-                        getattr(mlp, f"{site}_proj").weight[index, :] = 0
+                        weight.select(1 - inputs, first + index).zero_()
     return copied
 
 
@@ -253,8 +278,29 @@ def test_a_masked_checkpoint_is_the_masked_model(kind, settings, sites, dtype, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["masked", "whole"]
 
 
+@pytest.mark.parametrize("site", ["neuron", "gate", "up", "down"])
+@pytest.mark.parametrize("kind", ["phi3", "gemma2", "gpt2", "bloom", "gpt_neox"])
+@torch.no_grad()
+def test_masks_and_checkpoints_of_other_families(kind, site, tokenizer, tmp_path):
+    model = tiny_model(kind, dtype=torch.float32)
+    if site not in parts_of(model).widths:
+        wrong = NeuronSet(sites={site: [[0], []]}, widths={site: WIDTH})
+        with pytest.raises(CraneError, match="has units at gate, the model's MLP has none"), masked(model, wrong):
+            pass
+        return
+    neurons = neuron_set(model, [site], random_seed=3)
+    before, expected = logits(model), logits(by_weights(model, neurons))
+    with masked(model, neurons):
+        torch.testing.assert_close(logits(model), expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    export_masked(model, tokenizer, neurons, str(tmp_path / "masked"))
+    assert torch.equal(logits(model), before)
+    torch.testing.assert_close(logits(loaded(tmp_path / "masked")), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_the_tokenizer_goes_with_the_checkpoint(tokenizer, tmp_path):
     model = tiny_model()
+    (tmp_path / "masked").mkdir()  # an empty folder may be there
     export_masked(model, tokenizer, neuron_set(model, ["neuron"]), tmp_path / "masked")
     assert AutoTokenizer.from_pretrained(tmp_path / "masked")("w3 w7")["input_ids"] == [3, 7]
 
@@ -280,10 +326,3 @@ def test_an_export_does_not_replace_a_folder_that_holds_something(tokenizer, tmp
     with pytest.raises(CraneError, match="is not empty"):
         export_masked(model, tokenizer, neuron_set(model, ["neuron"]), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-
-
-def test_an_export_into_an_empty_folder(tokenizer, tmp_path):
-    model = tiny_model(dtype=torch.float32)
-    (tmp_path / "out").mkdir()
-    export_masked(model, tokenizer, neuron_set(model, ["neuron"]), tmp_path / "out")
-    assert (tmp_path / "out" / "config.json").is_file()

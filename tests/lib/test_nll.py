@@ -1,3 +1,5 @@
+"""NLL of documents in batches, compared with one token after the other."""
+
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +10,8 @@ from hypothesis import strategies as st
 
 from crane_lib import nll as perplexity
 from crane_lib.errors import CraneError
-from crane_lib.nll import document_nll, token_batches
-from tests.lib.relevance.tiny import FAMILY_KINDS, documents, tiny_model
+from crane_lib.nll import document_nll, output_logits, pad_batch, token_batches
+from tests.lib.relevance.tiny import FAMILY_KINDS, GEMMA, distance, documents, tiny_model
 
 CORPUS = [row.tolist() for row in documents([5, 17, 2, 9, 9, 30, 12])]
 
@@ -42,7 +44,7 @@ def test_padding_and_batches_do_not_matter(token_budget, attention):
     np.testing.assert_allclose(turned[::-1], expected, rtol=1e-5)
 
 
-def test_what_stands_at_the_pads_does_not_matter(monkeypatch):
+def test_the_ids_of_pads_does_not_matter(monkeypatch):
     model = tiny_model(dtype=torch.float32)
     expected = document_nll(model, CORPUS, token_budget=10_000)[0]
     original = perplexity.pad_batch
@@ -94,3 +96,66 @@ def test_batches_hold_every_document_once_and_keep_the_budget(lengths, token_bud
     # No batch could have taken the first document of the next one as well.
     for batch, following in pairwise(batches):
         assert (len(batch) + 1) * lengths[following[0]] > token_budget
+
+
+DOCUMENTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=7), min_size=1, max_size=5)
+
+
+@given(documents=DOCUMENTS)
+def test_the_tokens_stand_at_the_left_and_only_they_are_marked(documents):
+    ids, mask = pad_batch(documents)
+    width = max(map(len, documents))
+    assert ids.shape == mask.shape == (len(documents), width)
+    assert (ids.dtype, mask.dtype) == (torch.long, torch.bool)
+    for row, document in enumerate(documents):
+        assert ids[row, : len(document)].tolist() == document
+        assert mask[row].tolist() == [True] * len(document) + [False] * (width - len(document))
+
+
+# --- logits ---
+
+CAPPED = ("gemma2", "gemma3_text")
+
+
+def states(model):
+    """Final hidden states and the model's own logits on two documents."""
+    ids = torch.stack(documents([12, 12]))
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+        hidden = model.base_model(input_ids=ids).last_hidden_state
+    return hidden, logits
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_logits_are_the_models_own(kind):
+    model = tiny_model(kind)
+    hidden, logits = states(model)
+    with torch.no_grad():
+        assert distance(output_logits(model, hidden), logits) < 1e-12
+        assert distance(output_logits(model, hidden[0, 3:5]), logits[0, 3:5]) < 1e-12
+
+
+@pytest.mark.parametrize("kind", CAPPED)
+def test_the_cap_is_felt(kind):
+    model = tiny_model(kind)
+    hidden, logits = states(model)
+    with torch.no_grad():
+        raw = model.get_output_embeddings()(hidden)
+    cap = GEMMA["final_logit_softcapping"]
+    assert raw.abs().max() > 1.5 * cap  # or the test would show nothing
+    assert logits.abs().max() <= cap
+    model.config.final_logit_softcapping = None
+    with torch.no_grad():
+        assert torch.equal(output_logits(model, hidden), raw)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_logits_are_no_narrower_than_float32(kind, dtype):
+    model = tiny_model(kind, dtype=dtype)
+    hidden, logits = states(model)
+    assert hidden.dtype == dtype
+    with torch.no_grad():
+        found = output_logits(model, hidden)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    assert distance(found.double(), logits.double()) < (0.02 if dtype == torch.bfloat16 else 1e-5)

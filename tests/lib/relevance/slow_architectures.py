@@ -126,7 +126,7 @@ def head_size(config) -> int:
 
 
 def score_scale(config, layer: int) -> float:
-    """What the products of queries and keys are multiplied by."""
+    """Factor of the products of queries and keys."""
     if config.model_type == "gpt2":
         scale = head_size(config) ** -0.5 if config.scale_attn_weights else 1.0
         return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
@@ -139,7 +139,7 @@ def layer_type(config, layer: int) -> str | None:
 
 
 def window(config, layer: int) -> int | None:
-    """How many positions, its own among them, a token sees; None: all before it."""
+    """Number of positions that a token attends to, with its own; None for all before it."""
     if layer_type(config, layer) == "full_attention":
         return None
     return getattr(config, "sliding_window", None)
@@ -153,10 +153,10 @@ def rotary(config, layer: int) -> tuple[float, int]:
 
 
 def residual_after_norm(config) -> bool:
-    """Whether the residual stream is taken after the norms in front of attention and MLP."""
+    """True if the residual stream is taken after the norms before attention and MLP."""
     return getattr(config, "apply_residual_connection_post_layernorm", False)
 
 
 def parallel(config) -> bool:
-    """Whether attention and MLP read the same residual stream."""
+    """True if attention and MLP read the same residual stream."""
     return config.model_type == "gpt_neox" and config.use_parallel_residual

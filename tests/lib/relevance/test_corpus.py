@@ -1,22 +1,20 @@
+"""Statistics of a corpus: batches, shards, and several ways to the same bits."""
+
+import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import (
-    SITES,
-    Statistics,
-    document_relevance,
-    fingerprint_weights,
-    stream_statistics,
-)
-from crane_lib.relevance import (
-    corpus as stream,
-)
+from crane_lib.relevance import SITES, Statistics, corpus, document_relevance, fingerprint_weights, stream_statistics
+from crane_lib.relevance.corpus import _merged, batch_size, is_finished, plan_shards, read_shards
 from crane_lib.relevance.moments import TENSORS
 from crane_lib.relevance.statistics import corpus_fingerprint
+from tests.lib.relevance.test_statistics import PROVENANCE, some_statistics
 from tests.lib.relevance.tiny import documents, tiny_model
 
 CORPUS = [row.tolist() for row in documents([5, 17, 3, 9, 9, 1, 12])]
@@ -115,14 +113,14 @@ def test_checkpointing_changes_nothing_and_reaches_the_pass(monkeypatch):
         asked.append(settings["checkpointing"])
         return document_relevance(*arguments, **settings)
 
-    monkeypatch.setattr(stream, "document_relevance", watched)
+    monkeypatch.setattr(corpus, "document_relevance", watched)
     expected = stream_statistics(model, CORPUS, token_budget=20)
     assert same_bits(stream_statistics(model, CORPUS, token_budget=20, checkpointing=True), expected)
     assert set(asked[: len(asked) // 2]) == {False}
     assert set(asked[len(asked) // 2 :]) == {True}
 
 
-# --- shards as files --------------------------------------------------------------------------------------------
+# --- shards as files ---
 
 
 @pytest.fixture
@@ -134,7 +132,7 @@ def computed(monkeypatch):
         sizes.append(len(input_ids))
         return document_relevance(model, input_ids, *arguments, **settings)
 
-    monkeypatch.setattr(stream, "document_relevance", watched)
+    monkeypatch.setattr(corpus, "document_relevance", watched)
     return sizes
 
 
@@ -174,21 +172,21 @@ def test_only_what_is_missing_damaged_or_of_something_else_is_made_again(tmp_pat
     "change", [{"rule": "gradient"}, {"objective": "log_probability"}, {"model_fingerprint": "other"}]
 )
 def test_shards_made_in_another_way_are_not_used(tmp_path, computed, change):
-    model, corpus = tiny_model(), [document for document in CORPUS if len(document) > 1]
-    stream_statistics(model, corpus, token_budget=20, folder=tmp_path)
+    model, longer = tiny_model(), [document for document in CORPUS if len(document) > 1]
+    stream_statistics(model, longer, token_budget=20, folder=tmp_path)
     computed.clear()
-    seen = stream_statistics(model, corpus, token_budget=20, folder=tmp_path, **change)
+    seen = stream_statistics(model, longer, token_budget=20, folder=tmp_path, **change)
     assert sum(computed) == 6
-    assert same_bits(seen, stream_statistics(model, corpus, token_budget=20, **change))
+    assert same_bits(seen, stream_statistics(model, longer, token_budget=20, **change))
 
 
 def test_a_pass_that_fails_leaves_its_finished_shards(tmp_path, monkeypatch, computed):
     model = tiny_model()
-    working = stream.document_relevance
-    monkeypatch.setattr(stream, "document_relevance", failing_above(0, MemoryError(), after=2))
+    working = corpus.document_relevance
+    monkeypatch.setattr(corpus, "document_relevance", failing_above(0, MemoryError(), after=2))
     with pytest.raises(CraneError, match="do not fit in memory"):
         stream_statistics(model, CORPUS, token_budget=17, folder=tmp_path)
-    monkeypatch.setattr(stream, "document_relevance", working)
+    monkeypatch.setattr(corpus, "document_relevance", working)
     assert len(list(tmp_path.iterdir())) == 2
     computed.clear()
     steps = []
@@ -233,7 +231,7 @@ def failing_above(limit, error, *, after=0):
 def test_batches_shrink_when_memory_runs_out(error, monkeypatch):
     model = tiny_model()
     expected = stream_statistics(model, CORPUS, token_budget=30)
-    monkeypatch.setattr(stream, "document_relevance", failing_above(30, error))
+    monkeypatch.setattr(corpus, "document_relevance", failing_above(30, error))
     with pytest.warns(UserWarning, match="memory ran out") as warned:
         seen = stream_statistics(model, CORPUS, token_budget=1000)
     assert [str(warning.message).split()[6] for warning in warned] == ["51", "17"]
@@ -242,7 +240,7 @@ def test_batches_shrink_when_memory_runs_out(error, monkeypatch):
 
 
 def test_a_document_too_big_for_memory_is_named(monkeypatch):
-    monkeypatch.setattr(stream, "document_relevance", failing_above(16, MemoryError()))
+    monkeypatch.setattr(corpus, "document_relevance", failing_above(16, MemoryError()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(CraneError, match="document 1: its 17 tokens do not fit in memory"):
@@ -250,27 +248,30 @@ def test_a_document_too_big_for_memory_is_named(monkeypatch):
 
 
 def test_other_errors_pass_through(monkeypatch):
-    monkeypatch.setattr(stream, "document_relevance", failing_above(0, RuntimeError("shapes differ")))
+    monkeypatch.setattr(corpus, "document_relevance", failing_above(0, RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         stream_statistics(tiny_model(), CORPUS)
 
 
-def test_bad_documents_are_named():
-    model = tiny_model()
-    with pytest.raises(CraneError, match="document 1: has 0 tokens"):
-        stream_statistics(model, [[1, 2], []])
-    with pytest.raises(CraneError, match="document 0: has 1 tokens, but objective 'log_probability' needs at least 2"):
-        stream_statistics(model, [[1], [1, 2]], objective="log_probability")
-    with pytest.raises(CraneError, match="document 2: token ids from 1 to 53, but the model knows 0 to 52"):
-        stream_statistics(model, [[1], [2], [1, 53]])
-    with pytest.raises(CraneError, match="document 0: has 65 tokens, but the model takes 64"):
-        stream_statistics(model, [[1] * 65])
-    with pytest.raises(CraneError, match="no documents"):
-        stream_statistics(model, [])
-    with pytest.raises(CraneError, match=r"document 1: is an array \(2,\) of float64; expected token ids"):
-        stream_statistics(model, [[1], np.array([1.0, 2.0])])
-    with pytest.raises(CraneError, match=r"document 0: is an array \(1, 3\) of int64; expected token ids"):
-        stream_statistics(model, [np.array([[1, 2, 3]])])
+@pytest.mark.parametrize(
+    ("documents", "objective", "message"),
+    [
+        ([[1, 2], []], "gold_logit", "document 1: has 0 tokens"),
+        (
+            [[1], [1, 2]],
+            "log_probability",
+            "document 0: has 1 tokens, but .* needs at least 2",
+        ),
+        ([[1], [2], [1, 53]], "gold_logit", "document 2: token ids from 1 to 53, but the model knows 0 to 52"),
+        ([[1] * 65], "gold_logit", "document 0: has 65 tokens, but the model takes 64"),
+        ([], "gold_logit", "no documents"),
+        ([[1], np.array([1.0, 2.0])], "gold_logit", r"document 1: is an array \(2,\) of float64; expected token ids"),
+        ([np.array([[1, 2, 3]])], "gold_logit", r"document 0: is an array \(1, 3\) of int64; expected token ids"),
+    ],
+)
+def test_bad_documents_are_named(documents, objective, message):
+    with pytest.raises(CraneError, match=message):
+        stream_statistics(tiny_model(), documents, objective=objective)
 
 
 def test_a_document_that_is_not_finite_is_named():
@@ -279,3 +280,84 @@ def test_a_document_that_is_not_finite_is_named():
         model.model.embed_tokens.weight[50] = torch.inf
     with pytest.raises(CraneError, match="document 2: its relevance is not finite"):
         stream_statistics(model, [[1, 2, 3], [4, 5], [6, 50, 7], [8, 9]])
+
+
+# --- the plan of shards ---
+
+lengths = st.lists(st.integers(1, 60), min_size=1, max_size=150).map(np.array)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(lengths, st.integers(1, 200), st.integers(1, 9), st.integers(1, 5))
+def test_every_document_is_in_one_shard_longest_first(lengths, token_budget, most_documents, shard_batches):
+    plan = plan_shards(lengths, token_budget=token_budget, most_documents=most_documents, shard_batches=shard_batches)
+    order = np.concatenate([shard.documents for shard in plan])
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert order.tolist() == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    assert [(shard.number, shard.total) for shard in plan] == [(i + 1, len(plan)) for i in range(len(plan))]
+    for shard in plan:
+        assert 1 <= batches(lengths[shard.documents], token_budget, most_documents) <= shard_batches
+
+
+def batches(lengths, token_budget, most_documents) -> int:
+    count = 0
+    while len(lengths):
+        lengths = lengths[batch_size(lengths[0], token_budget=token_budget, most_documents=most_documents) :]
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(("documents", "shards"), [(1, 1), (7, 7), (63, 63), (64, 32), (1000, 33), (5000, 157)])
+def test_small_corpora_are_cut_finely_enough_for_many_processes_and_large_ones_not_too_finely(documents, shards):
+    plan = plan_shards(np.full(documents, 10), token_budget=10, most_documents=99)
+    assert len(plan) == shards
+    sizes = [len(shard.documents) for shard in plan]
+    assert max(sizes) <= corpus.SHARD_BATCHES
+    assert len(set(sizes[:-1])) <= 1
+
+
+def test_a_batch_has_at_least_one_document_and_not_too_many():
+    assert batch_size(100, token_budget=10, most_documents=5) == 1
+    assert batch_size(10, token_budget=40, most_documents=5) == 4
+    assert batch_size(1, token_budget=40, most_documents=5) == 5
+
+
+def test_a_finished_shard_is_a_whole_file_of_the_same_documents_made_in_the_same_way(tmp_path):
+    statistics = some_statistics(torch.randn(3, 2, 3))
+    path = tmp_path / "shard"
+    wanted = {"provenance": PROVENANCE, "corpus": statistics.corpus}
+    assert not is_finished(path, **wanted)
+    statistics.save(path)
+    assert is_finished(path, **wanted)
+    assert not is_finished(path, **wanted | {"corpus": "0" * 32})
+    assert not is_finished(path, **wanted | {"provenance": PROVENANCE | {"objective": "log_probability"}})
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not is_finished(path, **wanted)
+
+
+def test_shards_merge_in_their_order(tmp_path):
+    plan = plan_shards(np.full(3, 1), token_budget=1, most_documents=1)
+    pieces = [some_statistics(torch.randn(2, 2, 3)) for _ in plan]
+    for shard, piece in reversed(list(zip(plan, pieces, strict=True))):
+        piece.save(tmp_path / shard.name)
+    whole = _merged(read_shards(tmp_path, plan))
+    expected = _merged(iter(pieces))
+    assert whole.documents == 6
+    assert torch.equal(whole.moments["up"].m4, expected.moments["up"].m4)
+
+
+def test_a_file_that_is_shown_late_is_waited_for_and_one_that_never_comes_is_named(tmp_path, monkeypatch):
+    (shard,) = plan_shards(np.full(1, 1), token_budget=1, most_documents=1)
+    naps = []
+
+    def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            some_statistics(torch.randn(1, 2, 3)).save(tmp_path / shard.name)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert next(read_shards(tmp_path, [shard])).documents == 1
+    assert len(naps) == 2
+    monkeypatch.setattr(corpus, "VISIBLE_SECONDS", -1.0)
+    with pytest.raises(CraneError, match="must be on a disk that all machines share"):
+        next(read_shards(tmp_path / "elsewhere", [shard]))

@@ -1,4 +1,4 @@
-"""Two processes of torchrun on a small model, against one; and what happens when one of them fails."""
+"""Two processes of torchrun on a small model, compared with one; and what happens when one of them fails."""
 
 import os
 import shutil
@@ -11,9 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from crane_lib import parallel as distributed
 from crane_lib.errors import CraneError
-from crane_lib.parallel import OtherProcessEnded, barrier, processes, rank, share, world
 from crane_lib.relevance import Statistics
 from crane_lib.relevance import corpus as stream
 from crane_run import cli
@@ -53,7 +51,7 @@ def torchrun(*arguments) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A model, texts, and what one process makes of them."""
+    """A model, texts, and the statistics that one process computes."""
     root = tmp_path_factory.mktemp("distributed")
     write_model(root / "model")
     write_lines(root / "en.jsonl", [{"text": text} for text in TEXTS["en"]])
@@ -112,32 +110,6 @@ def test_a_run_goes_on_with_any_number_of_processes_to_the_same_bytes(failed, ro
     assert said.count("tokens in") == 1  # only the first process speaks
     assert output.read_bytes() == (root / "one.safetensors").read_bytes()
     assert not shards.exists()
-
-
-def test_one_process_is_the_first_of_one(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with processes():
-        assert (rank(), world()) == (0, 1)
-        barrier()
-        assert share([3]) == [3]
-
-
-def test_processes_without_torchrun_are_told_of_it(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(CraneError, match=r"cannot be reached \(.*RANK.*\); start it with torchrun"), processes():
-        pass
-
-
-def test_waiting_for_a_process_that_has_ended(monkeypatch):
-    def closed():
-        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4242")
-
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed.distributed, "barrier", closed)
-    with pytest.raises(OtherProcessEnded, match="another process of this run has ended"):
-        barrier()
 
 
 def test_several_processes_need_a_folder(monkeypatch):

@@ -1,4 +1,4 @@
-"""Every model family against the slow pass, itself and its own rules; see `slow.py`."""
+"""Every model family compared with the slow pass (`slow.py`); rules on, off, and after errors."""
 
 from collections import Counter
 from contextlib import nullcontext
@@ -33,7 +33,7 @@ ALONE = dict.fromkeys(FAMILY_KINDS, 1e-6) | {"gemma2": 5e-6, "gemma3_text": 5e-6
 
 
 def disagreement(model, ids, *, within, tolerance, rule, objective):
-    """What of the engine's relevance of one document is further than `tolerance` from the slow pass."""
+    """Fields of the relevance of one document that differ from the slow pass by more than `tolerance`."""
     with within:
         found = document_relevance(model, ids[None], rule=rule, objective=objective)
     expected = slow_pass(model, ids, rule=rule, objective=objective)
@@ -121,7 +121,7 @@ def test_cplrp_conserves_without_biases(name):
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
-    kind=st.sampled_from(["gemma2", "phi3", "gpt_neox"]),
+    kind=st.sampled_from(["llama", "gemma2", "phi3", "gpt_neox"]),
     key_heads=st.integers(1, 3),
     group=st.integers(1, 3),
     size=st.sampled_from([4, 8]),
@@ -135,7 +135,7 @@ def test_cplrp_conserves_without_biases(name):
 def test_any_shape_agrees_with_the_slow_pass(
     kind, key_heads, group, size, layers, intermediate, length, tied, rule, objective
 ):
-    """A gated family with every kind of cap and norm, one with fused projections, one without a gate."""
+    """Gated families, one with every kind of cap and norm and one with fused projections, and one without a gate."""
     shape = {"num_key_value_heads": key_heads} if kind != "gpt_neox" else {"rotary_pct": 0.5}
     if kind == "gemma2":
         types = ["full_attention", "sliding_attention", "full_attention"]
@@ -178,13 +178,13 @@ def test_everything_is_finite_in_lower_precision(kind, rule, dtype):
 
 
 def gradients(model):
-    """Plain gradients of all parameters: any rule in force would change them."""
+    """Plain gradients of all parameters, which any rule would change."""
     loss = model(IDS[None]).logits.square().mean()
     return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
 
 
 def states(model):
-    """What an instance could be changed by, besides its hooks."""
+    """State that a pass might change: hooks, attributes and settings."""
     own = {name: sorted(vars(module)) for name, module in model.named_modules()}
     return hook_count(model), own, model.config.to_dict(), model.config._attn_implementation
 

@@ -1,10 +1,11 @@
+"""Objectives and their gradients, compared with autograd."""
+
 import pytest
 import torch
 from torch import nn
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import OBJECTIVES
-from crane_lib.relevance import objectives as objectives
+from crane_lib.relevance import OBJECTIVES, objectives
 from crane_lib.relevance.objectives import Logits
 from tests.lib.relevance.tiny import documents, padded
 
@@ -86,6 +87,6 @@ def test_bfloat16_states_give_a_float32_value(name):
     assert abs(float(value - exact)) < 0.02
 
 
-def test_an_unknown_seed_is_refused():
+def test_an_unknown_objective_is_refused():
     with pytest.raises(CraneError, match=r"'loss'.*gold_logit, log_probability"):
         objectives.objective_named("loss")

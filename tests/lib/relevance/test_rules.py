@@ -1,57 +1,20 @@
+"""Rules on Llama: nesting, refusals, and limits; see `test_families_exact.py` for every family."""
+
 import pytest
 import torch
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import RULES, relevance_rules
+from crane_lib.relevance import relevance_rules
 from crane_lib.relevance.hooks import frozen
-from tests.lib.relevance.tiny import documents, hook_count, tiny_model
+from tests.lib.relevance.tiny import documents, tiny_model
 
 IDS = documents([9])[0][None]
 
 
 def weight_gradient(model):
-    """Gradient of one early weight: any rule still in force would change it."""
+    """Gradient of one early weight, which any rule would change."""
     weight = model.model.layers[0].mlp.gate_proj.weight
     return torch.autograd.grad(model(IDS).logits.square().mean(), weight)[0]
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rule", RULES)
-def test_forward_values_are_bit_identical(rule, dtype, attention):
-    model = tiny_model("qwen2", dtype=dtype, attention=attention)
-    before = model(IDS, output_hidden_states=True)
-    with relevance_rules(model, rule):
-        inside = model(IDS, output_hidden_states=True)
-        with torch.no_grad():
-            assert torch.equal(model(IDS).logits, before.logits)
-    assert torch.equal(inside.logits, before.logits)
-    assert all(map(torch.equal, inside.hidden_states, before.hidden_states))
-
-
-@pytest.mark.parametrize("rule", ["attnlrp", "cplrp"])
-def test_the_model_leaves_as_it_came(rule):
-    model = tiny_model()
-    ordinary, hooks = weight_gradient(model), hook_count(model)
-    forwards = [module.forward for module in model.modules()]
-    with relevance_rules(model, rule):
-        assert hook_count(model) > hooks
-        assert [module.forward for module in model.modules()] == forwards
-        if rule == "attnlrp":
-            assert not torch.allclose(weight_gradient(model), ordinary)
-    assert hook_count(model) == hooks
-    assert torch.equal(weight_gradient(model), ordinary)
-
-
-def test_the_model_leaves_as_it_came_after_an_exception():
-    model = tiny_model()
-    ordinary, hooks = weight_gradient(model), hook_count(model)
-    with pytest.raises(ZeroDivisionError), relevance_rules(model):
-        raise ZeroDivisionError
-    assert hook_count(model) == hooks
-    assert torch.equal(weight_gradient(model), ordinary)
-    with relevance_rules(model):
-        pass
 
 
 def test_another_model_in_the_process_is_unaffected():
@@ -62,25 +25,6 @@ def test_another_model_in_the_process_is_unaffected():
         with relevance_rules(other):
             assert not torch.allclose(weight_gradient(other), ordinary)
         assert torch.equal(weight_gradient(other), ordinary)
-
-
-def test_the_user_s_hooks_survive_and_fire():
-    model = tiny_model()
-    fired = []
-    handles = [
-        model.model.norm.register_forward_hook(lambda *_: fired.append("norm")),
-        model.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda *_: fired.append("down")),
-        model.model.layers[0].mlp.act_fn.register_full_backward_hook(lambda *_: fired.append("activation")),
-    ]
-    hooks = hook_count(model)
-    with relevance_rules(model):
-        model(IDS).logits.sum().backward()
-    assert sorted(fired) == ["activation", "down", "norm"]
-    assert hook_count(model) == hooks
-    model(IDS)
-    assert len(fired) == 5
-    for handle in handles:
-        handle.remove()
 
 
 def test_nesting_is_refused():
