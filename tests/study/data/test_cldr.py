@@ -1,29 +1,77 @@
+"""Names from CLDR and the facts that are drawn from them."""
+
 from collections import Counter
 
 import pytest
 
+from crane_study.data import cldr
 from crane_study.data.cldr import LANGUAGES, SUBJECTS, collect_facts
 
 
-def test_enough_subjects_and_all_of_them_have_facts(corpus):
+@pytest.mark.parametrize(
+    ("kind", "code", "language", "name"),
+    [
+        ("territory", "FR", "en", "France"),
+        ("territory", "FR", "zh", "法国"),
+        ("territory", "FR", "vi", "Pháp"),
+        ("territory", "NL", "en", "the Netherlands"),
+        ("territory", "US", "en", "the United States"),
+        ("territory", "BS", "en", "the Bahamas"),
+        ("territory", "GB", "vi", "Vương quốc Anh"),
+        ("territory", "HK", "en", None),  # "Hong Kong SAR China"
+        ("territory", "CC", "en", None),  # brackets
+        ("territory", "XX", "en", None),
+        ("human_language", "fr", "en", "French"),
+        ("human_language", "fr", "zh", "法语"),
+        ("human_language", "fr", "vi", "tiếng Pháp"),
+        ("human_language", "xxx", "en", None),
+        ("script", "Arab", "vi", "chữ Ả Rập"),
+        ("currency", "EUR", "en", "euro"),
+        ("currency", "JPY", "zh", "日元"),
+        ("currency", "QQQ", "en", None),
+        ("unit", "length-kilometer", "en", "kilometer"),
+        ("unit", "mass-kilogram", "zh", "千克"),
+        ("unit", "no-such-unit", "en", None),
+        ("quantity", "mass", "zh", "质量"),
+        ("quantity", "no such class", "zh", None),
+        ("city", "Asia/Tokyo", "zh", "东京"),
+        ("time_zone", "Japan", "en", "Japan Time"),
+        ("time_zone", "Japan", "vi", "giờ Nhật Bản"),
+        ("time_zone", "Nowhere", "en", None),
+    ],
+)
+def test_names(kind, code, language, name):
+    assert getattr(cldr, kind)(code, language) == name
+
+
+def test_a_language_without_data():
+    with pytest.raises(ValueError, match="no CLDR data for the language 'qqq'"):
+        cldr.locale("qqq")
+
+
+def test_quantities_have_different_names_in_every_language():
+    for names in zip(*cldr._QUANTITIES.values(), strict=True):
+        assert len(set(names)) == len(cldr._QUANTITIES)
+
+
+# --- facts ---------------------------------------------------------------------------------------------------
+
+
+def test_every_subject_has_facts(corpus):
     assert len(SUBJECTS) >= 6
     assert {fact.subject for fact in corpus.facts} == set(SUBJECTS)
 
 
-def test_every_fact_is_complete_in_every_language(corpus):
+def test_every_fact_is_complete_and_in_the_script_of_each_language(corpus):
+    def has_han(words):
+        return any("\u4e00" <= character <= "\u9fff" for character in "".join(words.values()))
+
     for fact in corpus.facts:
         assert list(fact.slots) == list(LANGUAGES), fact.key
-        for words in fact.slots.values():
+        for language, words in fact.slots.items():
             assert set(words) == {"s", "a"}
             assert all(word == word.strip() and word for word in words.values()), fact.key
-
-
-def test_names_are_in_the_script_of_their_language(corpus):
-    for fact in corpus.facts:
-        chinese = "".join(fact.slots["zh"].values())
-        latin = "".join([*fact.slots["en"].values(), *fact.slots["vi"].values()])
-        assert any("\u4e00" <= character <= "\u9fff" for character in chinese), fact.key
-        assert not any("\u4e00" <= character <= "\u9fff" for character in latin), fact.key
+            assert has_han(words) == (language == "zh"), fact.key
 
 
 def test_no_name_reveals_the_answer(corpus):
@@ -41,7 +89,7 @@ def test_no_two_facts_of_a_subject_ask_about_the_same_name(corpus):
 
 
 def test_no_name_is_the_end_of_a_longer_one(corpus):
-    """A sentence about the one would stand within a sentence about the other."""
+    """A sentence about the one would be part of a sentence about the other."""
     for language in LANGUAGES:
         space = "" if language == "zh" else " "
         for subject in SUBJECTS:
@@ -53,8 +101,8 @@ def test_no_name_is_the_end_of_a_longer_one(corpus):
 def test_facts_with_one_answer_key_have_one_answer(corpus):
     answers = {}
     for fact in corpus.facts:
-        said = tuple(fact.slots[language]["a"] for language in LANGUAGES)
-        assert answers.setdefault((fact.subject, fact.answer_key), said) == said
+        named = tuple(fact.slots[language]["a"] for language in LANGUAGES)
+        assert answers.setdefault((fact.subject, fact.answer_key), named) == named
 
 
 def test_keys_are_unique_sorted_and_name_the_subject(corpus):
@@ -63,20 +111,18 @@ def test_keys_are_unique_sorted_and_name_the_subject(corpus):
     assert all(fact.key.startswith(f"{fact.subject}/") for fact in corpus.facts)
 
 
-def test_the_limits_are_kept(corpus):
-    of_subject = Counter(fact.subject for fact in corpus.facts)
-    of_answer = Counter((fact.subject, fact.answer_key) for fact in corpus.facts)
-    assert max(of_subject.values()) <= corpus.options.facts_per_subject
-    assert max(of_answer.values()) <= corpus.options.facts_per_answer
+def test_limits_are_respected(corpus):
+    def most(facts, *attributes):
+        return max(Counter(tuple(getattr(fact, name) for name in attributes) for fact in facts).values())
 
-
-def test_small_limits_are_kept_too():
+    assert most(corpus.facts, "subject") <= corpus.options.facts_per_subject
+    assert most(corpus.facts, "subject", "answer_key") <= corpus.options.facts_per_answer
     facts, _reports = collect_facts(per_subject=9, per_answer=2, random_seed=3)
     assert Counter(fact.subject for fact in facts) == dict.fromkeys(SUBJECTS, 9)
-    assert max(Counter((fact.subject, fact.answer_key) for fact in facts).values()) == 2
+    assert most(facts, "subject", "answer_key") == 2
 
 
-def test_the_report_counts_what_was_kept_and_what_has_no_name(corpus):
+def test_the_report_counts_kept_and_unnamed_facts(corpus):
     kept = Counter(fact.subject for fact in corpus.facts)
     assert [report.subject for report in corpus.reports] == list(SUBJECTS)
     for report in corpus.reports:
@@ -85,7 +131,7 @@ def test_the_report_counts_what_was_kept_and_what_has_no_name(corpus):
         assert set(report.unnamed) <= set(LANGUAGES)
 
 
-def test_the_draw_is_the_seeds(corpus):
+def test_the_draw_depends_on_the_random_seed_only(corpus):
     options = {"per_subject": corpus.options.facts_per_subject, "per_answer": corpus.options.facts_per_answer}
     assert collect_facts(**options, random_seed=corpus.random_seed) == (corpus.facts, corpus.reports)
     assert collect_facts(**options, random_seed=corpus.random_seed + 1)[0] != corpus.facts
@@ -106,7 +152,7 @@ def everything():
         ("script/ru", {"en": ("Russian", "Cyrillic")}),
     ],
 )
-def test_facts_that_everyone_knows(everything, key, words):
+def test_well_known_facts(everything, key, words):
     for language, (thing, answer) in words.items():
         assert everything[key].slots[language] == {"s": thing, "a": answer}
 

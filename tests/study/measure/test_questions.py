@@ -1,3 +1,5 @@
+"""Multiple-choice questions through the harness, compared with one forward pass per token."""
+
 import json
 import os
 import socket
@@ -13,7 +15,6 @@ from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
-from crane_study.data.user_files import read_questions
 from crane_study.measure.questions import Harness, task_name, write_tasks
 from tests.small import write_lines, write_model
 
@@ -58,7 +59,7 @@ def harness(model_and_tokenizer, question_files, tmp_path_factory):
 
 
 def log_probability(model, context, continuation):
-    """Sum of the log-probabilities of the continuation's tokens, one forward pass a token."""
+    """Sum of the log-probabilities of the continuation's tokens, with one forward pass per token."""
     total = 0.0
     for place in range(len(continuation)):
         with torch.no_grad():
@@ -76,7 +77,7 @@ def asked_tokens(tokenizer, row, *, chat):
 
 
 def slow_answers(model, tokenizer, language, *, chat):
-    """Right or wrong a question, and by how much the best option leads."""
+    """Correct or not, per question."""
     delimiter = DELIMITERS.get(language, " ")
     answers, margins = [], []
     for row in questions(language):
@@ -87,7 +88,7 @@ def slow_answers(model, tokenizer, language, *, chat):
         ]
         answers.append(int(np.argmax(scores)) == row["gold"])
         margins.append(np.diff(sorted(scores))[-1])
-    assert min(margins) > 1e-4  # no answer hangs on the last digit
+    assert min(margins) > 1e-4  # no answer depends on the last digit
     return answers
 
 
@@ -97,7 +98,7 @@ def in_order(found, language):
     return rows["correct"].tolist()
 
 
-def test_the_harness_scores_as_one_would_by_hand(model_and_tokenizer, harness):
+def test_the_harness_scores_as_a_slow_loop(model_and_tokenizer, harness):
     found = harness.accuracy()
     assert found["correct"].dtype == bool
     for language in LANGUAGES:
@@ -106,7 +107,7 @@ def test_the_harness_scores_as_one_would_by_hand(model_and_tokenizer, harness):
         assert 0 < sum(expected) < 24
 
 
-def test_under_a_mask_too_and_as_before_afterwards(model_and_tokenizer, harness):
+def test_a_mask_changes_the_scores_only_while_it_is_active(model_and_tokenizer, harness):
     model, tokenizer = model_and_tokenizer
     before = harness.accuracy()
     neurons = NeuronSet(sites={"neuron": [np.arange(0, 24, 2), np.arange(12)]}, widths={"neuron": 24})
@@ -118,7 +119,7 @@ def test_under_a_mask_too_and_as_before_afterwards(model_and_tokenizer, harness)
     assert harness.accuracy().equals(before)
 
 
-def test_log_likelihoods_that_are_no_numbers_are_no_answers(harness, monkeypatch):
+def test_log_likelihoods_that_are_nan_are_an_error(harness, monkeypatch):
     monkeypatch.setattr(harness.requests, "log_likelihoods", lambda _model: np.full(harness.requests.count, np.nan))
     with pytest.raises(CraneError, match="log-likelihoods are NaN"):
         harness.accuracy()
@@ -132,7 +133,7 @@ def test_a_chat_model_is_asked_in_its_template(model_and_tokenizer, question_fil
 
 def test_nothing_is_fetched(model_and_tokenizer, question_files, tmp_path, monkeypatch):
     def refuse(*_arguments, **_options):
-        raise AssertionError("a connection was asked for")
+        raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -151,8 +152,8 @@ def test_the_harness_is_quiet_and_leaves_other_progress_bars_alone(
     assert "Mine: 100%" in capfd.readouterr().err
 
 
-def test_a_question_that_changed_is_read_anew(model_and_tokenizer, tmp_path):
-    """The cache of data sets is the task folder's own."""
+def test_a_changed_question_is_read_again(model_and_tokenizer, tmp_path):
+    """The cache of data sets belongs to the task folder."""
     path, tasks = tmp_path / "q.jsonl", tmp_path / "tasks"
     counts = []
     for count in (5, 3):
@@ -184,88 +185,13 @@ def test_task_definitions(question_files, tmp_path, chat):
         ]
 
 
-# --- question files ------------------------------------------------------------------------------------------
-
-GOOD = {"question": "Where?", "options": ["here", "there"], "gold": 1}
-
-
-def test_questions_are_read(tmp_path):
-    frame = read_questions(write_lines(tmp_path / "q.jsonl", [GOOD, GOOD | {"prompt": "Q: Where?", "gold": 0}]))
-    assert frame["gold"].tolist() == [1, 0]
-    assert frame["prompt"].tolist() == ["Where?", "Q: Where?"]
-    assert frame["options"].tolist() == [["here", "there"]] * 2
-
-
-def test_questions_keep_their_text(tmp_path):
-    odd = GOOD | {"question": "007", "options": ["1", "02\u2028"], "subject": "NA"}
-    frame = read_questions(write_lines(tmp_path / "q.jsonl", [odd]))
-    assert frame.loc[0, ["question", "subject"]].tolist() == ["007", "NA"]
-    assert frame.loc[0, "options"] == ["1", "02\u2028"]
-
-
-@pytest.mark.parametrize("name", ["question", "options", "gold"])
-def test_a_missing_field_is_named(tmp_path, name):
-    row = {key: value for key, value in GOOD.items() if key != name}
-    with pytest.raises(CraneError, match=rf"line 1: has no field '{name}'; needs question, options, gold"):
-        read_questions(write_lines(tmp_path / "q.jsonl", [row]))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"gold": 2},
-        {"gold": -1},
-        {"gold": "B"},
-        {"gold": 0.5},
-        {"gold": None},
-        {"gold": True},
-        {"prompt": ""},
-        {"options": "here or there"},
-        {"options": []},
-        {"options": ["here", 2]},
-        {"options": ["here"], "gold": 0},
-        {"question": 5},
-        {"question": None},
-        {"question": " "},
-    ],
-)
-def test_a_wrong_line_is_named(tmp_path, change):
-    path = write_lines(tmp_path / "q.jsonl", [GOOD, GOOD, GOOD | change])
-    with pytest.raises(CraneError, match=r"questions .*q\.jsonl: line 3: "):
-        read_questions(path)
-
-
-def test_a_field_that_only_one_line_lacks(tmp_path):
-    path = write_lines(tmp_path / "q.jsonl", [GOOD, {key: GOOD[key] for key in ("question", "options")}])
-    with pytest.raises(CraneError, match="line 2: "):
-        read_questions(path)
-
-
-def test_unreadable_question_files(tmp_path):
-    path = tmp_path / "q.jsonl"
-    with pytest.raises(CraneError, match=r"q\.jsonl: no such file"):
-        read_questions(path)
-    path.write_text("")
-    with pytest.raises(CraneError, match=r"q\.jsonl: has no questions"):
-        read_questions(path)
-    path.write_text('{"question": "half')
-    with pytest.raises(CraneError, match="line 1: is not JSON"):
-        read_questions(path)
-    path.write_text("[1, 2]")
-    with pytest.raises(CraneError, match="line 1: is not an object"):
-        read_questions(path)
-    path.write_bytes(json.dumps(GOOD).encode("utf-16"))
-    with pytest.raises(CraneError, match="is not UTF-8"):
-        read_questions(path)
-
-
 def test_a_bad_question_file_is_found_before_the_harness_starts(tmp_path):
-    path = write_lines(tmp_path / "q.jsonl", [GOOD | {"gold": 7}])
+    path = write_lines(tmp_path / "q.jsonl", [questions("en")[0] | {"gold": 7}])
     with pytest.raises(CraneError, match="line 1"):
         write_tasks(tmp_path / "tasks", {"en": path}, delimiters={}, chat=False)
 
 
-def test_fields_that_only_some_questions_have_do_no_harm(model_and_tokenizer, tmp_path):
+def test_fields_of_only_some_questions_are_ignored(model_and_tokenizer, tmp_path):
     rows = [row | ({"subject": "rivers"} if number % 2 else {}) for number, row in enumerate(questions("en"))]
     write_tasks(tmp_path / "t", {"en": write_lines(tmp_path / "q.jsonl", rows)}, delimiters={}, chat=False)
     found = Harness(*model_and_tokenizer, tmp_path / "t", batch_size=8, chat=False).accuracy()
