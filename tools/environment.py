@@ -1,35 +1,37 @@
-"""The Python environment of the study: is this one right, and if there is none, make `.venv` from the lock files.
+"""Check a Python environment against the lock files, or make `.venv` from them.
 
-Called by tools/environment.sh, with the standard library only and before anything is installed:
+Called by tools/environment.sh, with the standard library only, before anything is installed:
 
-    python tools/environment.py matches LABEL    do the running Python's packages match the locks? (exit status 0: yes)
-    python tools/environment.py fresh            is the running Python the .venv made from the present locks?
-    python tools/environment.py install          make .venv, or bring it up to the locks
+    python tools/environment.py matches LABEL THEN   do the running Python's packages match the locks? (exit status 0)
+    python tools/environment.py fresh                is the running Python the .venv made from the present locks?
+    python tools/environment.py install              make .venv, or bring it up to date
 
-`install` takes the CUDA build of torch where an NVIDIA GPU is present, else the CPU build, else (where no CPU wheel is
-to be had) the CUDA build, which runs on a CPU as well. CRANE_TORCH=cpu or CRANE_TORCH=cuda decides it by hand.
+The CUDA build of torch is installed where an NVIDIA GPU is present, else the CPU build where pip finds its wheel, else
+the CUDA build, which runs on a CPU as well. CRANE_TORCH=cpu or CRANE_TORCH=cuda overrides this.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LOCKS = {name: ROOT / "requirements" / f"{name}.lock" for name in ("installer", "torch-cpu", "torch-cuda", "base")}
 VENV = ROOT / ".venv"
+VENV_PYTHON = str(VENV / "bin" / "python")
+SITE_PACKAGES = VENV / "lib" / "python3.11" / "site-packages"
 PYTHON = (3, 11)
-STAMP = "crane-stamp.json"  # written last: an environment with it is complete
-STARTED = "crane-install-started"  # there while an installation runs; left behind by an interrupted one
-IMPORTS = (  # that the others follow from
+STAMP = VENV / "crane-stamp"  # says which locks an installation completed, or that one has started
+STARTED = "started"
+IMPORTS = (  # everything that a run imports follows from these
     "crane_run.cli",
     "crane_study.study",
     "crane_run.notebook",
@@ -45,112 +47,73 @@ GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second under WSL
 
 
 class EnvironmentProblem(Exception):
-    """Something the user has to know, in one line."""
+    """A message for the user, one line."""
 
 
 def say(text: str) -> None:
-    """Print one line for the user; standard output is left to the caller's program."""
+    """Print one line on standard error."""
     print(f"crane: {text}", file=sys.stderr, flush=True)
 
 
-# ---- locks ----------------------------------------------------------------------------------------------------------
-
-
-def lock(name: str) -> Path:
-    """Give the path of a lock file."""
-    return ROOT / "requirements" / f"{name}.lock"
+def normalised(name: str) -> str:
+    """Normalise the name of a package."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Read {normalised name: version} of the packages that a lock asks for on this platform."""
+    """Read {normalised name: version} of the packages that a lock lists for this platform."""
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)(?: ; sys_platform == '(\w+)')?", path.read_text(encoding="utf-8"), re.M)
     return {normalised(name): version for name, version, platform in pins if platform in ("", sys.platform)}
 
 
-def normalised(name: str) -> str:
-    """Normalise a package's name."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def installed(paths: list[str] | None = None) -> dict[str, str]:
-    """Read {normalised name: version} of what stands in the given import folders (default: the running Python's)."""
+def installed(folders: list[str]) -> dict[str, str]:
+    """Read {normalised name: version} of the packages in import folders."""
     found: dict[str, str] = {}
-    for folder in sys.path if paths is None else paths:
-        for entry in Path(folder).glob("*-*.dist-info"):
-            name, _, version = entry.name[: -len(".dist-info")].rpartition("-")
-            found.setdefault(normalised(name), version)
+    for entry in (entry for folder in folders for entry in Path(folder).glob("*-*.dist-info")):
+        name, _, version = entry.name.removesuffix(".dist-info").rpartition("-")
+        found.setdefault(normalised(name), version)
     return found
 
 
 def difference(have: dict[str, str]) -> str:
-    """Say in a few words how packages differ from the locks; empty where they do not.
-
-    Which build of torch it is, the part of its version after the `+`, makes no difference.
-    """
-    wanted = {**read_lock(lock("base")), "torch": read_lock(lock("torch-cuda"))["torch"]}
+    """Describe how packages differ from the locks; empty if they match. Either build of torch matches."""
+    wanted = {"torch": read_lock(LOCKS["torch-cuda"])["torch"], **read_lock(LOCKS["base"])}
     wrong = [name for name, version in wanted.items() if have.get(name, "").split("+")[0] != version]
     if not wrong:
         return ""
-    first = "torch" if "torch" in wrong else wrong[0]
-    text = f"{first} is {have[first]}" if first in have else f"{first} is missing"
+    first = wrong[0]
+    seen = f"is {have[first]}" if first in have else "is missing"
     more = f" ({len(wrong)} packages differ)" if len(wrong) > 1 else ""
-    return f"{text}, the lock says {wanted[first]}{more}"
+    return f"{first} {seen}, the lock says {wanted[first]}{more}"
 
 
-def python_difference() -> str:
-    """Say how the running Python differs from the one that the locks are for; empty where it does not."""
-    if sys.version_info[:2] == PYTHON:
-        return ""
-    return f"it is Python {sys.version_info[0]}.{sys.version_info[1]}, the locks are for {PYTHON[0]}.{PYTHON[1]}"
-
-
-# ---- the stamp ------------------------------------------------------------------------------------------------------
-
-
-def locks_digest() -> str:
-    """Hash the lock files."""
-    digest = hashlib.sha256()
-    for name in ("installer", "torch-cpu", "torch-cuda", "base"):
-        digest.update(lock(name).read_bytes())
-    return digest.hexdigest()
-
-
-def read_stamp() -> dict[str, str]:
-    """Read the stamp of `.venv`; empty where there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        stamp = json.loads((VENV / STAMP).read_text(encoding="utf-8"))
-        if isinstance(stamp, dict):
-            return stamp
-    return {}
-
-
-def write_stamp(build: str) -> None:
-    """Mark `.venv` as complete; `build` is the build of torch in it, "cpu" or "cuda"."""
-    temporary = VENV / f"{STAMP}.partial"
-    stamp = {"locks": locks_digest(), "root": str(ROOT), "torch": build}
-    temporary.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
-    temporary.replace(VENV / STAMP)
+def stamp(build: str) -> str:
+    """Return the stamp of a complete `.venv` with a build of torch: its place and the hash of its locks."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in LOCKS.values())).hexdigest()
+    return f"{build} {digest} {ROOT}\n"
 
 
 def is_fresh() -> bool:
-    """Tell whether `.venv` was completed from the present locks, in this place, with the build of torch to be used."""
-    stamp = read_stamp()
-    if stamp.get("locks") != locks_digest() or stamp.get("root") != str(ROOT):
-        return False
-    chosen = chosen_build()
-    return stamp.get("torch") == chosen if chosen else stamp.get("torch") == "cuda" or not has_gpu()
+    """Return whether `.venv` was completed from the present locks, here, with the build of torch to be used."""
+    with contextlib.suppress(OSError):
+        found = STAMP.read_text(encoding="utf-8")
+        chosen = chosen_build()
+        return (found == stamp("cuda") and chosen != "cpu") or (
+            found == stamp("cpu") and chosen != "cuda" and (chosen == "cpu" or not has_gpu())
+        )
+    return False
 
 
 def chosen_build() -> str:
-    """Name the build of torch that the user asked for: "cpu", "cuda" or "" (whatever fits)."""
+    """Return the build of torch that the user asked for: "cpu", "cuda", or "" for the one that fits."""
     choice = os.environ.get("CRANE_TORCH", "")
     if choice not in ("", "cpu", "cuda"):
-        raise EnvironmentProblem(f"CRANE_TORCH is {choice!r}; set it to cpu or cuda, or not at all")
+        raise EnvironmentProblem(f"CRANE_TORCH is {choice!r}; set it to cpu or cuda, or unset it")
     return choice
 
 
 def has_gpu() -> bool:
-    """Tell whether this machine has an NVIDIA GPU with a working driver."""
+    """Return whether this machine has an NVIDIA GPU with a working driver."""
     if not any(device.exists() for device in GPU_DEVICES) or not shutil.which("nvidia-smi"):
         return False
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -159,190 +122,142 @@ def has_gpu() -> bool:
     return False
 
 
-# ---- installation ---------------------------------------------------------------------------------------------------
-
-
 def install() -> None:
-    """Make `.venv`, or bring it up to the locks. Two starts at once wait for one another."""
-    chosen_build()  # refused before anything is touched
-    with only_one():
-        task = what_to_do()
-        if not task:
-            return
-        say(f"{task} from requirements/*.lock; takes one to three minutes, plus the download of torch")
-        began = time.monotonic()
-        VENV.mkdir(exist_ok=True)
-        (VENV / STARTED).touch()
-        (VENV / STAMP).unlink(missing_ok=True)
-        # Not sys.executable: with .venv active that is the very file that may just have been removed.
-        run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", str(VENV)])
-        venv_python("-m", "pip", "install", "--require-hashes", "--no-deps", "-r", str(lock("installer")))
-        build = install_torch()
-        install_base()
-        make_importable()
-        compile_imports()
-        write_stamp(build)
-        (VENV / STARTED).unlink()
-        say(f".venv is ready after {time.monotonic() - began:.0f} s ({build.upper()} build of torch)")
-
-
-@contextlib.contextmanager
-def only_one() -> Iterator[None]:
-    """Hold the lock against a second installation in the same clone."""
-    import fcntl
-
+    """Make `.venv`, or bring it up to date. A second start in the same clone waits for the first."""
+    chosen = chosen_build()  # refused before anything is touched
     with open(ROOT / ".venv.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("another start is making .venv; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        task = what_to_do()
+        if not task:
+            return
+        say(f"{task} from requirements/*.lock; takes one to three minutes, plus the download of torch")
+        began = time.monotonic()
+        VENV.mkdir(exist_ok=True)
+        STAMP.write_text(STARTED)
+        # Not sys.executable: with .venv active that is the very file that may just have been removed.
+        run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", str(VENV)])
+        pip_install("installer")
+        build = install_torch(chosen)
+        uv_install("base", "--no-build-isolation")
+        make_importable()
+        # Neither uv nor the kernels compile what they import, and each kernel would do so again, for seven seconds.
+        run([VENV_PYTHON, "-I", "-c", f"import {', '.join(IMPORTS)}"], check=False)
+        STAMP.write_text(stamp(build))
+        say(f".venv is ready after {time.monotonic() - began:.0f} s ({build.upper()} build of torch)")
 
 
 def what_to_do() -> str:
-    """Say in words what an installation will do, "" for nothing; removes a `.venv` of no further use."""
+    """Describe what an installation will do, "" for nothing; removes a `.venv` that cannot be used."""
     if not VENV.exists():
         return "making .venv"
-    version = venv_version()
-    if (VENV / STARTED).exists() and not (VENV / STAMP).exists():
+    found = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
+    usable = venv_version() == PYTHON
+    if not found:  # made by someone else
+        if not usable:
+            raise EnvironmentProblem(f"{VENV} is no environment of Python 3.11; move it away and start again")
+        have = installed([str(SITE_PACKAGES)])
+        problem = difference(have)
+        if problem:
+            return f"bringing .venv up to date ({problem})"
+        make_importable()
+        STAMP.write_text(stamp("cpu" if "+cpu" in have["torch"] else "cuda"))
+    elif found == STARTED or not usable:
         shutil.rmtree(VENV)
-        return "making .venv anew (the last installation was interrupted)"
-    if (VENV / STAMP).exists():
-        if version == PYTHON:
-            return "" if is_fresh() else "bringing .venv up to date"
-        shutil.rmtree(VENV)
-        return "making .venv anew (its Python is gone)"
-    if version != PYTHON:  # made by someone else
-        raise EnvironmentProblem(f"{VENV} is no environment of Python 3.11; move it away and start again")
-    have = installed(venv_paths())
-    problem = difference(have)
-    if problem:
-        return f"bringing .venv up to date ({problem})"
-    make_importable()
-    write_stamp("cpu" if "+cpu" in have["torch"] else "cuda")
-    return "" if is_fresh() else "changing the build of torch in .venv"
+        return f"making .venv again ({'the last installation was interrupted' if usable else 'its Python is gone'})"
+    return "" if is_fresh() else "bringing .venv up to date"
 
 
 def venv_version() -> tuple[int, ...]:
-    """Give the Python version of `.venv`; empty where it does not run."""
+    """Return the Python version of `.venv`; empty if it does not run."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        code = "import sys; print(*sys.version_info[:2])"
-        command = [str(VENV / "bin" / "python"), "-I", "-S", "-c", code]
+        command = [VENV_PYTHON, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"]
         return tuple(int(part) for part in subprocess.run(command, capture_output=True, check=True).stdout.split())
     return ()
 
 
-def venv_paths() -> list[str]:
-    """Name the folders with the packages of `.venv`."""
-    return [str(path) for path in VENV.glob("lib/python3.11/site-packages")]
-
-
-def install_torch() -> str:
-    """Install the build of torch that fits this machine; gives "cpu" or "cuda"."""
-    chosen = chosen_build()
-    before = installed(venv_paths()).get("torch", "")
+def install_torch(chosen: str) -> str:
+    """Install the build of torch that fits this machine; returns "cpu" or "cuda"."""
+    before = installed([str(SITE_PACKAGES)]).get("torch", "")
     if chosen == "cpu" or not (chosen or has_gpu()):
-        pinned = read_lock(lock("torch-cpu"))["torch"]
-        # Only pip is asked: a CPU wheel is found where pip's configuration says (find-links, further indexes).
-        command = ["-m", "pip", "install", "--require-hashes", "--no-deps", "-r", str(lock("torch-cpu"))]
-        if before == pinned or venv_python(*command, check=chosen == "cpu"):
+        pinned = read_lock(LOCKS["torch-cpu"])["torch"]
+        # Only pip knows where a CPU wheel is: its configuration names folders and further indexes (uv reads neither).
+        if before == pinned or pip_install("torch-cpu", check=chosen == "cpu"):
             return "cpu"
         say(f"pip finds no wheel of torch {pinned} for this machine; taking the package index's build")
     say("installing torch; on Linux it comes with CUDA, about 3 GB to download")
-    again = ["--reinstall-package", "torch"] if "+" in before else []
-    arguments = ["install", "--require-hashes", "--no-deps", "-r", str(lock("torch-cuda"))]
-    if not uv(*arguments, *again):
-        # `===` keeps pip from taking another build of the same version.
-        pins = lock("torch-cuda").read_text(encoding="utf-8")
-        exact = VENV / "torch-cuda.txt"
-        exact.write_text(re.sub(r"^torch==", "torch===", pins, flags=re.M), encoding="utf-8")
-        arguments[-1] = str(exact)
-        venv_python("-m", "pip", *arguments, *(["--force-reinstall"] if again else []))
+    uv_install("torch-cuda", *(["--reinstall-package=torch"] if "+" in before else []))
     return "cuda"
 
 
-def install_base() -> None:
-    """Install everything but torch: by uv, or by pip where uv does not get through."""
-    arguments = ["install", "--require-hashes", "--no-deps", "--no-build-isolation", "-r", str(lock("base"))]
-    if not uv(*arguments):
-        say("uv did not get through; installing with pip, which takes about four minutes")
-        venv_python("-m", "pip", *arguments)
+def uv_install(name: str, *options: str) -> None:
+    """Install a lock by uv, or by pip, with the user's configuration, where uv cannot download."""
+    command = [VENV_PYTHON, "-I", "-m", "uv", "pip", "install", "--python", VENV_PYTHON, "--require-hashes"]
+    if not run([*command, "--no-deps", *options, "-r", str(LOCKS[name])], check=False):
+        say("uv cannot download the packages; installing with pip, which takes about four minutes")
+        pip_install(name, *(option.replace("--reinstall-package=torch", "--force-reinstall") for option in options))
+
+
+def pip_install(name: str, *options: str, check: bool = True) -> bool:
+    """Install a lock by pip; returns whether that succeeded."""
+    command = [VENV_PYTHON, "-I", "-m", "pip", "install", "--require-hashes", "--no-deps"]
+    return run([*command, *options, "-r", str(LOCKS[name])], check=check)
 
 
 def make_importable() -> None:
-    """Put crane_lib on the import path of `.venv` and a `crane` command into its bin folder."""
-    for folder in venv_paths():
-        Path(folder, "crane_lib.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    """Put the three packages on the import path of `.venv` and the command `crane` into its bin folder."""
+    (SITE_PACKAGES / "crane.pth").write_text(f"{ROOT}\n", encoding="utf-8")
     command = VENV / "bin" / "crane"
     command.write_text(f'#!/bin/sh\nexec "{VENV}/bin/python" -m crane_run.cli "$@"\n', encoding="utf-8")
     command.chmod(0o755)
 
 
-def compile_imports() -> None:
-    """Import once what a run imports, so that it is compiled once.
-
-    Neither uv nor every user's settings (PYTHONDONTWRITEBYTECODE, which `-I` ignores) have it compiled later, and then
-    each kernel would compile it anew, for seven seconds. Five sixths of what is installed are never imported.
-    """
-    venv_python("-c", f"import {', '.join(IMPORTS)}", check=False)
-
-
-def uv(*arguments: str) -> bool:
-    """Run `uv pip`; tells whether that went well."""
-    verb, *rest = arguments
-    return venv_python("-m", "uv", "pip", verb, "--python", str(VENV / "bin" / "python"), *rest, check=False)
-
-
-def venv_python(*arguments: str, check: bool = True) -> bool:
-    """Run the Python of `.venv`; tells whether that went well, or with `check` raises where it did not."""
-    return run([str(VENV / "bin" / "python"), "-I", *arguments], check=check)
-
-
 def run(command: list[str], *, check: bool = True) -> bool:
-    """Run a program in silence; where it fails and `check` is set, its last lines come with the error."""
-    settings = {
-        **os.environ,
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_NO_INPUT": "1",
-        "PIP_USER": "0",
-        "VIRTUAL_ENV": str(VENV),
-    }
+    """Run a program in silence and return whether it succeeded.
+
+    Raises
+    ------
+    EnvironmentProblem : it failed and `check` is set; its last lines are printed
+    """
+    settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0", "VIRTUAL_ENV": str(VENV)}
     pipe, both = subprocess.PIPE, subprocess.STDOUT
-    answer = subprocess.run(command, env=settings, stdout=pipe, stderr=both, text=True, check=False)
+    answer = subprocess.run(command, env=os.environ | settings, stdout=pipe, stderr=both, text=True, check=False)
     if answer.returncode and check:
-        lines = answer.stdout.strip().splitlines()[-15:]
-        print(*lines, sep="\n", file=sys.stderr)
-        raise EnvironmentProblem(f"the installation failed (last lines above) at: {' '.join(command)}")
+        print(*answer.stdout.strip().splitlines()[-15:], sep="\n", file=sys.stderr)
+        raise EnvironmentProblem(
+            f"the installation failed (last lines above) at: {' '.join(command)}; without a package index, "
+            "set CRANE_PYTHON to a Python 3.11 that has the packages of requirements/"
+        )
     return answer.returncode == 0
 
 
-# ---- command line ---------------------------------------------------------------------------------------------------
-
-
 def main(arguments: list[str]) -> int:
-    """Carry out one command; gives the exit status."""
+    """Run one command; returns the exit status."""
     command, *rest = arguments
     try:
         if command == "matches":
-            problem = python_difference() or difference(installed())
+            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+            other = "" if sys.version_info[:2] == PYTHON else f"it is Python {version}, the locks are for 3.11"
+            problem = other or difference(installed(sys.path))
             if problem:
                 say(f"{rest[0]}: {problem}; {rest[1]}")
             return 1 if problem else 0
         if command == "fresh":
-            with contextlib.suppress(EnvironmentProblem):  # `install`, called next, will tell
-                return 0 if is_fresh() else 1
-            return 1
+            return 0 if is_fresh() else 1
         install()
         return 0
     except EnvironmentProblem as problem:
-        say(str(problem))
+        if command != "fresh":  # `install`, called next, reports it
+            say(str(problem))
         return 2
     except OSError as error:
         say(f"{error.filename}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
-        say("interrupted; the next start makes .venv anew")
+        say("interrupted; the next start makes .venv again")
         return 130
 
 
