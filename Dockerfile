@@ -49,10 +49,10 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
         -r /opt/requirements/base.lock \
     || pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r /opt/requirements/base.lock
 
-# The command `crane`, which finds the study's library from any folder.
+# The command `crane`, which finds the study's packages from any folder.
 RUN printf '%s\n' '#!/opt/crane/bin/python' 'from crane_run.cli import main' 'main()' > /opt/crane/bin/crane \
     && chmod 755 /opt/crane/bin/crane \
-    && echo /home/crane/study > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crane_lib.pth"
+    && echo /home/crane/study > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crane.pth"
 
 # Any user may write the home and the study, so that `docker run --user "$(id -u):$(id -g)"` makes files of the host's
 # user in a mounted folder. A named volume takes over the mode of the folder that it is mounted on.

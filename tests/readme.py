@@ -6,7 +6,8 @@ import shlex
 from crane_study import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-_COMMAND = re.compile(r"(\w+=\S+ )*(\./run_(all|tests)\.sh( |$)|(crane|python|docker|conda|torchrun|source|hf) )")
+_PROGRAMS = r"(crane|python|docker|conda|torchrun|source|hf|tools/\w+\.sh) "
+_COMMAND = re.compile(rf"(\w+=\S+ )*(\./run_(all|tests)\.sh( |$)|{_PROGRAMS})")
 _NAMES = ("crane verify", "docker run")  # said in a sentence, without what it is called with
 
 

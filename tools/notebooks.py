@@ -1,7 +1,7 @@
-"""Notebooks that check themselves: the outputs that the repository keeps, and whether they still come out the same.
+"""Keep the outputs of notebooks in the repository, and check that the notebooks still give them.
 
     python -m tools.notebooks write    run every section under the profile smoke and keep its outputs in notebooks/
-    python -m tools.notebooks check    execute them once more with nbval and compare every output with the kept one
+    python -m tools.notebooks check    execute them again with nbval and compare every output with the kept one
 
 Tables and printed numbers are compared to the digits that they show, pictures by the words that describe them. The
 profile computes in float64, so that rounding, which differs between processors, stays far below those digits.
@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import nbformat
+import papermill
 import typer
 from nbformat import NotebookNode
 from PIL import Image
@@ -30,29 +31,22 @@ from PIL import Image
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
 from crane_run.sections import NOTEBOOKS, all_sections
+from crane_study import ROOT
 from crane_study.profile import artifacts_root
 
-ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "smoke"
 SANITIZERS = ROOT / "tests" / "nbval_sanitize.cfg"
 PICTURE_WIDTH = 1200  # most pixels of a kept picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INSPECTION = NOTEBOOKS / "inspect.ipynb"  # no section of a run: it looks at a finished one
-_TIMEOUT = 1800  # seconds a notebook may take
+TIMEOUT = 1800  # seconds per notebook
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-Artifacts = Annotated[str, typer.Option("--artifacts", metavar="DIR", help="Where the run lies or goes.")]
-
-
-def volatile_patterns() -> list[tuple[str, str]]:
-    """Regular expressions of what may differ between two executions, each with what stands in its place."""
-    return re.findall(r"^regex: (.*)\nreplace: (.*)$", SANITIZERS.read_text(encoding="utf-8"), re.MULTILINE)
+Artifacts = Annotated[str, typer.Option("--artifacts", metavar="DIR", help="Folder of the run.")]
 
 
 def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """A notebook with the outputs of its executed copy, as the repository keeps them.
-
-    Left out are the cell of injected parameters, times, and metadata; cells are counted from 1.
+    """Return a notebook with the outputs of its executed copy, without times, metadata and injected parameters.
 
     Raises
     ------
@@ -74,9 +68,9 @@ def _kept(output: NotebookNode, cell: str, count: int) -> NotebookNode:
         raise CraneError(f"cell {cell}: failed with {output.ename}: {output.evalue}")
     kept = NotebookNode(output)
     if output.output_type == "stream":
-        for pattern, replacement in volatile_patterns():
+        for pattern, replacement in re.findall(r"^regex: (.*)\nreplace: (.*)$", SANITIZERS.read_text(), re.MULTILINE):
             kept.text = re.sub(pattern, replacement, kept.text)
-        texts: Iterable[str] = [kept.text]
+        text = kept.text
     else:
         if WIDGET in kept.data:
             raise CraneError(f"cell {cell}: shows a widget, of which nothing can be kept; is it a progress bar?")
@@ -85,16 +79,15 @@ def _kept(output: NotebookNode, cell: str, count: int) -> NotebookNode:
             kept.execution_count = count
         if "image/png" in kept.data:
             kept.data["image/png"] = small_picture(kept.data["image/png"])
-        texts = [text for kind, text in kept.data.items() if kind.startswith("text/")]
-    folders = {str(ROOT), str(Path.home()), tempfile.gettempdir()} - {"/"}
-    for folder in sorted(folders, key=len, reverse=True):  # one may lie in another
-        if any(folder in text for text in texts):
+        text = "\n".join(str(text) for kind, text in kept.data.items() if kind.startswith("text/"))
+    for folder in sorted({str(ROOT), str(Path.home()), tempfile.gettempdir()} - {"/"}, key=len, reverse=True):
+        if folder in text:
             raise CraneError(f"cell {cell}: its output names the folder {folder}, which is another one elsewhere")
     return kept
 
 
 def small_picture(png: str) -> str:
-    """A picture in base64, no wider than the repository keeps it, and in 256 colours: a third of the bytes."""
+    """Shrink a picture in base64 to the width that is kept, in 256 colours: a third of the bytes."""
     with Image.open(BytesIO(b64decode(png))) as picture:
         small = picture.convert("RGB")
     small.thumbnail((PICTURE_WIDTH, 20 * PICTURE_WIDTH))
@@ -122,88 +115,65 @@ def keep_outputs(run: Path, notebooks: Iterable[Path]) -> list[Path]:
     return changed
 
 
-def keep_inspection(run: Path, notebook: Path = INSPECTION) -> bool:
-    """Execute the inspection notebook on a finished run and keep its outputs; returns whether they changed."""
-    import papermill
-
+def keep_inspection(run: Path, notebook: Path = INSPECTION) -> list[Path]:
+    """Execute the inspection notebook on a finished run and keep its outputs; returns it if they changed."""
     with tempfile.TemporaryDirectory(prefix="crane-notebooks-") as folder:
         executed = Path(folder) / "notebooks" / notebook.name
         executed.parent.mkdir()
         given = parameters_of(notebook, run)
         papermill.execute_notebook(str(notebook), str(executed), given, progress_bar=False, cwd=str(ROOT))
-        return bool(keep_outputs(Path(folder), [notebook]))
+        return keep_outputs(Path(folder), [notebook])
 
 
 def parameters_of(notebook: Path, run: Path) -> dict[str, Any]:
-    """Parameters with which a notebook is executed for its kept outputs."""
+    """Return the parameters with which a notebook is executed for its kept outputs."""
     given: dict[str, Any] = {"profile": str(run / "profile.yaml"), "artifacts": str(run.parent)}
     return {**given, "panel": False} if notebook.name == INSPECTION.name else given
 
 
-def with_parameters(path: Path, parameters: Mapping[str, Any]) -> NotebookNode:
-    """A notebook with parameters as papermill sets them, in the parameters cell itself: no cell's number changes."""
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-
-    book = parameterize_notebook(load_notebook_node(str(path)), dict(parameters))
-    place = next(at for at, cell in enumerate(book.cells) if "injected-parameters" in cell.metadata.get("tags", []))
-    book.cells[place - 1].source += "\n\n" + book.cells[place].source
-    del book.cells[place]
-    return book
-
-
-def unexecuted(path: Path) -> list[str]:
-    """Ids of code cells that were never executed: nbval compares nothing there."""
-    cells = nbformat.read(path, as_version=4).cells
-    return [cell["id"] for cell in cells if cell.cell_type == "code" and cell.execution_count is None]
-
-
 def check_outputs(run: Path, notebooks: Iterable[Path], *, workers: int | None = None) -> dict[str, str]:
-    """Execute notebooks with nbval on a copy of a finished run, which stays as it is.
+    """Execute notebooks with nbval on a copy of a finished run.
 
     Returns
     -------
-    for each notebook of which an output differs: what nbval says, with the cell and both outputs
+    {notebook: message of nbval, with the cell and both outputs} of the notebooks of which an output differs
     """
     paths = list(notebooks)
-    for path in paths:
-        if missing := unexecuted(path):
-            raise CraneError(f"{path.name}: cell {missing[0]} has no kept output; use python -m tools.notebooks write")
     with tempfile.TemporaryDirectory(prefix="crane-notebooks-") as folder:
         copy = Path(folder) / "artifacts" / run.name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("notebooks", "*.partial*"))
-        copies = []
         for path in paths:
-            copies.append(Path(folder) / path.name)
-            nbformat.write(with_parameters(path, parameters_of(path, copy)), copies[-1])
+            book = nbformat.read(path, as_version=4)
+            code = [cell for cell in book.cells if cell.cell_type == "code"]
+            for cell in code:
+                if cell.execution_count is None:  # nbval would compare nothing
+                    raise CraneError(
+                        f"{path.name}: cell {cell['id']} has no kept output; use python -m tools.notebooks write"
+                    )
+            given = [f"{name} = {value!r}" for name, value in parameters_of(path, copy).items()]
+            code[0].source += "\n" + "\n".join(given)  # no cell of its own, so that no cell's number changes
+            nbformat.write(book, Path(folder) / path.name)
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            said = list(pool.map(_validate, copies))
+            said = list(pool.map(_validate, [Path(folder) / path.name for path in paths]))
     return {path.name: text for path, text in zip(paths, said, strict=True) if text}
 
 
 def _validate(notebook: Path) -> str:
-    """What nbval says of a notebook in whose outputs something differs, else nothing."""
-    command = [
-        *(sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "-c", os.devnull),
-        *("--rootdir", str(notebook.parent), "--nbval", "--nbval-current-env"),
-        *("--nbval-sanitize-with", str(SANITIZERS), str(notebook)),
-    ]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    """Run nbval on a notebook; returns its message, or nothing if every output is as before."""
+    options = ["-q", "--color=no", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(notebook.parent)]
+    options += ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(SANITIZERS), str(notebook)]
+    settings = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "pytest", *options]
     done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=notebook.parent,
-        env={**os.environ, "PYTHONPATH": path},
-        timeout=_TIMEOUT,
+        command, capture_output=True, text=True, cwd=notebook.parent, env=settings, timeout=TIMEOUT, check=False
     )
     return done.stdout + done.stderr if done.returncode else ""
 
 
 def finished_run(artifacts: Path) -> Path:
-    """Run what of the profile is not done yet; returns the run's folder."""
+    """Run the sections of the profile that are not done yet; returns the run's folder."""
     command = [sys.executable, "-m", "crane_run.cli", "run", "--profile", PROFILE, "--artifacts", str(artifacts)]
-    if subprocess.run(command, cwd=ROOT).returncode:
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise CraneError(f"the sections could not all be run under the profile {PROFILE}; see above")
     return artifacts / PROFILE
 
@@ -213,10 +183,9 @@ def write(artifacts: Artifacts = "") -> None:
     """Run every section under the profile smoke and keep its outputs in notebooks/."""
     paths = [section.path for section in all_sections()]
     run = finished_run(artifacts_root(artifacts or None))
-    changed = keep_outputs(run, paths)
-    changed += [INSPECTION] if keep_inspection(run) else []
+    changed = keep_outputs(run, paths) + keep_inspection(run)
     for path in [*paths, INSPECTION]:
-        print(f"{path.name}: {'changed' if path in changed else 'as it was'}, {path.stat().st_size / 1000:.0f} kB")
+        print(f"{path.name}: {'changed' if path in changed else 'unchanged'}, {path.stat().st_size / 1000:.0f} kB")
 
 
 @app.command()
@@ -230,14 +199,9 @@ def check(artifacts: Artifacts = "") -> None:
     raise typer.Exit(1 if differing else 0)
 
 
-def main() -> None:
-    """Run a command; a mistake is one line."""
+if __name__ == "__main__":
     try:
         app()
     except CraneError as error:
         print(f"notebooks: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-
-
-if __name__ == "__main__":
-    main()

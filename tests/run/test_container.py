@@ -1,9 +1,8 @@
-"""The image's files agree with the locks and with one another, and tools/container.py calls buildah as it should."""
+"""The image's files agree with the locks and with one another, and tools/container.sh calls buildah as it should."""
 
 from __future__ import annotations
 
 import configparser
-import importlib
 import os
 import re
 import shlex
@@ -11,9 +10,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,14 +20,15 @@ import yaml
 from crane_study import ROOT
 
 STUDY = "/home/crane/study"
-MODULES = ("buildah", "container_build", "container_test", "container")
 
 # It answers as buildah would, notes each call, and fails in the verb that BUILDAH_FAILS names.
 STAND_IN_FOR_BUILDAH = """#!/bin/sh
 printf '%s' "$STORAGE_DRIVER" >> "$BUILDAH_CALLS"
 for argument in "$@"; do printf ' %s' "'$argument'" >> "$BUILDAH_CALLS"; done
 echo >> "$BUILDAH_CALLS"
-for argument in "$@"; do case $argument in --secret=*) cat "${argument#*src=}" > "$BUILDAH_CALLS.pip.conf";; esac; done
+for argument in "$@"; do case $argument in
+    *:/etc/xdg/pip/pip.conf:ro) settings=${argument#--volume=}; cat "${settings%%:*}" > "$BUILDAH_CALLS.pip.conf" ;;
+esac; done
 [ "$1" != "$BUILDAH_FAILS" ] || { echo "no luck" >&2; exit 3; }
 case $1 in from) echo working ;; inspect) echo 0123abc ;; images) echo 2 GB ;; esac
 """
@@ -171,24 +170,27 @@ def test_gpu_and_lab_start_only_when_named(services: dict[str, dict[str, Any]]) 
     assert [name for name, service in services.items() if "ports" in service] == ["lab"]
 
 
-# ---- tools/container.py ---------------------------------------------------------------------------------------------
+# ---- tools/container.sh ---------------------------------------------------------------------------------------------
+
+Tool = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """tools/container.py with a stand-in for buildah that notes its calls in calls.txt."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+def tool(tmp_path: Path) -> Tool:
+    """Call tools/container.sh with a stand-in for buildah that notes its calls in calls.txt and fails in a verb."""
     program = tmp_path / "bin" / "buildah"
     program.parent.mkdir()
     program.write_text(STAND_IN_FOR_BUILDAH)
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("BUILDAH_CALLS", str(tmp_path / "calls.txt"))
-    monkeypatch.setenv("BUILDAH_FAILS", "")
-    monkeypatch.delenv("STORAGE_DRIVER", raising=False)
-    yield importlib.import_module("container")
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    kept = {name: value for name, value in os.environ.items() if name not in ("STORAGE_DRIVER", "CRANE_IMAGE")}
+    kept |= {"PATH": f"{program.parent}:{os.environ['PATH']}", "BUILDAH_CALLS": str(tmp_path / "calls.txt")}
+
+    def call(*arguments: str, fails: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(ROOT / "tools" / "container.sh"), *arguments]
+        given = kept | {"BUILDAH_FAILS": fails} | settings
+        return subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+
+    return call
 
 
 def calls(tmp_path: Path) -> list[list[str]]:
@@ -198,100 +200,88 @@ def calls(tmp_path: Path) -> list[list[str]]:
     return [line[1:] for line in lines]
 
 
-def test_services_and_the_test_start_jupyterlab_alike(tool: ModuleType, services: dict[str, dict[str, Any]]) -> None:
-    assert services["lab"]["command"] == sys.modules["container_test"].LAB
-    assert STUDY == sys.modules["buildah"].STUDY == of("WORKDIR")[0]
+def test_services_and_the_tool_name_the_same_things(services: dict[str, dict[str, Any]]) -> None:
+    text = " ".join((ROOT / "tools" / "container.sh").read_text(encoding="utf-8").replace("\\\n", " ").split())
+    assert " ".join(services["lab"]["command"]) in text
+    assert f'study="{of("WORKDIR")[0]}"' in text
+    assert of("WORKDIR")[0] == STUDY
+    assert "git -C \"$root\" describe --always --abbrev=40 --exclude='*' --dirty" in text
 
 
-def test_build_gives_the_build_and_the_commit(tool: ModuleType, tmp_path: Path) -> None:
-    assert tool.main(["build", "--torch", "cpu"]) == 0
+def test_build_gives_the_build_and_the_commit(tool: Tool, tmp_path: Path) -> None:
+    assert tool("build", "--torch", "cpu").returncode == 0
     (call,) = calls(tmp_path)
-    assert call[0] == "bud"
-    assert call[-1] == str(ROOT)
+    assert (call[0], call[-1]) == ("bud", str(ROOT))
     assert "--build-arg=TORCH=cpu" in call
     assert [option for option in call if re.fullmatch(r"--build-arg=COMMIT=([0-9a-f]{40}(-dirty)?)?", option)]
     assert not [option for option in call if "BASE" in option or "--volume" in option or "--secret" in option]
-
-
-def test_build_on_the_stand_in_pulls_nothing(tool: ModuleType, tmp_path: Path) -> None:
-    assert tool.main(["build", "--base-from-debootstrap"]) == 0
+    assert tool("build", "--base-from-debootstrap").returncode == 0
     assert {"--pull-never", "--build-arg=BASE=localhost/crane-stand-in-base"} <= set(calls(tmp_path)[-1])
 
 
-def test_settings_of_the_machine_are_mounted_only(tool: ModuleType, tmp_path: Path) -> None:
-    authority, settings = tmp_path / "ca.crt", tmp_path / "own.conf"
-    authority.write_text("certificate")
-    settings.write_text("[global]\nfind-links = /mine\ntimeout = 5\n[install]\nno-warn-script-location = true\n")
-    options = ["--ca", str(authority), "--pip-conf", str(settings), "--wheels", str(tmp_path)]
-    assert tool.main(["build", *options]) == 0
+def test_settings_of_the_machine_are_mounted_only(tool: Tool, tmp_path: Path) -> None:
+    for name in ("ca.crt", "own.conf"):
+        (tmp_path / name).touch()
+    options = ["--ca", f"{tmp_path}/ca.crt", "--pip-conf", f"{tmp_path}/own.conf", "--wheels", str(tmp_path)]
+    assert tool("build", *options).returncode == 0
     (call,) = calls(tmp_path)
+    assert f"--secret=id=pip.conf,src={tmp_path}/own.conf" in call
     volumes = [option.removeprefix("--volume=").split(":") for option in call if option.startswith("--volume")]
     assert all(mode == "ro" for *_, mode in volumes)
-    assert [inside for _, inside, _ in volumes] == [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/uv/uv.toml",
-        "/run/crane-wheels",
-    ]
+    certificates, wheels = "/etc/ssl/certs/ca-certificates.crt", "/run/crane-wheels"
+    assert [inside for _, inside, _ in volumes] == [certificates, "/etc/uv/uv.toml", wheels, "/etc/xdg/pip/pip.conf"]
     made = configparser.ConfigParser()
     made.read_string((tmp_path / "calls.txt.pip.conf").read_text())
-    assert dict(made["global"]) == {
-        "find-links": "/mine /run/crane-wheels",
-        "timeout": "5",
-        "cert": "/etc/ssl/certs/ca-certificates.crt",
-    }
-    assert made["install"]["no-warn-script-location"] == "true"
+    assert dict(made["global"]) == {"find-links": wheels, "cert": certificates}
     assert not Path(volumes[1][0]).exists()  # the folder of settings is gone
 
 
-def test_run_hands_the_digest_on_and_removes_the_container(tool: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fails", "status"), [("", 0), ("run", 3)])
+def test_run_hands_the_digest_on_and_removes_the_container(tool: Tool, tmp_path: Path, fails: str, status: int) -> None:
     options = ["-v", "/out:/in", "-e", "A=b", "--user", "7:8"]
-    assert tool.main(["run", *options, "--", "./run_all.sh", "--profile", "smoke"]) == 0
-    command = ["working", "--", "./run_all.sh", "--profile", "smoke"]
+    assert tool("run", *options, "--", "./run_all.sh", "--profile", "a b", fails=fails).returncode == status
     run, removal = calls(tmp_path)[-2:]
     named = ["--env=CRANE_IMAGE=crane", "--env=CRANE_IMAGE_DIGEST=sha256:0123abc"]
-    assert run == ["run", "--hostname=localhost", "--user=7:8", "--volume=/out:/in", *named, "--env=A=b", *command]
+    command = ["working", "--", "./run_all.sh", "--profile", "a b"]
+    assert run == ["run", "--hostname=localhost", *named, *options, *command]
     assert removal == ["rm", "working"]
-
-
-def test_failure_inside_is_the_exit_status_and_leaves_nothing(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BUILDAH_FAILS", "run")
-    assert tool.main(["run"]) == 3
+    assert tool("run").returncode == 0
     assert calls(tmp_path)[-2][-3:] == ["working", "--", "./run_all.sh"]
-    assert calls(tmp_path)[-1] == ["rm", "working"]
 
 
 @pytest.mark.parametrize(
     ("fails", "arguments", "message"),
     [
         ("inspect", ["run"], "there is no image 'crane'; make it with"),
-        ("from", ["run"], "buildah from: no luck"),
+        ("inspect", ["size"], "there is no image 'crane'; make it with"),
+        ("from", ["run"], "buildah from failed"),
         ("bud", ["build"], "buildah bud failed, its last lines are above"),
         ("", ["build", "--ca", "/no/such/file"], "/no/such/file does not exist"),
+        ("", ["build", "--tag", "x"], "unknown option '--tag'"),
+        ("", ["build", "--torch"], "--torch needs a value"),
+        ("", [], "unknown command ''"),
     ],
 )
-def test_problems_are_one_line(
-    tool: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    fails: str,
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.setenv("BUILDAH_FAILS", fails)
-    assert tool.main(arguments) == 2
-    assert message in capfd.readouterr().err.splitlines()[-1]
+def test_problems_are_one_line(tool: Tool, fails: str, arguments: list[str], message: str) -> None:
+    done = tool(*arguments, fails=fails)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
 
 
-def test_missing_buildah_is_named(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert tool.main(["size"]) == 2
-    assert "buildah is not installed" in capsys.readouterr().err
+def test_missing_buildah_is_named(tool: Tool, tmp_path: Path) -> None:
+    for name in ("bash", "dirname", "mktemp", "rm"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = tool("size", PATH=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "buildah is not installed" in done.stderr
 
 
-def test_size_names_the_image(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["size"]) == 0
-    assert capsys.readouterr().out == "sha256:0123abc 2 GB\n"
+def test_size_names_the_image(tool: Tool) -> None:
+    assert tool("size").stdout == "sha256:0123abc 2 GB\n"
+
+
+def test_the_tests_in_the_image_are_run_by_another_user(tool: Tool, tmp_path: Path) -> None:
+    assert tool("test", "tests").returncode == 0
+    call, _removal = calls(tmp_path)[-2:]
+    assert "23456:23456" in call
+    assert call[-4:] == ["--", "./run_tests.sh", "-m", "not slow"]

@@ -114,7 +114,6 @@ def test_what_changed_is_found_and_named(kept):
 def test_a_cell_without_kept_output_is_refused(kept, tmp_path):
     run, _path = kept
     bare = write_notebook(tmp_path / "00_bare.ipynb", "1")
-    assert notebooks.unexecuted(bare) == ["cell-1", "cell-2"]
     with pytest.raises(CraneError, match=r"00_bare\.ipynb: cell cell-1 has no kept output; use python -m tools\.noteb"):
         notebooks.check_outputs(run, [bare])
 
@@ -145,7 +144,6 @@ def test_errors_widgets_and_folders_of_the_machine_are_not_kept(tmp_path):
 
 @pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
 def test_the_repository_keeps_small_outputs_of_every_cell(section):
-    assert notebooks.unexecuted(section.path) == []
     assert section.path.stat().st_size < 400_000
     code = [cell for cell in section.cells if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
