@@ -1,4 +1,4 @@
-"""Writes the lock files of this folder anew from its *.in files.
+"""Write the lock files of this folder from its *.in files.
 
 One resolution covers all of them, so that a package in two locks has one version. It reads metadata only; no package is
 downloaded. Run it in the project's environment:

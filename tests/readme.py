@@ -1,4 +1,4 @@
-"""The README and the commands in it."""
+"""The README, the documents for users, and the commands in them."""
 
 import re
 import shlex
@@ -6,16 +6,18 @@ import shlex
 from crane_study import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+_PAGES = ("running", "own-study", "container")
+TEXT = "\n".join([README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in _PAGES)])
 _PROGRAMS = r"(crane|python|docker|conda|torchrun|source|hf|tools/\w+\.sh) "
 _COMMAND = re.compile(rf"(\w+=\S+ )*(\./run_(all|tests)\.sh( |$)|{_PROGRAMS})")
 _NAMES = ("crane verify", "docker run")  # said in a sentence, without what it is called with
 
 
 def commands() -> list[str]:
-    """Lines of its bash blocks, and what stands between backticks or in a line's comment and begins like a command."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    """Lines of bash blocks, and what stands between backticks or in a line's comment and begins like a command."""
+    blocks = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
     lines = [" ".join(line.split()) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    rest = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    rest = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
     said = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
     said += [line.partition(" # ")[2].partition(": ")[0] for line in lines]
     found = [line.partition(" # ")[0] for line in lines]

@@ -1,13 +1,16 @@
-"""The code in docs/ is run as it stands there."""
+"""The code in docs/ and CONTRIBUTING.md is run as it is there, and the map names every module."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import NemotronConfig, NemotronForCausalLM
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
+from crane_lib.methods import METHODS
 from crane_lib.neurons import NeuronSet
 from crane_lib.relevance import FAMILIES, Family, document_relevance, families, parts_of, register_family
 from crane_study import ROOT
@@ -22,8 +25,8 @@ def python_blocks(name):
 
 @pytest.fixture(autouse=True)
 def _own_tables():
-    """What a test registers is gone after it."""
-    tables = (families.FAMILIES, families.NORMS, families.QUOTIENTS)
+    """Remove what a test registers."""
+    tables = (families.FAMILIES, families.NORMS, families.QUOTIENTS, METHODS)
     before = [dict(table) for table in tables]
     yield
     for table, rows in zip(tables, before, strict=True):
@@ -94,3 +97,23 @@ def test_a_path_that_is_wrong_is_named():
     register_family("nemotron", Family(gate=None, up="mlp.c_fc"))
     with pytest.raises(CraneError, match=r"no module 'model\.layers\.0\.mlp\.c_fc'"):
         parts_of(nemotron())
+
+
+def test_a_method_is_added_as_the_documentation_says():
+    (block,) = python_blocks("../CONTRIBUTING.md")
+    exec(block, {})
+    added = METHODS["ratio"]
+    scores = added.scores(SimpleNamespace(absolute={"en": np.ones((2, 3)), "vi": np.eye(2, 3)}))
+    assert scores["en"].shape == (2, 3)
+
+
+def test_the_map_names_every_module():
+    text = (DOCS / "map.md").read_text(encoding="utf-8")
+    told, folders = set(), []
+    for line in re.findall(r"^( *)([\w/]+(?:\.py)?) {2,}\S", text, flags=re.MULTILINE):
+        folders[len(line[0]) // 2 :] = [line[1].rstrip("/")]
+        if line[1].endswith(".py"):
+            told.add("/".join(folders))
+    packages = ("crane_lib", "crane_study", "crane_run")
+    there = {path.relative_to(ROOT).as_posix() for name in packages for path in (ROOT / name).rglob("*.py")}
+    assert told == {name for name in there if not name.endswith("__init__.py")} | {"crane_lib/__init__.py"}

@@ -1,6 +1,7 @@
-"""The README's commands are executed, with stand-ins for what they name; test_readme_containers.py has the rest."""
+"""Commands of the README and of docs/ are executed, with stand-ins; test_readme_containers.py has the rest."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -18,14 +19,14 @@ from crane_run.schedule import Board, Row
 from crane_run.sections import all_sections
 from crane_run.verify import REFERENCES, read_reference
 from crane_study.profile import profile_names
-from tests.readme import README, ROOT, commands, split, starting
+from tests.readme import README, ROOT, TEXT, commands, split, starting
 from tests.run.small_run import make_run
 from tests.run.test_make_archive import call, tool  # noqa: F401  (a fixture)
 from tests.small import TEXTS, write_lines, write_model, write_study
 from tools import notebooks
 
 LIBRARY = ("python", "-m", "crane_run.cli")
-# What the functions below try, one kind a function; export, docker, conda and tools/container.sh are tried in
+# What the functions below try, one kind per function; export, docker, conda and tools/container.sh are tried in
 # test_readme_containers.py. `hf` is no program of ours.
 TRIED = (
     ("./run_all.sh",),
@@ -42,6 +43,9 @@ TRIED = (
     ("conda",),
     ("hf",),
 )
+
+
+FOLDERS = "notebooks|expected|configs|docs|requirements|tests|tools|crane_lib|crane_study|crane_run"
 
 
 class Became(Exception):
@@ -187,6 +191,28 @@ def test_the_last_lines_of_a_run_are_those_that_are_printed(tmp_path, monkeypatc
     assert f"The run ends with\n\n```\n{printed}```\n" in README
 
 
+def test_the_readme_is_short():
+    assert len(README.split()) < 2000
+
+
+def test_the_headline_table_has_the_numbers_of_the_reference_run():
+    tables = json.loads((REFERENCES / "mini.json").read_text(encoding="utf-8"))["tables"]
+    (table,) = re.findall(r"\| sets \|.*?\n\n", README, flags=re.DOTALL)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    assert len(rows) == 9
+    for sets, probability, answers in rows:
+        name, budget = re.match(r"`(\w+)`, (10 %|published)", sets).groups()
+        key = f"{name} / {'0.1' if budget == '10 %' else 'published'}"
+        columns = {
+            "tables/03_langspec.csv": (f"base / base / {key} / token_probability", (4, 8, 9), ".3f", probability),
+            "tables/05_langspec_f1.csv": (f"base / {key}", (4, 5, 6), ".2f", answers),
+        }
+        for file, (row, places, form, told) in columns.items():
+            if told:
+                mean, low, high = (f"{tables[file]['rows'][row][place]:{form}}"[1:] for place in places)
+                assert told == f"{mean} ({low} to {high})", (file, row)
+
+
 def test_the_claims_table_has_the_verdicts_of_the_reference_run():
     told = {}
     for row in re.findall(r"^\| (C\d) \|(.*)\|$", README, flags=re.MULTILINE):
@@ -205,10 +231,13 @@ def test_the_claims_table_has_the_verdicts_of_the_reference_run():
 
 
 def test_every_path_and_profile_that_it_names_is_there():
-    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
-    for name in re.findall(r"`((?:notebooks|expected|configs|docs|requirements)/[\w./-]*)`", README):
-        assert (ROOT / name).exists(), name
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "expected/README.md")]
+    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
+            assert (page.parent / target).exists(), (page, target)
+        for name in re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", text):
+            assert (ROOT / name).exists() or "NN" in name, (page, name)
     for section in all_sections():
         assert f"`notebooks/{section.path.name}`" in README
     for name in profile_names():
@@ -216,7 +245,7 @@ def test_every_path_and_profile_that_it_names_is_there():
 
 
 def test_python_examples_import(place):
-    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         imports = "\n".join(line for line in block.splitlines() if line.startswith(("from ", "import ")))
         assert imports
         exec(compile(imports, "README.md", "exec"), {})

@@ -1,7 +1,7 @@
-"""The README's commands for docker, conda and buildah name what Dockerfile, compose.yaml and tools/container.sh have.
+"""Documented commands for docker, conda and buildah name what Dockerfile, compose.yaml and tools/container.sh have.
 
 There is no Docker engine in a test, so its command lines are parsed: images, services, users, mounted folders, build
-arguments, secrets, variables and the commands inside the image are held against the files. buildah has a stand-in.
+arguments, secrets, variables and the commands inside the image are compared with the files. buildah has a stand-in.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from crane_run import manifest as software
-from tests.readme import README, ROOT, split, starting
+from tests.readme import ROOT, TEXT, split, starting
 from tests.run.test_container import calls, of, tool  # noqa: F401  (a fixture)
 from tests.run.test_readme import other_command, place, study_in_dry_run  # noqa: F401  (a fixture)
 
@@ -121,17 +121,17 @@ def test_exported_variables_are_read_and_every_one_that_is_read_is_told():
     exported = {part.partition("=")[0] for command in starting("export") for part in split(command)[1][1:]}
     assert exported == {"CRANE_UID", "CRANE_GID", "COMMIT", software.DIGEST_VARIABLE}
     assert exported <= compose_variables()
-    assert {name for name in re.findall(r"\$\{(\w+)", COMPOSE_TEXT) if name not in README} == set()
+    assert {name for name in re.findall(r"\$\{(\w+)", COMPOSE_TEXT) if name not in TEXT} == set()
 
 
 def test_every_folder_of_the_image_that_it_names_is_mounted():
-    named = set(re.findall(r":(/home/crane/[\w./-]*)", README))
+    named = set(re.findall(r":(/home/crane/[\w./-]*)", TEXT))
     assert named == mount_targets()
     assert named == {volume.split(":")[1] for service in SERVICES.values() for volume in service["volumes"]}
 
 
 def test_the_commit_is_named_with_what_is_not_committed(git, tmp_path):
-    asked = set(re.findall(GIT, README)) | set(re.findall(GIT, (ROOT / "docs" / "provenance.md").read_text()))
+    asked = set(re.findall(GIT, TEXT)) | set(re.findall(GIT, (ROOT / "docs" / "provenance.md").read_text()))
     (line,) = asked
     clone = tmp_path / "clone"
     clone.mkdir()
@@ -148,7 +148,7 @@ def test_the_commit_is_named_with_what_is_not_committed(git, tmp_path):
 
 
 def test_the_digest_is_asked_of_the_image_that_is_built():
-    (line,) = set(re.findall(IMAGE_ID, README))
+    (line,) = set(re.findall(IMAGE_ID, TEXT))
     assert shlex.split(line)[3:] == ["--format", "{{.Id}}", image_settings()[software.IMAGE_VARIABLE]]
     assert {service["image"] for service in SERVICES.values()} == {image_settings()[software.IMAGE_VARIABLE]}
 
@@ -174,7 +174,7 @@ def test_container_build_as_the_readme_calls_it(tool, tmp_path):  # noqa: F811
     (call,) = calls(tmp_path)
     assert (call[0], call[-1]) == ("bud", str(ROOT))
     assert {"--tag=crane", "--build-arg=TORCH=cuda"} <= set(call)
-    (line,) = re.findall(r"tools/container\.sh build .*# (.*)", README)
+    (line,) = re.findall(r"tools/container\.sh build .*# (.*)", TEXT)
     offered = re.findall(r"--[\w-]+", line)
     assert len(offered) == 3
     given = {"--torch": ["cpu"], "--wheels": [str(tmp_path)]}
