@@ -20,9 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, write_text
+from crane_study.fingerprints import code_fingerprint
 from crane_study.measure.benchmarks import LETTERS
 from crane_study.profile import REHEARSAL_SUFFIX, HubSource, Profile, Task
-from crane_study.store import code_fingerprint
 from crane_study.training import CHAT_TEMPLATE, train_tokenizer
 
 _HAN = "天地人山水火木金土日月星风云雨雪花草树鸟鱼马牛羊门路城河海石"

@@ -22,8 +22,8 @@ from typing import Literal
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, read_json, write_json
 from crane_run.sections import Section, plain_code
+from crane_study.fingerprints import imported_modules, source_file
 from crane_study.profile import TOLD, Profile
-from crane_study.store import imported_modules, source_file
 
 _STORE = "store"  # the attribute of a study that makes stages
 _WORTH = 0.5  # seconds that must be gained for a second of a free place: times are estimates

@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import fingerprint
+from crane_lib.files import fingerprint, sha256
 from crane_study import ROOT
+from crane_study.fingerprints import code_fingerprint, imported_modules
 from crane_study.profile import nearest
-from crane_study.store import code_fingerprint, imported_modules
 
 NOTEBOOKS = ROOT / "notebooks"
+EXPECTED = ("claims.yaml", "published.csv", "tolerances.yaml")  # data files that sections read
 CLAIMS = NOTEBOOKS.parent / "expected" / "claims.yaml"
 
 
@@ -67,6 +68,7 @@ class Section:
                 "code": code,
                 "text": self.sources("markdown"),
                 "library": code_fingerprint(modules),
+                "expected": {name: sha256(ROOT / "expected" / name) for name in EXPECTED},
                 "profile": profile,
                 "parameters": parameters,
                 "outside": outside,

@@ -1,4 +1,4 @@
-"""What a run was made on: processor, cores and memory (limits of a container too), threads, GPUs."""
+"""The machine of a run: processor, cores and memory (also as limited by a container), GPUs, threads, peak memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import importlib.util
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,32 +17,189 @@ from typing import Any
 
 import psutil
 
+_MIB = 1 << 20
+_CGROUP = Path("/sys/fs/cgroup")
+_GPU_FIELDS = "name,driver_version,memory.total"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREADS_VARIABLE = "CRANE_THREADS"  # all threads; OMP_NUM_THREADS holds a section's own share
+
+# Settings for threads and memory; none changes a number. Waiting threads sleep instead of spinning: with another
+# program on a core, spinning made training ten to twenty times slower. glibc keeps freed memory for the next tensor
+# instead of returning it to the system and having it zeroed again: a sixth of the time of training.
+RUNTIME = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+}
+
+
+# ---- Description
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine for a manifest; what cannot be determined is None, never an error."""
+    gpus = _gpus()
+    return {
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "usable_cores": _usable_cores(),
+        "core_limit": _core_limit(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "memory_limit_bytes": _memory_limit(),
+        "thread_settings": thread_settings(),
+        "gpus": [{"name": gpu[0], "memory_mib": int(gpu[2])} for gpu in gpus],
+        "gpu_driver": gpus[0][1] if gpus else None,
+        "cuda_runtime": _cuda_runtime(),
+    }
+
+
+def _found(pattern: str, file: Path) -> str | None:
+    """Return the first group of a pattern in a text file, or None."""
+    try:
+        found = re.search(pattern, file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def processor_name() -> str:
+    """Return the name of the processor as the system reports it."""
+    name = _found(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo"))
+    return name.strip() if name else platform.processor() or platform.machine()
+
+
+def granted_cores() -> int:
+    """Return the number of cores that this process may keep busy, which a container may limit."""
+    limit, cores = _core_limit(), _usable_cores() or 1
+    return cores if limit is None else max(1, min(cores, int(limit)))
+
+
+def cores_are_limited() -> bool:
+    """Return whether a container grants less time than the cores that are visible, which libraries overestimate."""
+    return granted_cores() < (_usable_cores() or 1)
+
+
+def granted_memory() -> int:
+    """Return the memory in bytes that this process may use, which a container may limit."""
+    total, limit = int(psutil.virtual_memory().total), _memory_limit()
+    return total if limit is None else min(total, limit)
+
+
+def _usable_cores() -> int | None:
+    """Return the number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _core_limit() -> float | None:
+    """Return the number of cores that a container grants (``docker run --cpus``); None without a limit."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        return round(int(quota) / int(period), 2)
+    except (OSError, ValueError):  # no control group, or "max"
+        return None
+
+
+def _memory_limit() -> int | None:
+    """Return the memory in bytes that a container grants; None without a limit."""
+    limit = _found(r"^(\d+)$", _CGROUP / "memory.max")
+    return None if limit is None else int(limit)
+
+
+def _gpus() -> list[tuple[str, str, str]]:
+    """Return name, driver version and memory (MiB) of every NVIDIA GPU; none if nvidia-smi is missing or fails."""
+    command = ["nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if done.returncode != 0:
+        return []
+    rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines()]
+    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3 and row[2].isdigit()]
+
+
+def _cuda_runtime() -> str | None:
+    """Return the CUDA version that torch was built with, read from its file because loading torch takes seconds."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    return _found(r"^cuda\b.*=\s*'([\d.]+)'", Path(found.origin).with_name("version.py"))
+
+
+# ---- Threads
+
+
+def threads() -> int | None:
+    """Return the number of threads of torch in this process; None if torch is not loaded."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())
+
+
+def thread_settings() -> dict[str, str]:
+    """Return the environment variables that set the number of threads."""
+    return {name: os.environ[name] for name in _THREAD_VARIABLES if os.environ.get(name)}
+
+
+def all_threads() -> int:
+    """Return the number of threads that a single computation uses on this machine."""
+    for name in (THREADS_VARIABLE, "OMP_NUM_THREADS"):
+        given = os.environ.get(name, "")
+        if given.isdigit() and int(given):
+            return int(given)
+    return granted_cores()
+
+
+@contextmanager
+def on_all_threads() -> Iterator[None]:
+    """Let torch, if it is loaded, compute with all threads during the block."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(all_threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- Peak memory
+
 HIGH_WATER_MARK = "high-water mark of the process, reset before"
 SAMPLED = "sampled"
-WHOLE_PROCESS = "high-water mark of the process since its start"
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_RESET = "5"  # what the kernel wants to hear to set VmHWM back (man 5 proc)
-_MIB = 1 << 20
-_STAGE_INTERVAL = 0.02  # seconds between samples where the mark cannot be reset
+_RESET = "5"  # resets VmHWM (man 5 proc)
+_STAGE_INTERVAL = 0.02  # seconds between samples if the mark cannot be reset
 _SECTION_INTERVAL = 0.5
 
 
 @dataclass
 class Peak:
-    """Highest memory seen, in MiB, and how it was measured; None where it could not be."""
+    """Highest memory in MiB and how it was measured; None if it could not be measured.
+
+    gpu_mib : allocated by torch, summed over GPUs; None if no GPU was used
+    """
 
     resident_mib: float | None = None
-    gpu_mib: float | None = None  # allocated by torch, summed over GPUs; None where no GPU was used
+    gpu_mib: float | None = None
     measure: str = ""
 
     def rounded(self) -> float | None:
-        """Resident memory to a tenth of a MiB."""
+        """Return the resident memory to a tenth of a MiB."""
         return None if self.resident_mib is None else round(self.resident_mib, 1)
 
 
+def _mark() -> float | None:
+    """Return the high-water mark of this process's resident memory, in MiB."""
+    kib = _found(r"^VmHWM:\s+(\d+) kB$", _STATUS)
+    return None if kib is None else int(kib) / 1024
+
+
 def _reset_mark() -> bool:
-    """Set this process's high-water mark back to what it holds now; False where the system does not let us."""
+    """Reset the high-water mark; return False if the system does not allow it."""
     try:
         _CLEAR.write_text(_RESET, encoding="ascii")
     except OSError:
@@ -51,69 +207,36 @@ def _reset_mark() -> bool:
     return _mark() is not None
 
 
-def _mark() -> float | None:
-    """High-water mark of this process's resident memory, in MiB."""
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), flags=re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) / 1024 if found else None
-
-
-def _since_start() -> float:
-    """Highest resident memory of this process since it started, in MiB."""
-    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / _MIB
-
-
 def _cuda() -> Any | None:
-    """torch.cuda if this process uses a GPU already; asking never starts CUDA nor loads torch."""
+    """Return torch.cuda if this process uses a GPU already; starts neither CUDA nor torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
-def _gpu_peak() -> float | None:
-    cuda = _cuda()
-    if cuda is None:
-        return None
-    return round(sum(cuda.max_memory_allocated(number) for number in range(cuda.device_count())) / _MIB, 1)
-
-
-def _reset_gpu() -> None:
-    cuda = _cuda()
-    if cuda is not None:
-        for number in range(cuda.device_count()):
-            cuda.reset_peak_memory_stats(number)
-
-
 @contextmanager
 def measuring() -> Iterator[Peak]:
-    """Measure this process during the block; the yielded `Peak` is filled in at its end. Blocks do not nest."""
-    peak = Peak()
-    _reset_gpu()
-    sampler = None
-    if _reset_mark():
-        peak.measure = HIGH_WATER_MARK
-    else:
-        sampler = _Sampler([psutil.Process()], _STAGE_INTERVAL)
-        peak.measure = SAMPLED
+    """Measure this process during the block; the `Peak` is filled in at its end. Blocks do not nest."""
+    before = _cuda()
+    if before is not None:
+        for number in range(before.device_count()):
+            before.reset_peak_memory_stats(number)
+    sampler = None if _reset_mark() else _Sampler([psutil.Process()], _STAGE_INTERVAL)
+    peak = Peak(measure=SAMPLED if sampler else HIGH_WATER_MARK)
     try:
         yield peak
     finally:
-        if sampler is None:
-            peak.resident_mib = _mark()
-        else:
-            peak.resident_mib = sampler.stop()
-            if peak.resident_mib is None:
-                peak.resident_mib, peak.measure = _since_start(), WHOLE_PROCESS
-        peak.gpu_mib = _gpu_peak()
+        peak.resident_mib = sampler.stop() if sampler else _mark()
+        after = _cuda()
+        if after is not None:
+            allocated = sum(after.max_memory_allocated(number) for number in range(after.device_count()))
+            peak.gpu_mib = round(allocated / _MIB, 1)
 
 
 @contextmanager
 def measuring_children(variable: str, value: str) -> Iterator[Peak]:
-    """Measure the processes started during the block that have an environment variable set to a value, together.
+    """Measure all processes started during the block that have an environment variable set to a value.
 
-    Their resident memory is summed (pages that they share count for each) and looked at twice a second.
+    Their resident memory is summed (shared pages count once per process) and sampled twice a second.
     """
     peak = Peak(measure=SAMPLED)
     sampler = _Sampler(_Children(variable, value), _SECTION_INTERVAL)
@@ -124,11 +247,11 @@ def measuring_children(variable: str, value: str) -> Iterator[Peak]:
 
 
 class _Children:
-    """Descendants of this process that have an environment variable set to a value, as they are when iterated."""
+    """Descendants of this process with an environment variable set to a value, at the time of iteration."""
 
     def __init__(self, variable: str, value: str) -> None:
         self._wanted = (variable, value)
-        # Those that have it. Who lacks it is asked again: between fork and exec the environment is the parent's.
+        # Only matches are remembered: between fork and exec a child has its parent's environment.
         self._known: set[psutil.Process] = set()
 
     def __iter__(self) -> Iterator[psutil.Process]:
@@ -145,9 +268,9 @@ class _Children:
 
 
 class _Sampler:
-    """Thread that keeps the highest sum of the resident memory of processes."""
+    """Thread that records the highest sum of the resident memory of processes."""
 
-    def __init__(self, processes: Any, interval: float) -> None:
+    def __init__(self, processes: Iterable[psutil.Process], interval: float) -> None:
         self._processes = processes
         self._interval = interval
         self._highest: float | None = None
@@ -156,172 +279,24 @@ class _Sampler:
         self._thread.start()
 
     def _run(self) -> None:
-        while True:
+        self._look()
+        while not self._stop.wait(self._interval):
             self._look()
-            if self._stop.wait(self._interval):
-                return
 
     def _look(self) -> None:
-        total, seen = 0, False
+        sizes = []
         try:
             for process in self._processes:
                 try:
-                    total += process.memory_info().rss
-                    seen = True
+                    sizes.append(process.memory_info().rss)
                 except (psutil.Error, OSError):  # it has just ended
                     continue
         except (psutil.Error, OSError):
             return
-        if seen:
-            self._highest = max(self._highest or 0.0, total / _MIB)
+        if sizes:
+            self._highest = max(self._highest or 0.0, sum(sizes) / _MIB)
 
     def stop(self) -> float | None:
         self._stop.set()
         self._thread.join()
         return self._highest
-
-
-def threads() -> int | None:
-    """Threads that torch computes with in this process; None where torch is not loaded."""
-    torch = sys.modules.get("torch")
-    return None if torch is None else int(torch.get_num_threads())
-
-
-def thread_settings() -> dict[str, str]:
-    """Environment variables that set the number of threads, as far as they are set."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
-
-
-_CGROUP = Path("/sys/fs/cgroup")
-_GPU_FIELDS = "name,driver_version,memory.total"
-
-
-def describe_machine() -> dict[str, Any]:
-    """The machine as a manifest has it; what cannot be known is None, never an error."""
-    gpus = _gpus()
-    return {
-        "system": platform.platform(),
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "usable_cores": _usable_cores(),
-        "core_limit": _core_limit(),
-        "memory_bytes": int(psutil.virtual_memory().total),
-        "memory_limit_bytes": _number(_CGROUP / "memory.max"),
-        "thread_settings": thread_settings(),
-        "gpus": [{"name": gpu[0], "memory_mib": int(gpu[2])} for gpu in gpus],
-        "gpu_driver": gpus[0][1] if gpus else None,
-        "cuda_runtime": _cuda_runtime(),
-    }
-
-
-def processor_name() -> str:
-    """Name of the processor, as the system tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def granted_cores() -> int:
-    """Cores that this process may keep busy: those it may run on, or fewer where a container grants less time."""
-    limit = _core_limit()
-    cores = _usable_cores() or 1
-    return cores if limit is None else max(1, min(cores, int(limit)))
-
-
-def cores_are_limited() -> bool:
-    """Whether a container grants less time than the cores that this process sees, which libraries then overrate."""
-    return granted_cores() < (_usable_cores() or 1)
-
-
-def granted_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or fewer where a container grants less."""
-    total = int(psutil.virtual_memory().total)
-    limit = _number(_CGROUP / "memory.max")
-    return total if limit is None else min(total, limit)
-
-
-def _usable_cores() -> int | None:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _core_limit() -> float | None:
-    """Cores' worth of time that a container grants (``docker run --cpus``), None for no limit."""
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
-        return round(int(quota) / int(period), 2)
-    except (OSError, ValueError):  # no control group, or "max"
-        return None
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-
-
-def _gpus() -> list[tuple[str, str, str]]:
-    """Name, driver version and memory (MiB) of every NVIDIA GPU, none where nvidia-smi is not there or fails."""
-    command = ["nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    if done.returncode != 0:
-        return []
-    rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines()]
-    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3 and row[2].isdigit()]
-
-
-def _cuda_runtime() -> str | None:
-    """CUDA version that torch was built with; read from its file, for loading torch takes seconds and memory."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return None
-    try:
-        text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    version = re.search(r"^cuda\b.*=\s*'([\d.]+)'", text, flags=re.MULTILINE)
-    return version[1] if version else None
-
-
-THREADS_VARIABLE = "CRANE_THREADS"  # all threads, told to a section whose own share is in OMP_NUM_THREADS
-
-# Settings of what computes; none changes a number. Threads that wait for one another sleep instead of spinning: where
-# another program wants a core, spinning made training ten to twenty times slower. And glibc keeps freed memory for the
-# next tensor instead of giving it back to the system and having it zeroed anew: a sixth of the time of training.
-RUNTIME = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-}
-
-
-def all_threads() -> int:
-    """Threads that a single computation uses on this machine."""
-    for name in (THREADS_VARIABLE, "OMP_NUM_THREADS"):
-        given = os.environ.get(name, "")
-        if given.isdigit() and int(given):
-            return int(given)
-    return granted_cores()
-
-
-@contextmanager
-def on_all_threads() -> Iterator[None]:
-    """Let torch, if it is loaded, compute with all threads during the block, and afterwards with as many as before."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(all_threads())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

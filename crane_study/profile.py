@@ -1,20 +1,54 @@
-"""Profiles: everything a run of the study can be told, read from ``configs/<name>.yaml`` and validated."""
+"""Profiles: all settings of a study, read from ``configs/<name>.yaml`` or a user's file and validated."""
 
 from __future__ import annotations
 
 import difflib
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from crane_lib.errors import CraneError
 from crane_study import ROOT
 
+CONFIGS = ROOT / "configs"
+TEMPLATE = "template"  # configs/template.yaml, a profile to start from
+ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
+DEFAULT_ARTIFACTS = ROOT / "artifacts"
+REHEARSAL_SUFFIX = "-rehearsal"  # of the name of a profile that only rehearses
+TOLD = ("description", "expected_seconds", "calibration_seconds", "needs")  # information; no result depends on it
+COMPARED_METHODS = ("kurtosis", "contrast", "lape")  # the claims are about these
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    """Make a path absolute from the folder of the profile's file, which the context of validation names."""
+    folder = (info.context or {}).get("folder")
+    return (folder / path).resolve() if folder is not None and not path.is_absolute() else path
+
+
+def _absolute_name(name: str, info: ValidationInfo) -> str:
+    """Make the name of a folder absolute; an id of the hub stays."""
+    return str(_absolute(Path(name), info)) if name.startswith((".", "/")) else name
+
+
+File = Annotated[Path, AfterValidator(_absolute)]
+IdOrFolder = Annotated[str, AfterValidator(_absolute_name)]
 Count = Annotated[int, Field(ge=1)]
-Gigabytes = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Strict(BaseModel):
@@ -24,23 +58,23 @@ class Strict(BaseModel):
 
 
 class HubModel(Strict):
-    """A model of the hub by id and revision, or a Hugging Face directory (``./``, ``../`` or ``/`` before it)."""
+    """A model of the hub by id and revision, or a Hugging Face directory (beginning with ``./``, ``../`` or ``/``)."""
 
-    id: str
+    id: IdOrFolder
     revision: str = "main"
-    gated: bool = False  # the hub gives it only to those who accepted its licence
+    gated: bool = False  # only for users who accepted its licence on the hub
 
 
 class HubText(Strict):
-    """Text of one language: a data set of the hub, streamed and sampled, or a file of the user's."""
+    """Text of one language: a data set of the hub, streamed and sampled, or a file of the user."""
 
-    dataset: str | None = None
+    dataset: IdOrFolder | None = None
     config: str | None = None
     split: str = "train"
     field: str = "text"
     revision: str = "main"
     gated: bool = False
-    file: Path | None = None
+    file: File | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> HubText:
@@ -50,23 +84,22 @@ class HubText(Strict):
 
 
 class Sampling(Strict):
-    """How a sample is drawn from a stream.
+    """Sampling from a stream.
 
-    A data set on the hub lies in shards (C4-en: 1,024 files). Shards are drawn at random without replacement; of each
-    the first `window` documents are read, and as many kept as every shard is to give, each with the same chance.
-    With all shards and no window the sample is uniform; with fewer it is uniform over what was read.
+    A data set on the hub consists of shards (C4-en: 1,024 files). Shards are drawn at random without replacement. The
+    first `window` documents of each are read, and every shard gives the same number of them, each with equal
+    probability. With all shards and no window the sample is uniform; otherwise it is uniform over what was read.
     """
 
-    random_seed: Annotated[int, Field(ge=0)] = 42
+    random_seed: NotNegative = 42
     shards: Count = 16
-    window: Annotated[int, Field(ge=0)] = 20_000  # documents read of each shard; 0: all of it
+    window: NotNegative = 20_000  # documents read from each shard; 0: all
 
 
 class HubSource(Strict):
     """Published models and corpora, from the hub or its cache.
 
-    `architecture` is what the models' own configuration says (the keys of ``config.json``); a rehearsal makes its small
-    model of that kind.
+    `architecture` holds keys of the models' ``config.json``; a rehearsal makes a small model with them.
     """
 
     kind: Literal["hub"]
@@ -80,63 +113,8 @@ class HubSource(Strict):
     trust_remote_code: bool = False
 
 
-class Task(Strict):
-    """A language's published benchmark, from the hub or from a folder in its published schema (`path`)."""
-
-    name: Literal["mmlu", "ceval", "belebele"]
-    path: Path | None = None
-    dataset: str | None = None  # another copy of it on the hub
-    revision: str = "main"
-    config: str = "vie_Latn"  # Belebele's language
-    subjects: tuple[str, ...] | None = None  # some of MMLU's or C-Eval's; all unless given
-    limit: Count | None = None  # questions a subject
-
-
-class Needs(Strict):
-    """What a run takes; looked at before any work. Zero: nothing worth checking."""
-
-    gpu_memory_gb: Gigabytes = 0
-    memory_gb: Gigabytes = 0
-    disk_gb: Gigabytes = 0  # in the artifacts folder
-    download_gb: Gigabytes = 0  # into the hub's cache
-    hours: Annotated[float, Field(ge=0)] = 0  # said, not checked
-
-
-def absolute_source(source: HubSource, folder: Path) -> HubSource:
-    """A hub source with its local paths made absolute from the folder of the profile's file."""
-
-    def place(name: str | None) -> str | None:
-        return str((folder / name).resolve()) if name is not None and name.startswith((".", "/")) else name
-
-    def model(given: HubModel | None) -> HubModel | None:
-        return given and given.model_copy(update={"id": place(given.id)})
-
-    def text(given: HubText) -> HubText:
-        file = (folder / given.file).resolve() if given.file else None
-        return given.model_copy(update={"dataset": place(given.dataset), "file": file})
-
-    return source.model_copy(
-        update={
-            "base_model": model(source.base_model),
-            "chat_model": model(source.chat_model),
-            "texts": {language: text(given) for language, given in source.texts.items()},
-        }
-    )
-
-
-def absolute_tasks(tasks: dict[str, Task], folder: Path) -> dict[str, Task]:
-    """Tasks with their local paths made absolute from the folder of the profile's file."""
-    return {
-        language: task.model_copy(update={"path": (folder / task.path).resolve() if task.path else None})
-        for language, task in tasks.items()
-    }
-
-
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
 class Knowledge(Strict):
-    """How the embedded facts, questions and documents are drawn (`crane_study.data`)."""
+    """Numbers of embedded facts, questions and documents (`crane_study.data`)."""
 
     facts_per_subject: Count = 96
     facts_per_answer: Count = 24
@@ -169,7 +147,7 @@ class Training(Strict):
 
 
 class EmbeddedSource(Strict):
-    """A model trained on the spot from facts that come with a package."""
+    """A model trained here, on facts that come with a package."""
 
     kind: Literal["embedded"]
     knowledge: Knowledge = Knowledge()
@@ -179,18 +157,18 @@ class EmbeddedSource(Strict):
 
 
 class LocalSource(Strict):
-    """A model in a Hugging Face directory and text of the user's own.
+    """The user's own model, in a Hugging Face directory, and texts.
 
-    ``texts`` names for each language a ``.txt`` file (documents parted by blank lines) or a ``.jsonl`` file (field
+    ``texts`` names for each language a ``.txt`` file (documents separated by blank lines) or a ``.jsonl`` file (field
     ``text``); ``questions`` a ``.jsonl`` file of four-way questions (question, options, gold, optionally subject).
     Paths are relative to the profile's file.
     """
 
     kind: Literal["local"]
-    base_model: Path
-    chat_model: Path | None = None
-    texts: dict[str, Path]
-    questions: dict[str, Path] | None = None
+    base_model: File
+    chat_model: File | None = None
+    texts: dict[str, File]
+    questions: dict[str, File] | None = None
     relevance_documents: Count = 300
     perplexity_documents: Count = 100
     trust_remote_code: bool = False
@@ -203,7 +181,7 @@ class Relevance(Strict):
     objectives: tuple[Literal["gold_logit", "log_probability"], ...] = ("gold_logit", "log_probability")
     token_budget: Count = 4096
     max_length: Count = 2048
-    checkpointing: bool = False  # every layer computed twice, for less memory
+    checkpointing: bool = False  # compute every layer twice, to save memory
     processes: Count = 1  # on this machine; see docs/distributed.md for more
 
 
@@ -212,9 +190,6 @@ class Lape(Strict):
 
     threshold_quantile: Share = 0.95
     share: Share = 0.01
-
-
-COMPARED_METHODS = ("kurtosis", "contrast", "lape")  # the claims are about these
 
 
 class Selection(Strict):
@@ -229,8 +204,9 @@ class Selection(Strict):
     @field_validator("methods")
     @classmethod
     def _registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from crane_lib.methods import METHODS  # here, so that the command line starts without numpy
-
+        # Not an import statement: the command line starts without numpy, and the code of the methods does not become
+        # part of the key of every stage that reads a section of the profile.
+        METHODS = import_module("crane_lib.methods").METHODS
         for name in names:
             if name not in METHODS:
                 raise ValueError(f"no method {name!r} is registered; {nearest(name, list(METHODS))}")
@@ -241,77 +217,92 @@ class Selection(Strict):
 
 
 class Controls(Strict):
-    """Dose-response curves, random controls and the ablation of selection rules, on some of the texts.
+    """Dose-response curves, random controls and variants of the methods, on a sample of the texts.
 
-    The documents and questions are a seeded sample of each language's; accuracy is measured at `question_budgets` only.
+    `documents` and `questions` are random samples per language; accuracy is measured at `question_budgets` only.
     """
 
     budgets: Annotated[tuple[Share, ...], Field(min_length=2)] = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
     question_budgets: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05, 0.1, 0.2, 0.3, 0.5)
-    draws: Count = 5  # random sets a budget other than the common one, which has selection.random_draws
+    draws: Count = 5  # random sets per budget; the common budget has selection.random_draws
     documents: Count = 30
     questions: Count = 40
     ablation: Literal["all", "few"] = "all"
 
 
 class GroundTruth(Strict):
-    """Ablation of every single neuron: held-out documents a language that its effect is measured on; 0: not done.
+    """Ablation of every single neuron, measured on `documents` held-out documents per language; 0: not done.
 
-    It takes a forward pass of these documents a neuron, so it is for small models.
+    It takes one forward pass per neuron, so it is for small models.
     """
 
-    documents: Annotated[int, Field(ge=0)] = 0
+    documents: NotNegative = 0
+
+
+class Task(Strict):
+    """Published benchmark of one language, from the hub or from a folder in its published schema (`path`)."""
+
+    name: Literal["mmlu", "ceval", "belebele"]
+    path: File | None = None
+    dataset: str | None = None  # a copy of it on the hub
+    revision: str = "main"
+    config: str = "vie_Latn"  # Belebele's language
+    subjects: tuple[str, ...] | None = None  # of MMLU or C-Eval; default: all
+    limit: Count | None = None  # questions per subject
 
 
 class Evaluation(Strict):
-    """Question answering under a mask: what stands between prompt and answer, a language, and in a chat template.
+    """Question answering under masks.
 
-    `tasks` puts published benchmarks in the place of the source's own questions, one a language.
+    `target_delimiter` is the text between prompt and answer, per language. `tasks` replaces the source's own questions
+    by published benchmarks, one per language.
     """
 
     batch_size: Count = 64
-    target_delimiter: dict[str, str] = {}  # a space unless given
-    chat_target_delimiter: str = ""  # where the chat model is asked in its template; elsewhere as the base model
-    chat_template: bool = True  # ask the chat model in its template, where it has one
+    target_delimiter: dict[str, str] = {}  # default: a space
+    chat_target_delimiter: str = ""  # in the chat template
+    chat_template: bool = True  # ask the chat model in its template, if it has one
     tasks: dict[str, Task] = {}
-    few_shot: Annotated[int, Field(ge=0)] = 5  # worked examples before a question of a task
-    random_seed: Annotated[int, Field(ge=0)] = 2025  # of the draw of examples
+    few_shot: NotNegative = 5  # worked examples before each question of a task
+    random_seed: NotNegative = 2025  # of the draw of examples
 
 
 class OpenEnded(Strict):
-    """Open-ended generation by the chat model, and who judges it.
+    """Open-ended generation by the chat model, and its judges.
 
-    ``questions`` names for each language a text file, one question a line, the same number in every file; the embedded
-    model has questions of its own. Paths are relative to the profile's file. The endpoint's address, model and key
-    come from the environment (``CRANE_JUDGE_URL``, ``CRANE_JUDGE_MODEL``, ``CRANE_JUDGE_KEY``).
+    ``questions`` names for each language a text file with one question per line, the same number in every file; the
+    embedded model has its own questions. Paths are relative to the profile's file. Address, model and key of the
+    endpoint come from the environment (``CRANE_JUDGE_URL``, ``CRANE_JUDGE_MODEL``, ``CRANE_JUDGE_KEY``).
     """
 
-    questions: dict[str, Path] | None = None
-    embedded_questions: Count = 40  # a language
+    questions: dict[str, File] | None = None
+    embedded_questions: Count = 40  # per language
     max_new_tokens: Count = 32
     repetition_penalty: Annotated[float, Field(ge=1)] = 1.1
     batch_size: Count = 32
-    random_draws: Annotated[int, Field(ge=0)] = 3
+    random_draws: NotNegative = 3
     judge: Literal["offline", "endpoint", "both"] = "offline"
     judgings: Count = 3
     concurrency: Count = 8
 
 
 class Paper(Strict):
-    """What of a study is the paper's own, so that published values may stand beside ours (notebook 08)."""
+    """Parts of a study that equal the paper's, so that published values can be compared with ours (notebook 08)."""
 
     model: Literal["Llama-2-7b"] | None = None  # checked against the sizes in config.json
-    benchmarks: dict[str, Literal["MMLU", "C-Eval", "Belebele-vi"]] = {}  # which questions a language is asked
-    open_questions: bool = False  # open_ended.questions are the paper's 70; that so many are asked is checked
-    lape_list: Path | None = None  # neurons as LAPE's authors published them, a .pth file
+    benchmarks: dict[str, Literal["MMLU", "C-Eval", "Belebele-vi"]] = {}  # questions by language
+    open_questions: bool = False  # open_ended.questions are the paper's 70; the number is checked
+    lape_list: File | None = None  # neurons published by LAPE's authors, a .pth file
 
 
-ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
-DEFAULT_ARTIFACTS = ROOT / "artifacts"
-REHEARSAL_SUFFIX = "-rehearsal"  # of the name of a profile that only rehearses
-TEMPLATE = "template"  # configs/template.yaml, a profile to start from
-TOLD = ("description", "expected_seconds", "calibration_seconds", "needs")  # said to people; no result depends on it
-CONFIGS = ROOT / "configs"
+class Needs(Strict):
+    """Resources of a run, checked before any work. Zero: not checked."""
+
+    gpu_memory_gb: Amount = 0
+    memory_gb: Amount = 0
+    disk_gb: Amount = 0  # in the artifacts folder
+    download_gb: Amount = 0  # into the hub's cache
+    hours: Amount = 0  # information, not checked
 
 
 class Profile(Strict):
@@ -320,7 +311,7 @@ class Profile(Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     description: str
     languages: dict[str, str] = {"en": "English", "zh": "Chinese", "vi": "Vietnamese"}
-    random_seed: Annotated[int, Field(ge=0)] = 0
+    random_seed: NotNegative = 0
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     source: Annotated[EmbeddedSource | LocalSource | HubSource, Field(discriminator="kind")]
@@ -331,65 +322,51 @@ class Profile(Strict):
     evaluation: Evaluation = Evaluation()
     open_ended: OpenEnded = OpenEnded()
     paper: Paper = Paper()
-    expected_seconds: dict[str, float] = {}  # of each section by its number, when nothing can be reused
-    calibration_seconds: Annotated[float, Field(gt=0)] | None = None  # of the machine that they were taken on
+    expected_seconds: dict[str, float] = {}  # by section number, when nothing can be reused
+    calibration_seconds: Annotated[float, Field(gt=0)] | None = None  # of the machine of expected_seconds
     needs: Needs = Needs()
-    rehearsal: bool = False  # a small random model and made-up data stand in; set by --rehearse
+    rehearsal: bool = False  # with a small random model and made-up data; set by --rehearse
 
     @model_validator(mode="after")
     def _languages_agree(self) -> Profile:
-        if len(self.languages) < 2:
-            raise ValueError(
-                f"languages: has {list(self.languages)}, at least two are needed to tell what is specific to one"
-            )
+        languages = list(self.languages)
+        if len(languages) < 2:
+            raise ValueError(f"languages: has {languages}, at least two are needed to tell what is specific to one")
+        named: dict[str, Any] = {
+            "open_ended.questions": self.open_ended.questions,
+            "evaluation.tasks": self.evaluation.tasks or None,
+        }
+        if isinstance(self.source, EmbeddedSource):
+            if set(languages) != {"en", "zh", "vi"}:
+                facts = "the embedded facts are in en, zh and vi"
+                raise ValueError(f"languages: has {languages}, {facts}; use a local source for others")
+        else:
+            named["source.texts"] = self.source.texts
         if isinstance(self.source, LocalSource):
-            for field in ("texts", "questions"):
-                given = getattr(self.source, field)
-                if given is not None and set(given) != set(self.languages):
-                    raise ValueError(
-                        f"source.{field}: has {sorted(given)}, the languages are {sorted(self.languages)}; "
-                        "name one file a language"
-                    )
-        elif isinstance(self.source, HubSource):
-            if set(self.source.texts) != set(self.languages):
+            named["source.questions"] = self.source.questions
+        for name, given in named.items():
+            if given is not None and set(given) != set(languages):
                 raise ValueError(
-                    f"source.texts: has {sorted(self.source.texts)}, the languages are {sorted(self.languages)}; "
-                    "name one corpus a language"
+                    f"{name}: has {sorted(given)}, the languages are {sorted(languages)}; name one entry per language"
                 )
-        elif set(self.languages) != {"en", "zh", "vi"}:
-            raise ValueError(
-                f"languages: has {list(self.languages)}, the embedded facts are in en, zh and vi; "
-                "use a local source for others"
-            )
-        asked = self.open_ended.questions
-        if asked is not None and set(asked) != set(self.languages):
-            raise ValueError(
-                f"open_ended.questions: has {sorted(asked)}, the languages are {sorted(self.languages)}; "
-                "name one file a language"
-            )
-        if self.evaluation.tasks and set(self.evaluation.tasks) != set(self.languages):
-            raise ValueError(
-                f"evaluation.tasks: has {sorted(self.evaluation.tasks)}, the languages are {sorted(self.languages)}; "
-                "name one task a language"
-            )
         return self
 
     @property
     def has_needs(self) -> bool:
-        """Whether a preflight has anything to look at."""
-        needs = self.needs.model_copy(update={"disk_gb": 0})  # every run looks at its disk
+        """Return whether a preflight has anything to check."""
+        needs = self.needs.model_copy(update={"disk_gb": 0})  # every run checks its disk
         named = (self.evaluation.tasks, self.open_ended.questions, self.paper.lape_list)
         judge = self.open_ended.judge != "offline"
         return isinstance(self.source, HubSource) or needs != Needs() or any(named) or judge
 
     @property
     def has_chat(self) -> bool:
-        """Whether there is a chat model."""
+        """Return whether there is a chat model."""
         return isinstance(self.source, EmbeddedSource) or self.source.chat_model is not None
 
     @property
     def no_open_ended(self) -> str:
-        """Why there is no open-ended generation, empty where there is."""
+        """Reason why there is no open-ended generation; empty if there is."""
         if not self.has_chat:
             return "the profile names no chat model (source.chat_model)"
         if not isinstance(self.source, EmbeddedSource) and self.open_ended.questions is None:
@@ -398,14 +375,14 @@ class Profile(Strict):
 
     @property
     def is_gated(self) -> bool:
-        """Whether a model or corpus asks for a licence to be accepted on the hub."""
+        """Return whether a licence of a model or corpus must be accepted on the hub."""
         if not isinstance(self.source, HubSource):
             return False
         models = [model for model in (self.source.base_model, self.source.chat_model) if model is not None]
         return any(model.gated for model in models) or any(text.gated for text in self.source.texts.values())
 
     def resolved(self) -> dict[str, Any]:
-        """The profile with every default filled in, as plain values."""
+        """Return the profile with all defaults, as plain values."""
         return self.model_dump(mode="json")
 
 
@@ -413,19 +390,19 @@ _KINDS: dict[Any, Any] = {"embedded": EmbeddedSource, "local": LocalSource, "hub
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """``, did you mean 'x'?`` for the known word most like `word`, or the known words."""
+    """Return ``did you mean 'x'?`` for the known word closest to `word`, or list the known words."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:
-    """Names of the fields that the section of the profile at `path` has."""
+    """Return the names of the fields of the section at `path`."""
     model: Any = Profile
     in_dictionary = False
     for part in path:
         if part in _KINDS:
             model = _KINDS[part]
-        elif in_dictionary:  # a language; what it names is the section
+        elif in_dictionary:  # a language, whose value is the section
             in_dictionary = False
         else:
             field = getattr(model, "model_fields", {}).get(part)
@@ -436,7 +413,7 @@ def _known_keys(path: tuple[Any, ...]) -> list[str]:
 
 
 def _first_error(error: ValidationError) -> str:
-    """One line on the first thing wrong in a profile."""
+    """Describe the first error of a profile in one line."""
     first = error.errors()[0]
     location = tuple(first["loc"])
     name = ".".join(str(part) for part in location if part not in _KINDS)
@@ -444,23 +421,23 @@ def _first_error(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key {name!r}; {nearest(str(location[-1]), _known_keys(location[:-1]))}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    if not name:  # what a check of the whole profile found says itself what it saw
+    if not name:  # checks of the whole profile name what was seen
         return message + more
     return f"{name}: {message} (seen: {str(first.get('input'))[:60]!r}){more}"
 
 
 def artifacts_root(given: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of all runs: the one given, else of the environment, else ``artifacts/`` of the repository."""
+    """Return the folder of all runs: as given, else from the environment, else ``artifacts/`` of the repository."""
     return Path(given or os.environ.get(ARTIFACTS_VARIABLE) or DEFAULT_ARTIFACTS).resolve()
 
 
 def profile_names() -> list[str]:
-    """Names of the profiles in ``configs/``."""
+    """Return the names of the profiles in ``configs/``."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != TEMPLATE)
 
 
 def profile_path(name: str) -> Path:
-    """File of a profile given by name or by path.
+    """Return the file of a profile given by name or by path.
 
     Raises
     ------
@@ -497,38 +474,6 @@ def load_profile(name: str) -> Profile:
         raise CraneError(f"profile {path.name}: expected keys and values, saw {type(values).__name__}")
     values.setdefault("name", path.stem)
     try:
-        profile = Profile.model_validate(values)
+        return Profile.model_validate(values, context={"folder": path.parent})
     except ValidationError as error:
         raise CraneError(f"profile {path.name}: {_first_error(error)}") from error
-    if isinstance(profile.source, LocalSource):
-        profile = profile.model_copy(update={"source": _absolute(profile.source, path.parent)})
-    elif isinstance(profile.source, HubSource):
-        profile = profile.model_copy(update={"source": absolute_source(profile.source, path.parent)})
-    if profile.evaluation.tasks:
-        tasks = absolute_tasks(profile.evaluation.tasks, path.parent)
-        evaluation = profile.evaluation.model_copy(update={"tasks": tasks})
-        profile = profile.model_copy(update={"evaluation": evaluation})
-    if profile.open_ended.questions is not None:
-        asked = {language: (path.parent / file).resolve() for language, file in profile.open_ended.questions.items()}
-        open_ended = profile.open_ended.model_copy(update={"questions": asked})
-        profile = profile.model_copy(update={"open_ended": open_ended})
-    if profile.paper.lape_list is not None:
-        listed = (path.parent / profile.paper.lape_list).resolve()
-        profile = profile.model_copy(update={"paper": profile.paper.model_copy(update={"lape_list": listed})})
-    return profile
-
-
-def _absolute(source: LocalSource, folder: Path) -> LocalSource:
-    """Paths of a local source, made absolute from the folder of the profile's file."""
-
-    def absolute(path: Path) -> Path:
-        return path if path.is_absolute() else (folder / path).resolve()
-
-    return source.model_copy(
-        update={
-            "base_model": absolute(source.base_model),
-            "chat_model": absolute(source.chat_model) if source.chat_model else None,
-            "texts": {language: absolute(path) for language, path in source.texts.items()},
-            "questions": {k: absolute(path) for k, path in source.questions.items()} if source.questions else None,
-        }
-    )

@@ -18,9 +18,12 @@ _INTERVAL = 0.5  # seconds between writes of the file
 
 
 class Task:
-    """Something being done step by step; `advance` after each, `skip` what was done before."""
+    """Work done step by step: call `advance` after each step, `skip` for steps done before.
 
-    def __init__(self, description: str, total: int) -> None:
+    delay : seconds before its progress is shown
+    """
+
+    def __init__(self, description: str, total: int, *, delay: float = 0.0) -> None:
         self.description, self.total, self.done = description, total, 0
         self.started = time.monotonic()
         self._skipped = 0
@@ -28,7 +31,13 @@ class Task:
         path = os.environ.get(FILE_VARIABLE)
         self._path = Path(path) if path else None
         self._bar: Progress | None = None
-        if self._path is None and sys.stderr.isatty():
+        self._delay = delay
+        if not delay:
+            self._show()
+
+    def _show(self) -> None:
+        """Start the bar, if there is a terminal."""
+        if self._path is None and self._bar is None and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -39,23 +48,27 @@ class Task:
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._id = self._bar.add_task(description, total=total, note="")
+            self._id = self._bar.add_task(self.description, total=self.total, completed=self.done, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Say that `steps` more are done; `note` is shown beside the bar ("loss 0.91")."""
+        """Count `steps` as done; `note` is shown next to the bar ("loss 0.91")."""
         self.done += steps
+        if self._delay:
+            if time.monotonic() - self.started < self._delay:
+                return
+            self._show()
         if self._bar is not None:
-            self._bar.update(self._id, advance=steps, note=note)
+            self._bar.update(self._id, completed=self.done, note=note)
         if self._path is not None and (time.monotonic() - self._written > _INTERVAL or self.done >= self.total):
             self._written = time.monotonic()
             self._write(note)
 
     def skip(self, steps: int) -> None:
-        """Count `steps` that cost no time now, so that the time left does not come out too short."""
+        """Count `steps` that took no time now, so that the time left is not underestimated."""
         self.done += steps
         self._skipped += steps
         if self._bar is not None:
-            self._bar.tasks[0].completed += steps  # not through the bar, which would take it for speed
+            self._bar.tasks[0].completed += steps  # Progress.update would count it as speed
 
     def _write(self, note: str) -> None:
         elapsed = time.monotonic() - self.started
@@ -68,7 +81,7 @@ class Task:
         os.replace(temporary, self._path)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar and the file."""
         if self._bar is not None:
             self._bar.stop()
         if self._path is not None:
@@ -76,9 +89,9 @@ class Task:
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Task]:
-    """Show the progress of a block of work with the time left."""
-    task = Task(description, total)
+def progress(description: str, total: int, *, delay: float = 0.0) -> Iterator[Task]:
+    """Show the progress of a block of work and the time left, after `delay` seconds."""
+    task = Task(description, total, delay=delay)
     try:
         yield task
     finally:
@@ -86,9 +99,9 @@ def progress(description: str, total: int) -> Iterator[Task]:
 
 
 def advancing(task: Task) -> Callable[[int, int], None]:
-    """A callback `(done, total)` that moves `task` by what has been done since the last call.
+    """Return a callback `(done, total)` that advances `task` by what was done since the last call.
 
-    The first call says where the work starts: that much was done before.
+    The first call gives the start: what was done before.
     """
     before: int | None = None
 
@@ -104,7 +117,7 @@ def advancing(task: Task) -> Callable[[int, int], None]:
 
 
 def read_progress(path: Path) -> str:
-    """One line on the work that another process reports in `path`, empty where it reports none."""
+    """Return one line on the work that another process reports in `path`; empty if it reports none."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
-"""A profile and the folder of its results: what every step of a study knows."""
+"""A study: one profile, the folder of its results, and the stages that lead from texts to result rows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -13,20 +13,45 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_text
+from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
+from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
 from crane_study.profile import EmbeddedSource, HubModel, HubSource, LocalSource, Profile, artifacts_root, load_profile
-from crane_study.store import Hashes, Stage, Store
+from crane_study.store import Stage, Store
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
 
+# The transfer masks fewer sets: the judged methods, LAPE, and random sets like those of the judged methods.
+_TRANSFER_METHODS = ["kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast"]
+_CHAT_METHODS = ["kurtosis", "contrast"]
+_TRANSFER_DRAWS = 5  # of the random sets; no claim about the chat model depends on them
+_FROM_CHAT = MaskChoice(methods={"chat": _CHAT_METHODS})
+_ON_CHAT = MaskChoice(methods={"base": _TRANSFER_METHODS, "chat": _CHAT_METHODS}, draws=_TRANSFER_DRAWS)
 
-class StudyBase:
-    """One profile's stages in one folder."""
+
+def file_key(path: Path) -> str:
+    """Return the hash of a user's file, or that it is missing (the stage then reports it)."""
+    return sha256(path) if path.is_file() else "missing"
+
+
+def folder_key(folder: Path) -> dict[str, str]:
+    """Return the hashes of the files in a user's folder; none if it is missing (the stage then reports it)."""
+    return {str(path.relative_to(folder)): file_key(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class Study:
+    """The stages of one profile in one folder.
+
+    A stage is made when it is first asked for and reused while nothing changes that it depends on. Stages of a model
+    take its name: ``base`` or ``chat``.
+    """
 
     def __init__(self, profile: Profile, folder: Path, *, say: Callable[[str], None] = print) -> None:
         self.profile = profile
         self.folder = folder
         self.store = Store(folder / "stages", say=say)
         self.languages = list(profile.languages)
+        self._hashes = Hashes(folder.parent)
+        self._same_vocabulary: set[Path] = set()  # chat models whose tokenizer has been checked
 
     @classmethod
     def open(
@@ -36,7 +61,7 @@ class StudyBase:
         artifacts: str | os.PathLike[str] | None = None,
         say: Callable[[str], None] = print,
     ) -> Self:
-        """Study of a profile (a name, a path or a `Profile`); its resolved profile is written into its folder."""
+        """Open the study of a profile (a name, a path or a `Profile`); write the resolved profile into its folder."""
         loaded = profile if isinstance(profile, Profile) else load_profile(profile)
         folder = artifacts_root(artifacts) / loaded.name
         resolved = yaml.safe_dump(loaded.resolved(), allow_unicode=True, sort_keys=False)
@@ -45,19 +70,55 @@ class StudyBase:
             write_text(path, resolved)
         return cls(loaded, folder, say=say)
 
+    # ---- What the study has
+
     @property
     def trains_model(self) -> bool:
-        """Whether the study trains its models itself."""
+        """Return whether the study trains its models itself."""
         return isinstance(self.profile.source, EmbeddedSource)
 
     @property
+    def has_chat(self) -> bool:
+        """Return whether the study has a chat model."""
+        return self.profile.has_chat
+
+    @property
+    def has_questions(self) -> bool:
+        """Return whether the study has multiple-choice questions."""
+        source = self.profile.source
+        local = isinstance(source, LocalSource) and source.questions is not None
+        return bool(self.profile.evaluation.tasks) or self.trains_model or local
+
+    @property
+    def no_ground_truth(self) -> str:
+        """Reason why single neurons are not ablated; empty if they are."""
+        if self.profile.ground_truth.documents == 0:
+            return "the profile sets no documents for it (ground_truth.documents); it takes one pass per neuron"
+        return ""
+
+    @property
+    def no_open_ended(self) -> str:
+        """Reason why there is no open-ended generation; empty if there is."""
+        return self.profile.no_open_ended
+
+    @property
+    def model_names(self) -> list[str]:
+        """Names of the models."""
+        return ["base", "chat"] if self.has_chat else ["base"]
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of the measures."""
+        return ["token_probability", "accuracy"] if self.has_questions else ["token_probability"]
+
+    @property
     def objectives(self) -> list[str]:
-        """Seeds of the relevance pass, the one that selects first."""
+        """Objectives of the relevance passes; the first one selects."""
         return list(self.profile.relevance.objectives)
 
     @property
     def budget(self) -> str:
-        """The common budget, as it stands in result rows."""
+        """Common budget as it is written in result rows."""
         return f"{self.profile.selection.budget:g}"
 
     @property
@@ -69,139 +130,202 @@ class StudyBase:
 
     @property
     def judged_sets(self) -> list[tuple[str, str]]:
-        """Method and budget of the sets that the claims are judged for."""
+        """Method and budget of the sets on which the claims are judged."""
         return [("kurtosis", "published"), ("contrast", self.budget)]
 
     @property
-    def model_names(self) -> list[str]:
-        """Names of the study's models."""
-        return ["base", "chat"] if self.has_chat else ["base"]
+    def open_sets(self) -> dict[str, list[tuple[str, str]]]:
+        """Methods and budgets for open answers: sets of the base model, and of the chat model as in the paper."""
+        from crane_lib.methods import PUBLISHED
+        from crane_study.steps.selection import TOP_SHARE
 
-    @property
-    def measures(self) -> list[str]:
-        """Measures that the study has."""
-        return ["token_probability", "accuracy"] if self.has_questions else ["token_probability"]
-
-    @property
-    def has_chat(self) -> bool:
-        """Whether the study has a chat model."""
-        return self.profile.has_chat
-
-    @property
-    def has_questions(self) -> bool:
-        """Whether the study has questions to answer."""
-        source = self.profile.source
-        if self.profile.evaluation.tasks or isinstance(source, EmbeddedSource):
-            return True
-        return isinstance(source, LocalSource) and source.questions is not None
-
-    def _loading(self) -> dict[str, Any]:
-        source = self.profile.source
+        random = [(f"random_like_{method}", budget) for method, budget in self.judged_sets]
         return {
-            "device": self.profile.device,
-            "dtype": self.profile.dtype,
-            "trust_remote_code": not isinstance(source, EmbeddedSource) and source.trust_remote_code,
+            "base": [*self.judged_sets, ("lape", PUBLISHED), ("lape", self.budget), *random],
+            "chat": [*self.judged_sets, ("kurtosis", f"{TOP_SHARE:g}"), ("lape", PUBLISHED)],
         }
 
+    @property
+    def judges(self) -> list[str]:
+        """Judges of open answers, the main one first."""
+        judge = self.profile.open_ended.judge
+        return ["endpoint", "offline"] if judge == "both" else [judge]
 
-def file_key(path: Path) -> str:
-    """Hash of a file of the user's, or that it is missing (the stage then says so)."""
-    return sha256(path) if path.is_file() else "missing"
+    # ---- Options of the steps
 
+    @property
+    def _loading(self) -> Loading:
+        source = self.profile.source
+        trusted = not isinstance(source, EmbeddedSource) and source.trust_remote_code
+        return Loading(device=self.profile.device, dtype=self.profile.dtype, trust_remote_code=trusted)
 
-def folder_key(folder: Path) -> dict[str, str]:
-    """Hashes of the files of a folder of the user's; none where it is missing (the stage then says so)."""
-    return {str(path.relative_to(folder)): file_key(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    def _measured(self, name: str, masks: MaskChoice | None = None) -> dict[str, Any]:
+        """Fields of every measurement of a model."""
+        return {
+            "profile": self.profile.name,
+            "model_name": name,
+            "languages": self.languages,
+            "loading": self._loading,
+            "masks": masks or MaskChoice(),
+        }
 
+    def document_options(
+        self, name: str, masks: MaskChoice | None = None, *, documents: int | None = None
+    ) -> DocumentOptions:
+        """Options for the perplexity of a model, on all documents or on a sample per language."""
+        relevance = self.profile.relevance
+        return DocumentOptions(
+            token_budget=relevance.token_budget,
+            max_length=relevance.max_length,
+            documents=documents,
+            random_seed=self.profile.random_seed,
+            **self._measured(name, masks),
+        )
 
-class Models(StudyBase):
-    """Texts, questions and models: trained here, the user's own, or published ones."""
+    def question_options(
+        self, name: str, masks: MaskChoice | None = None, *, questions: int | None = None
+    ) -> QuestionOptions:
+        """Options for the accuracy of a model, on all questions or on a sample per language."""
+        evaluation = self.profile.evaluation
+        return QuestionOptions(
+            batch_size=evaluation.batch_size,
+            delimiters=evaluation.target_delimiter,
+            chat_template=evaluation.chat_template,
+            chat_delimiter=evaluation.chat_target_delimiter,
+            few_shot=evaluation.few_shot,
+            random_seed=evaluation.random_seed,
+            questions=questions,
+            sample_seed=self.profile.random_seed,
+            **self._measured(name, masks),
+        )
+
+    # ---- Stages
+
+    def _run(
+        self,
+        name: str,
+        make: Callable[..., None],
+        *,
+        data: Iterable[Path] = (),
+        sources: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        scratch: bool = False,
+        all_threads: bool = False,
+        **given: Any,
+    ) -> Stage:
+        """Run a step; what it is given is a stage that it reads or a parameter."""
+        return self.store.run(
+            name,
+            make,
+            inputs={role: value for role, value in given.items() if isinstance(value, Stage)},
+            parameters={role: value for role, value in given.items() if not isinstance(value, Stage)},
+            data=data,
+            sources=sources,
+            settings=settings,
+            scratch=scratch,
+            all_threads=all_threads,
+        )
 
     @cached_property
     def corpus(self) -> Stage:
         """Documents and questions."""
-        source = self.profile.source
-        if isinstance(source, EmbeddedSource):
-            from crane_study.data.corpora import make_embedded_corpus
+        from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
+        from crane_study.data.wordings import WORDINGS
 
-            return self.store.run(
+        source, random_seed = self.profile.source, self.profile.random_seed
+        if isinstance(source, EmbeddedSource):
+            return self._run(
                 "corpus",
                 make_embedded_corpus,
-                parameters={"knowledge": source.knowledge.model_dump(), "random_seed": self.profile.random_seed},
+                knowledge=source.knowledge.model_dump(),
+                random_seed=random_seed,
+                data=[WORDINGS],
                 all_threads=True,
             )
+        sizes: dict[str, Any] = {
+            name: getattr(source, name) for name in ("relevance_documents", "perplexity_documents")
+        }
         if isinstance(source, HubSource):
-            return self._hub_corpus(source)
-        from crane_study.data.corpora import make_local_corpus
-
-        files = {**source.texts, **{f"questions.{k}": path for k, path in (source.questions or {}).items()}}
-        return self.store.run(
+            return self._run(
+                "corpus",
+                make_hub_corpus,
+                texts={language: text.model_dump(mode="json") for language, text in source.texts.items()},
+                sampling=source.sampling.model_dump(),
+                sources={language: file_key(text.file) for language, text in source.texts.items() if text.file},
+                scratch=True,
+                all_threads=True,
+                **sizes,
+            )
+        questions = source.questions or {}
+        return self._run(
             "corpus",
             make_local_corpus,
-            parameters={
-                "texts": {language: str(path) for language, path in source.texts.items()},
-                "questions": {k: str(path) for k, path in source.questions.items()} if source.questions else None,
-                "relevance_documents": source.relevance_documents,
-                "perplexity_documents": source.perplexity_documents,
-                "random_seed": self.profile.random_seed,
-            },
-            sources={name: file_key(path) for name, path in files.items()},
+            texts={language: str(path) for language, path in source.texts.items()},
+            questions={language: str(path) for language, path in questions.items()},
+            random_seed=random_seed,
+            sources={"texts": _file_keys(source.texts), "questions": _file_keys(questions)},
             all_threads=True,
-        )
-
-    def _hub_corpus(self, source: HubSource) -> Stage:
-        from crane_study.data.corpora import make_hub_corpus
-
-        texts = {language: text.model_dump(mode="json") for language, text in source.texts.items()}
-        return self.store.run(
-            "corpus",
-            make_hub_corpus,
-            parameters={
-                "texts": texts,
-                "relevance_documents": source.relevance_documents,
-                "perplexity_documents": source.perplexity_documents,
-                "sampling": source.sampling.model_dump(),
-            },
-            sources={language: file_key(text.file) for language, text in source.texts.items() if text.file},
-            scratch=True,
-            all_threads=True,
+            **sizes,
         )
 
     @property
     def questions(self) -> Stage:
-        """The stage whose questions are asked: the benchmarks', where the profile names some, else the corpus's."""
+        """Stage of the multiple-choice questions: benchmarks if the profile names some, else the corpus."""
+        from crane_study.measure.benchmarks import CEVAL_NAMES, make_benchmarks
+
         options = self.profile.evaluation
         if not options.tasks:
             return self.corpus
-        from crane_study.measure.benchmarks import make_benchmarks
-
-        tasks = {language: task.model_dump(mode="json") for language, task in options.tasks.items()}
-        return self.store.run(
+        return self._run(
             "benchmarks",
             make_benchmarks,
-            parameters={"tasks": tasks, "few_shot": options.few_shot},
+            tasks={language: task.model_dump(mode="json") for language, task in options.tasks.items()},
+            few_shot=options.few_shot,
+            data=[CEVAL_NAMES],
             sources={language: folder_key(task.path) for language, task in options.tasks.items() if task.path},
         )
 
     def model(self, name: str) -> Stage:
-        """The ``base`` or ``chat`` model: trained, or the user's own directory."""
+        """Model: trained here, the user's own directory, or from the hub."""
         source = self.profile.source
-        if not isinstance(source, EmbeddedSource):
-            return self._given_model(source, name)
-        return self._base_model if name == "base" else self._chat_model
-
-    @cached_property
-    def _hashes(self) -> Hashes:
-        return Hashes(self.folder.parent)
-
-    def _given_model(self, source: LocalSource | HubSource, name: str) -> Stage:
+        if isinstance(source, EmbeddedSource):
+            return self._base_model(source) if name == "base" else self._chat_model(source)
         path = self._directory(source, name)
-        if name == "chat":
+        if name == "chat" and path not in self._same_vocabulary:
             self._check_chat_tokenizer(source, path)
+            self._same_vocabulary.add(path)
         return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
+    def _base_model(self, source: EmbeddedSource) -> Stage:
+        from crane_study.training import make_base_model
+
+        return self._run(
+            "base_model",
+            make_base_model,
+            corpus=self.corpus,
+            architecture=source.architecture,
+            training=source.base,
+            loading=self._loading,
+            random_seed=self.profile.random_seed,
+            all_threads=True,
+        )
+
+    def _chat_model(self, source: EmbeddedSource) -> Stage:
+        from crane_study.training import make_chat_model
+
+        return self._run(
+            "chat_model",
+            make_chat_model,
+            corpus=self.corpus,
+            base=self._base_model(source),
+            training=source.chat,
+            loading=self._loading,
+            random_seed=self.profile.random_seed,
+            all_threads=True,
+        )
+
     def _directory(self, source: LocalSource | HubSource, name: str) -> Path:
-        """Directory of a given model, fetched where it is not there yet."""
+        """Directory of a given model, fetched if it is not there yet."""
         from crane_lib.models import check_model_directory
 
         given = source.base_model if name == "base" else source.chat_model
@@ -217,9 +341,7 @@ class Models(StudyBase):
         return path
 
     def _check_chat_tokenizer(self, source: LocalSource | HubSource, chat: Path) -> None:
-        """Hold the chat model's tokens against the base model's, once a study."""
-        if chat in self._compared:
-            return
+        """Check that the chat model has the tokens of the base model."""
         from crane_lib.models import check_same_vocabulary
 
         given = [source.base_model, source.chat_model]
@@ -230,463 +352,320 @@ class Models(StudyBase):
             names=(base_name, chat_name),
             trust_remote_code=source.trust_remote_code,
         )
-        self._compared.add(chat)
-
-    @cached_property
-    def _compared(self) -> set[Path]:
-        return set()
-
-    @cached_property
-    def _base_model(self) -> Stage:
-        from crane_study.training import make_base_model
-
-        source = self._embedded()
-        return self.store.run(
-            "base_model",
-            make_base_model,
-            inputs={"corpus": self.corpus},
-            parameters={
-                "architecture": source.architecture.model_dump(),
-                "training": source.base.model_dump(),
-                "device": self.profile.device,
-                "random_seed": self.profile.random_seed,
-                "dtype": self.profile.dtype,
-            },
-            all_threads=True,
-        )
-
-    @cached_property
-    def _chat_model(self) -> Stage:
-        from crane_study.training import make_chat_model
-
-        return self.store.run(
-            "chat_model",
-            make_chat_model,
-            inputs={"corpus": self.corpus, "base": self._base_model},
-            parameters={
-                "training": self._embedded().chat.model_dump(),
-                "device": self.profile.device,
-                "random_seed": self.profile.random_seed,
-                "dtype": self.profile.dtype,
-            },
-            all_threads=True,
-        )
-
-    def _embedded(self) -> EmbeddedSource:
-        if not isinstance(self.profile.source, EmbeddedSource):
-            raise CraneError(f"profile {self.profile.name}: has a local source, nothing is trained")
-        return self.profile.source
-
-
-class RelevanceAndSelection(Models):
-    """Statistics of every language on a model, and neuron sets of every rule."""
 
     def relevance(self, name: str) -> Stage:
         """Relevance statistics and firing counts of every language on a model."""
         from crane_study.steps.relevance import make_relevance
 
-        options = self.profile.relevance
-        return self.store.run(
+        section = self.profile.relevance
+        options = PassOptions(
+            languages=self.languages,
+            rule=section.rule,
+            objectives=self.objectives,
+            token_budget=section.token_budget,
+            max_length=section.max_length,
+            loading=self._loading,
+        )
+        return self._run(
             f"relevance_{name}",
             make_relevance,
-            inputs={"corpus": self.corpus, "model": self.model(name)},
-            parameters={
-                "languages": self.languages,
-                "rule": options.rule,
-                "objectives": list(options.objectives),
-                "token_budget": options.token_budget,
-                "max_length": options.max_length,
-                **self._loading(),
-            },
-            settings={"checkpointing": options.checkpointing, "processes": options.processes},
+            corpus=self.corpus,
+            model=self.model(name),
+            options=options,
+            settings={"checkpointing": section.checkpointing, "processes": section.processes},
             scratch=True,
             all_threads=True,
         )
 
     def selection(self, name: str) -> Stage:
-        """Neuron sets of every rule, selected on a model."""
+        """Neuron sets of every method, selected on a model."""
         from crane_study.steps.selection import make_selection
 
-        return self.store.run(
+        return self._run(
             f"selection_{name}",
             make_selection,
-            inputs={"relevance": self.relevance(name)},
-            parameters={
-                "languages": self.languages,
-                "objective": self.profile.relevance.objectives[0],
-                "methods": self.methods,
-                "options": self.profile.selection.model_dump(mode="json"),
-                "random_seed": self.profile.random_seed,
-            },
+            relevance=self.relevance(name),
+            languages=self.languages,
+            objective=self.objectives[0],
+            methods=self.methods,
+            options=self.profile.selection.model_dump(mode="json"),
+            random_seed=self.profile.random_seed,
             all_threads=True,
         )
 
-
-# The transfer study masks fewer sets: the judged rules, LAPE, and random sets like the judged rules'.
-_TRANSFER_METHODS = ("kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast")
-_CHAT_METHODS = ("kurtosis", "contrast")
-_TRANSFER_DRAWS = 5  # of the random sets, which no claim about the chat model rests on
-
-
-class Masking(RelevanceAndSelection):
-    """Every model under every set, and the result rows of that."""
-
-    def _common(self, name: str) -> dict[str, Any]:
-        """Parameters that every evaluation of a model has."""
-        return {
-            "profile": self.profile.name,
-            "model_name": name,
-            "languages": self.languages,
-            **self._loading(),
-        }
-
-    def _nlu_parameters(self, name: str) -> dict[str, Any]:
-        options = self.profile.evaluation
-        return {
-            "batch_size": options.batch_size,
-            "delimiters": options.target_delimiter,
-            "chat_template": options.chat_template,
-            "chat_delimiter": options.chat_target_delimiter,
-            "few_shot": options.few_shot,
-            "random_seed": options.random_seed,
-            **self._common(name),
-        }
+    def _selected(self, name: str) -> dict[str, Any]:
+        """Sets that a model is masked with: those of the base model, and the chat model's for the chat model."""
+        return {f"selected_on_{own}": self.selection(own) for own in self.model_names[: 1 + (name == "chat")]}
 
     def perplexity(self, name: str) -> Stage:
         """Perplexity of a model under every mask."""
         from crane_study.steps.masks import make_perplexity
 
-        options = self.profile.relevance
-        parameters = {"token_budget": options.token_budget, "max_length": options.max_length, **self._common(name)}
-        return self._masking(f"perplexity_{name}", make_perplexity, name, parameters)
+        return self._run(
+            f"perplexity_{name}",
+            make_perplexity,
+            corpus=self.corpus,
+            model=self.model(name),
+            **self._selected(name),
+            options=self.document_options(name, _ON_CHAT if name == "chat" else None),
+            scratch=True,
+        )
 
     def nlu(self, name: str) -> Stage:
         """Accuracy of a model on the questions under every mask."""
+        from crane_study.measure.benchmarks import CEVAL_NAMES
         from crane_study.steps.masks import make_nlu
 
         if not self.has_questions:
             raise CraneError(f"profile {self.profile.name}: names no questions; give source.questions its files")
-        return self._masking(f"nlu_{name}", make_nlu, name, self._nlu_parameters(name), corpus=self.questions)
-
-    def _masking(
-        self,
-        stage: str,
-        make: Callable[..., None],
-        name: str,
-        parameters: dict[str, Any],
-        *,
-        corpus: Stage | None = None,
-    ) -> Stage:
-        """Evaluate the base model under all base sets; the chat model under the transfer's base sets and its own."""
-        inputs = {
-            "corpus": corpus or self.corpus,
-            "model": self.model(name),
-            "selected_on_base": self.selection("base"),
-        }
-        chosen: dict[str, Any] = {"methods": None}
-        if name == "chat":
-            inputs["selected_on_chat"] = self.selection("chat")
-            methods = {"base": list(_TRANSFER_METHODS), "chat": list(_CHAT_METHODS)}
-            chosen = {"methods": methods, "draws": _TRANSFER_DRAWS}
-        return self.store.run(stage, make, inputs=inputs, parameters={**chosen, **parameters}, scratch=True)
-
-    def _back(self, stage: str, make: Callable[..., None], parameters: dict[str, Any], *, corpus: Stage) -> Stage:
-        """Evaluate the base model under the sets selected on the chat model."""
-        inputs = {"corpus": corpus, "model": self.model("base"), "selected_on_chat": self.selection("chat")}
-        methods = {"chat": list(_CHAT_METHODS)}
-        return self.store.run(stage, make, inputs=inputs, parameters={"methods": methods, **parameters}, scratch=True)
+        return self._run(
+            f"nlu_{name}",
+            make_nlu,
+            corpus=self.questions,
+            model=self.model(name),
+            **self._selected(name),
+            options=self.question_options(name, _ON_CHAT if name == "chat" else None),
+            data=[CEVAL_NAMES],
+            scratch=True,
+        )
 
     def back_transfer(self) -> list[Stage]:
-        """Perplexity of the base model under the chat model's sets, and accuracy where there are questions."""
+        """Perplexity of the base model under the chat model's sets, and accuracy if there are questions."""
+        from crane_study.measure.benchmarks import CEVAL_NAMES
         from crane_study.steps.masks import make_nlu, make_perplexity
 
-        options = self.profile.relevance
-        parameters = {"token_budget": options.token_budget, "max_length": options.max_length, **self._common("base")}
-        stages = [self._back("perplexity_back", make_perplexity, parameters, corpus=self.corpus)]
+        read: dict[str, Any] = {"model": self.model("base"), "selected_on_chat": self.selection("chat")}
+        options = self.document_options("base", _FROM_CHAT)
+        stages = [
+            self._run("perplexity_back", make_perplexity, corpus=self.corpus, **read, options=options, scratch=True)
+        ]
         if self.has_questions:
-            stages.append(self._back("nlu_back", make_nlu, self._nlu_parameters("base"), corpus=self.questions))
+            asked: dict[str, Any] = {"corpus": self.questions, "options": self.question_options("base", _FROM_CHAT)}
+            stages.append(self._run("nlu_back", make_nlu, **read, **asked, data=[CEVAL_NAMES], scratch=True))
         return stages
 
-    def rows(self, name: str) -> pd.DataFrame:
-        """Result rows of a model: perplexity, and accuracy where there are questions."""
-        stages = [self.perplexity(name)] + ([self.nlu(name)] if self.has_questions else [])
-        return pd.concat([read_frame(stage / "rows.csv") for stage in stages], ignore_index=True)
-
-    def documents(self, name: str) -> pd.DataFrame:
-        """NLL of every document under every set that a model is masked with, its own and the other model's."""
-        return self._all_masks(name, self.perplexity(name), file="documents.parquet", back=0)
-
-    def items(self, name: str) -> pd.DataFrame:
-        """Every question under every set that a model is masked with, its own and the other model's."""
-        return self._all_masks(name, self.nlu(name), file="items.parquet", back=1)
-
-    def _all_masks(self, name: str, stage: Stage, *, file: str, back: int) -> pd.DataFrame:
-        """A file of a stage; the base model's with the chat model's sets, too (stage `back` of that transfer)."""
-        frame = read_frame(stage / file)
-        if name != "base" or not self.has_chat:
-            return frame
-        other = read_frame(self.back_transfer()[back] / file)
-        return pd.concat(
-            [frame, other[other["method"] != "none"]], ignore_index=True
-        )  # unmasked they are there already
-
-    def all_rows(self) -> pd.DataFrame:
-        """Result rows of every model, under its own sets and the other one's."""
-        frames = [self.rows(name) for name in self.model_names]
-        if self.has_chat:
-            back = [read_frame(stage / "rows.csv") for stage in self.back_transfer()]
-            frames += [rows[rows["method"] != "none"] for rows in back]  # unmasked they are there already
-        return pd.concat(frames, ignore_index=True)
-
-    def unmasked_accuracy(self) -> pd.DataFrame:
-        """Accuracy rows of the models as they are."""
+    def _unmasked_nlu(self, name: str) -> Stage:
+        from crane_study.measure.benchmarks import CEVAL_NAMES
         from crane_study.steps.masks import make_unmasked_nlu
 
-        frames = []
-        for name in self.model_names:
-            stage = self.store.run(
-                f"unmasked_{name}",
-                make_unmasked_nlu,
-                inputs={"corpus": self.questions, "model": self.model(name)},
-                parameters=self._nlu_parameters(name),
-            )
-            frames.append(read_frame(stage / "rows.csv"))
-        return pd.concat(frames, ignore_index=True)
-
-
-class Controls(Masking):
-    """The base model under the control sets, on sampled documents and questions."""
+        return self._run(
+            f"unmasked_{name}",
+            make_unmasked_nlu,
+            corpus=self.questions,
+            model=self.model(name),
+            options=self.question_options(name),
+            data=[CEVAL_NAMES],
+        )
 
     @property
     def control_sets(self) -> Stage:
-        """Sets of every method at every budget of the dose-response, random controls, variants of the rules."""
+        """Sets of every method at every budget of the dose-response, random controls, variants of the methods."""
         from crane_study.steps.controls import make_control_sets
 
-        return self.store.run(
+        return self._run(
             "control_sets",
             make_control_sets,
-            inputs={"relevance": self.relevance("base")},
-            parameters={
-                "languages": self.languages,
-                "objectives": self.objectives,
-                "methods": self.methods,
-                "selection": self.profile.selection.model_dump(include={"budget", "random_draws"}),
-                "controls": self.profile.controls.model_dump(include={"budgets", "draws", "ablation"}, mode="json"),
-                "random_seed": self.profile.random_seed,
-            },
+            relevance=self.relevance("base"),
+            languages=self.languages,
+            objectives=self.objectives,
+            methods=self.methods,
+            selection=self.profile.selection.model_dump(include={"budget", "random_draws"}),
+            controls=self.profile.controls.model_dump(include={"budgets", "draws", "ablation"}, mode="json"),
+            random_seed=self.profile.random_seed,
         )
 
     def control_perplexity(self) -> Stage:
         """Perplexity of the base model under the control sets, on sampled documents."""
         from crane_study.steps.controls import make_control_perplexity
 
-        options = self.profile.relevance
-        return self.store.run(
+        return self._run(
             "control_perplexity",
             make_control_perplexity,
-            inputs={"corpus": self.corpus, "model": self.model("base"), "sets": self.control_sets},
-            parameters={
-                "documents": self.profile.controls.documents,
-                "token_budget": options.token_budget,
-                "max_length": options.max_length,
-                "random_seed": self.profile.random_seed,
-                **self._common("base"),
-            },
+            corpus=self.corpus,
+            model=self.model("base"),
+            sets=self.control_sets,
+            options=self.document_options("base", documents=self.profile.controls.documents),
             scratch=True,
         )
 
     def control_nlu(self) -> Stage:
         """Accuracy of the base model under the control sets, on sampled questions."""
+        from crane_study.measure.benchmarks import CEVAL_NAMES
         from crane_study.steps.controls import ANY, make_control_nlu
 
-        options = self.profile.controls
-        return self.store.run(
+        section = self.profile.controls
+        masks = MaskChoice(budgets=[*(f"{budget:g}" for budget in section.question_budgets), ANY])
+        return self._run(
             "control_nlu",
             make_control_nlu,
-            inputs={"corpus": self.questions, "model": self.model("base"), "sets": self.control_sets},
-            parameters={
-                "questions": options.questions,
-                "budgets": [*(f"{budget:g}" for budget in options.question_budgets), ANY],
-                "sample_seed": self.profile.random_seed,
-                **self._nlu_parameters("base"),
-            },
+            corpus=self.questions,
+            model=self.model("base"),
+            sets=self.control_sets,
+            options=self.question_options("base", masks, questions=section.questions),
+            data=[CEVAL_NAMES],
             scratch=True,
         )
 
-
-class GroundTruth(Masking):
-    """The base model without one neuron at a time."""
-
     @property
-    def no_ground_truth(self) -> str:
-        """Why single neurons are not ablated, empty where they are."""
-        if self.profile.ground_truth.documents == 0:
-            return "the profile names no documents for it (ground_truth.documents); it takes a pass a neuron"
-        return ""
-
-    @property
-    def _ablated(self) -> dict[str, Any]:
-        """Parameters of the sample of documents, and of the model."""
-        options = self.profile.relevance
-        return {
-            "documents": max(LEAST_DOCUMENTS, self.profile.ground_truth.documents),
-            "token_budget": options.token_budget,
-            "max_length": options.max_length,
-            "random_seed": self.profile.random_seed,
-            "languages": self.languages,
-            **self._loading(),
-        }
+    def _ablated(self) -> DocumentOptions:
+        return self.document_options("base", documents=max(LEAST_DOCUMENTS, self.profile.ground_truth.documents))
 
     def single_effects(self) -> Stage:
         """Effect of every single neuron on a sample of the held-out documents."""
         from crane_study.steps.ground_truth import make_ablation
 
-        inputs = {"corpus": self.corpus, "model": self.model("base")}
-        return self.store.run("ablation", make_ablation, inputs=inputs, parameters=self._ablated, scratch=True)
+        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model("base")}
+        return self._run("ablation", make_ablation, **read, options=self._ablated, scratch=True)
 
     def whole_sets(self) -> Stage:
         """Perplexity of the same documents under whole sets."""
         from crane_study.steps.ground_truth import make_whole_sets
 
-        return self.store.run(
+        return self._run(
             "ground_truth",
             make_whole_sets,
-            inputs={"corpus": self.corpus, "model": self.model("base"), "selection": self.selection("base")},
-            parameters={
-                "profile": self.profile.name,
-                "model_name": "base",
-                "budget": self.budget,
-                **self._ablated,
-            },
+            corpus=self.corpus,
+            model=self.model("base"),
+            selection=self.selection("base"),
+            options=self._ablated,
+            budget=self.budget,
         )
-
-
-class OpenEnded(RelevanceAndSelection):
-    """Answers of the chat model under every mask, and what the judges say about them."""
-
-    @property
-    def no_open_ended(self) -> str:
-        """Why there is no open-ended generation, empty where there is."""
-        return self.profile.no_open_ended
-
-    @property
-    def open_sets(self) -> dict[str, list[tuple[str, str]]]:
-        """Methods and budgets that the chat model answers under: the base model's sets, and its own as in the paper."""
-        from crane_lib.methods import PUBLISHED
-        from crane_study.steps.selection import TOP_SHARE
-
-        random = [(f"random_like_{method}", budget) for method, budget in self.judged_sets]
-        return {
-            "base": [*self.judged_sets, ("lape", "published"), ("lape", self.budget), *random],
-            "chat": [*self.judged_sets, ("kurtosis", f"{TOP_SHARE:g}"), ("lape", PUBLISHED)],
-        }
-
-    @property
-    def judges(self) -> list[str]:
-        """Judges of open answers, the main one first."""
-        judge = self.profile.open_ended.judge
-        return ["endpoint", "offline"] if judge == "both" else [judge]
 
     @cached_property
     def open_questions(self) -> Stage:
         """Open questions, and the answers that are known."""
+        from crane_study.data.wordings import WORDINGS
         from crane_study.steps.open_ended import make_embedded_questions, make_file_questions
 
         if self.no_open_ended:
             raise CraneError(f"profile {self.profile.name}: {self.no_open_ended}")
         options = self.profile.open_ended
         if options.questions is None:
-            return self.store.run(
+            return self._run(
                 "open_questions",
                 make_embedded_questions,
-                inputs={"corpus": self.corpus},
-                parameters={"count": options.embedded_questions, "random_seed": self.profile.random_seed},
+                corpus=self.corpus,
+                count=options.embedded_questions,
+                random_seed=self.profile.random_seed,
+                data=[WORDINGS],
             )
-        return self.store.run(
-            "open_questions",
-            make_file_questions,
-            parameters={"questions": {language: str(path) for language, path in options.questions.items()}},
-            sources={language: file_key(path) for language, path in options.questions.items()},
-        )
+        files = {language: str(path) for language, path in options.questions.items()}
+        return self._run("open_questions", make_file_questions, questions=files, sources=_file_keys(options.questions))
 
     def open_answers(self) -> Stage:
         """Answers of the chat model to the open questions under every mask."""
         from crane_study.steps.open_ended import make_answers
 
-        options = self.profile.open_ended
-        return self.store.run(
+        section = self.profile.open_ended
+        options = AnswerOptions(
+            sets=self.open_sets,
+            random_draws=section.random_draws,
+            max_new_tokens=section.max_new_tokens,
+            repetition_penalty=section.repetition_penalty,
+            batch_size=section.batch_size,
+            **self._measured("chat"),
+        )
+        return self._run(
             "open_answers",
             make_answers,
-            inputs={
-                "questions": self.open_questions,
-                "model": self.model("chat"),
-                "selected_on_base": self.selection("base"),
-                "selected_on_chat": self.selection("chat"),
-            },
-            parameters={
-                "profile": self.profile.name,
-                "model_name": "chat",
-                "sets": self.open_sets,
-                "random_draws": options.random_draws,
-                "max_new_tokens": options.max_new_tokens,
-                "repetition_penalty": options.repetition_penalty,
-                "batch_size": options.batch_size,
-                **self._loading(),
-            },
+            questions=self.open_questions,
+            model=self.model("chat"),
+            **self._selected("chat"),
+            options=options,
             scratch=True,
         )
 
     def judged(self, judge: str) -> Stage:
         """Answers as one of the judges scored them: items.parquet."""
+        from crane_study.data.wordings import WORDINGS
         from crane_study.measure.judge_endpoint import Endpoint
         from crane_study.steps.open_ended import make_endpoint_scores, make_offline_scores
 
         if judge == "offline":
-            inputs = {"corpus": self.corpus, "questions": self.open_questions, "answers": self.open_answers()}
-            return self.store.run("open_scores_offline", make_offline_scores, inputs=inputs)
-        options, endpoint = self.profile.open_ended, Endpoint.from_environment()  # before hours of answers
-        return self.store.run(
+            read: dict[str, Any] = {
+                "corpus": self.corpus,
+                "questions": self.open_questions,
+                "answers": self.open_answers(),
+            }
+            return self._run("open_scores_offline", make_offline_scores, **read, data=[WORDINGS])
+        options, endpoint = self.profile.open_ended, Endpoint.from_environment()  # fails before hours of answers
+        return self._run(
             "open_scores_endpoint",
             make_endpoint_scores,
-            inputs={"answers": self.open_answers()},
-            parameters={"judgings": options.judgings, "endpoint_model": endpoint.model},
+            answers=self.open_answers(),
+            judgings=options.judgings,
+            endpoint_model=endpoint.model,
             sources={"endpoint": endpoint.url},
-            # Beside the runs, not in one: answers that were paid for outlive --fresh and serve every profile.
+            # The cache is shared by all runs: answers that were paid for outlive --fresh and serve every profile.
             settings={"concurrency": options.concurrency, "cache": self.folder.parent / "judge_cache"},
         )
 
     def open_scores(self) -> Stage:
-        """Judged answers: rows.csv, items.parquet, and agreement.csv where two judges judged."""
+        """Judged answers: rows.csv, items.parquet, and agreement.csv if there are two judges."""
         from crane_study.steps.open_ended import make_open_scores
 
-        # The main judge last: where an endpoint fails, what was judged here is kept.
-        judged = {judge: self.judged(judge) for judge in reversed(self.judges)}
-        return self.store.run("open_scores", make_open_scores, inputs=judged, parameters={"judges": self.judges})
-
-    def open_rows(self) -> pd.DataFrame:
-        """Result rows of open-ended generation: mean scores of every judge."""
-        return read_frame(self.open_scores() / "rows.csv")
-
-    def open_items(self) -> pd.DataFrame:
-        """Answers as the study's main judge scored them."""
-        items = read_frame(self.open_scores() / "items.parquet")
-        return items[items["judge"] == self.judges[0]].reset_index(drop=True)
-
-    def judge_rows(self, judge: str) -> pd.DataFrame:
-        """Result rows of one judge, whatever became of the other."""
-        from crane_study.uncertainty.open_ended import score_rows
-
-        return score_rows(read_frame(self.judged(judge) / "items.parquet"), main=self.judges[0])
-
-
-class Study(Controls, OpenEnded, GroundTruth):
-    """One profile's stages in one folder."""
+        # The main judge last: if an endpoint fails, the offline scores are kept.
+        judged: dict[str, Any] = {judge: self.judged(judge) for judge in reversed(self.judges)}
+        return self._run("open_scores", make_open_scores, **judged, judges=self.judges)
 
     def evaluate_masks(self) -> list[Stage]:
-        """Every stage that evaluates a model under masks, as far as the profile has what it takes."""
+        """Run every stage that measures a model under masks, as far as the profile allows."""
         stages = [self.perplexity(name) for name in self.model_names] + [self.control_perplexity()]
         if self.has_questions:
             stages += [self.nlu(name) for name in self.model_names] + [self.control_nlu()]
         if self.has_chat:
             stages += self.back_transfer()
         return stages if self.no_open_ended else [*stages, self.open_answers()]
+
+    # ---- Results
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """Result rows of a model: perplexity, and accuracy if there are questions."""
+        stages = [self.perplexity(name)] + ([self.nlu(name)] if self.has_questions else [])
+        return pd.concat([read_frame(stage / "rows.csv") for stage in stages], ignore_index=True)
+
+    def _back(self, file: str) -> list[pd.DataFrame]:
+        """A file of each stage of the back transfer, without the unmasked model, which other stages have."""
+        frames = [read_frame(stage / file) for stage in self.back_transfer() if (stage / file).is_file()]
+        return [frame[frame["method"] != "none"] for frame in frames]
+
+    def _under_all_masks(self, name: str, stage: Stage, file: str) -> pd.DataFrame:
+        frames = [read_frame(stage / file)] + (self._back(file) if name == "base" and self.has_chat else [])
+        return pd.concat(frames, ignore_index=True)
+
+    def documents(self, name: str) -> pd.DataFrame:
+        """NLL of every document under every set that a model is masked with, its own and the other model's."""
+        return self._under_all_masks(name, self.perplexity(name), "documents.parquet")
+
+    def items(self, name: str) -> pd.DataFrame:
+        """Every question under every set that a model is masked with, its own and the other model's."""
+        return self._under_all_masks(name, self.nlu(name), "items.parquet")
+
+    def all_rows(self) -> pd.DataFrame:
+        """Result rows of every model, under its own sets and the other model's."""
+        frames = [self.rows(name) for name in self.model_names] + (self._back("rows.csv") if self.has_chat else [])
+        return pd.concat(frames, ignore_index=True)
+
+    def unmasked_accuracy(self) -> pd.DataFrame:
+        """Accuracy rows of the unmasked models."""
+        frames = [read_frame(self._unmasked_nlu(name) / "rows.csv") for name in self.model_names]
+        return pd.concat(frames, ignore_index=True)
+
+    def open_rows(self) -> pd.DataFrame:
+        """Result rows of open-ended generation: mean scores of every judge."""
+        return read_frame(self.open_scores() / "rows.csv")
+
+    def open_items(self) -> pd.DataFrame:
+        """Answers as the main judge scored them."""
+        items = read_frame(self.open_scores() / "items.parquet")
+        return items[items["judge"] == self.judges[0]].reset_index(drop=True)
+
+    def judge_rows(self, judge: str) -> pd.DataFrame:
+        """Result rows of one judge, independent of the other."""
+        from crane_study.uncertainty.open_ended import score_rows
+
+        return score_rows(read_frame(self.judged(judge) / "items.parquet"), main=self.judges[0])
+
+
+def _file_keys(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: file_key(path) for name, path in files.items()}

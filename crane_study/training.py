@@ -28,6 +28,7 @@ from crane_lib.models import load_model, pick_device
 from crane_lib.precision import InDouble, compute_in_double
 from crane_study.data.documents import read_conversations
 from crane_study.frames import write_frame
+from crane_study.options import Loading
 from crane_study.profile import Architecture, Training
 from crane_study.progress import progress
 
@@ -184,38 +185,39 @@ def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 def make_base_model(
-    folder: Path, *, corpus: Path, architecture: dict, training: dict, device: str, random_seed: int, dtype: str
+    folder: Path, *, corpus: Path, architecture: Architecture, training: Training, loading: Loading, random_seed: int
 ) -> None:
-    """Stage: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``.
+    """Step: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``.
 
-    With dtype float64 everything is float64, from the random start on; else parameters are float32.
+    With dtype float64 everything is float64, including the random initialization; otherwise parameters are float32.
     """
-    shape, recipe = Architecture(**architecture), Training(**training)
     documents = pd.read_parquet(corpus / "documents.parquet")
     texts = documents.loc[documents["split"] == "train", "text"].tolist()
-    tokenizer = train_tokenizer(texts[:_TOKENIZER_DOCUMENTS], vocabulary=shape.vocabulary, max_length=shape.max_length)
+    tokenizer = train_tokenizer(
+        texts[:_TOKENIZER_DOCUMENTS], vocabulary=architecture.vocabulary, max_length=architecture.max_length
+    )
     torch.manual_seed(random_seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        max_position_embeddings=shape.max_length,
+        hidden_size=architecture.hidden,
+        intermediate_size=architecture.intermediate,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        num_key_value_heads=architecture.heads,
+        max_position_embeddings=architecture.max_length,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    double = dtype == "float64"  # bfloat16 is for inference: training keeps float32 parameters
+    double = loading.dtype == "float64"  # bfloat16 is for inference: training keeps float32 parameters
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float64 if double else torch.float32)
     if double:
         compute_in_double(model)
-    model.to(pick_device(device))
-    blocks = _blocks(tokenizer(texts)["input_ids"], recipe.block)
+    model.to(pick_device(loading.device))
+    blocks = _blocks(tokenizer(texts)["input_ids"], training.block)
     history = fit(
-        model, blocks, blocks, training=recipe, random_seed=random_seed, description="Training the base model"
+        model, blocks, blocks, training=training, random_seed=random_seed, description="Training the base model"
     )
     _save(folder, model, tokenizer, history)
 
@@ -235,18 +237,18 @@ def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]
 
 
 def make_chat_model(
-    folder: Path, *, corpus: Path, base: Path, training: dict, device: str, random_seed: int, dtype: str
+    folder: Path, *, corpus: Path, base: Path, training: Training, loading: Loading, random_seed: int
 ) -> None:
-    """Stage: fine-tune the base model on conversations; writes ``model/`` and ``training.csv``."""
-    recipe = Training(**training)
-    model, tokenizer = load_model(base / "model", device=device, dtype="float64" if dtype == "float64" else "float32")
+    """Step: fine-tune the base model on conversations; writes ``model/`` and ``training.csv``."""
+    dtype = "float64" if loading.dtype == "float64" else "float32"
+    model, tokenizer = load_model(base / "model", device=loading.device, dtype=dtype)
     tokenizer.chat_template = CHAT_TEMPLATE
     pairs = [_turns(tokenizer, conversation) for conversation in read_conversations(corpus / "conversations.jsonl")]
-    tokens = _blocks([pair[0] for pair in pairs], recipe.block)
-    labels = _blocks([pair[1] for pair in pairs], recipe.block)
+    tokens = _blocks([pair[0] for pair in pairs], training.block)
+    labels = _blocks([pair[1] for pair in pairs], training.block)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     history = fit(
-        model, tokens, labels, training=recipe, random_seed=random_seed, description="Training the chat model"
+        model, tokens, labels, training=training, random_seed=random_seed, description="Training the chat model"
     )
     _save(folder, model, tokenizer, history)

@@ -14,8 +14,18 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from crane_study.options import DocumentOptions, Loading, PassOptions, QuestionOptions
 from crane_study.training import CHAT_TEMPLATE, train_tokenizer
 
+LANGUAGES = ["en", "vi"]
+OBJECTIVES = ["gold_logit", "log_probability"]
+LOADING = Loading(device="cpu", dtype="float64")
+_BASE = {"profile": "small", "model_name": "base", "languages": LANGUAGES, "loading": LOADING}
+PASSES = PassOptions(
+    languages=LANGUAGES, rule="attnlrp", objectives=OBJECTIVES, token_budget=256, max_length=40, loading=LOADING
+)
+ON_DOCUMENTS = DocumentOptions(token_budget=256, max_length=40, **_BASE)
+ON_QUESTIONS = QuestionOptions(batch_size=4, delimiters={}, **_BASE)
 TEXTS = {
     "en": [f"In town number {n} the river runs past {n + 3} old mills and a grey stone bridge." for n in range(30)],
     "vi": [f"Ở thị trấn số {n}, con sông chảy qua {n + 3} cối xay cũ và một cây cầu đá xám." for n in range(30)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
 from crane_lib.specificity import langspec
+from crane_study.frames import write_frame
 
 COLUMNS = (
     "profile",
@@ -75,6 +77,11 @@ def perplexity_rows(nll: np.ndarray, tokens: np.ndarray, labels: Mapping[str, An
 def accuracy_row(correct: np.ndarray, labels: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracy on a language's questions.  correct : (items,) bool"""
     return {**labels, "task": "nlu", "metric": "accuracy", "value": float(np.mean(correct)), "n": len(correct)}
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows.csv, columns in the order of `COLUMNS`."""
+    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
 
 
 def langspec_rows(rows: pd.DataFrame, *, measure: Measure) -> pd.DataFrame:

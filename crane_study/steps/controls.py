@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.methods import METHODS
-from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.parallel import rank
@@ -25,10 +23,17 @@ from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import UnitScores, load_statistics, unit_means
 from crane_lib.selection import Chosen, Scores, budget_count, select_fully_random, select_random
 from crane_lib.variants import kurtosis_variants, relevance_variants
-from crane_study.data.corpora import sampled_documents
 from crane_study.frames import write_frame
+from crane_study.options import DocumentOptions, QuestionOptions
 from crane_study.profile import Controls
-from crane_study.steps.masks import build_harness, evaluate_states, masks_of, measure_documents, measure_questions
+from crane_study.steps.masks import (
+    evaluate_states,
+    held_out,
+    masks_of,
+    measure_documents,
+    measure_questions,
+    question_harness,
+)
 from crane_study.steps.selection import sets_file
 
 FEW = ("kurtosis_z", "contrast_weighted")  # rules of the ablation where it is to be short
@@ -111,43 +116,16 @@ class _RandomSets:
 
 
 def make_control_perplexity(
-    folder: Path,
-    *,
-    corpus: Path,
-    model: Path,
-    sets: Path,
-    profile: str,
-    model_name: str,
-    languages: list[str],
-    documents: int,
-    token_budget: int,
-    max_length: int,
-    random_seed: int,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
-    scratch: Path | None = None,
+    folder: Path, *, corpus: Path, model: Path, sets: Path, options: DocumentOptions, scratch: Path | None = None
 ) -> None:
     """Write rows.csv, documents.parquet and parts.csv (a layer's MLP or attention silenced), on sampled documents."""
-    network, tokenizer = load_model(
-        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
-    )
-    tokens, numbers = sampled_documents(
-        corpus, tokenizer, languages=languages, documents=documents, max_length=max_length, random_seed=random_seed
-    )
-    measure_documents(
-        folder,
-        network,
-        tokens,
-        masks_of({model_name: sets}),
-        labels={"profile": profile, "model": model_name},
-        token_budget=token_budget,
-        numbers=numbers,
-        scratch=scratch,
-    )
+    network, tokenizer = options.loading.load(model)
+    tokens, numbers = held_out(corpus, tokenizer, options)
+    masks = masks_of({options.model_name: sets}, options.masks)
+    measure_documents(folder, network, tokens, masks, options=options, numbers=numbers, scratch=scratch)
 
     def score() -> pd.DataFrame:
-        sums = {k: document_nll(network, found, token_budget=token_budget) for k, found in tokens.items()}
+        sums = {k: document_nll(network, found, token_budget=options.token_budget) for k, found in tokens.items()}
         values = {k: float(np.exp(-nll.sum() / predicted.sum())) for k, (nll, predicted) in sums.items()}
         return pd.DataFrame({"evaluation_language": list(values), "value": list(values.values())})
 
@@ -155,45 +133,19 @@ def make_control_perplexity(
 
 
 def make_control_nlu(
-    folder: Path,
-    *,
-    corpus: Path,
-    model: Path,
-    sets: Path,
-    profile: str,
-    model_name: str,
-    languages: list[str],
-    questions: int,
-    budgets: list[str],
-    sample_seed: int,
-    scratch: Path | None = None,
-    **options: Any,
+    folder: Path, *, corpus: Path, model: Path, sets: Path, options: QuestionOptions, scratch: Path | None = None
 ) -> None:
-    """Write rows.csv, items.parquet and parts.csv, on sampled questions and at these budgets.
-
-    options : the rest of those of `crane_study.steps.masks.make_nlu`
-    """
+    """Write rows.csv, items.parquet and parts.csv, on sampled questions and at the chosen budgets."""
     masks = [
         (name, neurons)
-        for name, neurons in masks_of({model_name: sets})
-        if neurons is None or (neurons.budget in budgets and not neurons.method.startswith("log_"))
+        for name, neurons in masks_of({options.model_name: sets}, options.masks)
+        if neurons is None or not neurons.method.startswith("log_")
     ]
     if not any(neurons is not None and neurons.method == "contrast" for _name, neurons in masks):
-        wanted = ", ".join(budget for budget in budgets if budget != ANY)
+        wanted = ", ".join(budget for budget in options.masks.budgets or [] if budget != ANY)
         raise CraneError(f"controls.question_budgets: none of {wanted} is among controls.budgets; name one that is")
-    with TemporaryDirectory() as tasks:
-        network, harness = build_harness(
-            Path(tasks),
-            corpus=corpus,
-            model=model,
-            model_name=model_name,
-            languages=languages,
-            sample=questions,
-            sample_seed=sample_seed,
-            **options,
-        )
-        labels = {"profile": profile, "model": model_name}
-        measure_questions(folder, network, harness, masks, labels=labels, scratch=scratch)
+    with question_harness(corpus, model, options) as (network, harness):
+        measure_questions(folder, network, harness, masks, options=options, scratch=scratch)
 
         def score() -> pd.DataFrame:
             means = harness.accuracy().groupby("language")["correct"].mean()

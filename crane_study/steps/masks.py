@@ -1,11 +1,11 @@
-"""Stages: what each mask does to perplexity and to question answering, on one model."""
+"""Steps: perplexity and accuracy of one model under every mask."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pyarrow import ArrowException
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
-from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import NeuronSet, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.parallel import barrier, rank, share, world
-from crane_study.data.corpora import tokenized
+from crane_study.data.corpora import sampled_documents, tokenized
 from crane_study.frames import write_frame
 from crane_study.measure.benchmarks import write_benchmark_tasks
 from crane_study.measure.questions import Harness, write_tasks
-from crane_study.measure.rows import COLUMNS, accuracy_row, mask_labels, perplexity_rows
+from crane_study.measure.rows import accuracy_row, mask_labels, perplexity_rows, write_rows
+from crane_study.options import DocumentOptions, MaskChoice, ModelOptions, QuestionOptions
 from crane_study.progress import progress
 
 KEPT_SECONDS = 1.0  # what took less is not kept: a file takes a hundredth of a second
@@ -174,30 +174,53 @@ class _Kept:
         return self._folder / f"{name}.parquet"
 
 
-def masks_of(
-    selections: dict[str, Path], methods: dict[str, list[str]] | None = None, *, draws: int | None = None
-) -> list[Mask]:
-    """The unmasked model, and every set of the folders.
+def masks_of(selections: dict[str, Path], choice: MaskChoice) -> list[Mask]:
+    """List the unmasked model and the chosen sets of the folders.
 
-    Parameters
-    ----------
-    selections : for each model that sets were selected on their folder
-    methods : for each of them the methods to mask, all of them if None
-    draws : so many of the random sets, all of them if None
+    selections : folder of sets by the model that they were selected on
     """
     masks: list[Mask] = [("", None)]
     for selected_on, folder in selections.items():
         for path in sorted(folder.glob("*@*.json")):
             method = path.stem.partition("@")[0]
-            if methods is None or method in methods[selected_on]:
-                sets = read_neuron_sets(path)
-                masks += [(selected_on, item) for item in sets if draws is None or item.random_seed < draws]
+            if choice.methods is None or method in choice.methods[selected_on]:
+                masks += [
+                    (selected_on, item)
+                    for item in read_neuron_sets(path)
+                    if (choice.draws is None or item.random_seed < choice.draws)
+                    and (choice.budgets is None or item.budget in choice.budgets)
+                ]
     return masks
 
 
-def _named(masks: list[Mask], labels: dict[str, Any]) -> list[dict[str, Any]]:
-    """Columns that name each mask."""
-    return [{**labels, **mask_labels(neurons, selected_on=selected_on)} for selected_on, neurons in masks]
+def selected(base: Path | None, chat: Path | None) -> dict[str, Path]:
+    """Name the folders of sets by the model that they were selected on."""
+    return {name: folder for name, folder in (("base", base), ("chat", chat)) if folder is not None}
+
+
+def _named(masks: list[Mask], options: ModelOptions) -> list[dict[str, Any]]:
+    """Columns that name each mask in result rows."""
+    return [{**options.labels, **mask_labels(neurons, selected_on=selected_on)} for selected_on, neurons in masks]
+
+
+def held_out(
+    corpus: Path, tokenizer: PreTrainedTokenizerBase, options: DocumentOptions
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]] | None]:
+    """Return the token ids of held-out documents by language, and their numbers if they are a sample."""
+    if options.documents is not None:
+        return sampled_documents(
+            corpus,
+            tokenizer,
+            languages=options.languages,
+            documents=options.documents,
+            max_length=options.max_length,
+            random_seed=options.random_seed,
+        )
+    frame = pd.read_parquet(corpus / "documents.parquet")
+    return {
+        language: tokenized(frame, tokenizer, split="perplexity", language=language, max_length=options.max_length)
+        for language in options.languages
+    }, None
 
 
 def measure_documents(
@@ -206,8 +229,7 @@ def measure_documents(
     documents: dict[str, list[np.ndarray]],
     masks: list[Mask],
     *,
-    labels: dict[str, Any],
-    token_budget: int,
+    options: DocumentOptions,
     numbers: dict[str, list[int]] | None = None,
     scratch: Path | None = None,
 ) -> None:
@@ -215,14 +237,14 @@ def measure_documents(
 
     Parameters
     ----------
-    numbers : numbers of the documents, where they are some of more; else they are counted from 0
-    scratch : folder where finished masks are kept, from where a later call goes on
+    numbers : numbers of sampled documents; otherwise they are counted from 0
+    scratch : folder for finished masks, from which a later call continues
     """
 
     def evaluate() -> pd.DataFrame:
         parts = []
         for language, tokens in documents.items():
-            nll, predicted = document_nll(network, tokens, token_budget=token_budget)
+            nll, predicted = document_nll(network, tokens, token_budget=options.token_budget)
             which = numbers[language] if numbers else range(len(nll))
             found = {"document": which, "nll": nll, "tokens": predicted}
             parts.append(pd.DataFrame({"evaluation_language": language, **found}))
@@ -231,7 +253,7 @@ def measure_documents(
     found = evaluate_masks(network, masks, evaluate, description="Perplexity under masks", scratch=scratch)
     if rank() > 0:
         return
-    named = _named(masks, labels)
+    named = _named(masks, options)
     rows, per_document = [], []
     for places, frame in found:
         for language, part in frame.groupby("evaluation_language", sort=False):
@@ -239,12 +261,8 @@ def measure_documents(
                 here = {**mask, "evaluation_language": language}
                 rows += perplexity_rows(part["nll"].to_numpy(), part["tokens"].to_numpy(), here)
                 per_document.append(part.assign(**here)[[*here, "document", "nll", "tokens"]])
-    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
+    write_rows(folder, rows)
     write_frame(folder / "documents.parquet", pd.concat(per_document, ignore_index=True))
-
-
-def _selections(base: Path | None, chat: Path | None) -> dict[str, Path]:
-    return {name: folder for name, folder in (("base", base), ("chat", chat)) if folder is not None}
 
 
 def make_perplexity(
@@ -252,82 +270,47 @@ def make_perplexity(
     *,
     corpus: Path,
     model: Path,
+    options: DocumentOptions,
     selected_on_base: Path | None = None,
     selected_on_chat: Path | None = None,
-    profile: str,
-    model_name: str,
-    languages: list[str],
-    methods: dict[str, list[str]] | None,
-    draws: int | None = None,
-    token_budget: int,
-    max_length: int,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
     scratch: Path | None = None,
 ) -> None:
     """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask)."""
-    network, tokenizer = load_model(
-        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
-    )
-    frame = pd.read_parquet(corpus / "documents.parquet")
-    documents = {
-        language: tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)
-        for language in languages
-    }
-    masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
-    labels = {"profile": profile, "model": model_name}
-    measure_documents(folder, network, documents, masks, labels=labels, token_budget=token_budget, scratch=scratch)
+    network, tokenizer = options.loading.load(model)
+    documents, numbers = held_out(corpus, tokenizer, options)
+    masks = masks_of(selected(selected_on_base, selected_on_chat), options.masks)
+    measure_documents(folder, network, documents, masks, options=options, numbers=numbers, scratch=scratch)
 
 
-def build_harness(
-    folder: Path,
-    *,
-    corpus: Path,
-    model: Path,
-    model_name: str,
-    languages: list[str],
-    batch_size: int,
-    delimiters: dict[str, str],
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
-    chat_template: bool = True,
-    chat_delimiter: str = "",
-    few_shot: int = 5,
-    random_seed: int = 2025,
-    sample: int | None = None,
-    sample_seed: int = 0,
-) -> tuple[PreTrainedModel, Harness]:
-    """A model and its question tasks; the chat model is asked in its template, where it has one and that is wanted.
-
-    Otherwise it is given the very prompts of the base model.
+@contextmanager
+def question_harness(corpus: Path, model: Path, options: QuestionOptions) -> Iterator[tuple[PreTrainedModel, Harness]]:
+    """Yield a model and its question tasks.
 
     corpus : folder with benchmarks.json, or with questions.<language>.jsonl
-    delimiters : what stands between prompt and answer, a language
-    chat_delimiter : what stands before an answer in the chat template, in every language
     """
-    network, tokenizer = load_model(
-        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
-    )
-    chat = chat_template and model_name == "chat" and tokenizer.chat_template is not None
-    if chat:
-        delimiters = dict.fromkeys(languages, chat_delimiter)
-    if (corpus / "benchmarks.json").is_file():
-        write_benchmark_tasks(folder, corpus, few_shot=few_shot, delimiters=delimiters)
-    else:
-        questions = {language: corpus / f"questions.{language}.jsonl" for language in languages}
-        write_tasks(folder, questions, delimiters=delimiters, chat=chat)
-    harness = Harness(
-        network,
-        tokenizer,
-        folder,
-        batch_size=batch_size,
-        chat=chat,
-        random_seed=random_seed,
-        sample=None if sample is None else (sample, sample_seed),
-    )
-    return network, harness
+    network, tokenizer = options.loading.load(model)
+    chat = options.chat_template and options.model_name == "chat" and tokenizer.chat_template is not None
+    delimiters = dict.fromkeys(options.languages, options.chat_delimiter) if chat else options.delimiters
+    # The harness reads task definitions from a folder; they name files of this machine, so they are not kept.
+    with TemporaryDirectory() as tasks:
+        folder = Path(tasks)
+        if (corpus / "benchmarks.json").is_file():
+            write_benchmark_tasks(folder, corpus, few_shot=options.few_shot, delimiters=delimiters)
+        else:
+            questions = {language: corpus / f"questions.{language}.jsonl" for language in options.languages}
+            write_tasks(folder, questions, delimiters=delimiters, chat=chat)
+        yield (
+            network,
+            Harness(
+                network,
+                tokenizer,
+                folder,
+                batch_size=options.batch_size,
+                chat=chat,
+                random_seed=options.random_seed,
+                sample=None if options.questions is None else (options.questions, options.sample_seed),
+            ),
+        )
 
 
 def _accuracy_rows(found: pd.DataFrame, mask: dict[str, Any]) -> list[dict[str, Any]]:
@@ -343,23 +326,23 @@ def measure_questions(
     harness: Harness,
     masks: list[Mask],
     *,
-    labels: dict[str, Any],
+    options: QuestionOptions,
     scratch: Path | None = None,
 ) -> None:
     """Write rows.csv and items.parquet (every question under every mask: right or wrong).
 
-    scratch : folder where finished masks are kept, from where a later call goes on
+    scratch : folder for finished masks, from which a later call continues
     """
     found = evaluate_masks(network, masks, harness.accuracy, description="Questions under masks", scratch=scratch)
     if rank() > 0:
         return
-    named = _named(masks, labels)
+    named = _named(masks, options)
     rows, items = [], []
     for places, frame in found:
         for mask in (named[place] for place in places):
             items.append(frame.assign(**mask))
             rows += _accuracy_rows(frame, mask)
-    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
+    write_rows(folder, rows)
     write_frame(folder / "items.parquet", pd.concat(items, ignore_index=True))
 
 
@@ -368,33 +351,19 @@ def make_nlu(
     *,
     corpus: Path,
     model: Path,
+    options: QuestionOptions,
     selected_on_base: Path | None = None,
     selected_on_chat: Path | None = None,
-    profile: str,
-    model_name: str,
-    methods: dict[str, list[str]] | None,
-    draws: int | None = None,
     scratch: Path | None = None,
-    **options: Any,
 ) -> None:
-    """Write rows.csv and items.parquet (every question under every mask: right or wrong).
-
-    options : those of `build_harness`
-    """
-    # The harness reads task definitions from a folder; they name files of this machine, so they do not stay.
-    with TemporaryDirectory() as tasks:
-        network, harness = build_harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
-        masks = masks_of(_selections(selected_on_base, selected_on_chat), methods, draws=draws)
-        labels = {"profile": profile, "model": model_name}
-        measure_questions(folder, network, harness, masks, labels=labels, scratch=scratch)
+    """Write rows.csv and items.parquet (every question under every mask: right or wrong)."""
+    with question_harness(corpus, model, options) as (network, harness):
+        masks = masks_of(selected(selected_on_base, selected_on_chat), options.masks)
+        measure_questions(folder, network, harness, masks, options=options, scratch=scratch)
 
 
-def make_unmasked_nlu(
-    folder: Path, *, corpus: Path, model: Path, profile: str, model_name: str, **options: Any
-) -> None:
-    """Write rows.csv: accuracy of a model with nothing masked.  options : those of `build_harness`"""
-    with TemporaryDirectory() as tasks:
-        _network, harness = build_harness(Path(tasks), corpus=corpus, model=model, model_name=model_name, **options)
-        labels = {"profile": profile, "model": model_name, **mask_labels(None, selected_on="")}
-        rows = _accuracy_rows(harness.accuracy(), labels)
-    write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
+def make_unmasked_nlu(folder: Path, *, corpus: Path, model: Path, options: QuestionOptions) -> None:
+    """Write rows.csv: accuracy of the unmasked model."""
+    with question_harness(corpus, model, options) as (_network, harness):
+        labels = {**options.labels, **mask_labels(None, selected_on="")}
+        write_rows(folder, _accuracy_rows(harness.accuracy(), labels))

@@ -9,7 +9,6 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from crane_lib.files import read_json, write_json
-from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import read_neuron_sets
 from crane_lib.parallel import rank
 from crane_study.data.cldr import Fact
@@ -20,7 +19,8 @@ from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answe
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
 from crane_study.measure.judge_offline import Judge, OfflineJudge, agreement
 from crane_study.measure.rows import mask_labels
-from crane_study.steps.masks import Mask, evaluate_masks
+from crane_study.options import AnswerOptions
+from crane_study.steps.masks import Mask, evaluate_masks, selected
 from crane_study.steps.selection import sets_file
 from crane_study.uncertainty.open_ended import score_rows
 
@@ -45,13 +45,13 @@ def make_file_questions(folder: Path, *, questions: dict[str, str]) -> None:
     _write_questions(folder, read_open_questions({language: Path(path) for language, path in questions.items()}), [])
 
 
-def _masks(selections: dict[str, Path | None], sets: dict[str, list[tuple[str, str]]], random_draws: int) -> list[Mask]:
-    """The model that a set was selected on, and the set; first the unmasked model."""
+def _masks(selections: dict[str, Path], options: AnswerOptions) -> list[Mask]:
+    """List the unmasked model, and the chosen sets with the model that they were selected on."""
     masks: list[Mask] = [("", None)]
     for selected_on, folder in selections.items():
-        for method, budget in sets.get(selected_on, []) if folder is not None else []:
-            found = read_neuron_sets(sets_file(folder, method, budget)) if folder is not None else []
-            masks += [(selected_on, item) for item in found if item.random_seed < random_draws]
+        for method, budget in options.sets.get(selected_on, []):
+            found = read_neuron_sets(sets_file(folder, method, budget))
+            masks += [(selected_on, item) for item in found if item.random_seed < options.random_draws]
     return masks
 
 
@@ -69,18 +69,9 @@ def make_answers(
     *,
     questions: Path,
     model: Path,
+    options: AnswerOptions,
     selected_on_base: Path | None = None,
     selected_on_chat: Path | None = None,
-    profile: str,
-    model_name: str,
-    sets: dict[str, list[tuple[str, str]]],
-    random_draws: int,
-    max_new_tokens: int,
-    repetition_penalty: float,
-    batch_size: int,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
     scratch: Path | None = None,
 ) -> None:
     """Write answers.parquet: every answer under every mask.
@@ -88,27 +79,21 @@ def make_answers(
     Columns: profile, model, the mask's, language, question (its number), text, answer, tokens (of the answer, without
     the one that ends it), finished, nll (of the answer and its end by the unmasked model, in nats) and nll_tokens.
 
-    Parameters
-    ----------
-    sets : for each model that sets were selected on the methods and budgets to mask
-    random_draws : so many draws of each random set
-    scratch : folder where finished masks are kept, from where a later call goes on
+    scratch : folder for finished masks, from which a later call continues
     """
-    network, tokenizer = load_model(
-        model_directory(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code
-    )
+    network, tokenizer = options.loading.load(model)
     asked = read_frame(questions / "questions.parquet")
     prompts = [chat_prompt(tokenizer, text) for text in asked["text"]]
-    masks = _masks({"base": selected_on_base, "chat": selected_on_chat}, sets, random_draws)
+    masks = _masks(selected(selected_on_base, selected_on_chat), options)
 
     def evaluate() -> pd.DataFrame:
         found = greedy_answers(
             network,
             tokenizer,
             prompts,
-            max_new_tokens=max_new_tokens,
-            repetition_penalty=repetition_penalty,
-            batch_size=batch_size,
+            max_new_tokens=options.max_new_tokens,
+            repetition_penalty=options.repetition_penalty,
+            batch_size=options.batch_size,
         )
         columns = {"answer": [a.text for a in found], "ids": [a.ids for a in found]}
         return pd.DataFrame({**columns, "finished": [a.finished for a in found]})
@@ -119,7 +104,7 @@ def make_answers(
     by_place = {place: found for places, found in evaluated for place in places}
     frames = [
         pd.concat([asked[["language", "question", "text"]], by_place[place]], axis=1).assign(
-            profile=profile, model=model_name, **mask_labels(neurons, selected_on=selected_on)
+            **options.labels, **mask_labels(neurons, selected_on=selected_on)
         )
         for place, (selected_on, neurons) in enumerate(masks)
     ]

@@ -1,4 +1,4 @@
-"""Stage: relevance statistics of every language on one model, with every objective, and of the plain gradient."""
+"""Step: relevance statistics of every language on one model, for every objective and for the plain gradient."""
 
 from __future__ import annotations
 
@@ -9,69 +9,61 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
-from crane_lib.models import load_model, model_directory
 from crane_lib.parallel import end_with, rank, world
 from crane_lib.relevance import Statistics, document_relevance, fingerprint_weights, stream_statistics
 from crane_lib.scores import GRADIENT, statistics_file
 from crane_study import ROOT
 from crane_study.data.corpora import tokenized
+from crane_study.options import PassOptions
 from crane_study.progress import advancing, progress
 
+_EXAMPLES = 2  # documents per language whose relevance is kept token by token
+_EXAMPLE_TOKENS = 48
 _SECONDS_TO_END = 30.0
-_PARENT_VARIABLE = "CRANE_PARENT"  # process that waits for the passes
+_PARENT_VARIABLE = "CRANE_PARENT"  # id of the process that waits for the passes
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): (?!$)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Passes:
-    """What is computed on what; plain values, so that other processes can be told."""
+    """Relevance passes over a corpus; plain values, because other processes read them from a file."""
 
-    corpus: str
-    model: str
-    languages: list[str]
-    rule: str
-    objectives: list[str]
-    token_budget: int
-    max_length: int
-    device: str
-    dtype: str
-    trust_remote_code: bool
-    checkpointing: bool
+    corpus: Path
+    model: Path
+    options: PassOptions
+    checkpointing: bool = False
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, list[np.ndarray]]]:
-        """Model, tokenizer, and the token ids of the documents of each language."""
-        network, tokenizer = load_model(
-            model_directory(Path(self.model)),
-            device=self.device,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-        )
-        frame = pd.read_parquet(Path(self.corpus) / "documents.parquet")
+        """Load the model, its tokenizer, and the token ids of the documents of each language."""
+        network, tokenizer = self.options.loading.load(self.model)
+        frame, length = pd.read_parquet(self.corpus / "documents.parquet"), self.options.max_length
         documents = {
-            language: tokenized(frame, tokenizer, split="relevance", language=language, max_length=self.max_length)
-            for language in self.languages
+            language: tokenized(frame, tokenizer, split="relevance", language=language, max_length=length)
+            for language in self.options.languages
         }
         return network, tokenizer, documents
 
     def run(
         self, network: PreTrainedModel, documents: dict[str, list[np.ndarray]], *, scratch: Path | None
     ) -> Iterator[tuple[str, str, Statistics]]:
-        """Name of each pass, language, and its statistics; shards lie in `scratch`, if it is given."""
-        # The plain gradient is the rival of relevance that shares everything but its rules.
-        passes = [(objective, objective, self.rule) for objective in self.objectives] + [
-            (GRADIENT, self.objectives[0], "gradient")
-        ]
+        """Yield the name of each pass, the language and its statistics; shards are kept in `scratch` if it is given."""
+        options = self.options
+        # The plain gradient shares everything with relevance except its rules.
+        passes = [(objective, objective, options.rule) for objective in options.objectives]
+        passes.append((GRADIENT, options.objectives[0], "gradient"))
         total = len(passes) * sum(len(tokens) for tokens in documents.values())
         model_fingerprint = fingerprint_weights(network)
         with progress("Relevance", total) if rank() == 0 else nullcontext() as bar:
@@ -82,8 +74,8 @@ class Passes:
                         tokens,
                         objective=objective,
                         rule=rule,
-                        token_budget=self.token_budget,
-                        max_length=self.max_length,
+                        token_budget=options.token_budget,
+                        max_length=options.max_length,
                         checkpointing=self.checkpointing,
                         folder=scratch / f"{name}.{language}" if scratch is not None else None,
                         model_fingerprint=model_fingerprint,
@@ -94,28 +86,28 @@ class Passes:
 
 
 def run_file(path: Path) -> None:
-    """Do the passes that a file written by `run_in_processes` tells of; the shards stay beside it.
+    """Run the passes described in a file of `run_in_processes`; the shards are kept in the folder of the file.
 
-    The process ends when torchrun, or the process that wanted the passes, is gone.
+    The process ends when torchrun, or the process that asked for the passes, is gone.
     """
     end_with(os.getppid(), *map(int, filter(None, [os.environ.get(_PARENT_VARIABLE)])))
-    passes = Passes(**read_json(path))
+    passes = TypeAdapter(Passes).validate_python(read_json(path))
     network, _tokenizer, documents = passes.load()
     for _done in passes.run(network, documents, scratch=path.parent):
         pass
 
 
 def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
-    """Do the passes in `count` processes on this machine; all shards are in `scratch` afterwards.
+    """Run the passes in `count` processes on this machine; all shards are in `scratch` afterwards.
 
     Raises
     ------
-    CraneError : a process failed; the line is its own
+    CraneError : a process failed; the message is its own
     """
     file = scratch / "passes.json"
-    write_json(file, asdict(passes))
+    write_json(file, to_jsonable_python(passes))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    # Not the name of this machine: in a container it may be the name of no address.
+    # Not the host name: in a container it may have no address.
     command += ["--local-addr", "127.0.0.1", f"--nproc-per-node={count}"]
     command += ["-m", "crane_run.cli", "relevance-passes", str(file)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -126,7 +118,7 @@ def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
     )
     try:
         _out, said = process.communicate()
-    except BaseException:  # Ctrl-C above all: torchrun ends its processes when it is asked to, not when it is killed
+    except BaseException:  # mostly Ctrl-C: torchrun ends its processes when terminated, not when killed
         process.terminate()
         try:
             process.wait(_SECONDS_TO_END)
@@ -142,7 +134,7 @@ def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
 
 
 def _reason(lines: list[str], count: int) -> str:
-    """What went wrong, from all that torchrun and its processes said."""
+    """Reason of a failure, from the output of torchrun and its processes."""
     for line in lines:
         if line.startswith("error: "):
             return line.removeprefix("error: ")
@@ -152,71 +144,46 @@ def _reason(lines: list[str], count: int) -> str:
     return f"the {count} processes of the pass failed: {exception}"
 
 
-_EXAMPLES = 2  # documents a language whose relevance is kept token by token
-_EXAMPLE_TOKENS = 48
-
-
 def make_relevance(
     folder: Path,
     *,
     corpus: Path,
     model: Path,
-    languages: list[str],
-    rule: str,
-    objectives: list[str],
-    token_budget: int,
-    max_length: int,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
+    options: PassOptions,
     checkpointing: bool = False,
     processes: int = 1,
     scratch: Path | None = None,
 ) -> None:
     """Write ``<objective>.<language>.safetensors``, ``gradient.<language>.safetensors`` and ``tokens.json``.
 
-    Under torchrun every process calls this and the first one writes; otherwise `processes` above 1 starts as many on
-    this machine. Finished shards lie in `scratch`, from where a later call goes on.
+    Under torchrun every process calls this and the first one writes; otherwise `processes` above 1 starts that many
+    on this machine. Finished shards are kept in `scratch`, from which a later call continues.
     """
-    passes = Passes(
-        corpus=str(corpus),
-        model=str(model),
-        languages=languages,
-        rule=rule,
-        objectives=objectives,
-        token_budget=token_budget,
-        max_length=max_length,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        checkpointing=checkpointing,
-    )
+    passes = Passes(corpus=corpus, model=model, options=options, checkpointing=checkpointing)
     if processes > 1 and world() == 1:
         if scratch is None:
             raise CraneError(f"relevance in {processes} processes needs a scratch folder, for their shards")
-        run_in_processes(passes, count=processes, scratch=scratch)  # what follows finds every shard made
+        run_in_processes(passes, count=processes, scratch=scratch)  # makes every shard that is read below
     network, tokenizer, documents = passes.load()
     for name, language, statistics in passes.run(network, documents, scratch=scratch):
         if rank() == 0:
             statistics.save(statistics_file(folder, name, language))
     if rank() == 0:
-        write_json(folder / "tokens.json", _examples(network, tokenizer, documents, objective=objectives[0], rule=rule))
+        write_json(folder / "tokens.json", _examples(network, tokenizer, documents, options))
 
 
 def _examples(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     documents: dict[str, list[np.ndarray]],
-    *,
-    objective: str,
-    rule: str,
+    options: PassOptions,
 ) -> list[dict[str, Any]]:
-    """The first documents of each language with the relevance of their tokens."""
+    """First documents of each language with the relevance of their tokens under the first objective."""
     examples = []
     for language, tokens in documents.items():
         for document in tokens[:_EXAMPLES]:
-            cut = document[:_EXAMPLE_TOKENS]
-            found = document_relevance(network, torch.from_numpy(cut)[None], objective=objective, rule=rule)
+            cut = torch.from_numpy(document[:_EXAMPLE_TOKENS])
+            found = document_relevance(network, cut[None], objective=options.objectives[0], rule=options.rule)
             pieces, relevance = readable_tokens(tokenizer, cut.tolist(), found.token[0].tolist())
             examples.append({"language": language, "tokens": pieces, "relevance": relevance})
     return examples
@@ -225,7 +192,7 @@ def _examples(
 def readable_tokens(
     tokenizer: PreTrainedTokenizerBase, tokens: list[int], relevance: list[float]
 ) -> tuple[list[str], list[float]]:
-    """Texts and relevances of tokens, those that are only bytes of a character put together and summed."""
+    """Texts and relevances of tokens; tokens that are single bytes of one character are joined and summed."""
     texts: list[str] = []
     sums: list[float] = []
     held: list[int] = []

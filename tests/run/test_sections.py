@@ -4,7 +4,7 @@ from crane_lib.errors import CraneError
 from crane_run import sections
 from crane_run.notebook import known_parameters
 from crane_run.sections import Section, all_sections, choose_sections
-from crane_study import store as code
+from crane_study import fingerprints as code
 from crane_study.paper.claims import load_rules
 from tests.run.notebooks import write_notebook
 

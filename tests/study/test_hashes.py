@@ -9,8 +9,8 @@ import pytest
 
 from crane_lib.interventions import export_masked
 from crane_lib.neurons import NeuronSet
-from crane_study import store as module
-from crane_study.store import HASHES, Hashes
+from crane_study import fingerprints as module
+from crane_study.fingerprints import HASHES, Hashes
 from tests.small import small_model, small_tokenizer
 
 
@@ -168,28 +168,3 @@ def test_a_folder_that_cannot_be_written_to(runs, folder, settled, read, monkeyp
     monkeypatch.setattr(module.os, "access", lambda _path, _mode: False)
     assert Hashes(runs).directory(folder) == expected
     assert list(runs.iterdir()) == []
-
-
-def test_a_bar_shows_where_it_takes_long(runs, folder, tmp_path, monkeypatch):
-    shown = []
-
-    class Bar:
-        def __init__(self, description, total):
-            self.done = 0
-            shown.append((description, total))
-
-        def advance(self, steps):
-            self.done += steps
-            shown.append(self.done)
-
-        skip = advance
-
-        def close(self):
-            shown.append("closed")
-
-    monkeypatch.setattr(module, "Task", Bar)
-    Hashes(runs).directory(folder)
-    assert shown == []
-    monkeypatch.setattr(module, "PATIENCE", 0.0)
-    Hashes(runs).directory(folder)
-    assert shown == [("Hashing the model's files (MiB)", 10), 0, 4, 8, 10, "closed"]

@@ -81,6 +81,18 @@ def test_the_bar_of_a_terminal_counts_what_was_done_before(monkeypatch):
         assert (shown.completed, shown.total) == (6, 10)
 
 
+def test_a_delayed_bar_shows_only_long_work(monkeypatch):
+    clock = iter([0.0, 4.0, 6.0, 6.0, 6.0])
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with progress("Work", 10, delay=5.0) as bar:
+        bar.advance(2)
+        assert bar._bar is None
+        bar.advance(3)
+        (shown,) = bar._bar.tasks
+        assert (shown.completed, shown.total) == (5, 10)
+
+
 def test_without_terminal_and_file_nothing_is_shown(capsys):
     with progress("Work", 1) as bar:
         bar.advance()

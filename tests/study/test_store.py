@@ -135,14 +135,19 @@ def test_another_function_of_the_module_is_another_stage(tmp_path):
     assert (stage / "text.txt").read_text() == "ABC"
 
 
-def test_other_libraries_and_other_files_from_outside_make_it_anew(tmp_path, monkeypatch):
+def test_other_libraries_data_files_and_files_from_outside_make_it_again(tmp_path, monkeypatch):
+    data = tmp_path / "words.yaml"
+
     def run(sources):
-        return Store(tmp_path, say=lambda _: None).run(
-            "text", make_text, parameters={"text": "a"}, sources={"file": sources}
+        return Store(tmp_path / "stages", say=lambda _: None).run(
+            "text", make_text, parameters={"text": "a"}, data=[data], sources={"file": sources}
         )
 
+    data.write_text("a: 1")
     assert not run("1").reused
     assert run("1").reused
+    assert not run("2").reused
+    data.write_text("a: 2")
     assert not run("2").reused
     monkeypatch.setattr(module, "library_versions", lambda: {"torch": "0"})
     assert not run("2").reused

@@ -6,7 +6,8 @@ from crane_lib.errors import CraneError
 from crane_lib.models import load_model
 from crane_study.data.documents import write_conversations
 from crane_study.frames import read_frame
-from crane_study.profile import Training
+from crane_study.options import Loading
+from crane_study.profile import Architecture, Training
 from crane_study.training import (
     CHAT_TEMPLATE,
     _batches,
@@ -106,8 +107,9 @@ def test_the_loss_of_a_conversation_is_on_what_the_assistant_says(chat_tokenizer
     assert chat_tokenizer.decode(said) == " three old mills<|end|> a grey one<|end|>"
 
 
-ARCHITECTURE = {"vocabulary": 320, "layers": 1, "hidden": 16, "intermediate": 24, "heads": 2, "max_length": 64}
-TRAINING = {"learning_rate": 0.01, "batch_size": 8, "block": 32}
+ARCHITECTURE = Architecture(vocabulary=320, layers=1, hidden=16, intermediate=24, heads=2, max_length=64)
+TRAINING = Training(learning_rate=0.01, batch_size=8, block=32)
+OPTIONS = {"training": TRAINING, "loading": Loading(device="cpu", dtype="float32"), "random_seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +122,8 @@ def stages(tmp_path_factory):
     pd.DataFrame([*rows, {"split": "perplexity", "text": "ξξξξ" * 50}]).to_parquet(corpus / "documents.parquet")
     turns = [{"role": "user", "content": "How many mills?"}, {"role": "assistant", "content": "three old mills"}]
     write_conversations(corpus / "conversations.jsonl", [turns] * 40)
-    options = {"device": "cpu", "random_seed": 0, "dtype": "float32"}
-    make_base_model(base, corpus=corpus, architecture=ARCHITECTURE, training=TRAINING, **options)
-    make_chat_model(chat, corpus=corpus, base=base, training=TRAINING, **options)
+    make_base_model(base, corpus=corpus, architecture=ARCHITECTURE, **OPTIONS)
+    make_chat_model(chat, corpus=corpus, base=base, **OPTIONS)
     return corpus, base, chat
 
 
@@ -156,7 +157,6 @@ def test_the_chat_model_starts_from_the_base_model(stages):
 
 def test_the_stages_are_deterministic(stages, tmp_path):
     corpus, base, _chat = stages
-    options = {"device": "cpu", "random_seed": 0, "dtype": "float32"}
-    make_base_model(tmp_path / "again", corpus=corpus, architecture=ARCHITECTURE, training=TRAINING, **options)
+    make_base_model(tmp_path / "again", corpus=corpus, architecture=ARCHITECTURE, **OPTIONS)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "again" / "model" / name).read_bytes() == (base / "model" / name).read_bytes()

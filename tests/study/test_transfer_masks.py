@@ -6,19 +6,18 @@ import pytest
 
 from crane_run.rehearsal import rehearsal_profile
 from crane_study.profile import load_profile
-from crane_study.steps.masks import build_harness
+from crane_study.steps.masks import question_harness
 from crane_study.study import Study
 from tests.small import write_study
 
 REAL = ["llama2-7b", "qwen2.5-0.5b", "qwen3-8b"]
 
 
-def asked(study, name, folder):
+def asked(study, name):
     """Every prompt and answer that a model of a study is given, in the harness's order."""
-    options = study._nlu_parameters(name)
-    del options["profile"]
-    _network, harness = build_harness(folder, corpus=study.questions.folder, model=study.model(name).folder, **options)
-    return [instance.args for task in harness._tasks.values() for instance in task.instances]
+    options = study.question_options(name)
+    with question_harness(study.questions.folder, study.model(name).folder, options) as (_network, harness):
+        return [instance.args for task in harness._tasks.values() for instance in task.instances]
 
 
 def with_evaluation(study, **changes):
@@ -44,8 +43,8 @@ def test_real_profiles_ask_their_chat_models_without_a_template(name):
     assert not load_profile(name).evaluation.chat_template
 
 
-def test_without_its_template_the_chat_model_is_asked_as_the_base_model(rehearsed, tmp_path):
-    base, chat = (asked(rehearsed, name, tmp_path / name) for name in ("base", "chat"))
+def test_without_its_template_the_chat_model_is_asked_as_the_base_model(rehearsed):
+    base, chat = (asked(rehearsed, name) for name in ("base", "chat"))
     assert chat == base
     for prompt, answer in chat:
         assert prompt.endswith(("\nAnswer:", "\n答案："))
@@ -53,9 +52,9 @@ def test_without_its_template_the_chat_model_is_asked_as_the_base_model(rehearse
         assert len(re.findall(r"\n(?:Answer:|答案：) [ABCD]\n\n", prompt)) == 5  # worked examples
 
 
-def test_in_its_template_the_chat_model_has_a_delimiter_of_its_own(local, tmp_path):
+def test_in_its_template_the_chat_model_has_a_delimiter_of_its_own(local):
     study = with_evaluation(local, target_delimiter={"en": "_"}, chat_target_delimiter="~")
-    base, chat = (asked(study, name, tmp_path / name) for name in ("base", "chat"))
+    base, chat = (asked(study, name) for name in ("base", "chat"))
     assert len(base) == len(chat) == 2 * 8 * 4
     assert {answer[0] for _prompt, answer in base} == {"_", " "}  # of vi, the harness's own
     assert {answer[0] for _prompt, answer in chat} == {"~"}
@@ -63,8 +62,8 @@ def test_in_its_template_the_chat_model_has_a_delimiter_of_its_own(local, tmp_pa
     assert all("<|" in prompt for prompt, _answer in chat)
 
 
-def test_a_chat_model_without_a_template_is_asked_as_the_base_model(local, tmp_path):
+def test_a_chat_model_without_a_template_is_asked_as_the_base_model(local):
     (local.model("chat").folder / "chat_template.jinja").unlink()
     study = with_evaluation(local, target_delimiter={"en": "_"}, chat_target_delimiter="~")
-    base, chat = (asked(study, name, tmp_path / name) for name in ("base", "chat"))
+    base, chat = (asked(study, name) for name in ("base", "chat"))
     assert chat == base

@@ -1,5 +1,7 @@
 """Control sets, and their evaluation on a sample of the texts, on a random model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +13,11 @@ from crane_lib.neurons import read_all_sets
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import sample, tokenized
 from crane_study.frames import read_frame
+from crane_study.options import MaskChoice
 from crane_study.steps.controls import make_control_nlu, make_control_perplexity, make_control_sets
 from crane_study.steps.masks import masks_of
-from tests.study.steps.test_measuring import LABELS, LANGUAGES, LOADING, OBJECTIVES, root  # noqa: F401  (a fixture)
+from tests.small import LANGUAGES, OBJECTIVES, ON_DOCUMENTS, ON_QUESTIONS
+from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
 
 WIDTH, LAYERS = 24, 2
 
@@ -62,19 +66,8 @@ def test_documents_are_a_sample_under_their_own_numbers(root, sets, tmp_path, mo
     import crane_study.steps.masks as masking
 
     monkeypatch.setattr(masking, "document_nll", lambda *a, **o: calls.append(1) or document_nll(*a, **o))
-    make_control_perplexity(
-        tmp_path,
-        corpus=root / "corpus",
-        model=root / "model",
-        sets=sets,
-        languages=LANGUAGES,
-        documents=3,
-        token_budget=256,
-        max_length=40,
-        random_seed=1,
-        **LABELS,
-        **LOADING,
-    )
+    options = replace(ON_DOCUMENTS, documents=3, random_seed=1)
+    make_control_perplexity(tmp_path, corpus=root / "corpus", model=root / "model", sets=sets, options=options)
     found = pd.read_parquet(tmp_path / "documents.parquet")
     model, tokenizer = load_model(root / "model", device="cpu", dtype="float64")
     frame = pd.read_parquet(root / "corpus" / "documents.parquet")
@@ -85,7 +78,7 @@ def test_documents_are_a_sample_under_their_own_numbers(root, sets, tmp_path, mo
         assert bare["document"].tolist() == sample(3, of=len(nll), generator=np.random.default_rng([1, place]))
         np.testing.assert_allclose(bare["nll"], nll[bare["document"]], rtol=1e-10)
     # Each mask under all its names, equal masks measured once.
-    masks = masks_of({"base": sets})
+    masks = masks_of({"base": sets}, MaskChoice())
     names = found.drop_duplicates(["method", "budget", "masked_language", "random_seed"])
     assert len(names) == len(masks)
     assert len(calls) < len(LANGUAGES) * len(masks)
@@ -95,20 +88,8 @@ def test_documents_are_a_sample_under_their_own_numbers(root, sets, tmp_path, mo
 
 
 def test_silencing_every_part_leaves_the_model_as_it_was(root, sets, tmp_path):  # noqa: F811
-    make_control_nlu(
-        tmp_path,
-        corpus=root / "corpus",
-        model=root / "model",
-        sets=sets,
-        languages=LANGUAGES,
-        questions=5,
-        budgets=["0.5", "any"],
-        sample_seed=0,
-        batch_size=4,
-        delimiters={},
-        **LABELS,
-        **LOADING,
-    )
+    options = replace(ON_QUESTIONS, questions=5, masks=MaskChoice(budgets=["0.5", "any"]))
+    make_control_nlu(tmp_path, corpus=root / "corpus", model=root / "model", sets=sets, options=options)
     items = pd.read_parquet(tmp_path / "items.parquet")
     assert set(items["budget"]) == {"", "0.5", "any"}
     assert items.groupby("language")["item"].agg(lambda x: x.nunique()).tolist() == [5, 5]
@@ -124,19 +105,7 @@ def test_silencing_every_part_leaves_the_model_as_it_was(root, sets, tmp_path): 
 
 
 def test_budgets_that_no_curve_has_are_refused(root, sets, tmp_path):  # noqa: F811
+    options = replace(ON_QUESTIONS, questions=5, masks=MaskChoice(budgets=["0.2", "0.3", "any"]))
     with pytest.raises(CraneError, match=r"question_budgets: none of 0\.2, 0\.3 is among controls\.budgets"):
-        make_control_nlu(
-            tmp_path,
-            corpus=root / "corpus",
-            model=root / "model",
-            sets=sets,
-            languages=LANGUAGES,
-            questions=5,
-            budgets=["0.2", "0.3", "any"],
-            sample_seed=0,
-            batch_size=4,
-            delimiters={},
-            **LABELS,
-            **LOADING,
-        )
+        make_control_nlu(tmp_path, corpus=root / "corpus", model=root / "model", sets=sets, options=options)
     assert not list(tmp_path.iterdir())

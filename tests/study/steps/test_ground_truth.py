@@ -1,12 +1,13 @@
 """The stage of single-neuron effects, on a random model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from crane_lib.ablation import ablation_effects
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import sampled_documents
@@ -15,22 +16,17 @@ from crane_study.steps import ground_truth as stage
 from crane_study.steps.ground_truth import make_ablation, make_whole_sets, neuron_sets
 from crane_study.steps.selection import make_selection
 from crane_study.uncertainty.ground_truth import Effects
-from tests.study.steps.test_measuring import LANGUAGES, LOADING, OBJECTIVES, root  # noqa: F401  (a fixture)
+from tests.small import LANGUAGES, LOADING, OBJECTIVES, ON_DOCUMENTS
+from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
 
 WIDTH, LAYERS, DOCUMENTS = 24, 2, 2
 
 
+OPTIONS = replace(ON_DOCUMENTS, documents=DOCUMENTS, max_length=64)
+
+
 def sample_of(root):  # noqa: F811
-    return {
-        "corpus": root / "corpus",
-        "model": root / "model",
-        "languages": LANGUAGES,
-        "documents": DOCUMENTS,
-        "token_budget": 256,
-        "max_length": 64,
-        "random_seed": 0,
-        **LOADING,
-    }
+    return {"corpus": root / "corpus", "model": root / "model", "options": OPTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +44,13 @@ def made(root, tmp_path_factory):  # noqa: F811
     )
     (folder / "truth").mkdir()
     make_ablation(folder / "truth", scratch=tmp_path_factory.mktemp("scratch"), **sample_of(root))
-    sets = {"selection": folder / "selection", "profile": "test", "model_name": "base", "budget": "0.25"}
-    make_whole_sets(folder / "truth", **sets, **sample_of(root))
+    make_whole_sets(folder / "truth", selection=folder / "selection", budget="0.25", **sample_of(root))
     return folder
 
 
 def test_effects_are_those_of_masking_one_neuron(made, root):  # noqa: F811
     effects = Effects.load(made / "truth" / "effects.safetensors")
-    model, tokenizer = load_model(root / "model", **LOADING)
+    model, tokenizer = LOADING.load(root / "model")
     tokens, _numbers = sampled_documents(
         root / "corpus", tokenizer, languages=LANGUAGES, documents=DOCUMENTS, max_length=64, random_seed=0
     )

@@ -1,6 +1,7 @@
 """Relevance, selection and masking on a random model and a user's own texts, stage after stage."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,15 +29,22 @@ from crane_lib.selection import (
 from crane_study.data.corpora import make_local_corpus, tokenized
 from crane_study.frames import read_frame
 from crane_study.measure.rows import COLUMNS
+from crane_study.options import MaskChoice
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
 from crane_study.steps.relevance import make_relevance, readable_tokens
 from crane_study.steps.selection import make_selection, sets_file
-from tests.small import QUESTIONS, TEXTS, small_tokenizer, write_lines, write_model
+from tests.small import (
+    LANGUAGES,
+    ON_DOCUMENTS,
+    ON_QUESTIONS,
+    PASSES,
+    QUESTIONS,
+    TEXTS,
+    small_tokenizer,
+    write_lines,
+    write_model,
+)
 
-LANGUAGES = ["en", "vi"]
-LOADING = {"device": "cpu", "dtype": "float64", "trust_remote_code": False}
-LABELS = {"profile": "small", "model_name": "base"}
-OBJECTIVES = ["gold_logit", "log_probability"]
 SELECTION = {
     "languages": LANGUAGES,
     "objective": "gold_logit",
@@ -48,14 +56,7 @@ SELECTION = {
 
 def relevance(folder, corpus, model, **changes):
     folder.mkdir()
-    options = {
-        "languages": LANGUAGES,
-        "rule": "attnlrp",
-        "objectives": OBJECTIVES,
-        "token_budget": 256,
-        "max_length": 40,
-    }
-    make_relevance(folder, corpus=corpus, model=model, **options | LOADING | changes)
+    make_relevance(folder, corpus=corpus, model=model, options=replace(PASSES, **changes))
     return folder
 
 
@@ -260,16 +261,8 @@ def test_selection_is_deterministic_and_random_draws_have_their_seed(root, tmp_p
 
 def perplexity(root, folder, *, methods=None, **inputs):
     folder.mkdir()
-    make_perplexity(
-        folder,
-        corpus=root / "corpus",
-        model=root / "model",
-        languages=LANGUAGES,
-        methods=methods,
-        token_budget=256,
-        max_length=40,
-        **inputs | LABELS | LOADING,
-    )
+    options = replace(ON_DOCUMENTS, masks=MaskChoice(methods=methods))
+    make_perplexity(folder, corpus=root / "corpus", model=root / "model", options=options, **inputs)
     return read_frame(folder / "rows.csv"), pd.read_parquet(folder / "documents.parquet")
 
 
@@ -337,24 +330,13 @@ def test_only_the_methods_asked_for_are_masked(root, tmp_path):
     assert found == {("", "none"), ("base", "lape"), ("base", "random_like_contrast"), ("chat", "contrast")}
 
 
-def nlu_options(root):
-    return {
-        "corpus": root / "corpus",
-        "model": root / "model",
-        "languages": LANGUAGES,
-        "batch_size": 4,
-        "delimiters": {},
-        **LABELS,
-        **LOADING,
-    }
-
-
 def test_questions_under_masks(root, tmp_path):
     for name in ("nlu", "unmasked"):
         (tmp_path / name).mkdir()
-    methods = {"base": ["contrast"]}
-    make_nlu(tmp_path / "nlu", selected_on_base=root / "selection", methods=methods, **nlu_options(root))
-    make_unmasked_nlu(tmp_path / "unmasked", **nlu_options(root))
+    read = {"corpus": root / "corpus", "model": root / "model"}
+    options = replace(ON_QUESTIONS, masks=MaskChoice(methods={"base": ["contrast"]}))
+    make_nlu(tmp_path / "nlu", selected_on_base=root / "selection", options=options, **read)
+    make_unmasked_nlu(tmp_path / "unmasked", options=ON_QUESTIONS, **read)
     rows, items = read_frame(tmp_path / "nlu" / "rows.csv"), pd.read_parquet(tmp_path / "nlu" / "items.parquet")
     assert list(rows) == list(COLUMNS)
     assert len(rows) == 3 * 2

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
@@ -19,18 +22,9 @@ from crane_study import ROOT
 from crane_study.frames import write_frame
 from crane_study.steps.relevance import Passes, make_relevance, run_in_processes
 from tests.run.notebooks import is_alive
-from tests.small import TEXTS, write_model
+from tests.small import PASSES, TEXTS, write_model
 
-OPTIONS = {
-    "languages": ["en", "vi"],
-    "rule": "attnlrp",
-    "objectives": ["gold_logit"],
-    "token_budget": 64,
-    "max_length": 40,
-    "device": "cpu",
-    "dtype": "float64",
-    "trust_remote_code": False,
-}
+OPTIONS = replace(PASSES, objectives=["gold_logit"], token_budget=64)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ def _one_thread():
 
 def relevance(root, folder, **settings):
     folder.mkdir()
-    make_relevance(folder, corpus=root / "corpus", model=root / "model", **OPTIONS, **settings)
+    make_relevance(folder, corpus=root / "corpus", model=root / "model", options=OPTIONS, **settings)
     return folder
 
 
@@ -68,7 +62,7 @@ def files(folder):
 def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
     run_in_processes(
-        Passes(str(root / "corpus"), str(root / "model"), checkpointing=True, **OPTIONS),
+        Passes(corpus=root / "corpus", model=root / "model", options=OPTIONS, checkpointing=True),
         count=2,
         scratch=tmp_path / "scratch",
     )
@@ -95,7 +89,7 @@ def torchrun(tmp_path, monkeypatch):
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(path))
-        return Passes("corpus", "model", checkpointing=False, **OPTIONS)
+        return Passes(corpus=Path("corpus"), model=Path("model"), options=OPTIONS)
 
     return replace
 
@@ -116,7 +110,7 @@ def test_what_the_processes_are_told(torchrun, tmp_path):
     said = (tmp_path / "said").read_text().split()
     assert said[:5] == ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     assert said[5:] == ["--nproc-per-node=1000", "-m", "crane_run.cli", "relevance-passes", f"{tmp_path}/passes.json"]
-    assert Passes(**read_json(tmp_path / "passes.json")) == passes
+    assert TypeAdapter(Passes).validate_python(read_json(tmp_path / "passes.json")) == passes
 
 
 @pytest.mark.parametrize(
@@ -169,14 +163,16 @@ def test_no_process_computes_on_when_a_kernel_is_killed(root, tmp_path, kill):
     """As a run's end kills it, with its group, in which torchrun is but not torchrun's processes; or it alone."""
     rows = [
         {"split": "relevance", "language": language, "text": text}
-        for language in OPTIONS["languages"]
+        for language in OPTIONS.languages
         for text in TEXTS[language] * 300
     ]
     write_frame(tmp_path / "corpus" / "documents.parquet", pd.DataFrame(rows))
     program = f"""
 from pathlib import Path
+from crane_study.options import Loading, PassOptions
 from crane_study.steps.relevance import Passes, run_in_processes
-passes = Passes({str(tmp_path / "corpus")!r}, {str(root / "model")!r}, checkpointing=True, **{OPTIONS!r})
+files = {{"corpus": Path({str(tmp_path / "corpus")!r}), "model": Path({str(root / "model")!r})}}
+passes = Passes(**files, options={OPTIONS!r}, checkpointing=True)
 run_in_processes(passes, count=2, scratch=Path({str(tmp_path)!r}))
 """
     kernel = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
