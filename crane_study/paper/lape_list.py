@@ -1,10 +1,10 @@
-"""Neurons that LAPE's authors published for a model, read as neuron sets and set beside our own LAPE selection."""
+"""Neurons that LAPE's authors published for a model, read as neuron sets and compared with our LAPE sets."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,12 @@ from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
 from crane_lib.overlap import COMPARED, compare
 
+if TYPE_CHECKING:
+    from crane_study.study import Study
+
 PUBLISHED_LIST = "lape_list"  # the method's name in tables
 NEURON = "neuron"
-# Which language each entry of a list is; the file does not say it, the authors' code does. By number of entries.
+# Language of each entry of a list, by number of entries; the file does not say it, the authors' code does.
 LANGUAGES = {7: ("en", "zh", "fr", "es", "vi", "id", "ja"), 6: ("en", "zh", "fr", "es", "vi", "id")}
 
 
@@ -30,13 +33,13 @@ def _load(path: Path) -> Any:
 
 
 def _by_language(path: Path) -> dict[str, list[Any]]:
-    """For each language what the file has a layer."""
+    """Entries of the file per layer, for each language."""
     value = _load(path)
     if not isinstance(value, list) or not all(isinstance(entry, list) for entry in value):
         raise CraneError(f"{path}: expected a list over languages of lists over layers, saw {type(value).__name__}")
     if len(value) not in LANGUAGES:
         known = " or ".join(str(count) for count in LANGUAGES)
-        raise CraneError(f"{path}: has {len(value)} languages, LAPE's lists have {known}; which they are is not known")
+        raise CraneError(f"{path}: has {len(value)} languages, LAPE's lists have {known}")
     return dict(zip(LANGUAGES[len(value)], value, strict=True))
 
 
@@ -75,12 +78,12 @@ def read_lape_list(path: Path, *, layers: int, width: int, model: str = "") -> l
     Parameters
     ----------
     path : ``.pth`` file as LAPE's authors published it
-    layers, width : of the model's MLPs, that the list must fit
+    layers, width : of the model's MLPs; the list must fit them
     model : name of the model, for the sets
 
     Returns
     -------
-    one set a language, in the list's order
+    one set per language, in the list's order
 
     Raises
     ------
@@ -110,12 +113,12 @@ def list_counts(sets: list[NeuronSet]) -> pd.DataFrame:
     return pd.DataFrame({"set": language, "neurons": n, "share": n / total} for language, n in counts.items())
 
 
-def beside_list(listed: list[NeuronSet], ours: list[NeuronSet]) -> pd.DataFrame:
-    """What our LAPE sets share with the published list, a language that both have.
+def compare_with_list(listed: list[NeuronSet], ours: list[NeuronSet]) -> pd.DataFrame:
+    """Units that our LAPE sets share with the published list, for each language that both have.
 
     Parameters
     ----------
-    ours : our LAPE sets, one a language, of the same model
+    ours : our LAPE sets, one per language, of the same model
 
     Returns
     -------
@@ -128,3 +131,20 @@ def beside_list(listed: list[NeuronSet], ours: list[NeuronSet]) -> pd.DataFrame:
         if item.language in by_language
     ]
     return pd.DataFrame(records, columns=["language", *COMPARED])
+
+
+def published_list(study: Study, ours: list[NeuronSet]) -> tuple[list[NeuronSet], str]:
+    """LAPE's published list in the study's languages, and the reason why there is none; empty if there is.
+
+    Raises
+    ------
+    CraneError : the profile names a list that cannot be read or is of another model
+    """
+    path = study.profile.paper.lape_list
+    if path is None:
+        return [], "the profile names no published list (paper.lape_list)"
+    if study.profile.rehearsal:
+        return [], "a rehearsal's model is not the one of the list"
+    mine = next(item for item in ours if (item.method, item.budget) == ("lape", "published"))
+    listed = read_lape_list(path, layers=mine.layers, width=mine.widths["neuron"], model=mine.model)
+    return [item for item in listed if item.language in study.languages], ""

@@ -1,135 +1,136 @@
-"""The same rules on the paper's published numbers, so that a verdict on this study can be read beside them."""
+"""The paper's published numbers as tidy result rows, their LangSpec-F, and the claims judged by them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from crane_lib.specificity import langspec
 from crane_study import ROOT
 from crane_study.frames import read_frame
+from crane_study.measure.rows import langspec_rows
 from crane_study.paper.claims import judge, load_rules
+from crane_study.uncertainty.open_ended import FORMS, METRIC
 
 PUBLISHED = ROOT / "expected" / "published.csv"
-_LANGUAGE_OF_TASK = {"MMLU": "en", "C-Eval": "zh", "Belebele-vi": "vi"}
-TASK_OF_LANGUAGE = {language: task for task, language in _LANGUAGE_OF_TASK.items()}
+ACCURACY = "accuracy"
+LANGUAGE_OF_TASK = {"MMLU": "en", "C-Eval": "zh", "Belebele-vi": "vi"}
+TASK_OF_LANGUAGE = {language: task for task, language in LANGUAGE_OF_TASK.items()}
+FORM: dict[str, Any] = dict(zip(("beta", "form"), FORMS["released"], strict=True))  # of F for open answers
+MASKED = ["selected_on", "method", "budget", "masked_language"]
 _OPEN_ENDED = "open-ended-"
 _OVERLAP = "overlap with "
 _METHODS = {"none": "none", "CRANE": "kurtosis", "LAPE": "lape", "random (layer-matched)": "random_like_kurtosis"}
 _TOP_PERCENT = "CRANE top 1%"
-_TOP_BUDGET = "0.01"
 _MODELS = {"Llama-2-7b-hf": "base", "Llama-2-7b-chat-hf": "chat"}
-_MEASURE = "accuracy"
+
+MaskKey = tuple[str, ...]  # a mask by the columns of `MASKED`
+Scores = dict[str, float]  # by language
 
 
-def published_rows(path: Path = PUBLISHED) -> pd.DataFrame:
+def _read() -> pd.DataFrame:
+    """The published numbers, with models, methods and budgets named as in result rows."""
+    frame = read_frame(PUBLISHED)
+    top, masked = frame["method"] == _TOP_PERCENT, frame["masked_language"] != ""
+    return frame.assign(
+        model=frame["model"].map(_MODELS),
+        paper_method=frame["method"],
+        method=frame["method"].mask(top, "CRANE").map(_METHODS),
+        budget=masked.map({True: "published", False: ""}).mask(top, "0.01"),
+        value=frame["value"].astype(float),
+    )
+
+
+def _rows(frame: pd.DataFrame, *, languages: pd.Series, task: str, metric: str) -> pd.DataFrame:
+    """Tidy result rows, without the number of questions and with an unknown masked share of 0."""
+    random = frame["method"].str.startswith("random").map({True: 0, False: -1})
+    rows = frame[["model", *MASKED, "value"]].assign(profile="published", random_seed=random, masked_share=0.0)
+    return rows.assign(evaluation_language=languages, task=task, metric=metric).reset_index(drop=True)
+
+
+def published_rows() -> pd.DataFrame:
     """The published benchmark accuracies as tidy result rows; each language is evaluated by its own benchmark."""
-    frame = read_frame(path)
-    frame = frame[frame["task"].isin(_LANGUAGE_OF_TASK) & frame["method"].isin(_METHODS)]
-    masked = frame["masked_language"] != ""
-    return pd.DataFrame(
-        {
-            "profile": "published",
-            "model": frame["model"].map(_MODELS),
-            "selected_on": frame["selected_on"],
-            "method": frame["method"].map(_METHODS),
-            "budget": masked.map({True: "published", False: ""}),
-            "masked_language": frame["masked_language"],
-            "evaluation_language": frame["task"].map(_LANGUAGE_OF_TASK),
-            "task": "nlu",
-            "metric": _MEASURE,
-            "value": frame["value"].astype(float),
-            "random_seed": frame["method"].str.startswith("random").map({True: 0, False: -1}),
-        }
-    ).reset_index(drop=True)
+    frame = _read()
+    frame = frame[frame["task"].isin(LANGUAGE_OF_TASK) & frame["method"].notna()]
+    return _rows(frame, languages=frame["task"].map(LANGUAGE_OF_TASK), task="nlu", metric=ACCURACY)
 
 
-def published_langspec(rows: pd.DataFrame) -> pd.DataFrame:
-    """LangSpec rows of the published accuracies."""
-    records = []
-    keys = ["profile", "model", "selected_on", "method", "budget", "masked_language", "task", "metric", "random_seed"]
-    for labels, part in rows[rows["masked_language"] != ""].groupby(keys, sort=False):
-        named = dict(zip(keys, labels, strict=True))
-        unmasked = rows[(rows["masked_language"] == "") & (rows["model"] == named["model"])]
-        before, after = (f.set_index("evaluation_language")["value"].to_dict() for f in (unmasked, part))
-        score = langspec(before, after, target=named["masked_language"])
-        records.append({**named, "precision": score.precision, "recall": score.recall, "langspec_f1": score.f})
-    return pd.DataFrame(records)
-
-
-def published_scores(path: Path = PUBLISHED) -> pd.DataFrame:
+def published_scores() -> pd.DataFrame:
     """The published judge scores of open-ended answers (chat model) as tidy result rows."""
-    frame = read_frame(path)
+    frame = _read()
     frame = frame[frame["task"].str.startswith(_OPEN_ENDED)]
-    top = frame["method"] == _TOP_PERCENT
-    masked = frame["masked_language"] != ""
-    return pd.DataFrame(
-        {
-            "model": frame["model"].map(_MODELS),
-            "selected_on": frame["selected_on"],
-            "method": frame["method"].where(~top, "CRANE").map(_METHODS),
-            "budget": masked.map({True: "published", False: ""}).where(~top, _TOP_BUDGET),
-            "masked_language": frame["masked_language"],
-            "evaluation_language": frame["task"].str.removeprefix(_OPEN_ENDED),
-            "value": frame["value"].astype(float),
-        }
-    ).reset_index(drop=True)
+    languages = frame["task"].str.removeprefix(_OPEN_ENDED)
+    return _rows(frame, languages=languages, task="open_ended", metric=METRIC)
 
 
-def published_overlaps(path: Path = PUBLISHED) -> pd.DataFrame:
+def published_overlaps() -> pd.DataFrame:
     """The published overlaps of the released rule's sets.
 
     Returns
     -------
     frame with language_a, language_b (``random``: a random set) and share_of_a
     """
-    frame = read_frame(path)
+    frame = _read()
     frame = frame[frame["task"].str.startswith(_OVERLAP)]
-    return pd.DataFrame(
-        {
-            "language_a": frame["masked_language"],
-            "language_b": frame["task"].str.removeprefix(_OVERLAP),
-            "share_of_a": frame["value"].astype(float),
-        }
-    ).reset_index(drop=True)
+    frame = frame.assign(language_b=frame["task"].str.removeprefix(_OVERLAP))
+    names = {"masked_language": "language_a", "value": "share_of_a"}
+    return frame.rename(columns=names)[["language_a", "language_b", "share_of_a"]].reset_index(drop=True)
 
 
-def recomputed_langspec(path: Path = PUBLISHED) -> pd.DataFrame:
-    """LangSpec-F computed from the published scores, beside the published or stated values.
+def published_langspec(rows: pd.DataFrame) -> pd.DataFrame:
+    """LangSpec rows of the published accuracies."""
+    return langspec_rows(rows, measure=ACCURACY)
+
+
+def masks_of(rows: pd.DataFrame) -> Iterator[tuple[MaskKey, Scores, Scores]]:
+    """Yield the scores without a mask and under each mask and draw, if the mask was evaluated in every language."""
+
+    def scores(part: pd.DataFrame) -> Scores:
+        return {row.evaluation_language: float(row.value) for row in part.itertuples()}
+
+    before = scores(rows[rows["masked_language"] == ""])
+    for key, part in rows[rows["masked_language"] != ""].groupby([*MASKED, "random_seed"], sort=False):
+        after = scores(part)
+        if set(after) == set(before) and len(before) > 1:
+            yield tuple(key[:-1]), before, after
+
+
+def langspec_by_mask(rows: pd.DataFrame, **form: Any) -> dict[MaskKey, float]:
+    """LangSpec-F of every mask of one model and metric, mean over draws; `form` as for `langspec`."""
+    found: dict[MaskKey, list[float]] = {}
+    for key, before, after in masks_of(rows):
+        found.setdefault(key, []).append(langspec(before, after, target=key[3], **form).f)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def recomputed_langspec() -> pd.DataFrame:
+    """LangSpec-F computed from the published scores, and the published or stated values.
 
     Benchmarks: F1, mean of the other drops. Open-ended answers: the released form of F with beta 4, mean of the others.
 
     Returns
     -------
-    frame with place, model, method (the paper's name), masked_language, stated, recomputed, difference
+    frame with place, model, paper_method, masked_language, stated, recomputed, difference
     """
-    stated = read_frame(path)
-    stated = stated[stated["metric"].str.startswith("langspec_f")]
-    of_accuracy = published_langspec(published_rows(path)).set_index(["model", "method", "masked_language"])
-    scores = published_scores(path)
+    rows = published_rows()
+    by_accuracy = {model: langspec_by_mask(part) for model, part in rows.groupby("model")}
+    by_score = langspec_by_mask(published_scores(), **FORM)
+    stated = _read()
     records = []
-    for row in stated.itertuples():
-        model, language, open_ended = _MODELS[row.model], row.masked_language, row.metric != "langspec_f1"
-        if open_ended:
-            top = row.method == _TOP_PERCENT
-            method = _METHODS["CRANE" if top else row.method]
-            masks = scores[(scores["method"] == method) & (scores["masked_language"] == language)]
-            masks = masks[masks["budget"] == (_TOP_BUDGET if top else "published")]
-            unmasked = scores[scores["masked_language"] == ""]
-            before, after = (f.set_index("evaluation_language")["value"].to_dict() for f in (unmasked, masks))
-            found = langspec(before, after, target=language, beta=4.0, form="released").f
-        else:
-            found = float(of_accuracy.loc[(model, _METHODS[row.method], language), "langspec_f1"])
-        name = "open-ended generation" if open_ended else "benchmarks"
-        records.append((name, model, row.method, language, float(row.value), found, found - float(row.value)))
+    for row in stated[stated["metric"].str.startswith("langspec_f")].itertuples():
+        of_benchmarks = row.metric == "langspec_f1"
+        found = (by_accuracy[row.model] if of_benchmarks else by_score)[tuple(getattr(row, name) for name in MASKED)]
+        place = "benchmarks" if of_benchmarks else "open-ended generation"
+        records.append((place, row.model, row.paper_method, row.masked_language, row.value, found, found - row.value))
     columns = ["place", "model", "paper_method", "masked_language", "stated", "recomputed", "difference"]
     return pd.DataFrame(records, columns=columns)
 
 
-def judge_published(path: Path = PUBLISHED) -> list[dict[str, Any]]:
+def judge_published() -> list[dict[str, Any]]:
     """Verdicts of the claims' rules on the published numbers of the released rule, by accuracy."""
-    rows = published_rows(path)
-    rules = {**load_rules(), "methods": {"kurtosis": "published"}, "measures": [_MEASURE]}
+    rows = published_rows()
+    rules = {**load_rules(), "methods": {"kurtosis": "published"}, "measures": [ACCURACY]}
     return judge(rows=rows, langspec=published_langspec(rows), overlaps=None, budget=0.1, rules=rules)

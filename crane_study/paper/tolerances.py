@@ -1,4 +1,4 @@
-"""How far our value may lie from a published one or a reference run's: ``expected/tolerances.yaml`` says why."""
+"""Tolerances of published values and of reference runs; ``expected/tolerances.yaml`` gives the reasons."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from crane_lib.errors import CraneError
 from crane_lib.specificity import langspec, langspec_values
 from crane_study import ROOT
 
+TOLERANCES = ROOT / "expected" / "tolerances.yaml"
 NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+_COVERED = 0.95  # share of the draws of LangSpec-F
 
 
-class _Strict_reproduction(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Rule(_Strict_reproduction):
-    """A tolerance and the profiles, tables, columns and metrics it is for, with ``*`` and ``?`` as in file names."""
+class Rule(_Strict):
+    """A tolerance for some profiles, tables, columns and metrics, with ``*`` and ``?`` as in file names."""
 
     why: str
     profiles: tuple[str, ...] = ("*",)
@@ -33,31 +37,31 @@ class Rule(_Strict_reproduction):
     compared: bool = True
     absolute: NotNegative = 0.0
     relative: NotNegative = 0.0
-    interval: bool = False  # whether the row's own interval is added, if it has one for the column
+    interval: bool = False  # add the row's own interval, if it has one for the column
 
     @model_validator(mode="after")
     def _names_a_place(self) -> Self:
         if self.tables == ("*",) and self.columns == ("*",):
-            raise ValueError("names neither tables nor columns: it would hide what no rule was written for")
+            raise ValueError("names neither tables nor columns: it would cover places that no rule was written for")
         return self
 
     def covers(self, *, table: str, column: str, metric: str) -> bool:
-        """Whether the rule is for this place."""
+        """Return whether the rule is for this place."""
         wanted = ((self.tables, table), (self.columns, column), (self.metrics, metric))
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns, name in wanted)
 
     def tolerance(self, reference: float, *, reach: float = 0.0) -> float:
-        """Largest difference from this reference value that is none.
+        """Largest tolerated difference from a reference value.
 
         Parameters
         ----------
-        reach : half the width of the row's interval, widened; counts where the rule says `interval`
+        reach : half the width of the row's interval, widened; counts if the rule has `interval`
         """
         return self.absolute + self.relative * abs(reference) + self.interval * reach
 
 
-class Reproduction(_Strict_reproduction):
-    """How two runs of one profile are compared."""
+class Reproduction(_Strict):
+    """Rules for comparing two runs of one profile."""
 
     verdicts_as_information: tuple[str, ...]  # profiles whose verdicts may differ
     identity: dict[str, tuple[str, ...]]  # table, or * for all others -> columns that name a row
@@ -65,7 +69,7 @@ class Reproduction(_Strict_reproduction):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
 
     def of_profile(self, name: str) -> Reproduction:
-        """Only the rules for a profile."""
+        """The same with only the rules for one profile."""
         kept = tuple(rule for rule in self.rules if any(fnmatchcase(name, pattern) for pattern in rule.profiles))
         return self.model_copy(update={"rules": kept})
 
@@ -85,13 +89,13 @@ class Reproduction(_Strict_reproduction):
         if found is None:
             where = f"{table}, column {column!r}" + (f", metric {metric!r}" if metric else "")
             raise CraneError(
-                f"expected/tolerances.yaml: no rule of `reproduction` is for {where}; add one that says how far two "
-                "runs may differ there, or that it is not compared"
+                f"expected/tolerances.yaml: no rule of `reproduction` is for {where}; add one with a tolerance, or "
+                "one that says that it is not compared"
             )
         return found
 
     def compares(self, *, table: str, column: str, metric: str, number: bool) -> bool:
-        """Whether a place is compared; a text without a rule is.
+        """Return whether a place is compared; a text without a rule is.
 
         Raises
         ------
@@ -103,32 +107,22 @@ class Reproduction(_Strict_reproduction):
         return rule is None or rule.compared
 
     def names_row(self, *, table: str, column: str) -> bool:
-        """Whether a column says which row it is, not what was found; a table may have a list of its own.
+        """Return whether a column identifies a row instead of holding a result; a table may have its own list.
 
-        A column that would, but is not compared by a rule, does not.
+        A column that a rule excludes from the comparison does not.
         """
         rule = self.find(table=table, column=column, metric="")
         return column in self.identity.get(table, self.identity["*"]) and (rule is None or rule.compared)
 
 
-TOLERANCES = ROOT / "expected" / "tolerances.yaml"
-_COVERED = 0.95  # of the draws of LangSpec-F
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Benchmark(_Strict):
-    """A benchmark of the paper: how many questions it has."""
+    """A benchmark of the paper and its number of questions."""
 
     items: Count
 
 
 class Measurements(_Strict):
-    """How many binomial errors a difference from the published accuracy has."""
+    """Number of binomial errors in a difference from the published accuracy."""
 
     unmasked: Count
     masked: Count
@@ -174,7 +168,7 @@ class Tolerances(_Strict):
         Parameters
         ----------
         published : the published accuracy
-        masked : whether units are masked
+        masked : True if units are masked
         deviation : standard deviation over our random draws, 0 where nothing is drawn
         """
         return float(self.z * np.hypot(self._error(task, published, masked=masked), deviation))
@@ -183,14 +177,22 @@ class Tolerances(_Strict):
         """Tolerance of a mean judge score, in points."""
         return float(self.z * self.judge.deviation * np.sqrt(self.judge.measurements / self.judge.questions))
 
+    def accuracy_noise(self, unmasked: float, items: float) -> float:
+        """Smallest clear change of an accuracy of so many questions: two binomial errors."""
+        return self.z * float(np.sqrt(2 * max(unmasked * (1 - unmasked), 0.0) / items))
+
+    def score_noise(self, items: float) -> float:
+        """Smallest clear change of a mean judge score of so many questions."""
+        return self.z * self.judge.deviation * float(np.sqrt(2 / items))
+
     def langspec_f1(
         self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, tasks: Mapping[str, str]
     ) -> float:
-        """Tolerance of LangSpec-F1: what the errors of the masked accuracies do to it.
+        """Tolerance of LangSpec-F1 from the errors of the masked accuracies.
 
         Parameters
         ----------
-        unmasked, masked : published accuracy a language
+        unmasked, masked : published accuracy per language
         target : the masked language
         tasks : language -> benchmark
         """
@@ -200,12 +202,12 @@ class Tolerances(_Strict):
     def open_langspec(
         self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, **form: Any
     ) -> float:
-        """Tolerance of LangSpec-F on judge scores: what the errors of the masked scores do to it.
+        """Tolerance of LangSpec-F on judge scores from the errors of the masked scores.
 
         Parameters
         ----------
-        unmasked, masked : published judge score a language
-        form : beta and form, as `crane_lib.specificity.langspec` has them
+        unmasked, masked : published judge score per language
+        form : beta and form, as for `crane_lib.specificity.langspec`
         """
         errors = dict.fromkeys(masked, self.judge_score() / self.z)
         return self._langspec(unmasked, masked, errors, target=target, **form)
@@ -219,7 +221,7 @@ class Tolerances(_Strict):
         target: str,
         **form: Any,
     ) -> float:
-        """Distance from the published value that 95 % of the draws of the masked scores keep."""
+        """Distance from the published value within which 95 % of the draws of the masked scores are."""
         generator = np.random.default_rng(self.langspec.random_seed)
         centre = langspec(unmasked, masked, target=target, **form).f
         drawn = generator.standard_normal((self.langspec.draws, len(masked)))

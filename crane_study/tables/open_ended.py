@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from crane_lib.errors import CraneError
 from crane_study.labels import language_name, ordered_languages
-from crane_study.measure.rows import pick
+from crane_study.measure.rows import COLUMNS, pick
 from crane_study.tables import in_study_order
 from crane_study.uncertainty.open_ended import MEAN
 
+if TYPE_CHECKING:
+    from crane_study.study import Study
+
 _LONGEST = 160  # characters of an answer in a table
 _GOOD = 8.0  # score of an answer that is worth showing with its masked ones
+
+
+def available_rows(study: Study) -> tuple[pd.DataFrame, str]:
+    """Judge scores of open-ended answers, and the reason why all or the endpoint's are missing; empty if none is."""
+    rows, reason = pd.DataFrame(columns=list(COLUMNS)), study.no_open_ended
+    if reason:
+        return rows, reason
+    try:
+        if len(study.judges) > 1:  # the offline judge's scores do not need the endpoint's
+            rows = study.judge_rows("offline")
+        return study.open_rows(), ""
+    except CraneError as error:  # for example no judge; sections that do not need the scores go on without them
+        return rows, str(error)
+
+
+def available_results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Judge scores of open-ended answers, the answers, and the reason why any are missing; empty if none is."""
+    rows, reason = available_rows(study)
+    items = study.open_items() if not reason else pd.DataFrame(columns=["language", "question"])
+    return rows, items, reason
 
 
 def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str) -> pd.DataFrame:

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations, product
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_lib.neurons import NEURON, NeuronSet
+from crane_lib.neurons import NEURON, NeuronSet, read_all_sets
 from crane_lib.overlap import COMPARED, as_neurons, compare, expected_intersection
+
+if TYPE_CHECKING:
+    from crane_study.study import Study
 
 _GROUP = ["model", "method", "budget", "random_seed"]
 
 
 def _group(item: NeuronSet) -> tuple[str, str, str, int]:
     return item.model, item.method, item.budget, item.random_seed
+
+
+def main_sets(study: Study) -> list[NeuronSet]:
+    """The base model's sets of every method, as published and at the common budget, without random draws."""
+    sets = read_all_sets(study.selection("base").folder)
+    budgets = ("published", study.budget)
+    return [item for item in sets if item.budget in budgets and not item.method.startswith("random")]
+
+
+def by_rule(sets: Sequence[NeuronSet]) -> dict[tuple[str, str], list[NeuronSet]]:
+    """Sets by method and budget."""
+    groups: dict[tuple[str, str], list[NeuronSet]] = {}
+    for item in sets:
+        groups.setdefault((item.method, item.budget), []).append(item)
+    return groups
 
 
 def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:

@@ -34,14 +34,14 @@ def test_every_section_waits_for_those_that_make_what_it_reads():
         ("%time study.relevance('base')", set()),  # a line that only IPython understands
         ("study.unmasked_accuracy()", {"unmasked_accuracy", "questions", "corpus", "model"}),
         (
-            "from crane_study.paper import comparison\ncomparison.main_sets(study)",
+            "from crane_study.tables import overlap\noverlap.main_sets(study)",
             {"selection", "relevance", "corpus", "model"},
         ),
         (
-            "from crane_study.paper.comparison import main_sets\nmain_sets(study)",
+            "from crane_study.tables.overlap import main_sets\nmain_sets(study)",
             {"selection", "relevance", "corpus", "model"},
         ),
-        ("from crane_study.paper import comparison\ncomparison.RELEASED_RULE", set()),
+        ("from crane_study.tables import paper\npaper.RELEASED_RULE", set()),
     ],
 )
 def test_what_a_section_reads(tmp_path, code, read):

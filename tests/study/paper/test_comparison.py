@@ -1,13 +1,30 @@
-"""Our results beside the paper's."""
+"""Our results compared with the paper's."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from crane_study.paper import comparison as beside
-from crane_study.paper.published import published_rows, published_scores
+from crane_lib.neurons import NeuronSet
+from crane_study.frames import read_frame
+from crane_study.paper.comparison import (
+    Published,
+    accuracy_langspec,
+    compare_directions,
+    compare_langspec,
+    compare_overlaps,
+    compare_ranks,
+    compare_values,
+    score_langspec,
+)
+from crane_study.paper.published import PUBLISHED, published_rows, published_scores
 from crane_study.paper.tolerances import load_tolerances
+from crane_study.tables.overlap import overlaps
+from crane_study.uncertainty.open_ended import open_langspec
 
 TOLERANCES = load_tolerances()
+BASE, CHAT = (Published.benchmarks(model, TOLERANCES) for model in ("base", "chat"))
+ANSWERS = Published.open_answers(TOLERANCES)
+SET = ["method", "budget"]
 
 
 @pytest.fixture
@@ -16,14 +33,17 @@ def exact():
     return published_rows().assign(n=1000)
 
 
-def directions(rows, model="base", **options):
-    noise = beside.noise_of_accuracy(TOLERANCES)
-    return beside.directions_beside(rows, model=model, metric="accuracy", tolerances=TOLERANCES, noise=noise, **options)
+def values(rows):
+    return compare_values(rows, BASE, model="base")
 
 
-@pytest.mark.parametrize(("model", "count"), [("base", 30), ("chat", 21)])
-def test_the_published_values_lie_within_the_tolerance_of_themselves(exact, model, count):
-    table = beside.values_beside(exact, model=model, metric="accuracy", tolerances=TOLERANCES)
+def directions(rows):
+    return compare_directions(rows, BASE, model="base").set_index(["method", "masked_language"])
+
+
+@pytest.mark.parametrize(("model", "published", "count"), [("base", BASE, 30), ("chat", CHAT, 21)])
+def test_the_published_values_are_within_the_tolerance_of_themselves(exact, model, published, count):
+    table = compare_values(exact, published, model=model)
     assert len(table) == count
     assert set(table["within"]) == {"yes"}
     assert (table["difference"] == 0).all()
@@ -33,39 +53,33 @@ def test_the_published_values_lie_within_the_tolerance_of_themselves(exact, mode
 def test_a_value_beyond_the_tolerance_is_not_within(exact):
     chosen = (exact["model"] == "base") & (exact["method"] == "kurtosis") & (exact["masked_language"] == "en")
     moved = exact["value"].where(~(chosen & (exact["evaluation_language"] == "en")), exact["value"] - 0.02)
-    table = beside.values_beside(exact.assign(value=moved), model="base", metric="accuracy", tolerances=TOLERANCES)
-    outside = table[table["within"] == "no"]
-    assert outside[["method", "masked_language", "evaluation_language"]].to_numpy().tolist() == [
-        ["kurtosis", "en", "en"]
-    ]
+    outside = values(exact.assign(value=moved)).query("within == 'no'")
+    found = outside[["method", "masked_language", "evaluation_language"]].to_numpy().tolist()
+    assert found == [["kurtosis", "en", "en"]]
     assert outside["difference"].item() == pytest.approx(-0.02)
 
 
 def test_missing_rows_are_not_run_and_the_others_stay(exact):
-    lacking = exact[exact["method"] != "lape"]
-    table = beside.values_beside(lacking, model="base", metric="accuracy", tolerances=TOLERANCES)
+    table = values(exact[exact["method"] != "lape"])
     assert set(table.loc[table["method"] == "lape", "within"]) == {"NOT RUN"}
     assert set(table.loc[table["method"] != "lape", "within"]) == {"yes"}
-    nothing = beside.values_beside(exact.iloc[:0], model="base", metric="accuracy", tolerances=TOLERANCES)
-    assert set(nothing["within"]) == {"NOT RUN"}
+    assert set(values(exact.iloc[:0])["within"]) == {"NOT RUN"}
     assert set(directions(exact.iloc[:0])["same_direction"]) == {"NOT RUN"}
 
 
 def test_random_draws_are_averaged_and_widen_the_tolerance(exact):
     drawn = exact[exact["method"] == "random_like_kurtosis"]
     two = [drawn.assign(value=drawn["value"] + step, random_seed=draw) for draw, step in ((0, -0.05), (1, 0.05))]
-    rows = pd.concat([exact[exact["method"] != "random_like_kurtosis"], *two])
-    table = beside.values_beside(rows, model="base", metric="accuracy", tolerances=TOLERANCES)
+    table = values(pd.concat([exact[exact["method"] != "random_like_kurtosis"], *two]))
     random = table[table["method"] == "random_like_kurtosis"]
     assert random["difference"].abs().max() < 1e-12
     assert (random["tolerance"] > 1.96 * 0.07).all()
 
 
 def test_directions_of_the_published_accuracies(exact):
-    """What the paper's own numbers say, by words: the English set costs Vietnamese most."""
-    table = directions(exact).set_index(["method", "masked_language"])
-    assert table.loc[("kurtosis", "en"), "own_published"] == "falls"
-    assert table.loc[("kurtosis", "en"), "most_published"] == "Vietnamese"
+    """The paper's own numbers in words: the English set costs Vietnamese most."""
+    table = directions(exact)
+    assert table.loc[("kurtosis", "en"), ["own_published", "most_published"]].tolist() == ["falls", "Vietnamese"]
     assert table.loc[("kurtosis", "zh"), "own_published"] == "no clear change"
     assert table.loc[("kurtosis", "vi"), "most_published"] == "Vietnamese"
     assert set(table.loc["lape", "own_published"]) == {"no clear change"}
@@ -74,25 +88,198 @@ def test_directions_of_the_published_accuracies(exact):
 def test_agreement_in_directions(exact):
     ours = exact.assign(n=10**9)  # so many questions that every change is clear
     better = (ours["method"] == "kurtosis") & (ours["masked_language"] == "vi")
-    raised = ours.assign(value=ours["value"].where(~better, 0.9))
-    table = directions(raised).set_index(["method", "masked_language"])
-    assert table.loc[("kurtosis", "vi"), "own_ours"] == "rises"
-    assert table.loc[("kurtosis", "vi"), "same_direction"] == "no"
+    table = directions(ours.assign(value=ours["value"].where(~better, 0.9)))
+    assert table.loc[("kurtosis", "vi"), ["own_ours", "same_direction"]].tolist() == ["rises", "no"]
     assert table.loc[("kurtosis", "en"), "same_direction"] == "yes"
     assert table.loc[("kurtosis", "zh"), "own_ours"] == "falls"
-    numbers = table.drop(columns=["budget"]).map(lambda cell: isinstance(cell, float)).to_numpy()
-    assert not numbers.any()
+    assert not table.drop(columns=["budget"]).map(lambda cell: isinstance(cell, float)).to_numpy().any()
 
 
-def test_open_ended_scores_beside_the_published():
-    scores = published_scores().assign(metric="judge_score", n=70)
-    table = beside.values_beside(scores, model="chat", metric="judge_score", tolerances=TOLERANCES, open_ended=True)
+def test_another_metric_has_no_noise(exact):
+    """An accuracy of ten questions changes unclearly; a token probability changes clearly."""
+    few = exact.assign(n=10)
+    assert set(directions(few)["own_ours"]) == {"no clear change"}
+    renamed = few.assign(metric="token_probability")
+    table = compare_directions(renamed, BASE, model="base", metric="token_probability")
+    assert "no clear change" not in set(table["own_ours"])
+
+
+def test_open_ended_scores():
+    scores = published_scores().assign(n=70)
+    table = compare_values(scores, ANSWERS, model="chat")
     assert len(table) == 30
     assert set(table["within"]) == {"yes"}
     assert table["tolerance"].unique().tolist() == pytest.approx([1.96 * 2.5 * (2 / 70) ** 0.5])
-    noise = beside.noise_of_scores(TOLERANCES)
-    words = beside.directions_beside(
-        scores, model="chat", metric="judge_score", tolerances=TOLERANCES, noise=noise, open_ended=True
-    )
+    words = compare_directions(scores, ANSWERS, model="chat")
     assert set(words["same_direction"]) == {"yes"}
     assert set(words.loc[words["method"] == "kurtosis", "most_published"]) == {"Vietnamese"}
+
+
+# --- LangSpec-F ---
+
+
+@pytest.fixture(scope="module")
+def found():
+    """LangSpec-F of judged answers whose means are the published scores; they spread by up to 2 points around them."""
+    frames = [
+        pd.DataFrame({"question": range(5), "score": row["value"] + np.linspace(-2, 2, 5)}).assign(
+            **row.drop(["value", "evaluation_language"]), language=row["evaluation_language"], judge="endpoint"
+        )
+        for _, row in published_scores().iterrows()
+    ]
+    return open_langspec(pd.concat(frames, ignore_index=True), resamples=2)
+
+
+def langspec(rows):
+    return compare_langspec(accuracy_langspec(rows, model="base"), BASE)
+
+
+def ranks(rows):
+    return compare_ranks(accuracy_langspec(rows, model="base"), BASE).set_index("method")
+
+
+def test_langspec_of_accuracies(exact):
+    table = langspec(exact)
+    published = table.set_index(["method", "masked_language"])["published"]
+    assert published["kurtosis", "vi"] == pytest.approx(0.4907, abs=6e-5)
+    assert published["lape", "zh"] == pytest.approx(0.0337, abs=6e-5)
+    assert set(table["within"]) == {"yes"}
+    lacking = langspec(exact[exact["method"] != "lape"])
+    assert lacking.groupby("method")["within"].agg(set).to_dict() == {
+        "kurtosis": {"yes"},
+        "lape": {"NOT RUN"},
+        "random_like_kurtosis": {"yes"},
+    }
+
+
+def test_ranks(exact):
+    table = ranks(exact)
+    assert table["rank_published"].to_dict() == {"kurtosis": "1", "random_like_kurtosis": "2", "lape": "3"}
+    assert set(table["same_direction"]) == {"yes"}
+    lacking = ranks(exact[exact["method"] != "lape"])["rank_ours"]
+    assert lacking.to_dict() == {"kurtosis": "1", "random_like_kurtosis": "2", "lape": "NOT RUN"}
+
+
+def test_methods_that_are_equal_share_a_rank(exact):
+    unharmed = exact[exact["masked_language"] == ""].set_index(["model", "evaluation_language"])["value"]
+    places = zip(exact["model"], exact["evaluation_language"], strict=True)
+    table = ranks(exact.assign(value=[unharmed[place] for place in places]))
+    assert set(table["rank_ours"]) == {"1"}
+    assert table.loc["lape", "same_direction"] == "no"
+
+
+def test_sets_of_the_other_model_do_not_count(exact):
+    """A study masks its base model with the chat model's sets, too; the paper's are the base model's own."""
+    own = exact[(exact["model"] == "base") & (exact["method"] == "kurtosis")]
+    unmasked = exact[(exact["model"] == "base") & (exact["masked_language"] == "")]
+    harmless = unmasked.set_index("evaluation_language")["value"]
+    others = own.assign(selected_on="chat", value=own["evaluation_language"].map(harmless))
+    table = ranks(pd.concat([exact, others]))
+    assert table.loc["kurtosis", "rank_ours"] == "1"
+    assert len(table) == 3
+
+
+def test_open_answers_have_the_stated_values(found):
+    """The published LangSpec-F of open answers (released form, beta 4), to the rounding of the scores."""
+    table = compare_langspec(score_langspec(found), ANSWERS)
+    assert set(table["within"]) == {"yes"}
+    assert table["difference"].abs().max() < 1e-9
+    stated = read_frame(PUBLISHED)
+    stated = stated[stated["metric"].str.startswith("langspec_f (")]
+    names = {"CRANE": ("kurtosis", "published"), "CRANE top 1%": ("kurtosis", "0.01"), "LAPE": ("lape", "published")}
+    ours = table.set_index([*SET, "masked_language"])["ours"]
+    assert len(stated) == len(table) == 9
+    for row in stated.itertuples():
+        assert ours[(*names[row.method], row.masked_language)] == pytest.approx(float(row.value), abs=1e-3)
+
+
+def test_open_answers_beyond_the_tolerance_or_missing(found):
+    chosen = (found["method"] == "kurtosis") & (found["budget"] == "published") & (found["masked_language"] == "vi")
+    moved = found.assign(langspec=found["langspec"].where(~chosen, 0.0))
+    table = compare_langspec(score_langspec(moved[moved["method"] != "lape"]), ANSWERS)
+    within = table.set_index([*SET, "masked_language"])["within"]
+    assert within.pop(("kurtosis", "published", "vi")) == "no"
+    assert {method: set(part) for method, part in within.groupby(level=0)} == {"kurtosis": {"yes"}, "lape": {"NOT RUN"}}
+    assert set(compare_langspec({}, ANSWERS)["within"]) == {"NOT RUN"}
+
+
+def test_ranks_of_open_answers(found):
+    table = compare_ranks(score_langspec(found), ANSWERS).set_index(SET)
+    assert table["rank_published"].to_dict() == {
+        ("kurtosis", "published"): "1",
+        ("kurtosis", "0.01"): "2",
+        ("lape", "published"): "3",
+    }
+    assert set(table["same_direction"]) == {"yes"}
+    raised = found.assign(langspec=found["langspec"].where(found["method"] != "lape", 1.0))
+    assert compare_ranks(score_langspec(raised), ANSWERS).set_index("method").loc["lape", "rank_ours"] == "1"
+    other_sets = compare_ranks(score_langspec(found.assign(selected_on="base")), ANSWERS)
+    assert set(other_sets["same_direction"]) == {"NOT RUN"}
+
+
+# --- Overlaps ---
+
+# Chance is of a set shaped like the second: Vietnamese has four times as many units as English, Chinese twice.
+OVERLAPS = pd.DataFrame(
+    [
+        ("en", "vi", 0.30, 0.36, 0.32, 0.40),
+        ("vi", "en", 0.25, 0.09, 0.07, 0.11),
+        ("en", "zh", 0.30, 0.18, 0.15, 0.21),
+        ("zh", "en", 0.10, 0.09, 0.06, 0.12),
+        ("zh", "vi", 0.25, 0.36, 0.34, 0.38),
+        ("vi", "zh", np.nan, np.nan, np.nan, np.nan),
+    ],
+    columns=["language_a", "language_b", "share_of_a", "expected_share_of_a", "chance_low", "chance_high"],
+)
+# English has more of Vietnamese than of itself in a random set of its size, and less than by chance.
+DIRECTIONS = {  # published (only English has a published chance), ours, the same
+    ("en", "vi"): ("more than chance", "less than chance", "no"),
+    ("vi", "en"): ("not published", "more than chance", "not published"),
+    ("en", "zh"): ("more than chance", "more than chance", "yes"),
+    ("zh", "en"): ("not published", "no clear difference", "not published"),
+    ("zh", "vi"): ("not published", "less than chance", "not published"),
+    ("vi", "zh"): ("not published", "NOT RUN", "NOT RUN"),
+}
+
+
+def compared(table=OVERLAPS, *, same_model):
+    found = compare_overlaps(table, with_random=0.09, tolerances=TOLERANCES, same_model=same_model)
+    return found.set_index(["language_a", "language_b"])
+
+
+def test_overlaps_of_another_model_have_directions():
+    table = compared(same_model=False)
+    assert not {"published", "ours"} & set(table)
+    assert {pair: tuple(row) for pair, row in table.iterrows()} == DIRECTIONS
+
+
+def test_overlaps_of_the_papers_model_have_values():
+    table = compared(same_model=True)
+    assert table.drop(("en", "random"))["our_direction"].to_dict() == {k: v[1] for k, v in DIRECTIONS.items()}
+    within = table["within"].to_dict()
+    assert within[("vi", "en")] == within[("en", "random")] == "yes"
+    assert within[("en", "zh")] == within[("zh", "en")] == "no"
+    assert within[("vi", "zh")] == "NOT RUN"
+    assert table.loc[("en", "random"), ["ours", "our_direction"]].tolist() == [0.09, ""]
+    assert table.loc[("zh", "vi"), ["expected_share_of_a", "chance_low", "chance_high"]].tolist() == [0.36, 0.34, 0.38]
+
+
+@pytest.mark.parametrize("edge", ["chance_low", "chance_high"])
+def test_a_share_at_the_edge_of_chance_is_no_clear_difference(edge):
+    table = OVERLAPS.assign(share_of_a=OVERLAPS[edge])
+    assert compared(table, same_model=False)["our_direction"].iloc[0] == "no clear difference"
+
+
+def test_sets_of_very_different_sizes():
+    """By chance a large set has most of a small one: sharing half of it is less than chance, though not little."""
+    sets = [
+        NeuronSet({"neuron": [indices]}, {"neuron": 100}, "m", "kurtosis", "published", language)
+        for language, indices in (("en", np.arange(10)), ("vi", np.arange(5, 95)))
+    ]
+    table = compared(overlaps(sets), same_model=False)["our_direction"]
+    assert table[("en", "vi")] == table[("vi", "en")] == "less than chance"
+    assert set(table.drop([("en", "vi"), ("vi", "en")])) == {"NOT RUN"}
+
+
+def test_without_sets_nothing_is_compared():
+    assert set(compared(overlaps([]), same_model=False)["same_direction"]) == {"NOT RUN"}

@@ -7,7 +7,7 @@ import torch
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
 from crane_study import ROOT
-from crane_study.paper.lape_list import LANGUAGES, beside_list, list_counts, read_lape_list
+from crane_study.paper.lape_list import LANGUAGES, compare_with_list, list_counts, read_lape_list
 
 REFERENCE = ROOT.parent / "shared" / "reference" / "lape"
 
@@ -55,13 +55,13 @@ def test_a_made_up_list(tmp_path):
     assert counts.loc["en", "share"] == 9 / 60
 
 
-def test_our_sets_beside_the_list(tmp_path):
+def test_our_sets_compared_with_the_list(tmp_path):
     listed = read_lape_list(made_up(tmp_path / "list.pth"), layers=3, width=20)
     ours = [
         NeuronSet({"neuron": [np.array([1, 2]), np.array([1]), np.array([19])]}, {"neuron": 20}, language="zh"),
         NeuronSet({"neuron": [np.array([0])] * 3}, {"neuron": 20}, language="de"),
     ]
-    table = beside_list(listed, ours)
+    table = compare_with_list(listed, ours)
     assert table["language"].tolist() == ["zh"]
     row = table.iloc[0]
     assert (row["count_a"], row["count_b"], row["shared"]) == (4, 9, 3)

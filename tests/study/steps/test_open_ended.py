@@ -18,10 +18,10 @@ from crane_study.frames import read_frame
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
 from crane_study.measure.judge_endpoint import KEY, MODEL, URL
 from crane_study.measure.rows import COLUMNS
-from crane_study.paper import comparison as paper
 from crane_study.paper.claims import read_claims
 from crane_study.steps.open_ended import make_embedded_questions
 from crane_study.study import Study
+from crane_study.tables.open_ended import available_rows
 from tests.small import write_study
 from tests.study.measure.judge_server import judging, stub_server
 
@@ -204,17 +204,17 @@ def run_section(name, profile):
 
 def test_an_endpoint_that_fails_leaves_the_offline_scores(profiles, monkeypatch):
     study = opened(profiles / "both.yaml")
-    rows, reason = paper.open_ended_rows(study)
+    rows, reason = available_rows(study)
     assert reason.startswith("judge: CRANE_JUDGE_URL is not set")
     assert set(rows["metric"]) == {"judge_score_offline"}
     with stub_server(lambda _n, _body: judging(5), key=SECRET) as (url, _stub):
         for name, value in ((URL, url), (MODEL, "some-model"), (KEY, "another-key")):
             monkeypatch.setenv(name, value)
-        again, reason = paper.open_ended_rows(study)
+        again, reason = available_rows(study)
         assert "refuses the key (401)" in reason
         pd.testing.assert_frame_equal(again, rows)
         monkeypatch.setenv(KEY, SECRET)
-        complete, reason = paper.open_ended_rows(study)
+        complete, reason = available_rows(study)
     assert not reason
     assert list(dict.fromkeys(complete["metric"])) == ["judge_score", "judge_score_offline"]  # the main judge first
     offline = complete[complete["metric"] == "judge_score_offline"]

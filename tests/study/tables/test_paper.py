@@ -1,4 +1,4 @@
-"""What the comparison with the paper needs of a study."""
+"""The comparison with the paper, of a whole study."""
 
 import pandas as pd
 import pytest
@@ -6,11 +6,12 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.specificity import langspec
-from crane_study.paper import comparison as paper
+from crane_study.paper.lape_list import published_list
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.profile import Paper
 from crane_study.study import Study
-from crane_study.tables.overlap import overlaps
+from crane_study.tables import paper
+from crane_study.tables.overlap import by_rule, main_sets, overlaps
 from crane_study.uncertainty.open_ended import score_rows
 from tests.small import write_study
 
@@ -34,9 +35,9 @@ def test_every_table_of_another_model_has_directions_and_no_values(profile):
     for table, caption in (
         paper.benchmarks(study, rows, "base", TOLERANCES),
         paper.benchmarks(study, rows, "chat", TOLERANCES),
-        paper.langspec_table(study, rows, "base", TOLERANCES),
+        paper.benchmark_langspec(study, rows, "base", TOLERANCES),
         paper.set_overlaps(study, TOLERANCES),
-        paper.open_ended(study, TOLERANCES, metric="judge_score"),
+        paper.open_ended(study, TOLERANCES),
         paper.open_ended_langspec(study, TOLERANCES),
     ):
         assert "directions only" in caption
@@ -44,7 +45,7 @@ def test_every_table_of_another_model_has_directions_and_no_values(profile):
         assert len(table)
         assert not any(kind.kind == "f" for kind in table.dtypes)
     for table, caption in (
-        paper.open_ended(study, TOLERANCES, metric="judge_score"),
+        paper.open_ended(study, TOLERANCES),
         paper.open_ended_langspec(study, TOLERANCES),
     ):
         assert "NOT RUN: the profile names no open questions" in caption
@@ -61,7 +62,7 @@ def test_the_released_rules_sets_are_measured_where_the_languages_are_there(prof
     shared, _caption = paper.set_overlaps(study, TOLERANCES)
     ours = shared.set_index(["language_a", "language_b"])["our_direction"]
     assert ours[("en", "zh")] == "NOT RUN"
-    sets = [item for item in paper.main_sets(study) if (item.method, item.budget) == paper.RELEASED_RULE]
+    sets = [item for item in main_sets(study) if (item.method, item.budget) == paper.RELEASED_RULE]
     row = overlaps(sets).set_index(["language_a", "language_b"]).loc[("en", "vi")]
     inside = row["chance_low"] <= row["share_of_a"] <= row["chance_high"]
     above = "more than chance" if row["share_of_a"] > row["chance_high"] else "less than chance"
@@ -89,7 +90,7 @@ def judged():
 def answered(profile, monkeypatch):
     """A study whose chat model's answers an endpoint judged."""
     items = judged()
-    monkeypatch.setattr(paper, "open_ended_results", lambda study: (score_rows(items, main="endpoint"), items, ""))
+    monkeypatch.setattr(paper, "available_results", lambda study: (score_rows(items, main="endpoint"), items, ""))
     return opened(profile)
 
 
@@ -112,7 +113,7 @@ def test_open_answers_have_values_where_nothing_speaks_against_it(answered, monk
     expected = langspec(before, after, target="en", beta=4.0, form="released").f
     assert own[("kurtosis", "published", "en")] == pytest.approx(expected)
     assert own.drop(("kurtosis", "0.01"))["kurtosis"].notna().all()
-    scores, caption = paper.open_ended(answered, TOLERANCES, metric="judge_score")
+    scores, caption = paper.open_ended(answered, TOLERANCES)
     assert "published value, ours" in caption
     assert scores["ours"].notna().sum() == 3 + 2 * 9
     assert asked == [(7 * 3 * 70, 70)] * 2
@@ -120,25 +121,25 @@ def test_open_answers_have_values_where_nothing_speaks_against_it(answered, monk
 
 def test_the_sets_that_are_shown(profile):
     study = opened(profile)
-    sets = paper.main_sets(study)
+    sets = main_sets(study)
     assert {item.budget for item in sets} == {"published", "0.1"}
     assert not any(item.method.startswith("random") for item in sets)
-    groups = paper.by_rule(sets)
+    groups = by_rule(sets)
     assert [item.language for item in groups["kurtosis", "published"]] == ["en", "vi"]
 
 
 def test_lapes_list_is_read_where_the_profile_names_one(profile, tmp_path):
     study = opened(profile)
-    sets = paper.main_sets(study)
-    assert paper.lape_list(study, sets) == ([], "the profile names no published list (paper.lape_list)")
+    sets = main_sets(study)
+    assert published_list(study, sets) == ([], "the profile names no published list (paper.lape_list)")
     path = tmp_path / "list.pth"
     torch.save([[torch.tensor([language, language + 1])] * 2 for language in range(7)], path)
-    listed, reason = paper.lape_list(opened(profile, lape_list=path), sets)
+    listed, reason = published_list(opened(profile, lape_list=path), sets)
     assert reason == ""
     assert [item.language for item in listed] == ["en", "vi"]
     torch.save([[torch.tensor([100])] * 2] * 7, path)
     with pytest.raises(CraneError, match="out of range for a width of 24; it is of another model"):
-        paper.lape_list(opened(profile, lape_list=path), sets)
+        published_list(opened(profile, lape_list=path), sets)
 
 
 def test_the_path_of_a_list_is_relative_to_the_profile(tmp_path):

@@ -1,11 +1,11 @@
-"""When values of a study may be held against published ones."""
+"""Conditions for comparing values with published ones."""
 
 import json
 
 import pandas as pd
 import pytest
 
-from crane_study.paper import comparison as comparable
+from crane_study.paper import eligibility
 from crane_study.profile import Paper, Task
 from crane_study.study import Study
 from tests.small import write_study
@@ -34,7 +34,7 @@ def path(tmp_path_factory):
     written = write_study(folder, chat=True)
     for name in ("model", "chat"):
         config = folder / name / "config.json"
-        config.write_text(json.dumps(json.loads(config.read_text()) | comparable.SIZES["Llama-2-7b"]))
+        config.write_text(json.dumps(json.loads(config.read_text()) | eligibility.SIZES["Llama-2-7b"]))
     return written
 
 
@@ -49,20 +49,20 @@ def answers(count=QUESTIONS):
 
 
 def test_a_model_is_the_papers_only_if_named_so_and_of_its_sizes(study, tmp_path):
-    assert comparable.why_not_the_papers(study, "base") == comparable.why_not_the_papers(study, "chat") == ""
-    assert "does not name its models" in comparable.why_not_the_papers(changed(study, paper={"model": None}), "base")
+    assert eligibility.why_other_model(study, "base") == eligibility.why_other_model(study, "chat") == ""
+    assert "does not name its models" in eligibility.why_other_model(changed(study, paper={"model": None}), "base")
     other = opened(write_study(tmp_path))
     other.profile = other.profile.model_copy(update={"paper": Paper(**PAPER)})
     why = "the base model has num_hidden_layers 2, Llama-2-7b 32"
-    assert comparable.why_not_the_papers(other, "base") == why
-    assert comparable.why_no_accuracies(other, "base") == comparable.why_no_overlaps(other) == why
-    assert comparable.why_not_the_papers(other, "chat") == "the profile names no chat model"
+    assert eligibility.why_other_model(other, "base") == why
+    assert eligibility.why_no_accuracies(other, "base") == eligibility.why_no_overlaps(other) == why
+    assert eligibility.why_other_model(other, "chat") == "the profile names no chat model"
 
 
 def test_the_papers_study_has_values(study):
-    assert comparable.why_no_accuracies(study, "base") == comparable.why_no_accuracies(study, "chat") == ""
-    assert comparable.why_no_overlaps(study) == ""
-    assert comparable.why_no_scores(study, answers(), questions=QUESTIONS) == ""
+    assert eligibility.why_no_accuracies(study, "base") == eligibility.why_no_accuracies(study, "chat") == ""
+    assert eligibility.why_no_overlaps(study) == ""
+    assert eligibility.why_no_scores(study, answers(), questions=QUESTIONS) == ""
 
 
 def task(language, **given):
@@ -92,18 +92,18 @@ def task(language, **given):
     ],
 )
 def test_other_questions_or_another_rule_have_no_accuracies(study, sections, why):
-    assert comparable.why_no_accuracies(changed(study, **sections), "base") == why
+    assert eligibility.why_no_accuracies(changed(study, **sections), "base") == why
 
 
 def test_another_threshold_selects_other_sets(study):
     why = "selection.kurtosis_threshold is 0.5, the released rule's 1"
     other = changed(study, selection={"kurtosis_threshold": 0.5})
-    assert comparable.why_no_overlaps(other) == why
-    assert comparable.why_no_scores(other, answers(), questions=QUESTIONS) == why
+    assert eligibility.why_no_overlaps(other) == why
+    assert eligibility.why_no_scores(other, answers(), questions=QUESTIONS) == why
 
 
 def test_questions_of_ones_own_do_not_matter_to_the_sets(study):
-    assert comparable.why_no_overlaps(changed(study, evaluation={"tasks": {}})) == ""
+    assert eligibility.why_no_overlaps(changed(study, evaluation={"tasks": {}})) == ""
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,6 @@ def test_questions_of_ones_own_do_not_matter_to_the_sets(study):
     ],
 )
 def test_judge_scores_need_an_endpoint_and_the_papers_questions(study, sections, count, why):
-    found = comparable.why_no_scores(changed(study, **sections), answers(count), questions=QUESTIONS)
+    found = eligibility.why_no_scores(changed(study, **sections), answers(count), questions=QUESTIONS)
     assert found.startswith(why)
     assert bool(found) == bool(why)
