@@ -1,5 +1,7 @@
-"""Every figure of the study: a function takes frames or arrays and a path without suffix, writes PNG and PDF, and
-returns the caption.
+"""Every figure of the study.
+
+A function takes frames or arrays and a path without suffix, writes a PNG, a PDF and their alt text, and returns the
+caption.
 """
 
 from crane_study.figures.effects import delta_matrices, dose_response, langspec_bars, transfer_figure

@@ -1,51 +1,47 @@
-"""Figures of the embedded model: how it was trained and what guessers reach on its questions."""
+"""Figures of the embedded model: its training, and the accuracy of guessers on its questions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from statsmodels.stats.proportion import proportion_confint
 
 from crane_lib.errors import CraneError
-from crane_study.figures.panels import grid
+from crane_study.figures.alt_text import tell, tell_line
+from crane_study.figures.panels import WIDTH, dodged, grid, interval_bars, legend_below
 from crane_study.figures.style import MODEL_COLOURS, UNKNOWN_COLOUR, drawing
 from crane_study.labels import MODEL_LABELS, language_name, ordered_languages
 
 _GUESSERS = {
-    "model": ("Model", "#3B3B3B"),
-    "base": ("Base model", MODEL_COLOURS["base"]),
-    "chat": ("Chat model", MODEL_COLOURS["chat"]),
+    "model": ("Model", MODEL_COLOURS["base"]),
     "chat model": ("Chat model", MODEL_COLOURS["chat"]),
     "overlap": ("Guesser: overlap with the question", "#E69F00"),
     "longest": ("Guesser: longest option", "#56B4E9"),
     "shortest": ("Guesser: shortest option", "#B7DDF3"),
     "answer_frequency": ("Guesser: most frequent answer", "#CC79A7"),
 }
-_Z95 = 1.959963984540054
 
 
 def training_loss(histories: Mapping[str, pd.DataFrame], path: Path) -> str:
-    """Training loss by step, a panel a model.
+    """Training loss by step, a panel per model.
 
     Parameters
     ----------
     histories : model -> training history (step, loss, learning_rate, tokens, seconds)
-
-    Returns
-    -------
-    the caption
     """
     if not histories or any(frame.empty for frame in histories.values()):
         raise CraneError("training loss: a history is empty; train the models first")
     with drawing(path, width=max(3.4, 3.4 * len(histories)), height=2.4) as figure:
         panels = grid(figure, len(histories), columns=len(histories))
         for panel, (model, frame) in zip(panels, histories.items(), strict=True):
-            panel.plot(frame["step"], frame["loss"], color=MODEL_COLOURS.get(model, UNKNOWN_COLOUR))
-            panel.set_title(MODEL_LABELS.get(model, model))
-            panel.set_xlabel("Step")
+            colour = MODEL_COLOURS.get(model, UNKNOWN_COLOUR)
+            sns.lineplot(frame, x="step", y="loss", estimator=None, ax=panel, color=colour)
+            tell(panel, "Loss", frame["step"], frame["loss"])
+            panel.set(title=MODEL_LABELS.get(model, model), xlabel="Step", ylabel="")
             panel.set_ylim(bottom=0)
             panel.grid(axis="y")
         panels[0].set_ylabel("Loss (nats per token)")
@@ -57,48 +53,39 @@ def training_loss(histories: Mapping[str, pd.DataFrame], path: Path) -> str:
     return f"Training loss (nats per token) by step, as logged, not smoothed. Last values: {ends}."
 
 
-def wilson(accuracy: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95 % interval of a share of n items."""
-    square = _Z95**2
-    centre = (accuracy + square / (2 * n)) / (1 + square / n)
-    half = _Z95 / (1 + square / n) * np.sqrt(accuracy * (1 - accuracy) / n + square / (4 * n**2))
-    return centre - half, centre + half
-
-
 def guessers(frame: pd.DataFrame, path: Path, *, chance: float = 0.25) -> str:
-    """Accuracy of the model beside that of guessers that know nothing.
+    """Accuracy of the model compared with that of guessers that know nothing.
 
     Parameters
     ----------
     frame : language, guesser, accuracy, n
     chance : accuracy of guessing at random
-
-    Returns
-    -------
-    the caption
     """
     languages = ordered_languages(frame["language"])
-    names = [name for name in _GUESSERS if name in set(frame["guesser"])]
-    names += sorted(set(frame["guesser"]) - set(names))
-    width = 0.84 / len(names)
+    found = [name for name in _GUESSERS if name in set(frame["guesser"])]
+    found += sorted(set(frame["guesser"]) - set(found))
+    looks = [_GUESSERS.get(name, (name.replace("_", " ").capitalize(), UNKNOWN_COLOUR)) for name in found]
     with drawing(path, width=6.4, height=3.0) as figure:
         axes = figure.subplots()
-        for number, name in enumerate(names):
-            part = frame[frame["guesser"] == name].set_index("language").reindex(languages)
-            accuracy, n = part["accuracy"].to_numpy(float), part["n"].to_numpy(float)
-            places = np.arange(len(languages)) + (number - (len(names) - 1) / 2) * width
-            label, colour = _GUESSERS.get(name, (name.replace("_", " ").capitalize(), UNKNOWN_COLOUR))
-            axes.bar(places, accuracy, width, color=colour, label=label)
-            low, high = wilson(accuracy, n)
-            errors = [np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)]
-            style: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
-            axes.errorbar(places, accuracy, yerr=errors, label=f"_{label}, 95 % interval", **style)
+        sns.barplot(
+            frame, x="language", y="accuracy", hue="guesser", order=languages, hue_order=found, ax=axes, width=WIDTH,
+            palette=[colour for _label, colour in looks], saturation=1, errorbar=None, legend=False,
+        )  # fmt: skip
         axes.axhline(chance, color="black", linewidth=0.9, linestyle="--", label=f"Chance ({chance:g})")
-        axes.set_xticks(range(len(languages)), [language_name(code) for code in languages])
-        axes.set_ylabel("Accuracy (share of questions)")
-        axes.set_ylim(0, 1)
+        tell_line(axes, f"Chance ({chance:g})", chance)
+        names = [language_name(code) for code in languages]
+        places = np.arange(len(languages))
+        bars = zip(list(axes.containers), found, looks, dodged(len(found)), strict=True)
+        for container, guesser, (label, _colour), offset in bars:
+            container.set_label(label)
+            part = frame[frame["guesser"] == guesser].set_index("language").reindex(languages)
+            low, high = proportion_confint(part["accuracy"] * part["n"], part["n"], method="wilson")
+            interval_bars(axes, places + offset, low, high)
+            tell(axes, label, names, part["accuracy"], low=low, high=high)
+        axes.set_xticks(places, names)
+        axes.set(xlabel="", ylabel="Accuracy (share of questions)", ylim=(0, 1))
         axes.grid(axis="y")
-        figure.legend(loc="outside lower center", ncols=3)
+        legend_below(figure, axes, columns=3)
     counts = frame.groupby("language")["n"].max()
     sizes = ", ".join(f"{language_name(code)} {int(counts[code]):,}" for code in languages)
     return (

@@ -5,36 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_hex
+from matplotlib.patches import Rectangle
 from scipy.stats import norm
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
-from crane_study.figures.panels import by_layer, grid, legend_below
-from crane_study.figures.selection import SITE_NAMES, site_map
-from crane_study.figures.style import LATIN, drawable, drawing, ink_on, language_colours
+from crane_study.figures.alt_text import tell, tell_line, tell_text
+from crane_study.figures.panels import (
+    SITE_NAMES,
+    by_layer,
+    grid,
+    language_handles,
+    legend_below,
+    site_map,
+)
+from crane_study.figures.style import LATIN, NEUTRAL, drawable, drawing, ink_on, language_colours
 from crane_study.labels import language_name, ordered_languages
 
 Relevance = Mapping[str, np.ndarray] | Mapping[str, Mapping[str, np.ndarray]]
-_SITES = {"neuron": "MLP neurons", "gate": "gate rows", "up": "up rows", "down": "down rows"}
+Example = tuple[str, Sequence[str], Sequence[float]]  # language, tokens, relevance of each token
+_SMALLEST = 0.02  # of a standard deviation; below it lies no tail
+_TOKEN_COLOURS, _TOKEN_SCALE = matplotlib.colormaps["PuOr_r"], Normalize(-1.2, 1.2)
 
 
 def relevance_by_layer(mean_abs: Relevance, path: Path) -> str:
-    """Share of the total absolute relevance in each layer, a language; a panel a site.
+    """Share of the total absolute relevance in each layer, per language; a panel per site.
 
     Parameters
     ----------
     mean_abs : language -> mean absolute relevance of every unit (L, units), or language -> site -> such an array
-
-    Returns
-    -------
-    the caption
     """
     by_site: dict[str, dict[str, np.ndarray]] = {}
     for language in ordered_languages(mean_abs):
@@ -48,10 +54,48 @@ def relevance_by_layer(mean_abs: Relevance, path: Path) -> str:
         panels = grid(figure, len(by_site), columns=len(by_site), sharey=True)
         for panel, (site, values) in zip(panels, by_site.items(), strict=True):
             by_layer(panel, values)
-            panel.set_title(_SITES.get(site, site))
+            panel.set_title(SITE_NAMES.get(site, site).capitalize())
         panels[0].set_ylabel("Share of |relevance| (%)")
-        legend_below(figure, panels[0])
-    return "Share of the summed absolute relevance that lies in each layer, a language; each site adds up to 100 %."
+        legend_below(figure, handles=language_handles(ordered_languages(mean_abs)))
+    return "Share of the summed absolute relevance that lies in each layer, per language; each site adds up to 100 %."
+
+
+def relevance_map(shares: Mapping[str, Mapping[tuple[str, str], np.ndarray]], path: Path) -> str:
+    """Share of the absolute relevance by layer, site and language: neurons above weight rows.
+
+    Parameters
+    ----------
+    shares : of `crane_study.tables.relevance.relevance_shares`
+    """
+    panels = {name: values for name, values in shares.items() if values}
+    titles = {"neurons": "MLP neurons (activation × gradient)", "rows": "Weight rows (summed weight gradient)"}
+    heights = [len(values) for values in panels.values()]
+    with drawing(path, width=5.8, height=1.2 + 0.2 * sum(heights)) as figure:
+        axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for panel, (name, values) in zip(axes, panels.items(), strict=True):
+            image = site_map(panel, values, numbered_layers=panel is axes[-1])
+            panel.set_title(titles.get(name, name))
+            bar = figure.colorbar(image, ax=panel, label="Share (%)", aspect=30 * len(values) / sum(heights))
+            bar.outline.set_visible(False)
+        axes[-1].set_xlabel("Layer")
+    return (
+        "Share (%) of a language's summed absolute relevance that lies in each layer and site. Neurons add up to 100 % "
+        "per language, and so do the rows of the three matrices together; means over documents, one scale per panel."
+    )
+
+
+def _survival(axes: Axes, values: np.ndarray, *, label: str, colour: str) -> None:
+    """Draw the share of values that lie above each value."""
+    sns.ecdfplot(x=values, complementary=True, ax=axes, color=colour, label=label)
+    ordered = np.sort(values)
+    tell(axes, f"{label}, share above", ordered, 1 - np.arange(len(ordered)) / len(ordered))
+
+
+def _normal(axes: Axes, x: np.ndarray, above: np.ndarray) -> None:
+    """Draw the same of a normal distribution, dotted."""
+    label = "Normal distribution"
+    sns.lineplot(x=x, y=above, ax=axes, color=NEUTRAL, linestyle=":", label=label, legend=False, estimator=None)
+    tell(axes, label, x, above)
 
 
 def heavy_tails(z_scores: Mapping[str, np.ndarray], path: Path, *, threshold: float = 1.0) -> str:
@@ -60,47 +104,80 @@ def heavy_tails(z_scores: Mapping[str, np.ndarray], path: Path, *, threshold: fl
     Parameters
     ----------
     z_scores : language -> z of every row, NaN where a row never varied
-
-    Returns
-    -------
-    the caption
     """
-    languages = ordered_languages(z_scores)
-    colours = language_colours(languages)
-    shares, left_out = {}, 0
+    known: dict[str, np.ndarray] = {}
+    left_out = 0
+    for language in ordered_languages(z_scores):
+        z = np.asarray(z_scores[language], dtype=float).ravel()
+        left_out += int(np.isnan(z).sum())
+        known[language] = z[np.isfinite(z)]
+        if not len(known[language]):
+            raise CraneError(f"heavy tails: {language!r} has no finite z-score; it needs four documents or more")
+    highest = max(threshold, *(float(z.max()) for z in known.values()))
+    smallest = min(1 / len(z) for z in known.values())
     with drawing(path, width=5.4, height=3.0) as figure:
         axes = figure.subplots()
-        highest, smallest = threshold, 1.0
-        for language in languages:
-            z = np.asarray(z_scores[language], dtype=float).ravel()
-            left_out += int(np.isnan(z).sum())
-            z = np.sort(z[np.isfinite(z)])
-            if not len(z):
-                raise CraneError(f"heavy tails: {language!r} has no finite z-score; it needs four documents or more")
-            above = 1 - np.arange(len(z)) / len(z)
-            shares[language] = float((z > threshold).mean())
-            label = f"{language_name(language)} ({100 * shares[language]:.1f} % selected)"
-            axes.step(z, above, where="pre", color=colours[language], label=label)
-            highest, smallest = max(highest, float(z[-1])), min(smallest, 1 / len(z))
+        for language, colour in language_colours(known).items():
+            share = 100 * float((known[language] > threshold).mean())
+            label = f"{language_name(language)} ({share:.1f} % selected)"
+            _survival(axes, known[language], label=label, colour=colour)
         x = np.linspace(-2, 8, 400)
-        axes.plot(x, norm.sf(x), color="#777777", linestyle=":", label="Normal distribution")
-        axes.axvline(threshold, color="black", linewidth=0.9, linestyle="--", label=f"Threshold z = {threshold:g}")
+        _normal(axes, x, norm.sf(x))
+        label = f"Threshold z = {threshold:g}"
+        axes.axvline(threshold, color="black", linewidth=0.9, linestyle="--", label=label)
+        tell_line(axes, label, threshold, vertical=True)
         axes.set_yscale("log")
         axes.set_xscale("symlog", linthresh=2, linscale=1.2)
-        axes.set_xlim(-2, highest * 1.15)
         ticks = [-2, -1, 0, 1, 2, *(tick for tick in (5, 10, 20, 50, 100, 200, 500) if tick <= highest)]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set_ylim(0.7 * smallest, 1.6)
-        axes.set_xlabel("z-score of the excess kurtosis over documents")
-        axes.set_ylabel("Share of rows above")
+        axes.set(xlim=(-2, highest * 1.15), ylim=(0.7 * smallest, 1.6))
+        axes.set(xlabel="z-score of the excess kurtosis over documents", ylabel="Share of rows above")
         axes.grid()
         axes.legend(loc="lower left")
     constant = f" {left_out:,} rows whose statistic never varied are left out." if left_out else ""
     return (
-        "Share of weight-matrix rows whose kurtosis z-score lies above a value, a language (horizontal axis linear "
+        "Share of weight-matrix rows whose kurtosis z-score lies above a value, per language (horizontal axis linear "
         "below 2, logarithmic above; vertical axis logarithmic). The released rule selects the rows right of the "
         f"dashed line.{constant}"
+    )
+
+
+def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> str:
+    """Survival curves of the size of the mean relevance over units and of a normal distribution, a panel per site.
+
+    Parameters
+    ----------
+    values : language -> site -> mean value of every unit
+    """
+    languages = ordered_languages(values)
+    sites = [site for site in SITE_NAMES if site in values[languages[0]]]
+    highest = 1.0
+    with drawing(path, width=0.7 + 1.6 * len(sites), height=2.8) as figure:
+        panels = grid(figure, len(sites), columns=len(sites), sharey=True, sharex=True)
+        for panel, site in zip(panels, sites, strict=True):
+            for language, colour in language_colours(languages).items():
+                array = np.asarray(values[language][site], dtype=float)
+                deviation = float(array.std())
+                if not deviation > 0:
+                    raise CraneError(f"tails: mean values of {language!r} at {site} do not vary; were they measured?")
+                sizes = np.abs(array - array.mean()) / deviation
+                _survival(panel, sizes, label=language_name(language), colour=colour)
+                highest = max(highest, float(sizes.max()))
+            x = np.geomspace(_SMALLEST, 6, 300)
+            _normal(panel, x, 2 * norm.sf(x))
+            panel.set(title=SITE_NAMES[site].capitalize(), xlabel="Standard deviations")
+            panel.grid()
+        smallest = min(1 / len(values[language][site]) for language in languages for site in sites)
+        panels[0].set(xscale="log", yscale="log", xlim=(_SMALLEST, 1.3 * highest), ylim=(0.7 * smallest, 1.4))
+        panels[0].set_xticks([0.1, 1, 10, *([100] if highest > 100 else [])], labels=None)
+        panels[0].xaxis.set_major_formatter("{x:g}")
+        panels[0].set_ylabel("Share of units beyond")
+        legend_below(figure, panels[0])
+    return (
+        "How far the units' mean relevance (neurons) or mean row statistic lies from the mean over units: the share of "
+        "units beyond a distance, both axes logarithmic. A curve right of the dotted one has heavier tails than a "
+        "normal distribution; every unit of the model is counted once, so there is no sampling error over units."
     )
 
 
@@ -110,35 +187,29 @@ def objective_agreement(correlations: pd.DataFrame, path: Path) -> str:
     Parameters
     ----------
     correlations : frame of `crane_study.tables.effects.objective_correlations`
-
-    Returns
-    -------
-    the caption
     """
     languages = ordered_languages(correlations["language"])
-    colours = language_colours(languages)
+    names = [language_name(code) for code in languages]
+    totals = correlations[correlations["layer"] == -1].set_index("language")["rank_correlation"].reindex(languages)
+    layers = correlations[correlations["layer"] >= 0].set_index("language")["rank_correlation"]
     with drawing(path, width=3.2, height=2.3) as figure:
         axes = figure.subplots()
-        for place, language in enumerate(languages):
-            part = correlations[correlations["language"] == language]
-            total = part.loc[part["layer"] == -1, "rank_correlation"]
-            layers = part.loc[part["layer"] >= 0, "rank_correlation"]
-            axes.bar(place, float(total.iloc[0]), 0.6, color=colours[language], label="_All neurons")
-            spots = place + (np.linspace(-0.2, 0.2, len(layers)) if len(layers) > 1 else np.zeros(len(layers)))
-            axes.plot(spots, layers, "o", markersize=3, mfc="white", mec="black", mew=0.6, label="_Layers")
+        colours = list(language_colours(languages).values())
+        sns.barplot(x=names, y=totals.to_numpy(), hue=names, palette=colours, saturation=1, width=0.6, ax=axes)
+        tell(axes, "All neurons", names, totals)
+        for place, (language, name) in enumerate(zip(languages, names, strict=True)):
+            part = layers.loc[[language]].to_numpy()
+            spots = place + (np.linspace(-0.2, 0.2, len(part)) if len(part) > 1 else np.zeros(len(part)))
+            sns.scatterplot(x=spots, y=part, ax=axes, color="white", edgecolor="black", linewidth=0.6, s=10, zorder=3)
+            tell(axes, f"{name}, layers", range(len(part)), part)
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.set_xticks(range(len(languages)), [language_name(code) for code in languages])
-        axes.set_ylim(min(0.0, float(correlations["rank_correlation"].min()) - 0.05), 1.02)
-        axes.set_ylabel("Rank correlation")
+        lowest = min(0.0, float(correlations["rank_correlation"].min()) - 0.05)
+        axes.set(xlabel="", ylabel="Rank correlation", ylim=(lowest, 1.02))
         axes.grid(axis="y")
     return (
         "Spearman rank correlation, over neurons, of the mean relevance from the gold-logit objective and from the "
         "log-probability objective. Bars: all neurons; dots: each layer by itself, from the first on the left."
     )
-
-
-Example = tuple[str, Sequence[str], Sequence[float]]
-_COLOURS = "PuOr_r"
 
 
 def _scaled(relevances: Sequence[float]) -> np.ndarray:
@@ -149,17 +220,13 @@ def _scaled(relevances: Sequence[float]) -> np.ndarray:
 
 
 def token_relevance(examples: Sequence[Example], path: Path) -> str:
-    """Tokens shaded by their relevance, a block an example; also as ``path.html``.
+    """Tokens shaded by their relevance, one block per example; also as ``path.html``.
 
-    A token that no font here can draw is given by its number in the text; the HTML has it in full.
+    A token that the fonts cannot draw is given by its number in the text; the HTML has it in full.
 
     Parameters
     ----------
     examples : language, tokens as text, relevance of each token
-
-    Returns
-    -------
-    the caption
     """
     for language, tokens, relevances in examples:
         if len(tokens) != len(relevances) or not len(tokens):
@@ -185,13 +252,13 @@ def token_relevance(examples: Sequence[Example], path: Path) -> str:
 
 
 def _write_tokens(axes: Axes, examples: Sequence[Example], *, width: float, line: float) -> float:
-    """Set the tokens of all examples in lines, in inches from the top left; returns the height used."""
-    colours, scale = matplotlib.colormaps[_COLOURS], Normalize(-1.2, 1.2)
+    """Set the tokens of all examples in lines and return their height; everything in inches from the top left."""
     y = 0.1
     for language, tokens, relevances in examples:
         axes.text(0.05, y + line / 2, language_name(language), va="center", family=LATIN, fontweight="bold", fontsize=9)
         x, y = 0.05, y + line
-        for number, (token, value) in enumerate(zip(tokens, _scaled(relevances), strict=True)):
+        shades = _scaled(relevances)
+        for number, (token, value) in enumerate(zip(tokens, shades, strict=True)):
             text = (token.strip() or "·") if drawable(token) else f"#{number}"
             # Full-width characters take about twice the room of Latin ones.
             room = 0.07 + sum(0.135 if ord(character) > 0x2E80 else 0.078 for character in text)
@@ -199,24 +266,24 @@ def _write_tokens(axes: Axes, examples: Sequence[Example], *, width: float, line
                 x += 0.05
             if x + room > width - 0.05:
                 x, y = 0.05, y + line
-            colour = colours(scale(value))
-            box: dict[str, Any] = {"color": colour, "lw": 0, "label": f"_{token.strip() or text} {value:+z.2f}"}
-            axes.add_patch(matplotlib.patches.Rectangle((x, y + 0.02), room - 0.02, line - 0.04, **box))
+            colour = _TOKEN_COLOURS(_TOKEN_SCALE(value))
+            axes.add_patch(Rectangle((x, y + 0.02), room - 0.02, line - 0.04, color=colour, linewidth=0))
             middle = x + room / 2 - 0.01
             axes.text(middle, y + line / 2, text, ha="center", va="center", color=ink_on(colour), fontsize=8.5)
             x += room
+        told = (f"{token.strip() or '·'} {value:+z.2f}" for token, value in zip(tokens, shades, strict=True))
+        tell_text(axes, f"{language_name(language)}: {'; '.join(told)}")
         y += line + 0.12
     return y
 
 
 def token_relevance_html(examples: Sequence[Example]) -> str:
-    """The same picture as a page of its own, in which the browser brings the fonts."""
-    colours, scale = matplotlib.colormaps[_COLOURS], Normalize(-1.2, 1.2)
+    """The shaded tokens as an HTML page, for which the browser brings the fonts."""
     blocks = []
     for language, tokens, relevances in examples:
         spans = []
         for token, value, shade in zip(tokens, relevances, _scaled(relevances), strict=True):
-            colour = colours(scale(shade))
+            colour = _TOKEN_COLOURS(_TOKEN_SCALE(shade))
             style = f"background:{to_hex(colour)};color:{ink_on(colour)};padding:1px 2px;border-radius:2px"
             spans.append(f'<span style="{style}" title="{value:.4g}">{escape(token)}</span>')
         name, code = escape(language_name(language)), escape(language)
@@ -226,82 +293,4 @@ def token_relevance_html(examples: Sequence[Example]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Token relevance</title>\n'
         f'<body style="font-family:sans-serif;max-width:60em;margin:2em auto">\n{body}\n</body>\n</html>\n'
-    )
-
-
-_SMALLEST = 0.02  # of a standard deviation; below it lies no tail
-
-
-def relevance_map(shares: Mapping[str, Mapping[tuple[str, str], np.ndarray]], path: Path) -> str:
-    """Share of the absolute relevance by layer, site and language: neurons beside rows.
-
-    Parameters
-    ----------
-    shares : of `crane_study.tables.relevance.relevance_shares`
-
-    Returns
-    -------
-    the caption
-    """
-    panels = {name: values for name, values in shares.items() if values}
-    titles = {"neurons": "MLP neurons (activation × gradient)", "rows": "Weight rows (summed weight gradient)"}
-    heights = [len(values) for values in panels.values()]
-    with drawing(path, width=5.8, height=1.2 + 0.2 * sum(heights)) as figure:
-        axes = figure.subplots(len(panels), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
-        for panel, (name, values) in zip(axes, panels.items(), strict=True):
-            highest = max(float(array.max()) for array in values.values())
-            image = site_map(panel, values, scale=Normalize(0, highest))
-            panel.set_title(titles.get(name, name))
-            figure.colorbar(image, ax=panel, label="Share (%)", aspect=30 * len(values) / sum(heights))
-        axes[-1].set_xlabel("Layer")
-    return (
-        "Share (%) of a language's summed absolute relevance that lies in each layer and site. Neurons add up to 100 % "
-        "a language, and so do the rows of the three matrices together; means over documents, a scale a panel."
-    )
-
-
-def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> str:
-    """Survival curves of the size of the mean relevance over units, a panel a site, beside a normal distribution.
-
-    Parameters
-    ----------
-    values : language -> site -> mean value of every unit
-
-    Returns
-    -------
-    the caption
-    """
-    languages = ordered_languages(values)
-    colours = language_colours(languages)
-    sites = [site for site in SITE_NAMES if site in values[languages[0]]]
-    highest = 1.0
-    with drawing(path, width=0.7 + 1.6 * len(sites), height=2.8) as figure:
-        panels = grid(figure, len(sites), columns=len(sites), sharey=True, sharex=True)
-        for panel, site in zip(panels, sites, strict=True):
-            for language in languages:
-                array = np.asarray(values[language][site], dtype=float)
-                deviation = float(array.std())
-                if not deviation > 0:
-                    raise CraneError(
-                        f"tails: the mean values of {language!r} at {site} do not vary; were they measured?"
-                    )
-                sizes = np.sort(np.abs(array - array.mean()) / deviation)
-                above = 1 - np.arange(len(sizes)) / len(sizes)
-                panel.step(sizes, above, where="pre", color=colours[language], label=language_name(language))
-                highest = max(highest, float(sizes[-1]))
-            x = np.geomspace(_SMALLEST, 6, 300)
-            panel.plot(x, 2 * norm.sf(x), color="#777777", linestyle=":", label="Normal distribution")
-            panel.set_title(SITE_NAMES[site].capitalize())
-            panel.grid()
-            panel.set_xlabel("Standard deviations")
-        smallest = min(1 / len(values[language][site]) for language in languages for site in sites)
-        panels[0].set(xscale="log", yscale="log", xlim=(_SMALLEST, 1.3 * highest), ylim=(0.7 * smallest, 1.4))
-        panels[0].set_xticks([0.1, 1, 10, *([100] if highest > 100 else [])], labels=None)
-        panels[0].xaxis.set_major_formatter("{x:g}")
-        panels[0].set_ylabel("Share of units beyond")
-        legend_below(figure, panels[0])
-    return (
-        "How far the units' mean relevance (neurons) or mean row statistic lies from the mean over units: the share of "
-        "units beyond a distance, both axes logarithmic. A curve right of the dotted one has heavier tails than a "
-        "normal distribution; every unit of the model is counted once, so there is no sampling error over units."
     )

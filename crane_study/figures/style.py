@@ -1,4 +1,4 @@
-"""One look for every figure and one name for every language, method and budget, in figures and tables alike."""
+"""The look of every figure: seaborn's theme with the study's fonts and colours, and how a figure is saved."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.style
+import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ from crane_lib.files import atomic, write_text
 from crane_lib.methods import METHODS
 from crane_study.figures.alt_text import describe
 
-LATIN = "DejaVu Sans"  # comes with matplotlib; has the letters of Vietnamese
+LATIN = "DejaVu Sans"  # comes with Matplotlib; has the letters of Vietnamese
 # A package that holds nothing but Noto Sans SC and Noto Serif SC (SIL Open Font License 1.1).
 PACKAGE, FILE = "pylopdf_fonts_zh_cn", "NotoSansSC-Regular.otf"
 _INSTALLED = (
@@ -37,6 +37,21 @@ _INSTALLED = (
     "Arial Unicode MS",
 )
 
+# Okabe and Ito's palette for languages, Tol's "muted" for methods: both work without red or green cones.
+LANGUAGE_COLOURS = {"en": "#0072B2", "zh": "#D55E00", "vi": "#009E73"}
+_FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5F5F5F", "#8C564B")
+_SET_COLOURS = {  # sets that no method selects
+    "none": "#222222",
+    "lape_list": "#C3963C",
+    "random_like_contrast": "#777777",
+    "random_like_kurtosis": "#BDBDBD",
+    "random_global": "#4F4F4F",
+    "random_full": "#B4A569",
+}
+MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#B0679A"}
+UNKNOWN_COLOUR = "#994F00"
+NEUTRAL, MISSING_COLOUR = "#777777", "#EDEDED"
+
 
 @cache
 def chinese_family() -> str | None:
@@ -52,7 +67,7 @@ def chinese_family() -> str | None:
 
 
 def families() -> list[str]:
-    """Font families in the order in which a character is looked for in them."""
+    """Font families in the order in which they are searched for a character."""
     chinese = chinese_family()
     return [LATIN, chinese] if chinese else [LATIN]
 
@@ -68,64 +83,51 @@ def _characters(families: tuple[str, ...]) -> frozenset[int]:
 
 
 def drawable(text: str) -> bool:
-    """Whether every character of a text has a shape in the fonts; white space always has."""
+    """Return whether the fonts have every character of a text; white space needs none."""
     known = _characters(tuple(families()))
     return all(character.isspace() or ord(character) in known for character in text)
 
 
-# Okabe and Ito's palette for languages, Tol's "muted" for methods: both are told apart without red or green cones.
-LANGUAGE_COLOURS = {"en": "#0072B2", "zh": "#D55E00", "vi": "#009E73"}
-_FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5F5F5F", "#8C564B")
-_SET_COLOURS = {  # sets that no method selects
-    "none": "#222222",
-    "lape_list": "#C3963C",
-    "random_like_contrast": "#777777",
-    "random_like_kurtosis": "#BDBDBD",
-    "random_global": "#4F4F4F",
-    "random_full": "#B4A569",
-}
-MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#B0679A"}
-UNKNOWN_COLOUR = "#994F00"
-
-_RC: dict[str, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": False,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "image.interpolation": "nearest",
-    "svg.hashsalt": "crane",
-}
-
-
 def language_colours(languages: Iterable[str]) -> dict[str, str]:
-    """Colour of each language; those without one of their own take further colours by the order of their codes."""
+    """Colour of each language; those without one of their own take further colours in the order of their codes."""
     languages = list(languages)
     others = sorted({code for code in languages if code not in LANGUAGE_COLOURS})
-    further = {code: _FURTHER_LANGUAGES[i % len(_FURTHER_LANGUAGES)] for i, code in enumerate(others)}
-    return {code: LANGUAGE_COLOURS.get(code) or further[code] for code in languages}
+    many = len(others) > len(_FURTHER_LANGUAGES)
+    further = sns.color_palette("husl", len(others)).as_hex() if many else _FURTHER_LANGUAGES
+    colours = {**dict(zip(others, further, strict=False)), **LANGUAGE_COLOURS}
+    return {code: colours[code] for code in languages}
 
 
 def method_colour(method: str) -> str:
     """Colour of a method."""
-    if method in METHODS:
-        return METHODS[method].colour
-    return _SET_COLOURS.get(method, UNKNOWN_COLOUR)
+    return METHODS[method].colour if method in METHODS else _SET_COLOURS.get(method, UNKNOWN_COLOUR)
 
 
 def ink_on(colour: Any) -> str:
-    """Black or white, whichever reads better on a colour."""
+    """Black or white, whichever is easier to read on a colour."""
     red, green, blue = to_rgb(colour)
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
+
+
+def look() -> dict[str, Any]:
+    """Settings of Matplotlib for the study's figures: seaborn's "ticks" style at paper size, with our fonts."""
+    style = sns.axes_style("ticks", {"font.family": families(), "grid.color": "#E3E3E3", "axes.axisbelow": True})
+    details = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 9,
+        "axes.linewidth": 0.8,
+        "grid.linewidth": 0.6,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "lines.linewidth": 1.4,
+        "patch.linewidth": 0,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "xtick.major.size": 3.5,
+        "ytick.major.size": 3.5,
+    }
+    return {**sns.plotting_context("paper"), **style, **details, "svg.hashsalt": "crane"}
 
 
 _mark: ContextVar[str] = ContextVar("mark", default="")
@@ -133,7 +135,7 @@ _mark: ContextVar[str] = ContextVar("mark", default="")
 
 @contextmanager
 def marked(text: str) -> Iterator[None]:
-    """Every figure saved in the block has `text` above it."""
+    """Write `text` above every figure saved in the block."""
     token = _mark.set(text)
     try:
         yield
@@ -142,7 +144,7 @@ def marked(text: str) -> Iterator[None]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as ``path.png`` and ``path.pdf``, what it shows as ``path.txt``: equal figures, equal bytes."""
+    """Write a figure as ``path.png`` and ``path.pdf`` and its alt text as ``path.txt``: equal figures, equal bytes."""
     plain: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -166,9 +168,9 @@ def drawing(path: Path, *, width: float = 7.0, height: float = 3.0, placed_by_ha
     Parameters
     ----------
     width, height : inches
-    placed_by_hand : the axes stay where they are put
+    placed_by_hand : axes keep their positions instead of being laid out
     """
-    with matplotlib.style.context(["default", {**_RC, "font.family": families()}]):
+    with matplotlib.style.context(["default", look()]):
         figure = Figure(figsize=(width, height), layout=None if placed_by_hand else "constrained")
         yield figure
         save_figure(figure, Path(path))
