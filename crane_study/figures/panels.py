@@ -152,7 +152,8 @@ def site_map(
     image = heat_map(axes, values, texts=texts if few else None, size=6, linewidths=0.4 if few else 0, **scale)
     if numbered_layers:
         step = -(-values.shape[1] // _MOST_NUMBERED)
-        axes.set_xticks(np.arange(0, values.shape[1], step) + 0.5, range(0, values.shape[1], step))
+        layers = np.arange(0, values.shape[1], step)
+        axes.set_xticks(layers + 0.5, layers.astype(str))
     languages = [language for _site, language in named]
     axes.set_yticks(np.arange(len(named)) + 0.5, languages)
     paint_languages(axes.get_yticklabels(), languages)
@@ -298,7 +299,8 @@ def by_layer(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
         sns.barplot(**common, ax=axes, saturation=1, errorbar=None, width=WIDTH, native_scale=True)
     else:
         sns.lineplot(**common, ax=axes, estimator=None, marker="o", markersize=2.5, markeredgewidth=0)
-    axes.get_legend().remove()
+    if legend := axes.get_legend():
+        legend.remove()
     for name in frame:
         tell(axes, str(name), frame.index, frame[name])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

@@ -66,10 +66,10 @@ def nll_rise_seeds(rises: pd.DataFrame, path: Path) -> str:
     )
 
 
-def _by_set(frame: pd.DataFrame, sets: list[tuple[str, str]], column: str) -> list[np.ndarray]:
-    """Finite values of each set over the seeds; an empty array if there are none."""
+def _by_set(frame: pd.DataFrame, sets: list[tuple[str, str]], column: str) -> dict[str, np.ndarray]:
+    """Name of each set -> its finite values over the seeds, empty if there are none."""
     groups = {key: part[column].dropna().to_numpy(float) for key, part in frame.groupby(["method", "budget"])}
-    return [groups.get(key, np.array([])) for key in sets]
+    return {method_label(*key): groups.get(key, np.array([])) for key in sets}
 
 
 def _rows(axes: Axes, sets: list[tuple[str, str]]) -> None:
@@ -81,7 +81,13 @@ def _rows(axes: Axes, sets: list[tuple[str, str]]) -> None:
 
 
 def _spread(
-    axes: Axes, values: list[np.ndarray], *, name: str, colours: list[str], shift: float = 0.0, hollow: bool = False
+    axes: Axes,
+    values: dict[str, np.ndarray],
+    *,
+    name: str,
+    colours: list[str],
+    shift: float = 0.0,
+    hollow: bool = False,
 ) -> None:
     """Draw the seeds of each row as small dots, their mean as a large one with its t-interval.
 
@@ -91,7 +97,8 @@ def _spread(
     shift : of the row's dots from its tick
     hollow : the mean is a ring
     """
-    found = pd.DataFrame({"value": values, "colour": colours, "place": np.arange(len(values)) + shift})
+    columns = {"row": list(values), "value": list(values.values()), "colour": colours}
+    found = pd.DataFrame({**columns, "place": np.arange(len(values)) + shift})
     found = found[found["value"].map(len) > 0]
     seeds = found.explode("value").astype({"value": float})
     common: dict[str, Any] = {"x": "value", "y": "place", "hue": "colour", "ax": axes, "legend": False}
@@ -103,10 +110,8 @@ def _spread(
     interval_bars(axes, means["place"], low, high, across=True, ecolor=list(means["colour"]), capsize=0, elinewidth=1.2)
     faces, edge = (dict.fromkeys(colours, "white"), colours[0]) if hollow else (palette, "black")
     sns.scatterplot(means, **common, palette=faces, s=30, edgecolor=edge, linewidth=0.7, zorder=3)
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    rows = [names[row] for row in means.index]
-    tell(axes, f"{name}, mean and 95 % t-interval", rows, means["value"], low=low, high=high)
-    tell(axes, f"{name}, seeds", rows, [", ".join(map(number, values)) for values in found["value"]])
+    tell(axes, f"{name}, mean and 95 % t-interval", means["row"], means["value"], low=low, high=high)
+    tell(axes, f"{name}, seeds", found["row"], [", ".join(map(number, some)) for some in found["value"]])
 
 
 def _half_width(values: np.ndarray) -> float:

@@ -1,24 +1,29 @@
-"""Every figure is drawn in both formats, says what it shows, and comes out the same twice."""
+"""Every figure is drawn in both formats with the seaborn style, says what it shows, and comes out the same twice."""
 
 import hashlib
 import os
 import subprocess
 import sys
+from itertools import combinations
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
 from PIL import Image
 
 from crane_lib.errors import CraneError
 from crane_study import ROOT, figures
-from crane_study.figures import style
-from crane_study.figures import style as fonts
+from crane_study.figures import panels, style
 from crane_study.figures.alt_text import number
+from crane_study.figures.seeds import langspec_seeds, nll_rise_seeds
 from crane_study.tables.overlap import agreement, intersections
 from crane_study.tables.relevance import objective_correlations
 from crane_study.tables.transfer import transfer_table
+from crane_study.uncertainty.open_ended import open_langspec, score_changes
 from tests.study.outputs import synthetic
+from tests.study.uncertainty.test_open_ended import make_items
 
 
 def neuron_only(seed=0):
@@ -62,6 +67,25 @@ def transfer(rows):
     return transfer_table(rows, synthetic.make_langspec(rows), metric="token_probability")
 
 
+def captured():
+    keys = [(*key, code) for key in synthetic.FEW_METHODS for code in synthetic.LANGUAGES]
+    frame = pd.DataFrame(keys, columns=["method", "budget", "language"])
+    limits = {"share": 0.5, "share_low": 0.4, "share_high": 0.6}
+    return frame.assign(**limits, **{f"specific_{name}": value for name, value in limits.items()})
+
+
+def over_seeds(rows):
+    """Frames of three model seeds: LangSpec-F1 and NLL rises."""
+    scores = pd.concat([synthetic.make_langspec(rows)] * 3, ignore_index=True)
+    keys = ["model", "selected_on", "method", "budget", "masked_language"]
+    return scores, scores[keys].assign(own_rise=np.linspace(0.5, 1, len(scores)), worst_other_rise=0.1)
+
+
+def curves():
+    frame = pd.DataFrame({"method": ["contrast", "random_global"] * 2, "share": [0.1, 0.1, 0.3, 0.3], "mean": 0.5})
+    return frame.assign(metric="accuracy", low=0.4, high=0.6, lowest=0.45, highest=0.55)
+
+
 def draw_all(folder, rows, langspec, shared_units, counts):
     """Every figure once; returns the captions."""
     return {
@@ -84,6 +108,15 @@ def draw_all(folder, rows, langspec, shared_units, counts):
         ),
         "langspec": figures.langspec_bars(langspec, folder / "langspec"),
         "transfer": figures.transfer_figure(transfer(rows), folder / "transfer"),
+        "dose": figures.dose_response(curves(), folder / "dose"),
+        "captured": figures.captured_effects(captured(), folder / "captured"),
+        "effects": figures.relevance_against_effect(
+            {code: (array / array.sum(), array / 100) for code, array in neuron_only().items()}, folder / "effects"
+        ),
+        "scores": figures.score_matrices(score_changes(make_items(), resamples=50), folder / "scores"),
+        "forms": figures.open_langspec_bars(open_langspec(make_items(), resamples=50), folder / "forms"),
+        "seeds": langspec_seeds(over_seeds(rows)[0], folder / "seeds"),
+        "rises": nll_rise_seeds(over_seeds(rows)[1], folder / "rises"),
         "tokens": figures.token_relevance(synthetic.make_examples(), folder / "tokens"),
     }
 
@@ -96,6 +129,8 @@ def drawn(tmp_path_factory, shared_units, counts):
 
     def checked(figure):  # called when all is laid out
         legends_lie_free(figure)
+        ticks = sns.axes_style("ticks")
+        assert matplotlib.rcParams["axes.edgecolor"] == ticks["axes.edgecolor"], "not in the seaborn style"
         return describe(figure)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -121,16 +156,11 @@ def test_both_formats_are_written(drawn):
         assert 0.005 < (pixels < 250).mean() < 0.9, name
         edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert (edge > 250).all(), f"{name}: something is cut at the edge"
-        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+        pdf, png = ((folder / f"{name}.{kind}").read_bytes() for kind in ("pdf", "png"))
+        assert pdf.startswith(b"%PDF-")
+        assert not any(stamp in file for stamp in (b"CreationDate", b"matplotlib.org") for file in (pdf, png))
+        assert "Panel 1 of" in (folder / f"{name}.txt").read_text(encoding="utf-8")
     assert not list(folder.glob(".*"))
-
-
-def test_files_carry_no_dates(drawn):
-    folder, captions = drawn
-    for name in captions:
-        for stamp in (b"CreationDate", b"matplotlib.org"):
-            assert stamp not in (folder / f"{name}.pdf").read_bytes()
-            assert stamp not in (folder / f"{name}.png").read_bytes()
 
 
 def test_captions_are_sentences_that_name_the_uncertainty(drawn):
@@ -141,6 +171,8 @@ def test_captions_are_sentences_that_name_the_uncertainty(drawn):
     assert "units selected on the base model" in captions["accuracy"]
     assert "Wilson" in captions["guessers"]
     assert "21 rows" in captions["tails"]
+    assert "paired bootstrap over 30 questions" in captions["scores"]
+    assert "mean over 2 draws" in captions["scores"]
 
 
 def test_the_transfer_has_its_intervals_where_the_table_has_them(drawn, tmp_path):
@@ -151,12 +183,11 @@ def test_the_transfer_has_its_intervals_where_the_table_has_them(drawn, tmp_path
     caption = figures.transfer_figure(table.assign(**bounds), tmp_path / "transfer")
     assert caption == captions["transfer"] + " Lines: 95 % intervals of a paired bootstrap over items."
     text = (tmp_path / "transfer.txt").read_text(encoding="utf-8")
-    assert "interval" not in (folder / "transfer.txt").read_text(encoding="utf-8")
-    assert "worst other language, 95 % interval" not in text
+    assert " to " not in (folder / "transfer.txt").read_text(encoding="utf-8")
     own = table[(table["method"] == "contrast") & (table["model"] == "chat") & (table["selected_on"] == "base")]
     lost = 100 * own.set_index("masked_language")["own_drop"]["en"]
-    told = f"English: {number(lost - 5)} to {number(lost + 10)};"
-    assert f"Chat model, on the masked language, 95 % interval (interval): {told}" in text
+    told = f"English: {number(lost)} ({number(lost - 5)} to {number(lost + 10)});"
+    assert f"Chat model, on the masked language: {told}" in text
 
 
 def digests(folder):
@@ -182,8 +213,6 @@ def test_same_bytes_in_another_process_and_without_torch(drawn, tmp_path):
 
 
 def test_a_users_own_settings_change_nothing(drawn, tmp_path):
-    import matplotlib
-
     folder, _ = drawn
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30}):
         figures.guessers(synthetic.make_guessers(), tmp_path / "guessers")
@@ -197,7 +226,7 @@ def test_many_layers_are_drawn_as_lines(tmp_path):
 
 
 def test_tokens_that_no_font_has_are_numbered(tmp_path, monkeypatch):
-    monkeypatch.setattr(fonts, "families", lambda: [fonts.LATIN])
+    monkeypatch.setattr(style, "families", lambda: [style.LATIN])
     caption = figures.token_relevance(synthetic.make_examples(), tmp_path / "tokens")
     assert "15 tokens that no font" in caption
     page = (tmp_path / "tokens.html").read_text(encoding="utf-8")
@@ -205,14 +234,10 @@ def test_tokens_that_no_font_has_are_numbered(tmp_path, monkeypatch):
     assert 'lang="vi"' in page
 
 
-def test_html_is_escaped():
-    page = figures.token_relevance_html([("en", ["<script>", "&"], [1.0, -1.0])])
+def test_the_html_is_escaped_and_its_shade_follows_the_sign():
+    page = figures.token_relevance_html([("en", ["<script>", "down", "none"], [2.0, -2.0, 0.0])])
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-
-
-def test_shade_follows_sign():
-    page = figures.token_relevance_html([("en", ["up", "down", "none"], [2.0, -2.0, 0.0])])
     colours = [part.split(";")[0] for part in page.split("background:")[1:]]
     red, blue = (int(colours[i][1:3], 16) - int(colours[i][5:7], 16) for i in (0, 1))
     assert red > 0 > blue
@@ -235,9 +260,23 @@ def test_what_cannot_be_drawn_is_refused(draw, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_wilson_interval():
-    from crane_study.figures.models import wilson
+@pytest.mark.parametrize("count", [5, 12, 32])
+def test_heat_maps_stay_readable_with_many_languages(count, tmp_path, monkeypatch):
+    codes = [f"{chr(97 + number // 5)}{chr(97 + number % 5)}b_Arab" for number in range(count)]
+    cells = pd.DataFrame([(a, b) for a in codes for b in codes], columns=["row", "column"])
+    cells = cells.assign(
+        method="contrast", budget="0.1", value=np.linspace(-0.1, 1, len(cells)), text="0.123\n0.1\nto 0.2"
+    )
+    boxes = []
 
-    low, high = wilson(np.array([0.0, 0.5]), np.array([10.0, 100.0]))
-    assert low == pytest.approx([0.0, 0.4038], abs=1e-4)
-    assert high == pytest.approx([0.2775, 0.5962], abs=1e-4)
+    def labels_of(figure):
+        axes = figure.axes[0]
+        shown = [*axes.get_xticklabels(), *axes.get_yticklabels(), *(text for text in axes.texts if text.get_text())]
+        boxes.extend(text.get_window_extent() for text in shown)
+        return ""
+
+    monkeypatch.setattr(style, "describe", labels_of)
+    panels.language_matrices(cells, tmp_path / "map", labels=panels.MatrixLabels("Cost"))
+    assert len(boxes) == 2 * count + {5: 2, 12: 1, 32: 0}[count] * count**2
+    assert not any(one.shrunk(0.9, 0.9).overlaps(other.shrunk(0.9, 0.9)) for one, other in combinations(boxes, 2))
+    assert len(set(style.language_colours(codes).values())) == count

@@ -8,7 +8,6 @@ from matplotlib.colors import to_rgb
 
 from crane_study import labels
 from crane_study.figures import style
-from crane_study.figures import style as fonts
 
 # Viénot, Brettel and Mollon 1999: linear RGB as seen without red and without green cones.
 SEEN_AS = {
@@ -83,12 +82,12 @@ def test_ink_is_readable():
 
 
 def test_drawable_without_a_chinese_font(monkeypatch):
-    monkeypatch.setattr(fonts, "families", lambda: [fonts.LATIN])
-    assert fonts.drawable("Đơn vị tiền tệ: người \n")
-    assert not fonts.drawable("欧元")
+    monkeypatch.setattr(style, "families", lambda: [style.LATIN])
+    assert style.drawable("Đơn vị tiền tệ: người \n")
+    assert not style.drawable("欧元")
 
 
 def test_drawable_with_a_chinese_font():
-    if fonts.chinese_family() is None:
+    if style.chinese_family() is None:
         pytest.skip("no font with Chinese characters is installed")
-    assert fonts.drawable("的货币是欧元，。")
+    assert style.drawable("的货币是欧元，。")
