@@ -39,7 +39,7 @@ _INSTALLED = (
 
 # Okabe and Ito's palette for languages, Tol's "muted" for methods: both work without red or green cones.
 LANGUAGE_COLOURS = {"en": "#0072B2", "zh": "#D55E00", "vi": "#009E73"}
-_FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F3C8D", "#5F5F5F", "#8C564B")
+_FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#A59300", "#7F3C8D", "#5F5F5F", "#8C564B")
 _SET_COLOURS = {  # sets that no method selects
     "none": "#222222",
     "lape_list": "#C3963C",
