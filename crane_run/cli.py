@@ -134,7 +134,7 @@ def run(
             _say_plan(one, console, fresh=fresh)
         return
     if not skip_preflight:
-        work = fresh or any(not one.unchanged(section, one.key(section)) for one in studies for section in sections)
+        work = fresh or any(not one.is_current(section, one.key(section)) for one in studies for section in sections)
         if work and loaded.has_needs and not look_first(loaded, study.folder, only_missing=True):
             raise typer.Exit(2)
         for one in studies if work else []:

@@ -1,15 +1,17 @@
-"""The sections of the study: one notebook each, in the order of their numbers."""
+"""The sections of the study: their notebooks, and what ``sections.yaml`` declares of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, sha256
@@ -18,15 +20,35 @@ from crane_study.fingerprints import code_fingerprint, imported_modules
 from crane_study.profile import nearest
 
 NOTEBOOKS = ROOT / "notebooks"
-EXPECTED = ("claims.yaml", "published.csv", "tolerances.yaml")  # data files that sections read
-CLAIMS = NOTEBOOKS.parent / "expected" / "claims.yaml"
+CLAIMS = ROOT / "expected" / "claims.yaml"
+DECLARED = Path(__file__).with_name("sections.yaml")
+
+
+class Declaration(BaseModel):
+    """Entry of a section in ``sections.yaml``, where the keys are explained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """A numbered notebook."""
+    """A numbered notebook and its declaration.
+
+    Parameters
+    ----------
+    path : of the notebook
+    declared : its entry in ``sections.yaml``
+    after : numbers of all sections that it waits for, those of its needs too
+    """
 
     path: Path
+    declared: Declaration = field(default_factory=Declaration)
+    after: frozenset[str] = frozenset()
 
     @property
     def number(self) -> str:
@@ -53,22 +75,18 @@ class Section:
     @property
     def title(self) -> str:
         """The first heading, without its marks."""
-        for text in self.sources("markdown"):
-            for line in text.splitlines():
-                if line.startswith("#"):
-                    return line.lstrip("# ").strip()
-        return self.name
+        lines = (line for text in self.sources("markdown") for line in text.splitlines())
+        return next((line.lstrip("# ").strip() for line in lines if line.startswith("#")), self.name)
 
     def key(self, profile: dict[str, Any], parameters: dict[str, Any], outside: dict[str, str]) -> str:
-        """Hash of all that determines the section's outputs: its cells, the code they import, profile, versions."""
+        """Hash of all that determines the outputs: cells, imported code, declared data, profile, versions."""
         code = self.sources("code")
-        modules = sorted(set().union(*(imported_modules(plain_code(source)) for source in code)))
         return fingerprint(
             {
                 "code": code,
                 "text": self.sources("markdown"),
-                "library": code_fingerprint(modules),
-                "expected": {name: sha256(ROOT / "expected" / name) for name in EXPECTED},
+                "library": code_fingerprint(imported_modules("\n".join(map(plain_code, code)))),
+                "data": {name: sha256(ROOT / name) for name in self.declared.data},
                 "profile": profile,
                 "parameters": parameters,
                 "outside": outside,
@@ -77,25 +95,65 @@ class Section:
 
 
 def plain_code(source: str) -> str:
-    """A cell's code without the lines that only IPython understands."""
+    """Code of a cell without the lines that only IPython understands."""
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
 
 
 def all_sections() -> list[Section]:
-    """Every section, in order.
+    """Every section, in the order of the numbers.
 
     Raises
     ------
-    CraneError : the notebooks are not there (the package was installed without the repository)
+    CraneError : the declaration is wrong, or notebooks and declaration do not match
     """
-    found = sorted(path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
+    declared, titles = _declarations(), _claim_titles()
+    notebooks = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    if not notebooks:
         raise CraneError(f"{NOTEBOOKS}: has no notebooks; run from a clone of the repository")
-    return [Section(path) for path in found]
+    if missing := sorted(declared.keys() ^ notebooks.keys()):
+        where = f"has no notebook in {NOTEBOOKS}" if missing[0] in declared else f"is not declared in {DECLARED}"
+        raise CraneError(f"section {missing[0]} {where}")
+    for number, item in declared.items():
+        for kind, names, known in (("section", item.needs, declared), ("claim", item.claims, titles)):
+            if unknown := [name for name in names if name not in known]:
+                raise CraneError(f"{DECLARED}: section {number}: unknown {kind} {unknown[0]!r}")
+        if absent := [name for name in item.data if not (ROOT / name).is_file()]:
+            raise CraneError(f"{DECLARED}: section {number}: no such file {absent[0]!r}")
+    after: dict[str, frozenset[str]] = {}
+    try:
+        for number in TopologicalSorter({number: item.needs for number, item in declared.items()}).static_order():
+            after[number] = frozenset(declared[number].needs).union(*(after[need] for need in declared[number].needs))
+    except CycleError as error:
+        raise CraneError(f"{DECLARED}: sections need one another: {' -> '.join(error.args[1])}") from error
+    return [Section(notebooks[number], declared[number], after[number]) for number in sorted(declared)]
+
+
+def _declarations() -> dict[str, Declaration]:
+    try:
+        return TypeAdapter(dict[str, Declaration]).validate_python(_read_yaml(DECLARED))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CraneError(f"{DECLARED}: {place}: {first['msg']} (seen: {str(first['input'])[:60]!r})") from error
+
+
+def _claim_titles() -> dict[str, str]:
+    """Titles of the paper's claims by id, from ``expected/claims.yaml``."""
+    try:
+        return {item["id"]: item["title"] for item in _read_yaml(CLAIMS)["claims"]}
+    except (KeyError, TypeError) as error:
+        raise CraneError(f"{CLAIMS}: is not a file of claims ({error!r})") from error
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CraneError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 def absent_sections(names: Iterable[str]) -> list[Section]:
-    """Sections of the study of which none of the names, each beginning with a number, is one."""
+    """Sections of the study that are not among the names, each of which begins with a number."""
     there = {name[:2] for name in names}
     return [section for section in all_sections() if section.number not in there]
 
@@ -109,22 +167,20 @@ class Claim:
 
 
 def all_claims() -> dict[str, Claim]:
-    """The paper's claims by id, from ``expected/claims.yaml``; those without all of their sections are left out."""
-    try:
-        rules = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
-        claims = {item["id"]: Claim(item["title"], (*item["sections"], rules["judged_in"])) for item in rules["claims"]}
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise CraneError(f"{CLAIMS}: cannot be read as the file of claims ({error!r})") from error
-    there = {section.number for section in all_sections()}
-    return {name: claim for name, claim in claims.items() if there.issuperset(claim.numbers)}
+    """The paper's claims by id."""
+    sections = all_sections()
+    return {
+        name: Claim(title, tuple(section.number for section in sections if name in section.declared.claims))
+        for name, title in _claim_titles().items()
+    }
 
 
 def choose_sections(only: list[str], first: str | None) -> list[Section]:
-    """Sections by number, name or claim: those of `only`, or all from `first` on.
+    """Choose sections by number, name or claim: those of `only`, or all from `first` on.
 
     Raises
     ------
-    CraneError : a name is no section's and no claim's
+    CraneError : a name is neither that of a section nor of a claim
     """
     sections = all_sections()
     known = {key: (section.number,) for section in sections for key in (section.number, section.name)}

@@ -1,9 +1,12 @@
-"""Tiny notebooks with a parameters cell."""
+"""Tiny notebooks with a parameters cell, and sections made of them."""
 
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from crane_run import sections
 
 PARAMETERS = 'profile = "mini"\nartifacts = ""\nvalue = 1'
 
@@ -18,6 +21,16 @@ def write_notebook(path: Path, *cells: str, title="A section", parameters=PARAME
     return path
 
 
+def write_sections(folder: Path, monkeypatch, **declared) -> Path:
+    """Make a folder the place of the study's notebooks; its sections are declared as `_00={"needs": [...]}`."""
+    folder.mkdir(exist_ok=True)
+    names = {number.removeprefix("_"): entry for number, entry in declared.items()}
+    (folder / "sections.yaml").write_text(yaml.safe_dump(names))
+    monkeypatch.setattr(sections, "NOTEBOOKS", folder)
+    monkeypatch.setattr(sections, "DECLARED", folder / "sections.yaml")
+    return folder
+
+
 def outputs(path: Path) -> str:
     """All that an executed notebook printed."""
     book = nbformat.read(path, as_version=4)
@@ -25,8 +38,46 @@ def outputs(path: Path) -> str:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process works; one that only waits for its parent to take note of its end does not."""
+    """Return whether a process is at work; one that has ended but is still listed is not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+class FakeExecution:
+    """Execution without a process: `work` does what the section does and returns its error or raises.
+
+    An exception that is returned is raised while the runner waits, as Ctrl-C would be.
+    """
+
+    peak_memory_mib = 123.4
+
+    def __init__(self, notebook, output, parameters, *, variables, log, heading):
+        self.number, self.output, self.log = notebook.name[:2], output, log
+        self.parameters, self.variables = dict(parameters), dict(variables)
+        log.parent.mkdir(exist_ok=True)
+        output.parent.mkdir(exist_ok=True)
+        log.write_text(f"start: {heading}\n")
+        self.problem = self.work(output.parent.parent)
+
+    def work(self, folder):
+        """Write the section's outputs into the run's folder."""
+        return None
+
+    def is_alive(self):
+        if isinstance(self.problem, BaseException):
+            raise self.problem
+        return False
+
+    def result(self):
+        if self.problem is None:
+            self.output.write_text("executed")
+        return self.problem
+
+    def stop(self):
+        """End it."""
+
+    def close(self, text, *, finished=True):
+        with self.log.open("a") as stream:
+            stream.write(f"{'end: ' if finished else ''}{text}\n")

@@ -122,7 +122,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
 
 
 def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "unchanged", lambda self, section, key: section.number == "00")
+    monkeypatch.setattr(Run, "is_current", lambda self, section, key: section.number == "00")
     asked = ("run", "--profile", "smoke", "--dry-run", "--artifacts", str(tmp_path))
     lines = call(*asked).output.splitlines()
     assert ["reused" in line for line in lines] == [True] + [False] * (len(lines) - 1)

@@ -13,12 +13,11 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_run import runner, sections
 from crane_run.console import Console
-from crane_run.notebook import NotebookError
-from crane_run.runner import Run, run_seeds, seed_profiles
+from crane_run.runner import Run, run_seeds, seed_runs
 from crane_study.frames import read_frame, write_frame
 from crane_study.paper.claims import judge, write_claims
 from crane_study.profile import load_profile
-from tests.run.notebooks import write_notebook
+from tests.run.notebooks import FakeExecution, write_notebook, write_sections
 from tests.small import write_study
 from tests.study.outputs import synthetic
 
@@ -28,31 +27,25 @@ SMOKE = load_profile("smoke")
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """A study of one section without a kernel, whose results depend on the profile's random seed."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    monkeypatch.setattr(sections, "NOTEBOOKS", folder)
+    folder = write_sections(tmp_path / "notebooks", monkeypatch, _09={})
     write_notebook(folder / "09_claims.ipynb", "pass", title="Claims")
     state = SimpleNamespace(seeds=[], problems={}, results=True)
 
-    def execute(notebook, output, parameters, **_options):
-        seed = yaml.safe_load(Path(parameters["profile"]).read_text(encoding="utf-8"))["random_seed"]
-        state.seeds.append(seed)
-        if seed in state.problems:
-            raise state.problems[seed]
-        home = output.parent.parent
-        if state.results:
-            rows = synthetic.make_rows(synthetic.FEW_METHODS, seed=seed)
-            rows["value"] *= 1 + 0.01 * seed
-            langspec = synthetic.make_langspec(rows)
-            write_frame(home / "results.csv", rows)
-            write_frame(home / "langspec.csv", langspec)
-            write_claims(
-                home / "claims.json", judge(rows=rows, langspec=langspec, overlaps=None, budget=0.1), profile="x"
-            )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text("executed")
+    class Executed(FakeExecution):
+        def work(self, home):
+            seed = yaml.safe_load(Path(self.parameters["profile"]).read_text(encoding="utf-8"))["random_seed"]
+            state.seeds.append(seed)
+            if state.results and seed not in state.problems:
+                rows = synthetic.make_rows(synthetic.FEW_METHODS, seed=seed)
+                rows["value"] *= 1 + 0.01 * seed
+                langspec = synthetic.make_langspec(rows)
+                write_frame(home / "results.csv", rows)
+                write_frame(home / "langspec.csv", langspec)
+                claims = judge(rows=rows, langspec=langspec, overlaps=None, budget=0.1)
+                write_claims(home / "claims.json", claims, profile="x")
+            return state.problems.get(seed)
 
-    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner, "Execution", Executed)
     return state
 
 
@@ -61,21 +54,24 @@ def start(root, count=2, *, fresh=False, profile=SMOKE):
     return run_seeds(run, count, fresh=fresh, console=Console())
 
 
-def test_profiles_of_seeds():
-    found = seed_profiles(SMOKE.model_copy(update={"random_seed": 3}), 3)
-    assert [(item.name, item.random_seed) for item in found] == [("smoke", 3), ("smoke-seed4", 4), ("smoke-seed5", 5)]
-    assert found[1].source == SMOKE.source
+def test_runs_of_seeds(tmp_path):
+    profile = SMOKE.model_copy(update={"random_seed": 3})
+    found = seed_runs(Run(profile, tmp_path / "smoke", [], jobs=2), 3)
+    assert [(run.profile.name, run.profile.random_seed, run.jobs) for run in found] == [
+        ("smoke", 3, 2),
+        ("smoke-seed4", 4, 2),
+        ("smoke-seed5", 5, 2),
+    ]
+    assert [run.folder for run in found] == [tmp_path / run.profile.name for run in found]
+    assert found[1].profile.source == SMOKE.source
 
 
-@pytest.mark.parametrize("count", [1, -1])
-def test_one_seed_has_no_deviation(count):
-    with pytest.raises(CraneError, match=f"--seeds {count}: expected 2 or more"):
-        seed_profiles(SMOKE, count)
-
-
-def test_only_embedded_models_have_seeds(tmp_path):
+def test_what_has_no_seeds_is_refused(tmp_path):
+    for count in (1, -1):
+        with pytest.raises(CraneError, match=f"--seeds {count}: expected 2 or more"):
+            seed_runs(Run(SMOKE, tmp_path, []), count)
     with pytest.raises(CraneError, match=r"profile small has models of its own, no seed changes them"):
-        seed_profiles(load_profile(str(write_study(tmp_path))), 2)
+        seed_runs(Run(load_profile(str(write_study(tmp_path))), tmp_path, []), 2)
 
 
 def test_every_seed_has_a_folder_and_the_first_the_summary(tmp_path, work, capsys):
@@ -118,7 +114,7 @@ def test_a_second_start_makes_only_what_is_new(tmp_path, work, capsys):
 
 
 def test_a_failed_seed_is_said_and_made_next_time(tmp_path, work, capsys):
-    work.problems[1] = NotebookError("no memory")
+    work.problems[1] = "no memory"
     assert start(tmp_path) == 1
     assert "No summary over seeds" in capsys.readouterr().out
     assert not (tmp_path / "smoke" / "seeds").exists()

@@ -1,23 +1,51 @@
 import os
 import re
-import threading
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_run.notebook import Kernels, NotebookError, SectionLog, check_parameters, execute, known_parameters
+from crane_run.notebook import Execution, check_parameters, known_parameters
 from crane_study import ROOT
 from tests.run.notebooks import is_alive, outputs, write_notebook
 
+START = "@ start: 03  Masks"
 
-def run(path, output, parameters=None, *, variables=None, kernels=None):
-    """Execute with a log beside the notebook; returns the log."""
-    log_path = path.with_name("log.txt")
-    with SectionLog(log_path, heading="run") as log:
-        execute(path, output, parameters or {}, variables=variables or {}, log=log, kernels=kernels or Kernels())
-    return log_path.read_text()
+
+def begin(path, parameters=None, **variables):
+    """Start to execute a notebook into the folder `out`, with a log in its own folder."""
+    folder = path.parent
+    variables = {"CRANE_PROGRESS_FILE": str(folder / ".progress"), **variables}
+    return Execution(
+        path,
+        folder / "out" / path.name,
+        parameters or {},
+        variables=variables,
+        log=folder / "log.txt",
+        heading=START.partition(": ")[2],
+    )
+
+
+def execute(path, parameters=None, **variables):
+    """Execute a notebook; returns its error."""
+    execution = begin(path, parameters, **variables)
+    while execution.is_alive():
+        time.sleep(0.05)
+    error = execution.result()
+    execution.close("failed" if error else "done")
+    assert 20 < execution.peak_memory_mib < 1000
+    return error
+
+
+def log_lines(folder):
+    """Lines of the log without the times of day and without those on injected cells."""
+    lines = (folder / "log.txt").read_text(encoding="utf-8").splitlines()
+    return [re.sub(r"^\[[-\d]+ [:\d]+\] (.*?)-*$", r"@ \1", line) for line in lines]
 
 
 def names(folder):
@@ -28,93 +56,129 @@ def test_the_parameters_of_a_notebook(tmp_path):
     path = write_notebook(tmp_path / "a.ipynb")
     assert known_parameters(path) == ["profile", "artifacts", "value"]
     check_parameters(path, {"value": 3})
-
-
-@pytest.mark.parametrize(
-    ("name", "right"), [("valeu", r"did you mean 'value'\?"), ("zzz", "known: profile, artifacts, value")]
-)
-def test_an_unknown_parameter_names_the_nearest(tmp_path, name, right):
-    path = write_notebook(tmp_path / "a.ipynb")
-    with pytest.raises(CraneError, match=rf"a\.ipynb: unknown parameter '{name}'; {right}"):
-        run(path, tmp_path / "out" / "a.ipynb", {name: 1})
-    assert names(tmp_path) == ["a.ipynb", "log.txt"]
+    for name, right in (("valeu", r"did you mean 'value'\?"), ("zzz", "known: profile, artifacts, value")):
+        with pytest.raises(CraneError, match=rf"a\.ipynb: unknown parameter '{name}'; {right}"):
+            check_parameters(path, {name: 1})
 
 
 def test_a_notebook_that_fails_and_then_does_not(tmp_path):
     cell = (
         "import os, crane_lib\n"
-        "print('value', value, crane_lib.__name__, os.environ['CRANE_SECTION'])\n"
+        "print('value', value, crane_lib.__name__, os.environ['CRANE_SECTION'], os.getcwd())\n"
         "from crane_lib.errors import CraneError\n"
         "if value == 2:\n"
-        "    raise CraneError('the set is of another model; make it anew')\n"
+        "    raise CraneError('the set is of another model; make it again')\n"
         "if value == 3:\n"
         "    raise ValueError('first line\\nsecond line')"
     )
     path = write_notebook(tmp_path / "a.ipynb", cell, "print('after')")
-    output, variables = tmp_path / "out" / "a.ipynb", {"CRANE_SECTION": "07"}
-    before = dict(os.environ)
-    folder = Path.cwd()
+    out = tmp_path / "out"
 
-    with pytest.raises(NotebookError) as error:
-        run(path, output, {"value": 2}, variables=variables)
-    assert str(error.value) == "the set is of another model; make it anew"
-    assert names(output.parent) == ["a.failed.ipynb"]
-    assert "value 2 crane_lib 07" in outputs(output.parent / "a.failed.ipynb")
-    assert "after" not in outputs(output.parent / "a.failed.ipynb")
+    assert execute(path, {"value": 2}, CRANE_SECTION="07") == "cell 4: the set is of another model; make it again"
+    assert names(out) == ["a.failed.ipynb"]
+    printed = f"value 2 crane_lib 07 {ROOT}\n"
+    assert outputs(out / "a.failed.ipynb") == printed
+    assert log_lines(tmp_path)[-2:] == ["error: the set is of another model; make it again", "@ end: failed"]
 
-    log = run(path, output, {"value": 7}, variables=variables)
-    assert names(output.parent) == ["a.ipynb"]
-    assert outputs(output) == "value 7 crane_lib 07\nafter\n"
-    assert (dict(os.environ), Path.cwd()) == (before, folder)
+    assert execute(path, {"value": 7}, CRANE_SECTION="07") is None
+    assert names(out) == ["a.ipynb"]
+    printed = printed.replace("2", "7", 1)
+    assert outputs(out / "a.ipynb") == f"{printed}after\n"
     assert names(tmp_path) == ["a.ipynb", "log.txt", "out"]
-    assert re.findall(r"\] (cell \d+: \w+)", log)[-2:] == ["cell 3: import", "cell 4: print"]
-    assert log.index("value 7 crane_lib 07\n") < log.index("] cell 4") < log.index("\nafter\n")
+    lines = log_lines(tmp_path)
+    assert lines[0] == START
+    assert [line for line in lines if "Cell 1" not in line and "Cell 2" not in line and "Cell 3" not in line] == [
+        START,
+        *("@ Executing Cell 4", printed.strip(), "@ Ending Cell 4"),
+        *("@ Executing Cell 5", "after", "@ Ending Cell 5"),
+        "@ end: done",
+    ]
 
-    with pytest.raises(NotebookError, match=r"^ValueError: first line$"):
-        run(path, output, {"value": 3}, variables=variables)
-    assert names(output.parent) == ["a.failed.ipynb", "a.ipynb"]
-    log = path.with_name("log.txt").read_text()
-    assert "ValueError" in log.splitlines()[-2]
-    assert log.endswith("first line\nsecond line\n")
+    assert execute(path, {"value": 3}, CRANE_SECTION="07") == "cell 4: ValueError: first line"
+    assert names(out) == ["a.failed.ipynb", "a.ipynb"]
+    log = (tmp_path / "log.txt").read_text()
+    assert "first line\nsecond line\n" in log
     assert "\x1b" not in log
 
 
-def test_a_kernel_that_dies(tmp_path):
-    path = write_notebook(tmp_path / "a.ipynb", "import os; os.write(2, b'last words'); os._exit(9)")
-    clone = ROOT
-    before = names(clone)
-    with pytest.raises(NotebookError, match="its kernel died"):
-        run(path, tmp_path / "out" / "a.ipynb")
-    assert "a.ipynb" not in names(tmp_path / "out")
-    assert not any("partial" in name for name in names(tmp_path / "out"))
-    assert names(clone) == before  # its sockets lay elsewhere
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("import os; os.write(2, b'last words'); os._exit(9)", "its kernel died"),
+        ("import os; os.kill(os.getppid(), 9)", "its process ended (SIGKILL); was there too little memory?"),
+    ],
+)
+def test_a_kernel_or_a_process_that_dies(tmp_path, cell, message):
+    path = write_notebook(tmp_path / "a.ipynb", cell)
+    before = names(ROOT)
+    assert execute(path).startswith(message)
+    assert names(tmp_path / "out") in ([], ["a.failed.ipynb"])
+    assert names(ROOT) == before  # its sockets lay elsewhere
 
 
-def test_kernels_at_work_are_ended_with_all_they_started(tmp_path):
+def test_an_unfinished_log_is_kept_above_the_next_start(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb")
+    for number, close in enumerate(({"finished": False}, {}, {"finished": False})):
+        execution = begin(path)
+        execution.stop()
+        assert execution.last_line().endswith("start: 03  Masks")
+        execution.close(f"end {number}", **close)
+        expected = [[START, "@ end 0"], [START, "@ end 0", "", START, "@ end: end 1"], [START, "@ end 2"]]
+        assert log_lines(tmp_path) == expected[number]
+    assert names(tmp_path / "out") == []
+
+
+RUNNER = """
+import pathlib, sys, time
+from tests.run.test_notebook import begin
+execution = begin(pathlib.Path(sys.argv[1]))
+while execution.is_alive():
+    time.sleep(0.1)
+execution.result()
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("victim", ["stop", "notebook", "runner", "notebook and runner"])
+def test_no_process_is_left_whatever_is_killed(tmp_path, victim):
+    """With SIGKILL, which no process can answer; the kernel has a child in a session of its own."""
     pids = tmp_path / "pids"
     cell = (
-        "import os, subprocess, time\n"
-        "child = subprocess.Popen(['sleep', '600'])\n"
-        f"open({str(pids)!r} + '.partial', 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "import ipykernel, json, os, subprocess, time\n"
+        "sockets = os.path.dirname(json.load(open(ipykernel.get_connection_file()))['ip'])\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"open({str(pids)!r} + '.partial', 'w').write(f'{{os.getppid()}} {{os.getpid()}} {{child.pid}} {{sockets}}')\n"
         f"os.rename({str(pids)!r} + '.partial', {str(pids)!r})\n"
         "time.sleep(600)"
     )
-    path, kernels, errors = write_notebook(tmp_path / "a.ipynb", cell), Kernels(), []
-
-    def work():
-        try:
-            run(path, tmp_path / "out" / "a.ipynb", kernels=kernels)
-        except NotebookError as error:
-            errors.append(str(error))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    while thread.is_alive() and not pids.is_file():
+    path = write_notebook(tmp_path / "a.ipynb", cell)
+    if victim == "stop":
+        execution = begin(path)
+    else:
+        runner = subprocess.Popen([sys.executable, "-c", RUNNER, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
+    limit = time.monotonic() + 120
+    while not pids.is_file():
+        assert time.monotonic() < limit
         time.sleep(0.05)
-    kernels.stop()
-    thread.join(60)
-    assert not thread.is_alive()
-    assert "its kernel died" in errors[0]
-    assert not [number for number in pids.read_text().split() if is_alive(int(number))]
-    with pytest.raises(NotebookError, match="its kernel did not start"):  # one that starts after the end was called for
-        run(path, tmp_path / "out" / "a.ipynb", kernels=kernels)
+    *processes, sockets = pids.read_text().split()
+    notebook, kernel, child = map(int, processes)
+    assert Path(sockets).is_dir()
+    assert all(map(is_alive, (notebook, kernel, child)))
+    if victim == "stop":
+        execution.stop()
+        execution.close("interrupted", finished=False)
+    for process in ([notebook] if "notebook" in victim else []) + ([runner.pid] if "runner" in victim else []):
+        os.kill(process, signal.SIGKILL)
+    expected = {notebook, kernel} if victim == "notebook and runner" else {notebook, kernel, child}
+    limit = time.monotonic() + 10
+    while any(map(is_alive, expected)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    if victim == "notebook":
+        assert runner.communicate(timeout=60)[0] == b"ended\n"
+    elif victim == "notebook and runner":
+        psutil.Process(child).kill()  # nobody is left who could: the study's own children look at their parent
+    assert Path(sockets).exists() == ("notebook" in victim)
+    if victim != "stop":
+        runner.kill()
+        runner.communicate()

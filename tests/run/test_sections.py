@@ -1,12 +1,14 @@
+import re
+
 import pytest
 
 from crane_lib.errors import CraneError
 from crane_run import sections
 from crane_run.notebook import known_parameters
-from crane_run.sections import Section, all_sections, choose_sections
+from crane_run.sections import Declaration, Section, all_sections, choose_sections
 from crane_study import fingerprints as code
 from crane_study.paper.claims import load_rules
-from tests.run.notebooks import write_notebook
+from tests.run.notebooks import write_notebook, write_sections
 
 NUMBERS = [section.number for section in all_sections()]
 
@@ -15,10 +17,22 @@ def chosen(only=(), first=None):
     return [section.number for section in choose_sections(list(only), first)]
 
 
-def test_the_sections_are_the_notebooks_in_order():
-    assert sorted(NUMBERS) == NUMBERS
-    assert len(set(NUMBERS)) == len(NUMBERS)
-    assert NUMBERS[0] == "00"
+def test_every_section_waits_for_those_that_make_what_it_reads():
+    """The needs as declared, and theirs; test_smoke.py compares them with a run."""
+    before_masks = {"00", "01", "02"}
+    assert {section.number: set(section.after) for section in all_sections()} == {
+        "00": set(),
+        "01": {"00"},
+        "02": {"00", "01"},
+        "03": before_masks,
+        "04": before_masks,
+        "05": before_masks,
+        "06": {"00", "01"},
+        "07": before_masks | {"03", "04", "05"},
+        "08": before_masks | {"03", "04", "05", "07"},
+        "09": before_masks | {"03", "04", "05", "07"},
+        "10": before_masks,
+    }
 
 
 @pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
@@ -27,46 +41,66 @@ def test_every_section_has_a_title_and_the_parameters_that_the_runner_gives(sect
     assert {"profile", "artifacts"} <= set(known_parameters(section.path))
 
 
-def test_sections_are_chosen_by_number_or_name():
+@pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
+def test_what_a_section_writes_beside_its_tables_is_declared(section):
+    written = set(re.findall(r'study\.folder / "([\w.]+)"', "\n".join(section.sources("code"))))
+    assert written == set(section.declared.outputs)
+
+
+def test_the_section_that_judges_is_declared_for_every_claim():
+    claims = [item["id"] for item in load_rules()["claims"]]
+    assert list(sections.all_claims()) == claims
+    (judging,) = (section for section in all_sections() if any("judge(" in cell for cell in section.sources("code")))
+    assert list(judging.declared.claims) == claims
+
+
+def test_sections_are_chosen_by_number_name_or_claim():
     assert chosen() == NUMBERS
     assert chosen(["03", "01_relevance"]) == ["01", "03"]
     assert chosen(["03", "03"]) == ["03"]
     assert chosen(first="04") == NUMBERS[NUMBERS.index("04") :]
     assert chosen(["02", "07"], "03") == ["07"]
-
-
-def test_a_claim_stands_for_the_sections_that_show_and_judge_it():
     assert chosen(["C3"]) == ["03", "04", "09"]
     assert chosen(["c5", "02"]) == ["02", "07", "09"]
     assert chosen(["C1"], "04") == ["04", "09"]
-    rules = load_rules()
-    assert list(sections.all_claims()) == [item["id"] for item in rules["claims"]]
-    judging = next(section for section in all_sections() if section.number == rules["judged_in"])
-    assert any("judge(" in source for source in judging.sources("code"))
 
 
-def test_an_unknown_claim_names_the_nearest():
-    with pytest.raises(CraneError, match="unknown section or claim 'C33'; did you mean 'C3'"):
-        chosen(["C33"])
-    with pytest.raises(CraneError, match="unknown section 'C3'"):  # to start at a claim means nothing
-        chosen(first="C3")
-
-
-@pytest.mark.parametrize("where", ["only", "first"])
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("01_relevence", "did you mean '01_relevance'?"), ("3", "'03'"), ("xyzzy", "known: 00, ")]
+    ("only", "first", "message"),
+    [
+        (["C33"], None, "unknown section or claim 'C33'; did you mean 'C3'"),
+        ([], "C3", "unknown section 'C3'"),  # to start at a claim means nothing
+        (["01_relevence"], None, "unknown section or claim '01_relevence'; did you mean '01_relevance'?"),
+        ([], "01_relevence", "unknown section '01_relevence'; did you mean '01_relevance'?"),
+        (["3"], None, "unknown section or claim '3'; did you mean '03'"),
+        ([], "xyzzy", "unknown section 'xyzzy'; known: 00, "),
+        (["01", "02"], "07", "no section is left: --only 01,02 lies before --from 07"),
+    ],
 )
-def test_an_unknown_section_names_the_nearest(where, wrong, right):
+def test_an_unknown_name_is_told_with_the_nearest(only, first, message):
     with pytest.raises(CraneError) as error:
-        chosen([wrong]) if where == "only" else chosen(first=wrong)
-    what = "section or claim" if where == "only" else "section"
-    assert f"unknown {what} '{wrong}'" in str(error.value)
-    assert right in str(error.value)
+        choose_sections(only, first)
+    assert str(error.value).startswith(message)
 
 
-def test_nothing_is_left():
-    with pytest.raises(CraneError, match="no section is left: --only 01,02 lies before --from 07"):
-        choose_sections(["01", "02"], "07")
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"_00": {}, "_01": {}}, r"section 01 has no notebook in .*notebooks"),
+        ({}, r"section 00 is not declared in .*sections\.yaml"),
+        ({"_00": {"needs": ["07"]}}, "section 00: unknown section '07'"),
+        ({"_00": {"claims": ["C9"]}}, "section 00: unknown claim 'C9'"),
+        ({"_00": {"data": ["expected/none.csv"]}}, r"section 00: no such file 'expected/none\.csv'"),
+        ({"_00": {"needs": ["00"]}}, "sections need one another: 00 -> 00"),
+        ({"_00": {"need": ["00"]}}, r"00\.need: Extra inputs"),
+        ({"_00": []}, r"sections\.yaml: 00: Input should be .* \(seen: '\[\]'\)"),
+    ],
+)
+def test_a_wrong_declaration_is_one_line(monkeypatch, tmp_path, declared, message):
+    write_notebook(write_sections(tmp_path / "notebooks", monkeypatch, **declared) / "00_a.ipynb")
+    with pytest.raises(CraneError, match=message) as error:
+        all_sections()
+    assert "\n" not in str(error.value)
 
 
 def test_no_notebooks(monkeypatch, tmp_path):
@@ -88,28 +122,29 @@ def test_the_title_is_the_first_heading(tmp_path):
 
 
 def test_the_key_is_of_all_that_determines_the_outputs(tmp_path, monkeypatch):
-    def key(cell="from crane_lib.specificity import langspec", *, profile=1, parameters=2, outside=3, title="T"):
-        section = Section(write_notebook(tmp_path / "00_a.ipynb", cell, title=title))
-        return section.key({"profile": profile}, {"value": parameters}, {"file": str(outside)})
+    monkeypatch.setattr(sections, "ROOT", tmp_path)
+    data = tmp_path / "data.csv"
+    data.write_text("1")
+
+    def key(cell="from crane_lib.overlap import overlaps", *, profile=1, parameters=2, outside=3, title="T"):
+        path = write_notebook(tmp_path / "00_a.ipynb", f"%matplotlib inline\n{cell}\n!ls\n    %time x = 1", title=title)
+        return Section(path, Declaration(data=["data.csv"])).key(
+            {"profile": profile}, {"value": parameters}, {"file": str(outside)}
+        )
 
     keys = [
         key(),
         key(title="Other"),
-        key("from crane_lib.specificity import langspec  # changed"),
+        key("from crane_lib.overlap import overlaps  # changed"),
         key("from crane_lib.selection import top"),
         key(profile=9),
         key(parameters=9),
         key(outside=9),
     ]
-    assert len(set(keys)) == len(keys)
     assert key() == keys[0]
-    monkeypatch.setattr(code, "_digest", lambda file: f"changed {file.name}")
-    assert key() not in keys
-
-
-def test_lines_that_only_ipython_understands_do_not_hide_imports(tmp_path):
-    cells = ["%matplotlib inline\nfrom crane_lib.specificity import langspec\n!ls\n    %time x = 1"]
-    section = Section(write_notebook(tmp_path / "00_a.ipynb", *cells))
-    plain = [code.imported_modules(sections.plain_code(source)) for source in section.sources("code")]
-    assert plain[-1] == {"crane_lib.specificity"}
-    assert section.key({}, {}, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "_digest", lambda file: f"changed {file.name}")
+        keys.append(key())
+    data.write_text("2")
+    keys.append(key())
+    assert len(set(keys)) == len(keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,17 @@ def test_every_section_has_an_executed_notebook_without_errors(run):
         outputs = [output for cell in book["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
         assert outputs or section.number == "09"
         assert not [output for output in outputs if output["output_type"] == "error"]
+
+
+def test_every_section_needs_those_that_made_the_stages_it_reads(run):
+    """Checks the needs of sections.yaml; a section that lacks one would wait for a stage, or make it itself."""
+    makers = {path.parent.name: json.loads(path.read_text())["section"] for path in run.glob("stages/*/stage.json")}
+    for section in all_sections():
+        log = (run / "logs" / f"{section.name}.log").read_text(encoding="utf-8")
+        read = set(re.findall(r"^(\w+): (?:made|reused)", log, re.MULTILINE))
+        assert read or section.number == "08"
+        assert {makers[name] for name in read} <= {section.number, *section.after}
+        assert "another section is making it" not in log
 
 
 def test_every_table_is_written_three_times_and_every_figure_twice(run):
