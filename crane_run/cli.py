@@ -19,16 +19,38 @@ from crane_lib.errors import CraneError
 if TYPE_CHECKING:
     from crane_run.console import Console
     from crane_run.runner import Run
+    from crane_run.verify import Comparison, VerifiedRun
     from crane_study.profile import Profile
+    from crane_study.study import Study
+
+# Everything else is imported by the command that needs it, so that help and mistakes in the call take no time.
 
 Names = Annotated[
     list[str],
     typer.Option("--only", metavar="03", help="Run only this section, or those of a claim (C3); may be repeated."),
 ]
+ProfileName = Annotated[
+    str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
+]
+Artifacts = Annotated[
+    str, typer.Option("--artifacts", metavar="DIR", help="Where results are (default: artifacts/ of the clone).")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")]
+_SHOWN = 20  # lines of a kind, unless --all
+
+app = typer.Typer(
+    help="CRANE: which neurons of a multilingual language model a language needs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+# --- run, lab, preflight ----------------------------------------------------------------------------------------
 
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:
-    """``name=value`` pairs, values read as YAML."""
+    """Read ``name=value`` pairs, the values as YAML."""
     parameters = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -40,15 +62,12 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
     return parameters
 
 
+@app.command()
 def run(
-    profile: Annotated[
-        str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
-    ] = "mini",
+    profile: ProfileName = "mini",
     only: Names = [],  # noqa: B006 (typer copies it)
     first: Annotated[str, typer.Option("--from", metavar="03", help="Start at this section.")] = "",
-    artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
-    ] = "",
+    artifacts: Artifacts = "",
     parameter: Annotated[
         list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
     ] = [],  # noqa: B006
@@ -64,17 +83,17 @@ def run(
         ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run or reused, run nothing.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Throw this profile's results away first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run or reused, run nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete this profile's results first.")] = False,
     seeds: Annotated[
         int,
-        typer.Option("--seeds", metavar="N", help="Repeat the study with N model seeds, then sum them up (embedded)."),
+        typer.Option("--seeds", metavar="N", help="Repeat the study with N model seeds, then summarize (embedded)."),
     ] = 0,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Walk the profile's path with a small random model and made-up data.")
     ] = False,
     skip_preflight: Annotated[
-        bool, typer.Option("--skip-preflight", help="Do not look first whether the profile's needs are met.")
+        bool, typer.Option("--skip-preflight", help="Do not check first whether the profile's needs are met.")
     ] = False,
     lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the inspection notebook instead.")] = False,
     ip: Annotated[str, typer.Option("--ip", help="With --lab: address to listen on (default: 127.0.0.1).")] = "",
@@ -87,10 +106,10 @@ def run(
     again; a run that was interrupted goes on where it stopped. The exit code is 0 if every section is done, 1 if one
     failed, 2 for a mistake in the call or a need that is not met, 130 after Ctrl-C or SIGTERM.
 
-    --jobs N shares the cores out to N sections at once, as soon as what they read is made; each takes memory of its
-    own, on a GPU too. Texts, models, relevance and selection, on which all sections rest, are made with all cores by
-    whichever section comes first. By default the small embedded models have one section a core, at most four, and other
-    models one after the other.
+    --jobs N shares the cores between N sections at once, each as soon as what it reads is made; each takes memory of
+    its own, on a GPU too. Texts, models, relevance and selection, on which all sections rest, are made with all cores
+    by whichever section comes first. By default the small embedded models have one section per core, at most four,
+    and other models one section at a time.
 
     --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
     to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how
@@ -152,8 +171,45 @@ def run(
     raise typer.Exit(code)
 
 
+@app.command()
+def lab(
+    profile: ProfileName = "mini",
+    artifacts: Artifacts = "",
+    ip: Annotated[str, typer.Option("--ip", help="Address to listen on, such as 0.0.0.0 in a container.")] = "",
+    port: Annotated[int, typer.Option("--port", min=0, help="Port (default: 8888 or the next free).")] = 0,
+) -> None:
+    """Open JupyterLab on a run's inspection notebook; its address, with a token, is printed.
+
+    Examples: crane lab;  crane lab --profile my-study.yaml --port 9000;  in a container: crane lab --ip 0.0.0.0
+    """
+    from crane_run.inspect.lab import open_lab
+    from crane_study.profile import artifacts_root, load_profile
+
+    root = artifacts_root(artifacts or None)
+    open_lab(profile, root, run_folder=root / load_profile(profile).name, ip=ip, port=port)
+
+
+@app.command()
+def preflight(
+    profile: ProfileName,
+    artifacts: Artifacts = "",
+) -> None:
+    """Check whether this machine, the hub and the token have what a profile needs; run and write nothing.
+
+    The exit code is 0 if all is there, 2 if something is missing.
+
+    Example: crane preflight --profile llama2-7b
+    """
+    from crane_study.profile import artifacts_root, load_profile
+
+    loaded = load_profile(profile)
+    typer.echo(f"{loaded.name}: {told(loaded)}")
+    if not look_first(loaded, artifacts_root(artifacts or None) / loaded.name, only_missing=False):
+        raise typer.Exit(2)
+
+
 def _list(console: Console) -> None:
-    """Every section, claim and profile."""
+    """Print every section, claim and profile."""
     from crane_run.sections import all_claims, all_sections
     from crane_study.profile import load_profile, profile_names
 
@@ -163,7 +219,7 @@ def _list(console: Console) -> None:
 
 
 def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
-    """What would be run or reused, and about how long all of it would take."""
+    """Print what would be run or reused, with the time that each section would take."""
     from crane_run.console import seconds_text
     from crane_run.runner import plan
 
@@ -176,7 +232,7 @@ def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
 
 
 def look_first(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
-    """Say what a profile needs and lacks; False if it lacks something."""
+    """Print what a profile needs and lacks; return whether it has all."""
     from crane_run.preflight import preflight as check_all
 
     checks = check_all(profile, folder)
@@ -190,7 +246,7 @@ def look_first(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
 
 
 def told(profile: Profile) -> str:
-    """What a profile says of itself: what it is and what it takes."""
+    """Describe a profile in one line: its description and its needs."""
     needs = profile.needs
     sizes = {
         "GPU": needs.gpu_memory_gb,
@@ -204,21 +260,12 @@ def told(profile: Profile) -> str:
     return profile.description + (f"; needs {', '.join(parts)}" if parts else "")
 
 
-if TYPE_CHECKING:
-    from crane_run.verify import Comparison, VerifiedRun
-
-_SHOWN = 20  # of a kind, unless --all
-_RUN = typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")
+# --- verify, reference ------------------------------------------------------------------------------------------
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command()(verify)
-    app.command()(reference)
-
-
+@app.command()
 def verify(
-    run: Annotated[Path, _RUN],
+    run: RunFolder,
     against: Annotated[
         str,
         typer.Option(
@@ -247,14 +294,15 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
 def reference(
-    run: Annotated[Path, _RUN],
+    run: RunFolder,
     output: Annotated[Path, typer.Argument(help="File to write, such as expected/reference/mini.json.")],
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Take a run made from a tree with uncommitted changes, too.")
     ] = False,
 ) -> None:
-    """Write the numbers of a finished run into one small file, for others to be held against.
+    """Write the numbers of a finished run into one small file, for others to compare theirs with.
 
     The run must be as its manifest says, with every section of the study done, and made from a commit as it is.
 
@@ -331,65 +379,7 @@ def _print_listed(kind: str, lines: list[str], limit: int | None) -> None:
         typer.echo(f"  ... and {len(lines) - limit} more; --all names them")
 
 
-if TYPE_CHECKING:
-    from crane_study.study import Study
-
-app = typer.Typer(
-    help="CRANE: which neurons of a multilingual language model a language needs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-app.command()(run)
-register(app)
-
-# The command `run` as a program of its own, for a script that stands for it.
-_run_alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_run_alone.command()(run)
-
-
-@app.command()
-def lab(
-    profile: Annotated[
-        str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
-    ] = "mini",
-    artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results lie (default: artifacts/ of the clone).")
-    ] = "",
-    ip: Annotated[str, typer.Option("--ip", help="Address to listen on, such as 0.0.0.0 in a container.")] = "",
-    port: Annotated[int, typer.Option("--port", min=0, help="Port (default: 8888 or the next free).")] = 0,
-) -> None:
-    """Open JupyterLab on a run's inspection notebook; its address, with a token, is printed.
-
-    Examples: crane lab;  crane lab --profile my-study.yaml --port 9000;  in a container: crane lab --ip 0.0.0.0
-    """
-    from crane_run.inspect.lab import open_lab
-    from crane_study.profile import artifacts_root, load_profile
-
-    root = artifacts_root(artifacts or None)
-    open_lab(profile, root, run_folder=root / load_profile(profile).name, ip=ip, port=port)
-
-
-@app.command()
-def preflight(
-    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
-    artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
-    ] = "",
-) -> None:
-    """Look whether this machine, the hub and the token have what a profile needs; run and write nothing.
-
-    The exit code is 0 if all is there, 2 if something is missing.
-
-    Example: crane preflight --profile llama2-7b
-    """
-    from crane_study.profile import artifacts_root, load_profile
-
-    loaded = load_profile(profile)
-    typer.echo(f"{loaded.name}: {told(loaded)}")
-    if not look_first(loaded, artifacts_root(artifacts or None) / loaded.name, only_missing=False):
-        raise typer.Exit(2)
+# --- mask, statistics, relevance, masks -------------------------------------------------------------------------
 
 
 @app.command()
@@ -421,7 +411,7 @@ def mask(
 @app.command()
 def statistics(
     model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
-    texts: Annotated[Path, typer.Argument(help="Texts: .txt (parted by blank lines) or .jsonl (field 'text').")],
+    texts: Annotated[Path, typer.Argument(help="Texts: .txt (separated by blank lines) or .jsonl (field 'text').")],
     output: Annotated[Path, typer.Argument(help="File to write, such as vi.safetensors.")],
     objective: Annotated[str, typer.Option("--objective", help="gold_logit or log_probability.")] = "gold_logit",
     rule: Annotated[str, typer.Option("--rule", help="attnlrp, cplrp or gradient.")] = "attnlrp",
@@ -497,11 +487,9 @@ def statistics(
 
 @app.command()
 def relevance(
-    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
+    profile: ProfileName,
     model: Annotated[str, typer.Option("--model", help="Which of the study's models: base or chat.")] = "base",
-    artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
-    ] = "",
+    artifacts: Artifacts = "",
 ) -> None:
     """Make a study's relevance statistics, by as many processes as torchrun starts.
 
@@ -519,10 +507,8 @@ def relevance(
 
 @app.command()
 def masks(
-    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")],
-    artifacts: Annotated[
-        str, typer.Option("--artifacts", metavar="DIR", help="Where results go (default: artifacts/ of the clone).")
-    ] = "",
+    profile: ProfileName,
+    artifacts: Artifacts = "",
 ) -> None:
     """Evaluate a study's models under all masks, by as many processes as torchrun starts.
 
@@ -551,7 +537,7 @@ def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
 
 
 @app.command(hidden=True)
-def relevance_passes(file: Annotated[Path, typer.Argument(help="What to do, as the stage wrote it.")]) -> None:
+def relevance_passes(file: Annotated[Path, typer.Argument(help="The passes, as the stage wrote them.")]) -> None:
     """Do the passes of a relevance stage that starts processes of its own; not meant to be called by hand."""
     from crane_lib.parallel import processes
     from crane_study.steps.relevance import run_file
@@ -566,14 +552,14 @@ def _check_one_of(option: str, value: str, known: list[str]) -> None:
 
 
 def _say_nothing(_line: str) -> None:
-    """What processes other than the first say."""
+    """Drop a line that only the first process prints."""
 
 
 def _let_others_speak(error: Exception) -> None:
-    """Wait a moment if other processes may say the same better: torchrun ends all as soon as one has ended.
+    """Wait a moment if other processes may report the same better: torchrun ends all as soon as one has ended.
 
-    So a mistake that all processes notice is said once, by the first, and what one process did wrong is not followed
-    by the complaints of those that waited for it.
+    So an error that all processes notice is reported once, by the first, and the error of one process is not followed
+    by those of the processes that waited for it.
     """
     number = min(int(os.environ.get("RANK", "0")), 8)
     waiting = type(error).__name__ == "OtherProcessEnded"  # by name, for its module loads torch
@@ -581,14 +567,16 @@ def _let_others_speak(error: Exception) -> None:
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's becomes one line and exit code 2.
+    """Entry point: an error of the user's becomes one line and exit code 2.
 
-    Where CRANE_PROGRAM names the script that called ``run``, usage says the script's name instead.
+    Where CRANE_PROGRAM names the script that called ``run``, usage names the script instead.
     """
-    script = os.environ.pop("CRANE_PROGRAM", "")  # taken away: it is not for the processes that a run starts
+    script = os.environ.pop("CRANE_PROGRAM", "")  # removed: it is not for the processes that a run starts
     try:
         if script and sys.argv[1:2] == ["run"]:
-            _run_alone(sys.argv[2:], prog_name=script)
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command()(run)
+            alone(sys.argv[2:], prog_name=script)
         else:
             app()
     except CraneError as error:

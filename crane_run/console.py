@@ -1,4 +1,4 @@
-"""What a run says: a live table on a terminal, one line a section elsewhere."""
+"""Output of a run: a live table on a terminal, one line per section elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from crane_run.schedule import Board, Row
 
 _STYLES = {"running": "bold cyan", "done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow"}
-_DETAILS_WIDTH = 90  # columns of a terminal from which on there is room for what a section says of itself
+_DETAILS_WIDTH = 90  # columns of a terminal that leave room for the sections' own progress
 RESULTS = {
     "report.html": "what was reproduced, with every table and figure, in one file",
     "report.md": "the same as text",
@@ -33,7 +33,7 @@ RESULTS = {
 
 
 def seconds_text(seconds: float) -> str:
-    """Seconds as a person says them: ``48 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Format seconds for people: ``48 s``, ``3 min 05 s``, ``2 h 10 min``."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"
@@ -43,18 +43,18 @@ def seconds_text(seconds: float) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as it is told: from the working folder on where it lies below it."""
+    """Format a path: relative to the working folder where it is inside."""
     absolute, here = path.absolute(), Path.cwd()
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
 
 
 def _is_quiet() -> bool:
-    """Whether continuous integration is at work, where a table that moves would fill the log."""
+    """Return whether this is continuous integration, where a table that moves would fill the log."""
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 class Console:
-    """What a run says on standard output."""
+    """Standard output of a run."""
 
     def __init__(self) -> None:
         # soft_wrap: a line that is logged to a file is not cut at 80 columns.
@@ -73,7 +73,7 @@ class Console:
             self.say(f"{number}  {title}  [{remark}]")
 
     def start(self, profile: str, folder: Path, board: Board, *, disk: str = "") -> None:
-        """Say what is going to be run, about how long that takes, and which sections are reused."""
+        """Print what is going to be run, about how long that takes, and which sections are reused."""
         self._started = time.monotonic()
         count, left = len(board.rows), board.left
         about = f", about {seconds_text(left)} on this machine if no stage can be reused" if left else ""
@@ -86,7 +86,7 @@ class Console:
 
     @contextmanager
     def watching(self, board: Board) -> Iterator[None]:
-        """Show the table while the block works, where there is a terminal; it stays there at the end."""
+        """Show the table during the block, where there is a terminal; it stays there at the end."""
         if not self._live:
             yield
             return
@@ -100,18 +100,18 @@ class Console:
                 show.refresh()
 
     def done(self, row: Row) -> None:
-        """Say that a section is done."""
+        """Print that a section is done."""
         if not self._live:
             self.say(f"{row.number}  {row.title}: done in {seconds_text(row.seconds)}")
 
     def failed(self, row: Row, error: str, *, notebook: Path, log: Path) -> None:
-        """Say that a section failed, why, and where its notebook and log are."""
+        """Print that a section failed, why, and where its notebook and log are."""
         self.say(f"{row.number}  {row.title}: FAILED after {seconds_text(row.seconds)}: {error}", style="bold red")
         self.say(f"    its notebook: {shown(notebook)}")
         self.say(f"    its log: {shown(log)}")
 
     def finish(self, folder: Path, board: Board) -> None:
-        """Say how the run went and where its results are."""
+        """Print how the run went and where its results are."""
         count, failures = len(board.rows), board.count("failed")
         took = seconds_text(time.monotonic() - self._started)
         if failures:
@@ -125,7 +125,7 @@ class Console:
             self.say(f"  {paths[name]:<{width}}  {RESULTS[name]}")
 
     def _table(self, board: Board) -> Group:
-        """The table as it is now."""
+        """Draw the table as it is now."""
         details = self._rich.width >= _DETAILS_WIDTH
         columns = [
             Column("", no_wrap=True),
@@ -146,7 +146,7 @@ class Console:
         return Group(table, self._total(board))
 
     def _total(self, board: Board) -> Text:
-        """The line below the table: elapsed and remaining time, and when it will be done."""
+        """Write the line below the table: elapsed and remaining time, and the expected end."""
         elapsed = seconds_text(time.monotonic() - self._started)
         left = board.left
         if not board.count("waiting", "running") or board.count("interrupted"):
@@ -158,7 +158,7 @@ class Console:
 
 
 def _elapsed(row: Row) -> str:
-    """Time a section has worked or took; for a reused one what it took when it was made, in brackets."""
+    """Time that a section has run or took; for a reused one the time when it was made, in brackets."""
     if row.state == "waiting":
         return ""
     text = seconds_text(row.elapsed)
@@ -166,7 +166,7 @@ def _elapsed(row: Row) -> str:
 
 
 def _left(row: Row) -> str:
-    """Time a section is expected to need yet."""
+    """Time that a section is expected to need yet."""
     if row.state not in ("waiting", "running") or row.expected is None:
         return ""
     return f"about {seconds_text(row.left)}" if row.left else "soon"

@@ -1,10 +1,9 @@
-"""Preflight: whether a run can have what it needs, asked before any work and without writing anything."""
+"""Preflight: checks that a run can have what it needs, before any work and without writing anything."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.models import MAP, check_model_directory
+from crane_run.schedule import disk_free, existing
 from crane_study import hub
 from crane_study.data.user_files import read_open_questions
 from crane_study.measure.benchmarks import BENCHMARKS, read_task
@@ -25,18 +25,18 @@ _GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Check:
-    """One thing a run needs: what it is, whether it is there, and what was seen or is to be done."""
+    """One need of a run, whether it is met, and what was seen or is to be done."""
 
     what: str
     met: bool
     remark: str
 
 
-class Machine:
-    """What is asked of this machine and of the hub; a test gives other answers."""
+class Host:
+    """Answers of this machine and of the hub; a test gives others."""
 
     def gpu_memory_gb(self, device: str) -> float:
-        """Memory of the GPU that a device name means: of all of them together for ``map``."""
+        """Memory of the GPU that a device name means; for ``map`` of all GPUs together."""
         import torch
 
         if not torch.cuda.is_available():
@@ -53,18 +53,18 @@ class Machine:
 
     def free_gb(self, folder: Path) -> float:
         """Free space where a folder is, or would be."""
-        return shutil.disk_usage(_existing(folder)).free / _GIGABYTE
+        return disk_free(folder)
 
     def same_disk(self, one: Path, other: Path) -> bool:
-        """Whether two folders share their free space."""
-        return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+        """Return whether two folders share their free space."""
+        return existing(one).stat().st_dev == existing(other).stat().st_dev
 
     def cached_model(self, model: HubModel) -> bool:
-        """Whether a model need not be fetched."""
+        """Return whether a model is in the cache."""
         return hub.cached_model(model.id, revision=model.revision)
 
     def cached_task(self, task: Task) -> bool:
-        """Whether a benchmark need not be fetched."""
+        """Return whether a benchmark is in the cache."""
         name, patterns = _task_files(task)
         return hub.cached_dataset_files(name, revision=task.revision, patterns=patterns)
 
@@ -73,28 +73,23 @@ class Machine:
         hub.check_reachable(name, kind=kind, revision=revision)
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
 def _task_files(task: Task) -> tuple[str, list[str]]:
     benchmark = BENCHMARKS[task.name]
     return task.dataset or benchmark.dataset, [pattern.format(config=task.config) for pattern in benchmark.files]
 
 
-def preflight(profile: Profile, folder: Path, machine: Machine | None = None) -> list[Check]:
-    """Everything a profile needs, checked; an empty list where it needs nothing.
+def preflight(profile: Profile, folder: Path, machine: Host | None = None) -> list[Check]:
+    """Check everything that a profile needs.
 
     Parameters
     ----------
     folder : of the run's results; a corpus that was sampled already is not asked for again
     """
-    machine = machine or Machine()
+    machine = machine or Host()
     return [*_hardware(profile, folder, machine), *_sources(profile, folder, machine), *_beside(profile)]
 
 
-def _hardware(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check]:
+def _hardware(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     needs = profile.needs
     if needs.gpu_memory_gb and profile.device != "cpu":
         yield _enough("GPU memory", needs.gpu_memory_gb, machine.gpu_memory_gb(profile.device))
@@ -118,7 +113,7 @@ def _enough(what: str, wanted: float, seen: float) -> Check:
 
 
 def _sampled(folder: Path) -> bool:
-    """Whether the run's corpus was made by an earlier start."""
+    """Return whether the run's corpus was made by an earlier start."""
     return (folder / "stages" / "corpus" / "stage.json").is_file()
 
 
@@ -130,7 +125,7 @@ def _models(profile: Profile) -> list[HubModel]:
     return [model for model in given if model is not None and not hub.is_local(model.id)]
 
 
-def _sources(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check]:
+def _sources(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     source = profile.source
     if isinstance(source, HubSource):
         for model in (source.base_model, source.chat_model):
@@ -147,7 +142,7 @@ def _sources(profile: Profile, folder: Path, machine: Machine) -> Iterator[Check
 
 
 def _beside(profile: Profile) -> Iterator[Check]:
-    """What else a profile names: files of questions, the judge, a published list."""
+    """Other things that a profile names: files of questions, the judge, a published list."""
     options, listed = profile.open_ended, profile.paper.lape_list
     if not profile.no_open_ended:
         if (questions := options.questions) is not None:
@@ -166,13 +161,13 @@ def _sizes(profile: Profile) -> tuple[int | None, int | None]:
         return source.architecture.layers, source.architecture.intermediate
     model = source.base_model.id if isinstance(source.base_model, HubModel) else str(source.base_model)
     about = source.architecture if isinstance(source, HubSource) else {}
-    with suppress(CraneError):  # what is wrong with the model is said where it is looked at
+    with suppress(CraneError):  # the check of the model reports what is wrong with it
         if Path(model).is_dir():
             about = read_json(Path(model) / "config.json")
     return about.get("num_hidden_layers"), about.get("intermediate_size")
 
 
-def _model(model: HubModel, machine: Machine) -> Check:
+def _model(model: HubModel, machine: Host) -> Check:
     what = f"model {model.id}"
     if hub.is_local(model.id):
         return _asked(what, "there", lambda: check_model_directory(Path(model.id)))
@@ -181,7 +176,7 @@ def _model(model: HubModel, machine: Machine) -> Check:
     return _asked(what, "to be fetched", lambda: machine.check_reachable(model.id, "model", model.revision))
 
 
-def _corpus(text: HubText, folder: Path, machine: Machine) -> Check:
+def _corpus(text: HubText, folder: Path, machine: Host) -> Check:
     what = f"corpus {text.file or text.dataset}"
     if _sampled(folder):
         return Check(what, True, "sampled already")
@@ -192,7 +187,7 @@ def _corpus(text: HubText, folder: Path, machine: Machine) -> Check:
     return _asked(what, "to be streamed", lambda: machine.check_reachable(name, "dataset", text.revision))
 
 
-def _task(task: Task, few_shot: int, machine: Machine) -> Check:
+def _task(task: Task, few_shot: int, machine: Host) -> Check:
     name, _patterns = _task_files(task)
     if task.path is not None or hub.is_local(name):
         what = f"task {task.name} {task.path or name}"
@@ -204,7 +199,7 @@ def _task(task: Task, few_shot: int, machine: Machine) -> Check:
 
 
 def _asked(what: str, remark: str, ask: Callable[[], object]) -> Check:
-    """A check that is met where asking raises nothing."""
+    """Make a check that is met where asking raises no error."""
     try:
         ask()
     except CraneError as error:

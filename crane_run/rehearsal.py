@@ -1,6 +1,6 @@
 """Rehearsal: a profile of published models run with made-up ones, through the same notebooks, tasks and code.
 
-What differs from the real run is where things come from: folders in the layout of the hub's instead of the hub.
+Only the sources differ from the real run: folders in the layout of the hub instead of the hub.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_corpus(folder: Path, language: str, *, config: str | None, split: str, field: str, documents: int) -> None:
-    """A data set as the hub has them: a card (configuration, split, files) and four files of JSON lines."""
+    """Write a data set in the layout of the hub: a card (configuration, split, files) and four files of JSON lines."""
     writer = Writer(language)
     for shard in range(4):
         _lines(
@@ -87,7 +87,7 @@ def write_corpus(folder: Path, language: str, *, config: str | None, split: str,
 
 
 def write_text_file(path: Path, language: str, *, documents: int) -> None:
-    """A user's file of texts: .jsonl or .txt."""
+    """Write a user's file of texts: .jsonl or .txt."""
     writer = Writer(language)
     texts = [writer.text(4) for _ in range(documents)]
     if path.suffix == ".jsonl":
@@ -98,7 +98,7 @@ def write_text_file(path: Path, language: str, *, documents: int) -> None:
 
 
 def write_mmlu(folder: Path, *, subjects: Sequence[str], questions: int) -> None:
-    """Rows in the schema of cais/mmlu."""
+    """Write questions in the schema of cais/mmlu."""
     writer = Writer("en")
     for split, count in (("dev", 5), ("test", questions)):
         rows = [
@@ -115,7 +115,7 @@ def write_mmlu(folder: Path, *, subjects: Sequence[str], questions: int) -> None
 
 
 def write_ceval(folder: Path, *, subjects: Sequence[str], questions: int) -> None:
-    """Rows in the schema of ceval/ceval-exam."""
+    """Write questions in the schema of ceval/ceval-exam."""
     writer = Writer("zh")
     for subject in subjects:
         for split, count in (("dev", 5), ("val", questions)):
@@ -133,7 +133,7 @@ def write_ceval(folder: Path, *, subjects: Sequence[str], questions: int) -> Non
 
 
 def write_belebele(folder: Path, *, config: str, language: str, questions: int) -> None:
-    """Rows in the schema of facebook/belebele."""
+    """Write questions in the schema of facebook/belebele."""
     writer = Writer(language)
     rows = [
         {
@@ -152,7 +152,7 @@ def write_belebele(folder: Path, *, config: str, language: str, questions: int) 
 
 
 def scaled_down(architecture: Mapping[str, Any], *, vocabulary: int) -> dict[str, Any]:
-    """The configuration of a small model of the same kind: what is specific to the architecture stays as it is.
+    """Shrink a configuration to a small model of the same kind; what is specific to the architecture stays as it is.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def scaled_down(architecture: Mapping[str, Any], *, vocabulary: int) -> dict[str
 
 
 def random_model(architecture: Mapping[str, Any], *, vocabulary: int, random_seed: int) -> PreTrainedModel:
-    """A small model of an architecture with random weights; the same ones every time."""
+    """Make a small model of an architecture with random weights, the same every time."""
     config = AutoConfig.for_model(**scaled_down(architecture, vocabulary=vocabulary))
     with torch.random.fork_rng():
         torch.manual_seed(random_seed)
@@ -191,7 +191,7 @@ def random_model(architecture: Mapping[str, Any], *, vocabulary: int, random_see
 
 
 def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, Any], languages: Sequence[str]) -> None:
-    """A small base model with a tokenizer trained on the spot; the chat model is near it and has a chat template."""
+    """Write a small base model with its own tokenizer; the chat model is near it and has a chat template."""
     texts = [Writer(language).text(400) for language in languages]
     tokenizer: PreTrainedTokenizerFast = train_tokenizer(texts, vocabulary=800, max_length=_LONGEST)
     # More rows than tokens, as real models have; transformers may add tokens that a family's tokenizer must have.
@@ -211,7 +211,7 @@ def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, An
     tokenizer.save_pretrained(chat)
 
 
-# What makes a run short, wherever the profile has such a value; everything else stays as the profile has it.
+# Values that make a run short, where the profile has them; everything else stays as the profile has it.
 SMALL: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
@@ -233,12 +233,12 @@ SMALL: dict[str, Any] = {
     "ground_truth": {"documents": 4},
 }
 _DOCUMENTS = 80
-_QUESTIONS = 8  # a subject
+_QUESTIONS = 8  # per subject
 _SUBJECTS = {"mmlu": ("abstract_algebra", "world_religions"), "ceval": ("law", "logic")}
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Values with changes put in, section by section."""
+    """Merge changes into values, section by section."""
     merged = dict(values)
     for name, change in changes.items():
         inside = isinstance(change, dict) and change and isinstance(merged.get(name), dict)
@@ -247,7 +247,7 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
-    """The profile of the rehearsal of a profile; what it runs on is written beside its results.
+    """Make the profile of a rehearsal, and write the models and texts that it runs on next to its results.
 
     Raises
     ------
@@ -284,7 +284,7 @@ def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
 
 
 def _write_material(folder: Path, profile: Profile, source: HubSource) -> None:
-    """Models, corpora and benchmark files, unless they lie there already."""
+    """Write models, corpora and benchmark files, unless they are there already."""
     languages = list(profile.languages)
     key = fingerprint(
         {

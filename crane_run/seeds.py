@@ -1,4 +1,4 @@
-"""Several model seeds in one summary: mean, deviation and t-interval of the main numbers, and verdicts counted."""
+"""Summary over several model seeds: mean, deviation and t-interval of the main numbers, and counts of verdicts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MODEL_METRICS = ("accuracy", "nll")
 
 
 def missing_results(folders: Mapping[int, Path]) -> str:
-    """What a summary lacks, empty where nothing is lacking."""
+    """Name the first file that a summary lacks, empty if none."""
     for seed, folder in folders.items():
         for name in _FILES:
             if not (folder / name).is_file():
@@ -41,7 +41,7 @@ def over_seeds(frame: pd.DataFrame, *, by: list[str], value: str) -> pd.DataFram
 
     Parameters
     ----------
-    frame : one row a seed (column ``seed``) and combination of `by`
+    frame : one row per seed (column ``seed``) and combination of `by`
 
     Returns
     -------
@@ -65,20 +65,20 @@ def _main_budgets(frame: pd.DataFrame, budget: float) -> pd.DataFrame:
 
 
 def model_numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and NLL of the models as they are, one row a seed, model, metric and language."""
+    """Accuracy and NLL of the models as they are, one row per seed, model, metric and language."""
     frame = tidy(rows)
     chosen = (frame["masked_language"] == "") & frame["metric"].isin(_MODEL_METRICS)
     return frame[chosen][["seed", "model", "metric", "evaluation_language", "value"]]
 
 
 def langspec_numbers(langspec: pd.DataFrame, *, budget: float) -> pd.DataFrame:
-    """LangSpec-F1, mean over languages and draws: one row a seed, set and metric."""
+    """LangSpec-F1, mean over languages and draws: one row per seed, set and metric."""
     frame = _main_budgets(tidy(langspec), budget)
     return frame.groupby(["seed", *SET, "metric"], sort=False)["langspec_f1"].mean().reset_index()
 
 
 def nll_numbers(rows: pd.DataFrame, *, budget: float) -> pd.DataFrame:
-    """NLL rise on the masked language and on the worst other: one row a seed, set and masked language."""
+    """NLL rise on the masked language and on the worst other: one row per seed, set and masked language."""
     parts = []
     for seed, part in rows.groupby("seed", sort=False):
         table = specificity_table(part.drop(columns="seed"))
@@ -88,7 +88,7 @@ def nll_numbers(rows: pd.DataFrame, *, budget: float) -> pd.DataFrame:
 
 
 def verdict_counts(folders: Mapping[int, Path]) -> pd.DataFrame:
-    """For every claim, method and measure in how many seeds it is reproduced, is not, or was not run."""
+    """Count the seeds in which a claim is reproduced, is not, or was not run, per method and measure."""
     verdicts: list[dict[str, Any]] = [
         item for folder in folders.values() for item in read_claims(folder / "claims.json")
     ]
@@ -139,7 +139,7 @@ def write_summary(folders: Mapping[int, Path], output: Path, *, budget: float) -
         ),
         "nll_worst_other": (
             over_seeds(rises, by=keys, value="worst_other_rise"),
-            f"NLL rise on the language that suffers most beside the masked one {interval}.",
+            f"NLL rise on the language that suffers most besides the masked one {interval}.",
         ),
         "verdicts": (verdict_counts(folders), f"In how many of {count} model seeds each claim is reproduced."),
     }

@@ -1,4 +1,4 @@
-"""What a profile needs, on machines and hubs that tests make up."""
+"""Needs of a profile, on machines and hubs that tests make up."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_run import rehearsal as made_up
-from crane_run.preflight import Machine, preflight
+from crane_run.preflight import Host, preflight
 from crane_study import ROOT, hub
 from crane_study.measure.judge_endpoint import KEY, MODEL, URL
 from crane_study.profile import load_profile, profile_names
@@ -22,7 +22,7 @@ from tests.small import write_study
 REAL = ["llama2-7b", "qwen2.5-0.5b", "qwen3-8b"]
 
 
-class Fake(Machine):
+class Fake(Host):
     def __init__(self, *, gpu=80.0, memory=256.0, free=500.0, cached=False, refused=(), one_disk=True):
         self.gpu, self.memory, self.free, self.cached, self.refused = gpu, memory, free, cached, refused
         self.one_disk, self.asked, self.revisions = one_disk, [], {}
@@ -179,9 +179,9 @@ def test_a_gpu_beyond_the_last_has_no_memory(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _n: SimpleNamespace(total_memory=24e9))
-    assert Machine().gpu_memory_gb("cuda:0") == 24
-    assert Machine().gpu_memory_gb("auto") == 24
-    assert Machine().gpu_memory_gb("cuda:7") == 0
+    assert Host().gpu_memory_gb("cuda:0") == 24
+    assert Host().gpu_memory_gb("auto") == 24
+    assert Host().gpu_memory_gb("cuda:7") == 0
 
 
 def test_a_run_on_the_cpu_needs_no_gpu(llama, tmp_path):
@@ -221,9 +221,9 @@ def test_a_revision_that_the_hub_lacks(monkeypatch):
 
     monkeypatch.setattr(HfApi, "auth_check", lambda _api, name, *, repo_type: None)
     monkeypatch.setattr(HfApi, "repo_info", info)
-    Machine().check_reachable("a/b", "dataset", "v1")
+    Host().check_reachable("a/b", "dataset", "v1")
     with pytest.raises(CraneError, match="dataset a/b: has no revision 'v9'"):
-        Machine().check_reachable("a/b", "dataset", "v9")
+        Host().check_reachable("a/b", "dataset", "v9")
 
 
 # --- a user's own study ------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_the_files_of_open_questions_are_read(tmp_path, files, expected):
     assert missing(profile, Fake())["open questions"].startswith(expected.format(folder=tmp_path.resolve()))
 
 
-def test_a_published_list_is_read_and_held_against_the_model(tmp_path):
+def test_a_published_list_is_read_and_compared_with_the_model(tmp_path):
     path = tmp_path / "list.pth"
     profile = own(tmp_path, paper={"lape_list": "list.pth"})
     assert profile.has_needs
@@ -303,7 +303,7 @@ def test_a_published_list_for_a_model_that_is_not_there_yet(tmp_path, llama):
     torch.save([[torch.tensor([11008])] * 32] * 7, path)
     named = llama.model_copy(update={"paper": paper})
     assert "out of range for a width of 11008" in missing(named, Fake())["paper.lape_list"]
-    assert missing(named.model_copy(update={"source": bare}), Fake()) == {}  # held against it when it is
+    assert missing(named.model_copy(update={"source": bare}), Fake()) == {}  # compared with it when it is
     path.write_bytes(b"no tensors")
     remark = missing(named.model_copy(update={"source": bare}), Fake())["paper.lape_list"]
     assert "is not a file of tensors" in remark

@@ -245,7 +245,7 @@ def test_an_output_that_a_section_no_longer_makes_goes(tmp_path, notebooks, work
 
 @pytest.mark.parametrize("ahead", [3600, -3600])
 def test_a_file_server_whose_clock_is_not_this_machines(tmp_path, notebooks, work, monkeypatch, ahead):
-    """What a section has just made is kept, and what is older goes, whatever this machine takes the time to be."""
+    """New files are kept, and older ones go, whatever time it is on this machine."""
     ours = Path.stat
 
     def theirs(path, **options):
