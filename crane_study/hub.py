@@ -1,6 +1,6 @@
-"""Models and data sets of the Hugging Face hub: fetched once, then taken from the hub's cache; mistakes are named.
+"""Models and data sets of the Hugging Face hub: fetched once, then read from the hub's cache.
 
-The token is huggingface_hub's own business (HF_TOKEN, or ``hf auth login``); it is neither read nor written here.
+Tokens are handled by huggingface_hub (HF_TOKEN, or ``hf auth login``); they are neither read nor written here.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from crane_lib.files import read_json
 from crane_lib.models import check_model_directory
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-_OLD_WEIGHTS = ("*.bin",)  # only where there are no safetensors, for a repository may hold both
+_OLD_WEIGHTS = ("*.bin",)  # only without safetensors: a repository may hold both
 _CODE = ("*.py",)
 _OTHERS = ("original/*", "onnx/*", "consolidated*")
 
 
 def is_local(name: str) -> bool:
-    """Whether a model or data set is given as a folder (``./x``, ``../x``, ``/x``) and not as an id of the hub."""
+    """Return whether a name is a folder (``./x``, ``../x``, ``/x``) and not an id of the hub."""
     return name.startswith((".", "/"))
 
 
 @contextmanager
 def naming_mistakes(what: str, revision: str) -> Iterator[None]:
-    """Turn what the hub's libraries raise inside the block into one line that says what to do."""
+    """Turn errors of the hub's libraries inside the block into one line that says what to do."""
     from huggingface_hub import errors
 
     try:
@@ -42,15 +42,15 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
         raise CraneError(f"{what}: has no revision {revision!r}; look at its history on the hub") from error
     except errors.RepositoryNotFoundError as error:
         raise CraneError(
-            f"{what}: is not on the hub, or not to be seen without a token (hf auth login, HF_TOKEN); check its name"
+            f"{what}: is not on the hub, or not visible without a token (hf auth login, HF_TOKEN); check its name"
         ) from error
     except errors.OfflineModeIsEnabled as error:
         raise CraneError(
-            f"{what}: is not (or not fully) in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it; unset it once"
+            f"{what}: is not (or not fully) in the hub's cache, and HF_HUB_OFFLINE forbids fetching it; unset it once"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise CraneError(_not_there(what)) from error
-    except (_http_error(), ConnectionError) as error:  # of whichever HTTP library the hub's own uses
+    except (_http_error(), ConnectionError) as error:  # HTTP errors
         reason = " ".join(str(error).split())[:120]
         raise CraneError(
             f"{what}: the hub cannot be reached ({type(error).__name__}: {reason}); start again"
@@ -58,7 +58,7 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
 
 
 def _http_error() -> type[Exception]:
-    """What the HTTP library raises that the hub's own library is built on; it has changed that more than once."""
+    """Return the base error of the HTTP library of huggingface_hub, which has changed that library before."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
@@ -67,16 +67,16 @@ def _http_error() -> type[Exception]:
 def _not_there(what: str) -> str:
     from huggingface_hub import constants
 
-    why = "HF_HUB_OFFLINE forbids to fetch it" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    why = "HF_HUB_OFFLINE forbids fetching it" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
     return f"{what}: is not (or not fully) in the hub's cache, and {why}; fetch it once with a network"
 
 
 def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = False) -> Path:
-    """Directory of a model of the hub, fetched where the cache lacks it; or the folder itself, if one is named.
+    """Return the directory of a model of the hub, fetched if the cache lacks it; or the folder itself, if one is named.
 
     Raises
     ------
-    CraneError : it cannot be had, the reason in one line
+    CraneError : it is not available; the reason in one line
     """
     if is_local(name):
         return Path(name)
@@ -100,11 +100,11 @@ def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = Fa
 
 
 def dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> Path:
-    """Folder with those files of a data set of the hub that match, fetched where the cache lacks them.
+    """Return a folder with the matching files of a data set of the hub, fetched if the cache lacks them.
 
     Raises
     ------
-    CraneError : it cannot be had, or has no such files
+    CraneError : it is not available, or has no such files
     """
     if is_local(name):
         return Path(name)
@@ -121,26 +121,26 @@ def dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> Path:
 
 
 def cached_model(name: str, *, revision: str) -> bool:
-    """Whether a model of the hub lies complete in the cache; asks nobody."""
+    """Return whether a model of the hub is complete in the cache; needs no network."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
         check_model_directory(folder)
         return all((folder / file).is_file() for file in _weight_files(folder))
-    except (OSError, CraneError, ValueError, KeyError, TypeError, AttributeError):  # an index that was cut off, too
+    except (OSError, CraneError, ValueError, KeyError, TypeError, AttributeError):  # also a truncated index
         return False
 
 
 def _weight_files(folder: Path) -> set[str]:
-    """Files that the index of a model in parts names; none for a model in one part."""
+    """Return the files in the index of a model in several parts; none for a model in one part."""
     kind = "safetensors" if any(folder.glob("*.safetensors*")) else "bin"
     index = folder / ("model.safetensors.index.json" if kind == "safetensors" else "pytorch_model.bin.index.json")
     return set(read_json(index)["weight_map"].values()) if index.is_file() else set()
 
 
 def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> bool:
-    """Whether each kind of file wanted of a data set lies in the cache; asks nobody."""
+    """Return whether the cache has files for every pattern of a data set; needs no network."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -151,11 +151,11 @@ def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -
 
 
 def check_reachable(name: str, *, kind: str, revision: str) -> None:
-    """Ask the hub whether a revision of a model or data set (`kind`) can be fetched with the token there is, if any.
+    """Check that a revision of a model or data set (`kind`) can be fetched, with the token if there is one.
 
     Raises
     ------
-    CraneError : it cannot, the reason in one line
+    CraneError : it cannot; the reason in one line
     """
     from huggingface_hub import HfApi
 
@@ -165,7 +165,7 @@ def check_reachable(name: str, *, kind: str, revision: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Where the hub's files are kept."""
+    """Return the folder of the hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)

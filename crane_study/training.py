@@ -34,8 +34,8 @@ from crane_study.progress import progress
 
 BEGIN, END, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"
 
-# A turn is its role's token, a space, its text and the end token.  With the space a word is the token that it is inside
-# a sentence, as the base model knows it.
+# A turn is the token of its role, a space, its text and the end token. With the space the first word is the token that
+# it is inside a sentence, which the base model knows.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|user|>' if message['role'] == 'user' else '<|assistant|>' }} {{ message['content'] }}<|end|>"
@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer whose every encoding begins with the begin token.
+    """Train a byte-level BPE tokenizer; every encoding starts with the begin token.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            # Chinese characters, digits and punctuation stand alone; a space goes with the word that follows it.
-            # Without the first of these, whole Chinese clauses would become single tokens.
+            # Chinese characters, digits and punctuation are separate; a space belongs to the word after it.
+            # Otherwise whole Chinese clauses would become single tokens.
             pre_tokenizers.Split(
                 Regex(r"\p{Han}| ?[\p{L}&&[^\p{Han}]][[\p{L}\p{M}]&&[^\p{Han}]]*|\p{N}|\s+| ?[^\s\p{L}\p{N}]"),
                 behavior="isolated",
@@ -87,15 +87,15 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -
     return wrapped
 
 
-_IGNORED = -100  # label of a position without loss, as transformers has it
-_TOKENIZER_DOCUMENTS = 8000  # a sample this large fixes the merges; more only costs time
+_IGNORED = -100  # label of a position without loss in transformers
+_TOKENIZER_DOCUMENTS = 8000  # enough to determine the merges
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 transformers_logging.disable_progress_bar()  # writing a model would leave a widget in the notebook
 
 
 def _blocks(sequences: Sequence[Sequence[int]], size: int) -> torch.Tensor:
-    """Sequences one after the other, cut into blocks of `size`; the rest that fills no block is dropped.  (N, size)"""
+    """Concatenate sequences and cut them into blocks of `size`, without the incomplete last one.  (N, size)"""
     stream = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
     count = len(stream) // size
     if count == 0:
@@ -104,7 +104,7 @@ def _blocks(sequences: Sequence[Sequence[int]], size: int) -> torch.Tensor:
 
 
 def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only."""
+    """Create AdamW with weight decay on matrices only."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [
@@ -116,7 +116,7 @@ def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimi
 
 @contextmanager
 def _attention_for_training(model: PreTrainedModel) -> Iterator[None]:
-    """On a CPU, attention by plain matrix products: the fused kernel's backward pass is slow for blocks this short."""
+    """Use plain matrix products for attention on a CPU, where the fused kernel's backward pass is slow."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager" if model.device.type == "cpu" else before)
     try:
@@ -126,7 +126,7 @@ def _attention_for_training(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _batches(count: int, training: Training, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Indices of each batch; the first epoch keeps the given order, later ones are shuffled."""
+    """Yield the indices of each batch; the first epoch keeps the order, later ones are shuffled."""
     for epoch in range(training.epochs):
         order = torch.arange(count) if epoch == 0 else torch.randperm(count, generator=generator)
         yield from order.split(training.batch_size)
@@ -141,7 +141,7 @@ def fit(
     random_seed: int,
     description: str,
 ) -> pd.DataFrame:
-    """Train a causal language model in place: in bfloat16 autocast, or throughout in float64 where it is of that type.
+    """Train a causal language model in place, in bfloat16 autocast, or in float64 if the model has that type.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def fit(
 
     Returns
     -------
-    frame of step, loss (nats a token), learning_rate, tokens seen, seconds since the start
+    frame of step, loss (nats per token), learning_rate, tokens seen, seconds since the start
     """
     torch.manual_seed(random_seed)
     device = next(model.parameters()).device
@@ -223,7 +223,7 @@ def make_base_model(
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """Tokens of a conversation and their labels: the loss is on what the assistant says and on its end."""
+    """Return the tokens of a conversation and their labels; the loss covers the assistant's turns and their ends."""
     tokens: list[int] = []
     labels: list[int] = []
     for stop in range(2, len(conversation) + 1, 2):

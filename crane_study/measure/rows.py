@@ -14,52 +14,42 @@ from crane_lib.neurons import NeuronSet
 from crane_lib.specificity import langspec
 from crane_study.frames import write_frame
 
-COLUMNS = (
-    "profile",
-    "model",
-    "selected_on",
-    "method",
-    "budget",
-    "masked_language",
-    "evaluation_language",
-    "task",
-    "metric",
-    "value",
-    "n",
-    "random_seed",
-    "masked_share",
-)
-# What identifies a mask within a model.
+# The schema of result rows: every column with its type, in order.
+SCHEMA: dict[str, type] = {
+    "profile": str,
+    "model": str,
+    "selected_on": str,
+    "method": str,
+    "budget": str,
+    "masked_language": str,
+    "evaluation_language": str,
+    "task": str,
+    "metric": str,
+    "value": float,
+    "n": int,
+    "random_seed": int,
+    "masked_share": float,
+}
+COLUMNS = tuple(SCHEMA)
+# Columns that identify a mask of a model, and all masks of a method at a budget, over languages and random draws.
 MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
-# A method's masks at a budget, over the languages and random draws.
 SET = ["model", "selected_on", "method", "budget"]
+_DERIVED = ("precision", "recall", "langspec_f1", "p_value", "share_of_a")  # numbers in tables made of rows
 Measure = Literal["token_probability", "accuracy"]
 MEASURES: tuple[Measure, ...] = ("token_probability", "accuracy")
 
 
 def mask_labels(neurons: NeuronSet | None, *, selected_on: str) -> dict[str, Any]:
-    """Columns that say which mask a row is about; None is the unmasked model."""
+    """Return the columns that identify the mask of a row; None is the unmasked model."""
+    names = ("selected_on", "method", "budget", "masked_language", "random_seed", "masked_share")
     if neurons is None:
-        return {
-            "selected_on": "",
-            "method": "none",
-            "budget": "",
-            "masked_language": "",
-            "random_seed": -1,
-            "masked_share": 0.0,
-        }
-    return {
-        "selected_on": selected_on,
-        "method": neurons.method,
-        "budget": neurons.budget,
-        "masked_language": neurons.language,
-        "random_seed": neurons.random_seed,
-        "masked_share": neurons.share(),
-    }
+        return dict(zip(names, ("", "none", "", "", -1, 0.0), strict=True))
+    labels = (selected_on, neurons.method, neurons.budget, neurons.language, neurons.random_seed, neurons.share())
+    return dict(zip(names, labels, strict=True))
 
 
 def perplexity_rows(nll: np.ndarray, tokens: np.ndarray, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """NLL a token, perplexity and token probability of a set of documents.
+    """Return NLL per token, perplexity and token probability of a set of documents.
 
     Parameters
     ----------
@@ -75,7 +65,7 @@ def perplexity_rows(nll: np.ndarray, tokens: np.ndarray, labels: Mapping[str, An
 
 
 def accuracy_row(correct: np.ndarray, labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracy on a language's questions.  correct : (items,) bool"""
+    """Return the accuracy on the questions of a language.  correct : (items,) bool"""
     return {**labels, "task": "nlu", "metric": "accuracy", "value": float(np.mean(correct)), "n": len(correct)}
 
 
@@ -85,47 +75,31 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def langspec_rows(rows: pd.DataFrame, *, measure: Measure) -> pd.DataFrame:
-    """LangSpec-F1 of every mask in `rows`, on one measure; each evaluation language is a task.
+    """Return LangSpec-F1 of every mask by one measure; each evaluation language is a task.
 
     Returns
     -------
-    frame with the mask's columns, task, metric, precision, recall, langspec_f1; empty where `rows` lacks the measure
+    frame with `MASK`, task, metric, precision, recall, langspec_f1; empty if `rows` lacks the measure
     """
     chosen = rows[rows["metric"] == measure]
     result = []
-    for model, of_model in chosen.groupby("model", sort=False):
+    for _model, of_model in chosen.groupby("model", sort=False):
         unmasked = of_model[of_model["method"] == "none"].set_index("evaluation_language")["value"].to_dict()
-        masks = of_model[of_model["method"] != "none"]
-        for labels, scores in masks.groupby(MASK, sort=False):
+        for labels, scores in of_model[of_model["method"] != "none"].groupby(MASK, sort=False):
             named = dict(zip(MASK, labels, strict=True))
             values = scores.set_index("evaluation_language")["value"].to_dict()
             found = langspec(unmasked, values, target=named["masked_language"])
-            task = scores["task"].iloc[0]
-            result.append(
-                {
-                    **named,
-                    "model": model,
-                    "task": task,
-                    "metric": measure,
-                    "precision": found.precision,
-                    "recall": found.recall,
-                    "langspec_f1": found.f,
-                }
-            )
-    columns = [*MASK, "task", "metric", "precision", "recall", "langspec_f1"]
-    return pd.DataFrame(result, columns=columns)
+            result.append((*labels, scores["task"].iloc[0], measure, found.precision, found.recall, found.f))
+    return pd.DataFrame(result, columns=[*MASK, "task", "metric", "precision", "recall", "langspec_f1"])
 
 
 def langspec_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """LangSpec-F1 of every mask on every measure that `rows` has."""
+    """Return LangSpec-F1 of every mask by every measure that `rows` has."""
     return pd.concat([langspec_rows(rows, measure=measure) for measure in MEASURES], ignore_index=True)
 
 
-_TEXT = ("profile", *SET, "masked_language", "evaluation_language", "task", "metric")
-
-
 def budget_text(value: object) -> str:
-    """A budget as the one text it is compared by: ``0.10`` and 0.1 are the same, missing is empty."""
+    """Return the normal form of a budget: ``0.10`` and 0.1 are the same, missing is empty."""
     text = "" if value is None or value != value else str(value)
     try:
         return format(float(text), "g")
@@ -134,7 +108,7 @@ def budget_text(value: object) -> str:
 
 
 def tidy(frame: pd.DataFrame, *, needed: Iterable[str] = ()) -> pd.DataFrame:
-    """A copy with text columns as text, budgets in one form and ``random_seed`` as whole numbers (-1: none).
+    """Return a copy in the types of `SCHEMA`, budgets in normal form, random seeds as whole numbers (-1: none).
 
     Raises
     ------
@@ -144,13 +118,13 @@ def tidy(frame: pd.DataFrame, *, needed: Iterable[str] = ()) -> pd.DataFrame:
     if missing:
         raise CraneError(f"result rows: no column {missing[0]!r}; seen: {', '.join(map(str, frame.columns))}")
     frame = frame.copy()
-    for name in _TEXT:
-        if name in frame.columns:
+    for name, kind in SCHEMA.items():
+        if kind is str and name in frame.columns:
             values = frame[name].astype(object)
             values = values.where(values.notna(), "")
             convert = {value: budget_text(value) if name == "budget" else str(value) for value in values.unique()}
             frame[name] = values.map(convert).astype(object)
-    for name in ("value", "precision", "recall", "langspec_f1", "p_value", "share_of_a", "masked_share"):
+    for name in ("value", "masked_share", *_DERIVED):
         if name in frame.columns:
             frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
     if "random_seed" in frame.columns:
@@ -159,7 +133,7 @@ def tidy(frame: pd.DataFrame, *, needed: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
-    """Every masked row of a metric beside the unmasked value of the same model and language.
+    """Compare every masked row of a metric with the unmasked value of the same model and language.
 
     Parameters
     ----------
@@ -167,8 +141,8 @@ def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
 
     Returns
     -------
-    the masked rows with ``unmasked``, ``change`` (masked - unmasked) and ``relative_drop`` (the share of the unmasked
-    value that is lost; NaN where that is not positive)
+    the masked rows with ``unmasked``, ``change`` (masked - unmasked) and ``relative_drop`` (lost share of the unmasked
+    value; NaN if that is not positive)
 
     Raises
     ------
@@ -187,7 +161,7 @@ def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
         first = double.iloc[0]
         raise CraneError(
             f"result rows: two unmasked values of {metric} for {first['model']}, {first['evaluation_language']}; "
-            f"make the rows anew"
+            "make the rows again"
         )
     merged = frame[masked].merge(
         unmasked[[*keys, "value"]].rename(columns={"value": "unmasked"}), on=keys, how="left", validate="many_to_one"
@@ -198,7 +172,7 @@ def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
 
 
 def pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
-    """Rows in which each named column has the given value."""
+    """Return the rows in which each named column has the given value."""
     chosen = frame
     for name, value in wanted.items():
         chosen = chosen[chosen[name] == (budget_text(value) if name == "budget" else value)]
@@ -206,7 +180,7 @@ def pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def over_draws(frame: pd.DataFrame, *, by: list[str], value: str) -> pd.DataFrame:
-    """Mean of a column over draws, with their lowest, highest and number.
+    """Return the mean of a column over draws, the lowest, the highest, and the number of draws.
 
     Returns
     -------

@@ -29,9 +29,9 @@ from crane_study.measure.rows import accuracy_row, mask_labels, perplexity_rows,
 from crane_study.options import DocumentOptions, MaskChoice, ModelOptions, QuestionOptions
 from crane_study.progress import progress
 
-KEPT_SECONDS = 1.0  # what took less is not kept: a file takes a hundredth of a second
+KEPT_SECONDS = 1.0  # faster results are not kept: writing a file takes a hundredth of a second
 VISIBLE_SECONDS = 60.0  # network file systems may show a new file to other machines only after a while
-_STATE = "state"  # column of a kept file that says what it is about
+_STATE = "state"  # column of a kept file that names its state
 
 Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
 
@@ -45,23 +45,23 @@ def evaluate_states(
 ) -> dict[str, pd.DataFrame]:
     """Evaluate a model in every state.
 
-    Under torchrun, where there is a `scratch`, every process calls this; they share the states. The first one gets the
-    whole, the others nothing: it may take the folder away while they would still be reading.
+    With a `scratch` folder the processes of torchrun share the states: each of them calls this, and the first one gets
+    all results, the others none, because it may remove the folder while they are still reading.
 
     Parameters
     ----------
-    states : blocks that hold the model in a state, by names that are good for files
-    evaluate : called in each of them; gives a frame of one row or more
+    states : context managers that put the model into a state, by names that can be file names
+    evaluate : called in each state; returns a frame with at least one row
     description : of the work, for its progress
-    scratch : folder where finished states are kept in files, from where a later call goes on
+    scratch : folder for finished states, from which a later call continues
 
     Returns
     -------
-    what `evaluate` gave, by the name of the state, in the order of `states`
+    results of `evaluate` by state, in the order of `states`
 
     Raises
     ------
-    CraneError : what another process has written is not to be seen from here
+    CraneError : the result of another process is not visible from here
     """
     kept = _Kept(scratch)
     found = {name: frame for name in states if (frame := kept.read(name)) is not None}
@@ -81,7 +81,7 @@ def evaluate_states(
 
 
 def units_key(neurons: NeuronSet | None) -> str:
-    """Hash of what is zeroed: equal for sets that mask the same units, whatever they are called."""
+    """Return a hash of the masked units, which is equal for equal sets under different names."""
     digest = hashlib.sha256()
     sites = neurons.sites if neurons is not None else {}
     for site in sorted(sites):
@@ -100,13 +100,13 @@ def evaluate_masks(
     description: str,
     scratch: Path | None = None,
 ) -> list[tuple[list[int], pd.DataFrame]]:
-    """Evaluate a model under every mask; sets of the same units (a global random mask is one for all languages) once.
+    """Evaluate a model under every mask, and sets of equal units (a global random mask of all languages) only once.
 
-    The rest of the parameters are those of `evaluate_states`.
+    The other parameters are those of `evaluate_states`.
 
     Returns
     -------
-    for every distinct mask, in the order of `masks`: its places there, and what `evaluate` gave; in the first process
+    positions in `masks` and result of every distinct mask, in the order of `masks`; in the first process only
     """
     places: dict[str, list[int]] = {}
     for place, (_selected_on, neurons) in enumerate(masks):
@@ -118,22 +118,22 @@ def evaluate_masks(
 
 
 class _Kept:
-    """Files of finished states in a scratch folder, through which several processes share the work; or no folder."""
+    """Files of finished states in a scratch folder (or none), through which several processes share the work."""
 
     def __init__(self, scratch: Path | None) -> None:
         self._folder = scratch
         self._together = scratch is not None and world() > 1
 
     def agree(self, missing: list[str]) -> list[str]:
-        """What the first process misses: were each to look for itself, they might see different things."""
+        """Return the missing states of the first process, because others may see different files."""
         return share(missing) if self._together else missing
 
     def own(self, missing: list[str]) -> list[str]:
-        """This process's share."""
+        """Return this process's share."""
         return missing[rank() :: world()] if self._together else missing
 
     def read(self, name: str) -> pd.DataFrame | None:
-        """What was kept, or None where the file is missing, broken or about something else."""
+        """Return a kept result; None if the file is missing, damaged or of another state."""
         if self._folder is None:
             return None
         try:
@@ -144,12 +144,12 @@ class _Kept:
         return frame if len(frame) and (states == name).all() else None
 
     def write(self, name: str, frame: pd.DataFrame, *, seconds: float) -> None:
-        """Keep what took so long, if another process needs it or it is worth a file."""
+        """Keep a result if another process needs it or it took long enough."""
         if self._folder is not None and (self._together or seconds >= KEPT_SECONDS):
             write_frame(self._file(name), frame.assign(**{_STATE: name}))
 
     def made_elsewhere(self, names: set[str]) -> int:
-        """How many of these other processes have written."""
+        """Return the number of these states that other processes have written."""
         return sum(self._file(name).is_file() for name in names) if self._together else 0
 
     def wait(self) -> None:
@@ -158,19 +158,19 @@ class _Kept:
             barrier()
 
     def by_another(self, name: str) -> pd.DataFrame:
-        """What another process has found in a state."""
+        """Return the result of another process."""
         patience = time.monotonic() + VISIBLE_SECONDS
         while (frame := self.read(name)) is None:
             if time.monotonic() > patience:
                 raise CraneError(
-                    f"{self._file(name)}: another process wrote it, but it is not to be seen from here; --artifacts "
+                    f"{self._file(name)}: another process wrote it, but it is not visible from here; --artifacts "
                     "must be on a disk that all machines share"
                 )
             time.sleep(0.2)
         return frame
 
     def _file(self, name: str) -> Path:
-        assert self._folder is not None  # nothing is kept without one
+        assert self._folder is not None  # without a folder nothing is kept
         return self._folder / f"{name}.parquet"
 
 

@@ -111,7 +111,7 @@ def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
     command += ["--local-addr", "127.0.0.1", f"--nproc-per-node={count}"]
     command += ["-m", "crane_run.cli", "relevance-passes", str(file)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    threads = str(max(1, torch.get_num_threads() // count))  # of this process, shared out
+    threads = str(max(1, torch.get_num_threads() // count))  # of this process, divided
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": path, _PARENT_VARIABLE: str(os.getpid())}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"

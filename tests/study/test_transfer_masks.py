@@ -1,4 +1,4 @@
-"""How a study asks its models: the chat model's prompts beside the base model's."""
+"""Prompts of a study's models: those of the chat model compared with those of the base model."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a section cannot do is printed, kept for the reports, and forgotten when the section runs again."""
+"""Parts that a section cannot run are printed, kept for the reports, and removed when it runs again."""
 
 import pytest
 

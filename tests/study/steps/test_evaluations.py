@@ -17,7 +17,7 @@ from tests.small import small_model
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside: nothing catches it."""
+    """Stands for a kill: nothing catches it."""
 
 
 @pytest.fixture(autouse=True)

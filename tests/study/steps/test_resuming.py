@@ -16,7 +16,7 @@ from tests.small import write_study
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside: nothing catches it."""
+    """Stands for a kill: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
