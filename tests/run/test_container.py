@@ -1,7 +1,5 @@
 """The image's files agree with the locks and with one another, and tools/container.sh calls buildah as it should."""
 
-from __future__ import annotations
-
 import configparser
 import os
 import re
@@ -10,9 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -34,27 +30,26 @@ case $1 in from) echo working ;; inspect) echo 0123abc ;; images) echo 2 GB ;; e
 """
 
 
-def instructions() -> list[tuple[str, str]]:
+def instructions():
     """The Dockerfile's instructions in their order, with their arguments."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     lines = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ").splitlines()
     return [(line.split()[0], " ".join(line.split()[1:])) for line in lines if line]
 
 
-def of(name: str) -> list[str]:
+def of(name):
     return [arguments for instruction, arguments in instructions() if instruction == name]
 
 
 @pytest.fixture
-def services() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    return found
+def services():
+    return yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
 
 
 # ---- Dockerfile, .dockerignore, environment.yml ---------------------------------------------------------------------
 
 
-def test_base_is_pinned_and_of_the_python_of_the_conda_environment() -> None:
+def test_base_is_pinned_and_of_the_python_of_the_conda_environment():
     pinned = re.fullmatch(r"BASE=python:(3\.11\.\d+)-slim-bookworm@sha256:[0-9a-f]{64}", of("ARG")[0])
     assert pinned
     assert of("FROM") == ["${BASE}"]
@@ -62,7 +57,7 @@ def test_base_is_pinned_and_of_the_python_of_the_conda_environment() -> None:
     assert environment["dependencies"][0] == f"python={pinned[1]}"
 
 
-def test_every_package_is_installed_from_a_hashed_lock() -> None:
+def test_every_package_is_installed_from_a_hashed_lock():
     installations = re.findall(r"pip install [^|;&]+", ";".join(of("RUN")))
     assert installations
     for line in installations:
@@ -73,7 +68,7 @@ def test_every_package_is_installed_from_a_hashed_lock() -> None:
             assert f"requirements/{name}.lock" in " ".join(of("COPY"))
 
 
-def test_a_change_of_the_source_leaves_the_installed_layers() -> None:
+def test_a_change_of_the_source_leaves_the_installed_layers():
     steps = [(name, arguments) for name, arguments in instructions() if name in ("COPY", "RUN", "ARG", "USER", "CMD")]
     source = next(i for i, (_, arguments) in enumerate(steps) if arguments.endswith(" . ."))
     assert not [arguments for _, arguments in steps[source:] if "pip install" in arguments]
@@ -81,7 +76,7 @@ def test_a_change_of_the_source_leaves_the_installed_layers() -> None:
     assert [name for name, _ in steps[-2:]] == ["USER", "CMD"]
 
 
-def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_path: Path) -> None:
+def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_path):
     (script,) = (arguments for arguments in of("RUN") if "/bin/crane" in arguments)
     steps = [name for name, _ in instructions()]
     assert steps.index("USER") > [*instructions()].index(("RUN", script))  # made by root, so it is root's
@@ -102,27 +97,22 @@ def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_pat
     assert done.stderr.startswith("error: artifacts/none: has no manifest.json")
 
 
-def test_image_is_run_by_an_ordinary_user_and_keeps_no_secret() -> None:
-    assert of("USER") == ["1000:1000"]
-    assert of("HEALTHCHECK") == ["NONE"]
+def test_image_is_run_by_an_ordinary_user_keeps_no_secret_and_knows_that_it_is_an_image(services):
+    assert (of("USER"), of("HEALTHCHECK")) == (["1000:1000"], ["NONE"])
     assert not re.search(r"TOKEN|KEY|PASSWORD", " ".join(of("ENV") + of("ARG")))
-
-
-def test_a_run_in_the_image_knows_that_it_is_in_one(services: dict[str, dict[str, Any]]) -> None:
     settings = dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))
-    assert settings["CRANE_IMAGE"] == "crane"
-    assert settings["CRANE_COMMIT"] == "${COMMIT}"
+    assert (settings["CRANE_IMAGE"], settings["CRANE_COMMIT"]) == ("crane", "${COMMIT}")
     assert not [service for service in services.values() if "CRANE_IMAGE" in service["environment"]]
 
 
-def test_dockerfile_is_clean() -> None:
+def test_dockerfile_is_clean():
     program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program, "hadolint is in the lock; install it"
     done = subprocess.run([program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_what_no_image_needs_or_may_hold_stays_outside() -> None:
+def test_what_no_image_needs_or_may_hold_stays_outside():
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "/*.tar.gz", "**/__pycache__"} <= set(ignored)
     needed = {".ci", "tests", "notebooks", "expected", "requirements", "Dockerfile", "compose.yaml", "environment.yml"}
@@ -132,7 +122,7 @@ def test_what_no_image_needs_or_may_hold_stays_outside() -> None:
 # ---- compose.yaml ---------------------------------------------------------------------------------------------------
 
 
-def test_services_share_the_image_and_its_folders(services: dict[str, dict[str, Any]]) -> None:
+def test_services_share_the_image_and_its_folders(services):
     assert set(services) == {"study", "study-gpu", "lab"}
     volumes = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["volumes"]
     home = dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))["HOME"]
@@ -145,7 +135,7 @@ def test_services_share_the_image_and_its_folders(services: dict[str, dict[str, 
     assert set(volumes) == {"hub"}
 
 
-def test_the_build_has_a_pip_conf_without_settings_unless_another_is_named() -> None:
+def test_the_build_has_a_pip_conf_without_settings_unless_another_is_named():
     secrets = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["secrets"]
     (default,) = re.fullmatch(r"\$\{CRANE_PIP_CONF:-(.+)\}", secrets["pip.conf"]["file"]).groups()
     settings = configparser.ConfigParser()
@@ -153,30 +143,24 @@ def test_the_build_has_a_pip_conf_without_settings_unless_another_is_named() -> 
     assert settings.sections() == []
 
 
-def test_services_have_no_privilege_and_are_seen_by_this_machine_only(services: dict[str, dict[str, Any]]) -> None:
+def test_services_have_no_privilege_and_are_seen_by_this_machine_only(services):
     for service in services.values():
         assert not {"privileged", "network_mode", "pid", "ipc", "cap_add", "devices"} & set(service)
-        assert service["cap_drop"] == ["ALL"]
-        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert all(value is None for value in service["environment"].values())  # handed on, never written down
-
-
-def test_gpu_and_lab_start_only_when_named(services: dict[str, dict[str, Any]]) -> None:
     assert [name for name, service in services.items() if "profiles" not in service] == ["study"]
+    assert [name for name, service in services.items() if "ports" in service] == ["lab"]
     assert [name for name, service in services.items() if "deploy" in service] == ["study-gpu"]
     (device,) = services["study-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
-    assert [name for name, service in services.items() if "ports" in service] == ["lab"]
 
 
 # ---- tools/container.sh ---------------------------------------------------------------------------------------------
 
-Tool = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
-def tool(tmp_path: Path) -> Tool:
+def tool(tmp_path):
     """Call tools/container.sh with a stand-in for buildah that notes its calls in calls.txt and fails in a verb."""
     program = tmp_path / "bin" / "buildah"
     program.parent.mkdir()
@@ -185,7 +169,7 @@ def tool(tmp_path: Path) -> Tool:
     kept = {name: value for name, value in os.environ.items() if name not in ("STORAGE_DRIVER", "CRANE_IMAGE")}
     kept |= {"PATH": f"{program.parent}:{os.environ['PATH']}", "BUILDAH_CALLS": str(tmp_path / "calls.txt")}
 
-    def call(*arguments: str, fails: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments, fails: str = "", **settings):
         command = ["bash", str(ROOT / "tools" / "container.sh"), *arguments]
         given = kept | {"BUILDAH_FAILS": fails} | settings
         return subprocess.run(command, env=given, capture_output=True, text=True, check=False)
@@ -193,14 +177,14 @@ def tool(tmp_path: Path) -> Tool:
     return call
 
 
-def calls(tmp_path: Path) -> list[list[str]]:
+def calls(tmp_path):
     """The stand-in's calls, without the storage driver that each names first."""
     lines = [shlex.split(line) for line in (tmp_path / "calls.txt").read_text().splitlines()]
     assert {line[0] for line in lines} == {"overlay"}
     return [line[1:] for line in lines]
 
 
-def test_services_and_the_tool_name_the_same_things(services: dict[str, dict[str, Any]]) -> None:
+def test_services_and_the_tool_name_the_same_things(services):
     text = " ".join((ROOT / "tools" / "container.sh").read_text(encoding="utf-8").replace("\\\n", " ").split())
     assert " ".join(services["lab"]["command"]) in text
     assert f'study="{of("WORKDIR")[0]}"' in text
@@ -208,7 +192,9 @@ def test_services_and_the_tool_name_the_same_things(services: dict[str, dict[str
     assert "git -C \"$root\" describe --always --abbrev=40 --exclude='*' --dirty" in text
 
 
-def test_build_gives_the_build_and_the_commit(tool: Tool, tmp_path: Path) -> None:
+def test_build_gives_the_build_and_the_commit(tool, tmp_path):
+    assert tool("size").stdout == "sha256:0123abc 2 GB\n"
+    (tmp_path / "calls.txt").unlink()
     assert tool("build", "--torch", "cpu").returncode == 0
     (call,) = calls(tmp_path)
     assert (call[0], call[-1]) == ("bud", str(ROOT))
@@ -219,7 +205,7 @@ def test_build_gives_the_build_and_the_commit(tool: Tool, tmp_path: Path) -> Non
     assert {"--pull-never", "--build-arg=BASE=localhost/crane-stand-in-base"} <= set(calls(tmp_path)[-1])
 
 
-def test_settings_of_the_machine_are_mounted_only(tool: Tool, tmp_path: Path) -> None:
+def test_settings_of_the_machine_are_mounted_only(tool, tmp_path):
     for name in ("ca.crt", "own.conf"):
         (tmp_path / name).touch()
     options = ["--ca", f"{tmp_path}/ca.crt", "--pip-conf", f"{tmp_path}/own.conf", "--wheels", str(tmp_path)]
@@ -237,7 +223,7 @@ def test_settings_of_the_machine_are_mounted_only(tool: Tool, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("fails", "status"), [("", 0), ("run", 3)])
-def test_run_hands_the_digest_on_and_removes_the_container(tool: Tool, tmp_path: Path, fails: str, status: int) -> None:
+def test_run_hands_the_digest_on_and_removes_the_container(tool, tmp_path, fails, status):
     options = ["-v", "/out:/in", "-e", "A=b", "--user", "7:8"]
     assert tool("run", *options, "--", "./run_all.sh", "--profile", "a b", fails=fails).returncode == status
     run, removal = calls(tmp_path)[-2:]
@@ -262,13 +248,13 @@ def test_run_hands_the_digest_on_and_removes_the_container(tool: Tool, tmp_path:
         ("", [], "unknown command ''"),
     ],
 )
-def test_problems_are_one_line(tool: Tool, fails: str, arguments: list[str], message: str) -> None:
+def test_problems_are_one_line(tool, fails, arguments, message):
     done = tool(*arguments, fails=fails)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_missing_buildah_is_named(tool: Tool, tmp_path: Path) -> None:
+def test_missing_buildah_is_named(tool, tmp_path):
     for name in ("bash", "dirname", "mktemp", "rm"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     done = tool("size", PATH=str(tmp_path))
@@ -276,11 +262,7 @@ def test_missing_buildah_is_named(tool: Tool, tmp_path: Path) -> None:
     assert "buildah is not installed" in done.stderr
 
 
-def test_size_names_the_image(tool: Tool) -> None:
-    assert tool("size").stdout == "sha256:0123abc 2 GB\n"
-
-
-def test_the_tests_in_the_image_are_run_by_another_user(tool: Tool, tmp_path: Path) -> None:
+def test_the_tests_in_the_image_are_run_by_another_user(tool, tmp_path):
     assert tool("test", "tests").returncode == 0
     call, _removal = calls(tmp_path)[-2:]
     assert "23456:23456" in call
