@@ -1,11 +1,11 @@
 """Verdicts on the paper's claims, by the rules of ``expected/claims.yaml``.
 
-Every rule is judged for each method and measure by itself. Only directions are judged.
+Every rule is judged separately for each method and measure. Only directions are judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
@@ -21,60 +20,92 @@ from crane_lib.overlap import SMALLEST_P
 from crane_study import ROOT
 from crane_study.labels import METRIC_LABELS, language_name, method_label, ordered_languages
 from crane_study.measure.rows import budget_text, effects, pick, tidy
+from crane_study.paper import read_rules
 
 REPRODUCED, NOT_REPRODUCED, NOT_RUN = "REPRODUCED", "NOT REPRODUCED", "NOT RUN"
+SCHEMA = "crane.claims/1"
+RULES_SCHEMA = "crane.claim-rules/1"
+RULES = ROOT / "expected" / "claims.yaml"
+COMMON = "common"
+
+
+class _Missing(Exception):
+    """Reason why a claim cannot be judged."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One claim for one method and measure.
+
+    Attributes
+    ----------
+    rule : entry of the claim in the file of rules
+    budget, common : of the method's set, and the common budget
+    rows, langspec, overlaps : results, as for `judge`
+    """
+
+    rule: Mapping[str, Any]
+    method: str
+    budget: str
+    measure: str
+    common: str
+    rows: pd.DataFrame | None
+    langspec: pd.DataFrame | None
+    overlaps: pd.DataFrame | None
+
+    @property
+    def words(self) -> str:
+        """Name of the measure within a sentence."""
+        return METRIC_LABELS[self.measure].lower()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, the numbers it rests on, and a sentence made of them."""
+    """A verdict, the numbers behind it, and a sentence made of them."""
 
     verdict: str
     detail: str
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def _verdict(holds: bool) -> str:
-    return REPRODUCED if holds else NOT_REPRODUCED
+def _finding(holds: bool, detail: str, numbers: dict[str, Any]) -> Finding:
+    return Finding(REPRODUCED if holds else NOT_REPRODUCED, detail, numbers)
 
 
-def _missing(reason: str) -> Finding:
-    return Finding(NOT_RUN, reason)
-
-
-def judge_damage(rows: pd.DataFrame | None, *, measure: str, method: str, budget: str, model: str) -> Finding:
-    """C1 and C5: with a language's base-model set masked, it loses the largest share of its own score, in every case.
-
-    Parameters
-    ----------
-    model : the masked model; the sets are those selected on the base model
-    """
-    if rows is None or rows.empty:
-        return _missing("there are no result rows")
-    frame = tidy(rows, needed=["model", "metric", "masked_language", "evaluation_language", "value"])
-    scores = frame[(frame["model"] == model) & (frame["metric"] == measure)]
+def _shares_lost(case: _Case, model: str) -> pd.DataFrame:
+    """Share of its unmasked score that each language (columns) loses under each mask (rows) of the base model's set."""
+    if case.rows is None or case.rows.empty:
+        raise _Missing("there are no result rows")
+    frame = tidy(case.rows, needed=["model", "metric", "masked_language", "evaluation_language", "value"])
+    scores = frame[(frame["model"] == model) & (frame["metric"] == case.measure)]
     unmasked = scores[scores["masked_language"] == ""]
     languages = ordered_languages(unmasked["evaluation_language"])
-    words = METRIC_LABELS[measure].lower()
     if not languages:
-        return _missing(f"there is no {words} of the {model} model without a mask")
+        raise _Missing(f"there is no {case.words} of the {model} model without a mask")
     if len(languages) < 2:
-        return _missing(f"the {words} of the {model} model is there for {len(languages)} language, two are needed")
+        raise _Missing(f"the {case.words} of the {model} model is there for {len(languages)} language, two are needed")
     if not (unmasked["value"] > 0).all():
-        return _missing(f"an unmasked {words} of the {model} model is not positive")
-    lost = pick(effects(scores, metric=measure), selected_on="base", method=method, budget=budget)
+        raise _Missing(f"an unmasked {case.words} of the {model} model is not positive")
+    changed = effects(scores, metric=case.measure)
+    lost = pick(changed, selected_on="base", method=case.method, budget=case.budget)
     if lost.empty:
-        return _missing(
-            f"there is no {words} of the {model} model with base-model sets masked: {method_label(method, budget)}"
-        )
+        name = method_label(case.method, case.budget)
+        raise _Missing(f"there is no {case.words} of the {model} model with base-model sets masked: {name}")
     shares = lost.pivot_table(index="masked_language", columns="evaluation_language", values="relative_drop")
     shares = shares.reindex(index=languages, columns=languages)
     for masked, evaluated in np.argwhere(shares.isna().to_numpy()):
         pair = f"{language_name(languages[evaluated])} with the {language_name(languages[masked])} set masked"
-        return _missing(f"the {model} model has no {words} of {pair}")
-    numbers: dict[str, Any] = {"languages": len(languages), "satisfied": 0, "relative_drop": {}}
+        raise _Missing(f"the {model} model has no {case.words} of {pair}")
+    return shares
+
+
+def _judge_damage(case: _Case) -> Finding:
+    """C1 (base model) and C5 (chat model): with its base-model set masked, each language loses the largest share."""
+    model = "base" if case.rule["id"] == "C1" else "chat"
+    shares = _shares_lost(case, model)
+    numbers: dict[str, Any] = {"languages": len(shares), "satisfied": 0, "relative_drop": {}}
     parts = []
-    for masked in languages:
+    for masked in map(str, shares.index):
         own, others = float(shares.loc[masked, masked]), shares.loc[masked].drop(masked)
         worst, most = str(others.idxmax()), float(others.max())
         holds = own > 0 and own > most
@@ -82,150 +113,133 @@ def judge_damage(rows: pd.DataFrame | None, *, measure: str, method: str, budget
         numbers["relative_drop"][masked] = {"own": own, "worst_other": worst, "worst_other_drop": most, "holds": holds}
         parts.append(f"{language_name(masked)} {own:.1%} (worst other: {language_name(worst)} {most:.1%})")
     satisfied = numbers["satisfied"]
-    return Finding(
-        _verdict(satisfied == len(languages)),
-        f"Share of {words} lost on the {model} model by the masked language: "
-        f"{'; '.join(parts)}. It loses most in {satisfied} of {len(languages)} cases.",
-        numbers,
+    detail = (
+        f"Share of {case.words} lost on the {model} model by the masked language: {'; '.join(parts)}. "
+        f"It loses most in {satisfied} of {len(shares)} cases."
     )
+    return _finding(satisfied == len(shares), detail, numbers)
 
 
-def _draw_means(langspec: pd.DataFrame, *, measure: str, method: str, budget: str) -> pd.Series | str:
-    """Mean over languages of LangSpec-F1 on the base model, a draw; or why it cannot be had."""
-    frame = tidy(langspec, needed=["model", "selected_on", "method", "budget", "metric", "langspec_f1", "random_seed"])
-    frame = pick(frame, model="base", selected_on="base", metric=measure)
+def _draw_means(case: _Case, method: str, budget: str) -> pd.Series:
+    """Mean over languages of LangSpec-F1 on the base model, per draw."""
+    if case.langspec is None or case.langspec.empty:
+        raise _Missing("there are no LangSpec rows")
+    needed = ["model", "selected_on", "method", "budget", "metric", "langspec_f1", "random_seed"]
+    frame = pick(tidy(case.langspec, needed=needed), model="base", selected_on="base", metric=case.measure)
     languages = set(frame["masked_language"])
-    found = pick(frame, method=method, budget=budget)
+    found, name = pick(frame, method=method, budget=budget), method_label(method, budget)
     if found.empty:
-        return f"no LangSpec-F1 by {METRIC_LABELS[measure].lower()} for {method_label(method, budget)}"
+        raise _Missing(f"no LangSpec-F1 by {case.words} for {name}")
     for draw, part in found.groupby("random_seed"):
         values = part["langspec_f1"]
         if set(part["masked_language"]) != languages or len(part) != len(languages) or not np.isfinite(values).all():
-            return f"{method_label(method, budget)}, draw {draw}: LangSpec-F1 is not there once for every language"
+            raise _Missing(f"{name}, draw {draw}: LangSpec-F1 is not there once for every language")
     return found.groupby("random_seed")["langspec_f1"].mean()
 
 
-def judge_rival(langspec: pd.DataFrame | None, *, measure: str, method: str, budget: str, common: str) -> Finding:
+def _judge_rival(case: _Case) -> Finding:
     """C2: mean LangSpec-F1 above LAPE's as published, and above LAPE's with both at the common budget."""
-    if langspec is None or langspec.empty:
-        return _missing("there are no LangSpec rows")
-    wanted = {
-        "own": (method, budget),
-        "lape_published": ("lape", "published"),
-        "own_common": (method, common),
-        "lape_common": ("lape", common),
-    }
-    numbers: dict[str, Any] = {"common_budget": budget_text(common)}
-    for name, (which, at) in wanted.items():
-        means = _draw_means(langspec, measure=measure, method=which, budget=at)
-        if isinstance(means, str):
-            return _missing(means)
-        numbers[name] = float(means.mean())
-    published = numbers["own"] > numbers["lape_published"]
-    same = numbers["own_common"] > numbers["lape_common"]
-    return Finding(
-        _verdict(published and same),
-        f"Mean LangSpec-F1 by {METRIC_LABELS[measure].lower()}: {numbers['own']:.3f} ({method_label(method, budget)}) "
-        f"{'>' if published else 'is not above'} {numbers['lape_published']:.3f} (LAPE as published); both at "
-        f"{float(common) * 100:g} %: {numbers['own_common']:.3f} {'>' if same else 'is not above'} "
-        f"{numbers['lape_common']:.3f} (LAPE).",
-        numbers,
+    own, lape, own_common, lape_common = (
+        float(_draw_means(case, method, budget).mean())
+        for method, budget in (
+            (case.method, case.budget),
+            ("lape", "published"),
+            (case.method, case.common),
+            ("lape", case.common),
+        )
     )
+    numbers = {"common_budget": budget_text(case.common), "own": own, "lape_published": lape}
+    numbers |= {"own_common": own_common, "lape_common": lape_common}
+    published, same = own > lape, own_common > lape_common
+    detail = (
+        f"Mean LangSpec-F1 by {case.words}: {own:.3f} ({method_label(case.method, case.budget)}) "
+        f"{'>' if published else 'is not above'} {lape:.3f} (LAPE as published); both at "
+        f"{float(case.common) * 100:g} %: {own_common:.3f} {'>' if same else 'is not above'} {lape_common:.3f} (LAPE)."
+    )
+    return _finding(published and same, detail, numbers)
 
 
-def judge_random(
-    langspec: pd.DataFrame | None, *, measure: str, method: str, budget: str, minimum_draws: int
-) -> Finding:
+def _judge_random(case: _Case) -> Finding:
     """C3: mean LangSpec-F1 above that of every random draw matched to the set in every layer and site."""
-    if langspec is None or langspec.empty:
-        return _missing("there are no LangSpec rows")
-    own = _draw_means(langspec, measure=measure, method=method, budget=budget)
-    if isinstance(own, str):
-        return _missing(own)
-    random = _draw_means(langspec, measure=measure, method=f"random_like_{method}", budget=budget)
-    if isinstance(random, str):
-        return _missing(random)
-    if len(random) < minimum_draws:
-        return _missing(f"random draws: {len(random)}, at least {minimum_draws} are needed")
-    score = float(own.mean())
-    numbers: dict[str, Any] = {
-        "own": score,
-        "random_mean": float(random.mean()),
-        "random_lowest": float(random.min()),
-        "random_highest": float(random.max()),
-        "draws": len(random),
-        "draws_below": int((random < score).sum()),
-    }
-    return Finding(
-        _verdict(numbers["draws_below"] == len(random)),
-        f"Mean LangSpec-F1 by {METRIC_LABELS[measure].lower()}: {score:.3f}, above {numbers['draws_below']} of "
-        f"{len(random)} random draws ({numbers['random_lowest']:.3f} to {numbers['random_highest']:.3f}, mean "
-        f"{numbers['random_mean']:.3f}).",
-        numbers,
+    score = float(_draw_means(case, case.method, case.budget).mean())
+    random = _draw_means(case, f"random_like_{case.method}", case.budget)
+    minimum = int(case.rule["minimum_draws"])
+    if len(random) < minimum:
+        raise _Missing(f"random draws: {len(random)}, at least {minimum} are needed")
+    mean, lowest, highest = float(random.mean()), float(random.min()), float(random.max())
+    below = int((random < score).sum())
+    numbers = {"own": score, "random_mean": mean, "random_lowest": lowest, "random_highest": highest}
+    numbers |= {"draws": len(random), "draws_below": below}
+    detail = (
+        f"Mean LangSpec-F1 by {case.words}: {score:.3f}, above {below} of {len(random)} random draws "
+        f"({lowest:.3f} to {highest:.3f}, mean {mean:.3f})."
     )
+    return _finding(below == len(random), detail, numbers)
 
 
-def judge_overlaps(overlaps: pd.DataFrame | None, *, method: str, budget: str, significance: float) -> Finding:
+def _judge_overlaps(case: _Case) -> Finding:
     """C4: every pair of languages shares more units than chance."""
-    if overlaps is None or overlaps.empty:
-        return _missing("there are no overlaps of neuron sets")
+    if case.overlaps is None or case.overlaps.empty:
+        raise _Missing("there are no overlaps of neuron sets")
     needed = ["model", "method", "budget", "language_a", "language_b", "shared", "share_of_a", "p_value"]
-    frame = tidy(overlaps, needed=needed)
-    models = set(frame["model"])
-    if len(models) > 1:
+    frame = tidy(case.overlaps, needed=needed)
+    if len(set(frame["model"])) > 1:
         frame = pick(frame, model="base")
     languages = ordered_languages([*frame["language_a"], *frame["language_b"]])
-    frame = pick(frame, method=method, budget=budget)
+    frame, name = pick(frame, method=case.method, budget=case.budget), method_label(case.method, case.budget)
     if frame.empty:
-        return _missing(f"no overlaps of {method_label(method, budget)} sets")
+        raise _Missing(f"no overlaps of {name} sets")
     pairs: dict[str, Any] = {}
     parts = []
     for a, b in combinations(languages, 2):
         found = frame[(frame["language_a"] == a) & (frame["language_b"] == b)]
         if len(found) != 1 or not np.isfinite(found["p_value"].iloc[0]):
-            return _missing(f"no single overlap of {a!r} with {b!r} for {method_label(method, budget)}")
+            raise _Missing(f"no single overlap of {a!r} with {b!r} for {name}")
         row = found.iloc[0]
         p_value, share = float(row["p_value"]), float(row["share_of_a"])
         expected = float(row.get("expected_share_of_a", np.nan))
         pairs[f"{a}-{b}"] = {"shared": int(row["shared"]), "share_of_first": share, "p_value": p_value}
+        chance = ""
         if np.isfinite(expected):
             pairs[f"{a}-{b}"]["expected_share_of_first"] = expected
-        chance = f", by chance {expected:.1%}" if np.isfinite(expected) else ""
+            chance = f", by chance {expected:.1%}"
         p_text = f"p < {SMALLEST_P:g}" if p_value <= SMALLEST_P else f"p = {p_value:.2g}"
         parts.append(f"{language_name(a)} and {language_name(b)} {share:.1%} of the first{chance}, {p_text}")
+    significance = float(case.rule["significance"])
     above = sum(pair["p_value"] < significance for pair in pairs.values())
     detail = (
         f"Shared units: {'; '.join(parts)}. More than chance at p < {significance:g} in {above} of {len(pairs)} pairs."
     )
-    if method == "contrast":
+    if case.method == "contrast":
         detail += (
             " Contrast gives a neuron a positive score in one language at most, so its sets are disjoint wherever the "
             "scores taken are positive: too few shared units are a property of this rule, not of the model."
         )
-    return Finding(_verdict(above == len(pairs)), detail, {"pairs": pairs, "above_chance": above})
+    return _finding(above == len(pairs), detail, {"pairs": pairs, "above_chance": above})
 
 
-SCHEMA = "crane.claims/1"
-RULES_SCHEMA = "crane.claim-rules/1"
-RULES = ROOT / "expected" / "claims.yaml"
-COMMON = "common"
+_JUDGES: dict[str, Callable[[_Case], Finding]] = {
+    "C1": _judge_damage,
+    "C2": _judge_rival,
+    "C3": _judge_random,
+    "C4": _judge_overlaps,
+    "C5": _judge_damage,
+}
 
 
 def load_rules(path: Path = RULES) -> dict[str, Any]:
-    """The claims, their rules, and the methods and measures they are judged for.
+    """Read the claims, their rules, and the methods and measures they are judged for.
 
     Raises
     ------
-    CraneError : the file is missing, is not YAML, or lacks a claim
+    CraneError : the file is missing, is not a file of claims, or has a claim that no function judges
     """
-    try:
-        rules = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CraneError(f"{path}: no such file; run from a clone of the repository") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CraneError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    rules = read_rules(path)
     if not isinstance(rules, dict) or rules.get("schema") != RULES_SCHEMA:
         raise CraneError(f"{path}: is not a file of claims (expected schema {RULES_SCHEMA!r})")
+    for claim in rules["claims"]:
+        if claim["id"] not in _JUDGES:
+            raise CraneError(f"{path}: no judge for {claim['id']!r}; the claims are {', '.join(_JUDGES)}")
     return rules
 
 
@@ -241,56 +255,31 @@ def judge(
 
     Parameters
     ----------
-    rows, langspec, overlaps : tidy result rows, LangSpec rows, frame of `overlaps`; None or lacking
-        rows make the claims that need them NOT RUN
+    rows, langspec, overlaps : tidy result rows, LangSpec rows, frame of `crane_study.tables.overlap.overlaps`; if one
+        is None or lacks rows, the claims that need them are NOT RUN
     budget : the common budget
-    rules : claims as `load_rules` gives them
+    rules : claims as returned by `load_rules`
 
     Returns
     -------
-    one entry a claim, method and measure: id, title, place, rule, reads, method, budget, measure (empty for C4, which
+    one entry per claim, method and measure: id, title, place, rule, reads, method, budget, measure (empty for C4, which
     has none), verdict, numbers and detail (a sentence made of the numbers, or the reason for NOT RUN)
     """
     rules = load_rules() if rules is None else rules
     common = str(budget)
     verdicts = []
     for claim in rules["claims"]:
+        words = {name: claim[name] for name in ("id", "title", "place", "rule", "reads")}
         for method, kind in rules["methods"].items():
             own = common if kind == COMMON else str(kind)
             for measure in [""] if claim["id"] == "C4" else rules["measures"]:
-                finding = _judge_one(claim, rows, langspec, overlaps, method, own, common, measure)
-                words = {name: claim[name] for name in ("id", "title", "place", "rule", "reads")}
-                case = {"method": method, "budget": own, "measure": measure}
-                found = {"verdict": finding.verdict, "numbers": finding.numbers, "detail": finding.detail}
-                verdicts.append({**words, **case, **found})
+                try:
+                    found = _JUDGES[claim["id"]](_Case(claim, method, own, measure, common, rows, langspec, overlaps))
+                except _Missing as reason:
+                    found = Finding(NOT_RUN, str(reason))
+                named = {"method": method, "budget": own, "measure": measure, "verdict": found.verdict}
+                verdicts.append({**words, **named, "numbers": found.numbers, "detail": found.detail})
     return verdicts
-
-
-def _judge_one(
-    claim: Mapping[str, Any],
-    rows: pd.DataFrame | None,
-    langspec: pd.DataFrame | None,
-    overlaps: pd.DataFrame | None,
-    method: str,
-    budget: str,
-    common: str,
-    measure: str,
-) -> Finding:
-    """One claim for one method and measure."""
-    match claim["id"]:
-        case "C1" | "C5":
-            model = "base" if claim["id"] == "C1" else "chat"
-            return judge_damage(rows, measure=measure, method=method, budget=budget, model=model)
-        case "C2":
-            return judge_rival(langspec, measure=measure, method=method, budget=budget, common=common)
-        case "C3":
-            draws = int(claim["minimum_draws"])
-            return judge_random(langspec, measure=measure, method=method, budget=budget, minimum_draws=draws)
-        case "C4":
-            level = float(claim["significance"])
-            return judge_overlaps(overlaps, method=method, budget=budget, significance=level)
-        case other:
-            raise CraneError(f"claims: no judge for {other!r}; the claims are C1 to C5")
 
 
 def write_claims(path: Path, verdicts: Sequence[Mapping[str, Any]], *, profile: str) -> None:
@@ -311,14 +300,19 @@ def read_claims(path: Path) -> list[dict[str, Any]]:
     return value["verdicts"]
 
 
-def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Verdicts at a glance: a row a claim, a column a method and measure.
+def _case_label(item: Mapping[str, Any], separator: str) -> str:
+    """Method and measure of a verdict."""
+    measure = METRIC_LABELS.get(item["measure"], item["measure"]).lower()
+    return method_label(item["method"], item["budget"]) + (separator + measure if measure else "")
 
-    A claim without a measure has its one verdict a method in that method's first column.
+
+def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Verdicts with one row per claim and one column per method and measure.
+
+    A claim without a measure has its one verdict per method in that method's first column.
     """
-    cases = list(dict.fromkeys((item["method"], item["budget"], item["measure"]) for item in verdicts))
-    cases = [case for case in cases if case[2]]
-    first = {method: measure for method, _, measure in reversed(cases)}
+    headings = {(item["method"], item["measure"]): _case_label(item, ": ") for item in verdicts if item["measure"]}
+    first = dict(reversed(headings))
     found = {
         (item["id"], item["method"], item["measure"] or first.get(item["method"], "")): item["verdict"]
         for item in verdicts
@@ -327,18 +321,13 @@ def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         "claim": list(dict.fromkeys(item["id"] for item in verdicts)),
         "statement": list(dict.fromkeys(item["title"] for item in verdicts)),
     }
-    for method, budget, measure in cases:
-        heading = f"{method_label(method, budget)}: {METRIC_LABELS.get(measure, measure).lower()}"
+    for (method, measure), heading in headings.items():
         table[heading] = [found.get((claim, method, measure), "") for claim in table["claim"]]
     return pd.DataFrame(table)
 
 
 def not_run(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for every verdict that could not be reached, with the reason."""
+    """One line with the reason for every verdict that could not be reached."""
     return [
-        f"{item['id']}, {method_label(item['method'], item['budget'])}"
-        + (f", {METRIC_LABELS.get(item['measure'], item['measure']).lower()}" if item["measure"] else "")
-        + f": {item['detail']}"
-        for item in verdicts
-        if item["verdict"] == NOT_RUN
+        f"{item['id']}, {_case_label(item, ', ')}: {item['detail']}" for item in verdicts if item["verdict"] == NOT_RUN
     ]

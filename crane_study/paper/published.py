@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from crane_study.paper.claims import judge, load_rules
 from crane_study.uncertainty.open_ended import FORMS, METRIC
 
 PUBLISHED = ROOT / "expected" / "published.csv"
-ACCURACY = "accuracy"
+ACCURACY: Final = "accuracy"
 LANGUAGE_OF_TASK = {"MMLU": "en", "C-Eval": "zh", "Belebele-vi": "vi"}
 TASK_OF_LANGUAGE = {language: task for task, language in LANGUAGE_OF_TASK.items()}
 FORM: dict[str, Any] = dict(zip(("beta", "form"), FORMS["released"], strict=True))  # of F for open answers

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crane_lib.errors import CraneError
 from crane_lib.specificity import langspec, langspec_values
 from crane_study import ROOT
+from crane_study.paper import read_rules
 
 TOLERANCES = ROOT / "expected" / "tolerances.yaml"
 NotNegative = Annotated[float, Field(ge=0)]
@@ -240,11 +240,7 @@ def load_tolerances(path: Path = TOLERANCES) -> Tolerances:
     CraneError : no such file, not YAML, or a value that is missing, unknown or out of range
     """
     try:
-        return Tolerances.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise CraneError(f"{path}: no such file; run from a clone of the repository") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CraneError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+        return Tolerances.model_validate(read_rules(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
