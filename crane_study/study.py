@@ -289,40 +289,23 @@ class Study:
         """Model: trained here, the user's own directory, or from the hub."""
         source = self.profile.source
         if isinstance(source, EmbeddedSource):
-            return self._base_model(source) if name == "base" else self._chat_model(source)
+            return self._trained_model(source, name)
         path = self._directory(source, name)
         if name == "chat" and path not in self._same_vocabulary:
             self._check_chat_tokenizer(source, path)
             self._same_vocabulary.add(path)
         return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
-    def _base_model(self, source: EmbeddedSource) -> Stage:
-        from crane_study.training import make_base_model
+    def _trained_model(self, source: EmbeddedSource, name: str) -> Stage:
+        from crane_study.training import make_base_model, make_chat_model
 
-        return self._run(
-            "base_model",
-            make_base_model,
-            corpus=self.corpus,
-            architecture=source.architecture,
-            training=source.base,
-            loading=self._loading,
-            random_seed=self.profile.random_seed,
-            all_threads=True,
-        )
-
-    def _chat_model(self, source: EmbeddedSource) -> Stage:
-        from crane_study.training import make_chat_model
-
-        return self._run(
-            "chat_model",
-            make_chat_model,
-            corpus=self.corpus,
-            base=self._base_model(source),
-            training=source.chat,
-            loading=self._loading,
-            random_seed=self.profile.random_seed,
-            all_threads=True,
-        )
+        shared = {"corpus": self.corpus, "loading": self._loading, "random_seed": self.profile.random_seed}
+        trained: dict[str, Any] = {**shared, "all_threads": True}
+        if name == "chat":
+            base = self._trained_model(source, "base")
+            return self._run("chat_model", make_chat_model, base=base, training=source.chat, **trained)
+        architecture = source.architecture
+        return self._run("base_model", make_base_model, architecture=architecture, training=source.base, **trained)
 
     def _directory(self, source: LocalSource | HubSource, name: str) -> Path:
         """Directory of a given model, fetched if it is not there yet."""
@@ -401,15 +384,9 @@ class Study:
         """Perplexity of a model under every mask."""
         from crane_study.steps.masks import make_perplexity
 
-        return self._run(
-            f"perplexity_{name}",
-            make_perplexity,
-            corpus=self.corpus,
-            model=self.model(name),
-            **self._selected(name),
-            options=self.document_options(name, _ON_CHAT if name == "chat" else None),
-            scratch=True,
-        )
+        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), **self._selected(name)}
+        options = self.document_options(name, _ON_CHAT if name == "chat" else None)
+        return self._run(f"perplexity_{name}", make_perplexity, **read, options=options, scratch=True)
 
     def nlu(self, name: str) -> Stage:
         """Accuracy of a model on the questions under every mask."""
@@ -418,16 +395,9 @@ class Study:
 
         if not self.has_questions:
             raise CraneError(f"profile {self.profile.name}: names no questions; give source.questions its files")
-        return self._run(
-            f"nlu_{name}",
-            make_nlu,
-            corpus=self.questions,
-            model=self.model(name),
-            **self._selected(name),
-            options=self.question_options(name, _ON_CHAT if name == "chat" else None),
-            data=[CEVAL_NAMES],
-            scratch=True,
-        )
+        read: dict[str, Any] = {"corpus": self.questions, "model": self.model(name), **self._selected(name)}
+        options = self.question_options(name, _ON_CHAT if name == "chat" else None)
+        return self._run(f"nlu_{name}", make_nlu, **read, options=options, data=[CEVAL_NAMES], scratch=True)
 
     def back_transfer(self) -> list[Stage]:
         """Perplexity of the base model under the chat model's sets, and accuracy if there are questions."""
@@ -448,14 +418,9 @@ class Study:
         from crane_study.measure.benchmarks import CEVAL_NAMES
         from crane_study.steps.masks import make_unmasked_nlu
 
-        return self._run(
-            f"unmasked_{name}",
-            make_unmasked_nlu,
-            corpus=self.questions,
-            model=self.model(name),
-            options=self.question_options(name),
-            data=[CEVAL_NAMES],
-        )
+        read: dict[str, Any] = {"corpus": self.questions, "model": self.model(name)}
+        options = self.question_options(name)
+        return self._run(f"unmasked_{name}", make_unmasked_nlu, **read, options=options, data=[CEVAL_NAMES])
 
     @property
     def control_sets(self) -> Stage:
@@ -478,15 +443,9 @@ class Study:
         """Perplexity of the base model under the control sets, on sampled documents."""
         from crane_study.steps.controls import make_control_perplexity
 
-        return self._run(
-            "control_perplexity",
-            make_control_perplexity,
-            corpus=self.corpus,
-            model=self.model("base"),
-            sets=self.control_sets,
-            options=self.document_options("base", documents=self.profile.controls.documents),
-            scratch=True,
-        )
+        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model("base"), "sets": self.control_sets}
+        options = self.document_options("base", documents=self.profile.controls.documents)
+        return self._run("control_perplexity", make_control_perplexity, **read, options=options, scratch=True)
 
     def control_nlu(self) -> Stage:
         """Accuracy of the base model under the control sets, on sampled questions."""
@@ -495,16 +454,9 @@ class Study:
 
         section = self.profile.controls
         masks = MaskChoice(budgets=[*(f"{budget:g}" for budget in section.question_budgets), ANY])
-        return self._run(
-            "control_nlu",
-            make_control_nlu,
-            corpus=self.questions,
-            model=self.model("base"),
-            sets=self.control_sets,
-            options=self.question_options("base", masks, questions=section.questions),
-            data=[CEVAL_NAMES],
-            scratch=True,
-        )
+        read: dict[str, Any] = {"corpus": self.questions, "model": self.model("base"), "sets": self.control_sets}
+        options = self.question_options("base", masks, questions=section.questions)
+        return self._run("control_nlu", make_control_nlu, **read, options=options, data=[CEVAL_NAMES], scratch=True)
 
     @property
     def _ablated(self) -> DocumentOptions:
@@ -521,15 +473,8 @@ class Study:
         """Perplexity of the same documents under whole sets."""
         from crane_study.steps.ground_truth import make_whole_sets
 
-        return self._run(
-            "ground_truth",
-            make_whole_sets,
-            corpus=self.corpus,
-            model=self.model("base"),
-            selection=self.selection("base"),
-            options=self._ablated,
-            budget=self.budget,
-        )
+        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model("base"), "selection": self.selection("base")}
+        return self._run("ground_truth", make_whole_sets, **read, options=self._ablated, budget=self.budget)
 
     @cached_property
     def open_questions(self) -> Stage:
@@ -565,15 +510,8 @@ class Study:
             batch_size=section.batch_size,
             **self._measured("chat"),
         )
-        return self._run(
-            "open_answers",
-            make_answers,
-            questions=self.open_questions,
-            model=self.model("chat"),
-            **self._selected("chat"),
-            options=options,
-            scratch=True,
-        )
+        read: dict[str, Any] = {"questions": self.open_questions, "model": self.model("chat")}
+        return self._run("open_answers", make_answers, **read, **self._selected("chat"), options=options, scratch=True)
 
     def judged(self, judge: str) -> Stage:
         """Answers as one of the judges scored them: items.parquet."""
