@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,7 @@ COLUMNS = tuple(SCHEMA)
 MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
 SET = ["model", "selected_on", "method", "budget"]
 _DERIVED = ("precision", "recall", "langspec_f1", "p_value", "share_of_a")  # numbers in tables made of rows
-Measure = Literal["token_probability", "accuracy"]
-MEASURES: tuple[Measure, ...] = ("token_probability", "accuracy")
+MEASURES = ("token_probability", "accuracy")
 
 
 def mask_labels(neurons: NeuronSet | None, *, selected_on: str) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
 
 
-def langspec_rows(rows: pd.DataFrame, *, measure: Measure) -> pd.DataFrame:
+def langspec_rows(rows: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     """Return LangSpec-F1 of every mask by one measure; each evaluation language is a task.
 
     Returns
