@@ -11,7 +11,6 @@ from pathlib import Path
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
-from crane_lib.models import check_model_directory
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _OLD_WEIGHTS = ("*.bin",)  # only without safetensors: a repository may hold both
@@ -22,6 +21,12 @@ _OTHERS = ("original/*", "onnx/*", "consolidated*")
 def is_local(name: str) -> bool:
     """Return whether a name is a folder (``./x``, ``../x``, ``/x``) and not an id of the hub."""
     return name.startswith((".", "/"))
+
+
+def _check(folder: Path) -> None:
+    from crane_lib.models import check_model_directory  # loads torch, which most commands do without
+
+    check_model_directory(folder)
 
 
 @contextmanager
@@ -95,7 +100,7 @@ def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = Fa
             folder = fetch([*patterns, *_OLD_WEIGHTS])
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise CraneError(_not_there(f"model {name}"))
-    check_model_directory(folder)
+    _check(folder)
     return folder
 
 
@@ -126,7 +131,7 @@ def cached_model(name: str, *, revision: str) -> bool:
 
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        check_model_directory(folder)
+        _check(folder)
         return all((folder / file).is_file() for file in _weight_files(folder))
     except (OSError, CraneError, ValueError, KeyError, TypeError, AttributeError):  # also a truncated index
         return False

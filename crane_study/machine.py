@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,8 +172,7 @@ SAMPLED = "sampled"
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET = "5"  # resets VmHWM (man 5 proc)
-_STAGE_INTERVAL = 0.02  # seconds between samples if the mark cannot be reset
-_SECTION_INTERVAL = 0.5
+_INTERVAL = 0.02  # seconds between samples if the mark cannot be reset
 
 
 @dataclass
@@ -220,7 +219,7 @@ def measuring() -> Iterator[Peak]:
     if before is not None:
         for number in range(before.device_count()):
             before.reset_peak_memory_stats(number)
-    sampler = None if _reset_mark() else _Sampler([psutil.Process()], _STAGE_INTERVAL)
+    sampler = None if _reset_mark() else _Sampler()
     peak = Peak(measure=SAMPLED if sampler else HIGH_WATER_MARK)
     try:
         yield peak
@@ -232,69 +231,21 @@ def measuring() -> Iterator[Peak]:
             peak.gpu_mib = round(allocated / _MIB, 1)
 
 
-@contextmanager
-def measuring_children(variable: str, value: str) -> Iterator[Peak]:
-    """Measure all processes started during the block that have an environment variable set to a value.
-
-    Their resident memory is summed (shared pages count once per process) and sampled twice a second.
-    """
-    peak = Peak(measure=SAMPLED)
-    sampler = _Sampler(_Children(variable, value), _SECTION_INTERVAL)
-    try:
-        yield peak
-    finally:
-        peak.resident_mib = sampler.stop()
-
-
-class _Children:
-    """Descendants of this process with an environment variable set to a value, at the time of iteration."""
-
-    def __init__(self, variable: str, value: str) -> None:
-        self._wanted = (variable, value)
-        # Only matches are remembered: between fork and exec a child has its parent's environment.
-        self._known: set[psutil.Process] = set()
-
-    def __iter__(self) -> Iterator[psutil.Process]:
-        name, value = self._wanted
-        for process in psutil.Process().children(recursive=True):
-            if process not in self._known:
-                try:
-                    if process.environ().get(name) != value:
-                        continue
-                except (psutil.Error, OSError):
-                    continue
-                self._known.add(process)
-            yield process
-
-
 class _Sampler:
-    """Thread that records the highest sum of the resident memory of processes."""
+    """Thread that records the highest resident memory of this process."""
 
-    def __init__(self, processes: Iterable[psutil.Process], interval: float) -> None:
-        self._processes = processes
-        self._interval = interval
+    def __init__(self) -> None:
         self._highest: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        self._look()
-        while not self._stop.wait(self._interval):
-            self._look()
-
-    def _look(self) -> None:
-        sizes = []
-        try:
-            for process in self._processes:
-                try:
-                    sizes.append(process.memory_info().rss)
-                except (psutil.Error, OSError):  # it has just ended
-                    continue
-        except (psutil.Error, OSError):
-            return
-        if sizes:
-            self._highest = max(self._highest or 0.0, sum(sizes) / _MIB)
+        process = psutil.Process()
+        while True:
+            self._highest = max(self._highest or 0.0, process.memory_info().rss / _MIB)
+            if self._stop.wait(_INTERVAL):
+                return
 
     def stop(self) -> float | None:
         self._stop.set()

@@ -56,6 +56,17 @@ def test_the_program_as_a_process(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--list"), ("run", "--help")])
+def test_what_computes_nothing_does_not_load_what_computes(arguments):
+    program = (
+        "import sys; from crane_run import cli\n"
+        "try: cli.main()\n"
+        "finally: print([name for name in ('torch', 'papermill') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
 def script(*arguments):
     """./run_all.sh in this Python."""
     environment = os.environ | {"CRANE_PYTHON": sys.executable}

@@ -1,16 +1,11 @@
-"""Peak memory of a block and of the processes that do a section."""
+"""Peak memory of a block."""
 
 import mmap
-import os
-import subprocess
-import sys
-from threading import Semaphore
-from typing import ClassVar
 
 import pytest
 
 from crane_study import machine as memory
-from crane_study.machine import measuring, measuring_children
+from crane_study.machine import measuring
 
 MIB = 1 << 20
 
@@ -42,58 +37,6 @@ def test_a_failing_block_is_measured_too():
     with pytest.raises(ValueError, match="no"), measuring() as peak:
         raise ValueError("no")
     assert peak.resident_mib > 1
-
-
-def test_children_with_the_variable_are_summed(monkeypatch):
-    monkeypatch.setattr(memory, "_SECTION_INTERVAL", 0.02)
-    looks, look = Semaphore(0), memory._Sampler._look
-
-    def counted(sampler):
-        look(sampler)
-        looks.release()
-
-    monkeypatch.setattr(memory._Sampler, "_look", counted)
-    hold = "import time; block = bytearray(b'x') * (60 << 20); print(flush=True); time.sleep(60)"
-
-    def start(value):
-        environment = {**os.environ, "MARK": value}
-        child = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, env=environment)
-        child.stdout.readline()
-        return child
-
-    other = start("other")
-    with measuring_children("MARK", "mine") as two:
-        children = [start("mine"), start("mine")]
-        while looks.acquire(blocking=False):
-            pass
-        assert looks.acquire(timeout=60)  # begun before this perhaps,
-        assert looks.acquire(timeout=60)  # but this one after
-        for child in children:
-            child.kill()
-            child.wait()
-            child.stdout.close()
-    with measuring_children("MARK", "nobody") as none:
-        pass
-    other.kill()
-    other.wait()
-    other.stdout.close()
-    assert 110 < two.resident_mib < 170  # two of three
-    assert none.resident_mib is None
-
-
-def test_a_child_seen_before_it_has_its_environment_is_asked_again(monkeypatch):
-    class Forked:
-        environment: ClassVar[dict[str, str]] = {}
-
-        def environ(self):
-            return self.environment
-
-    child = Forked()
-    monkeypatch.setattr(memory.psutil.Process, "children", lambda _process, recursive: [child])
-    found = memory._Children("MARK", "mine")
-    assert list(found) == []
-    child.environment = {"MARK": "mine"}
-    assert list(found) == [child]
 
 
 def test_gpu_memory_is_summed_over_gpus(monkeypatch):
