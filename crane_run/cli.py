@@ -133,18 +133,16 @@ def run(
     if list_:
         _list(console)
         return
-    loaded = load_profile(profile)
+    loaded, root = load_profile(profile), artifacts_root(artifacts or None)
     if rehearse:
         from crane_run.rehearsal import rehearsal_profile
 
-        loaded = rehearsal_profile(loaded, artifacts_root(artifacts or None))
+        loaded = rehearsal_profile(loaded, root)
     if lab:
         from crane_run.inspect.lab import open_lab
 
-        root = artifacts_root(artifacts or None)
         open_lab(loaded.name if rehearse else profile, root, run_folder=root / loaded.name, ip=ip, port=port)
-    folder = artifacts_root(artifacts or None) / loaded.name
-    study = Run(loaded, folder, sections, _parameters(parameter), jobs or fitting_jobs(loaded))
+    study = Run(loaded, root / loaded.name, sections, _parameters(parameter), jobs or fitting_jobs(loaded))
     studies = seed_runs(study, seeds) if seeds else [study]
     if dry_run:
         for one in studies:
@@ -248,13 +246,12 @@ def look_first(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
 def told(profile: Profile) -> str:
     """Describe a profile in one line: its description and its needs."""
     needs = profile.needs
-    sizes = {
-        "GPU": needs.gpu_memory_gb,
-        "memory": needs.memory_gb,
-        "disk": needs.disk_gb,
-        "download": needs.download_gb,
-    }
-    parts = [f"{name} {size:g} GB" for name, size in sizes.items() if size]
+    sizes = zip(
+        ("GPU", "memory", "disk", "download"),
+        (needs.gpu_memory_gb, needs.memory_gb, needs.disk_gb, needs.download_gb),
+        strict=True,
+    )
+    parts = [f"{name} {size:g} GB" for name, size in sizes if size]
     parts += [f"about {needs.hours:g} h"] if needs.hours else []
     parts += ["licence to accept on the hub"] if profile.is_gated else []
     return profile.description + (f"; needs {', '.join(parts)}" if parts else "")

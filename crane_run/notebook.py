@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,7 +102,7 @@ class Execution:
         order = {"notebook": str(notebook), "output": str(self._running), "parameters": dict(parameters)}
         with suppress(BrokenPipeError):
             assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.write(json.dumps(order, default=str) + "\n")
             self._process.stdin.flush()
 
     def is_alive(self) -> bool:
@@ -206,9 +207,7 @@ def _end_with_runner(sockets: str) -> None:
     """Wait until the runner closes standard input or has died; then end the kernel and this process."""
     os.read(sys.stdin.fileno(), 1)
     end_processes(FILE_VARIABLE, os.environ[FILE_VARIABLE])
-    for path in Path(sockets).iterdir():
-        path.unlink(missing_ok=True)
-    os.rmdir(sockets)
+    shutil.rmtree(sockets, ignore_errors=True)
     os._exit(_FAILED)
 
 

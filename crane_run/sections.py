@@ -113,12 +113,12 @@ def all_sections() -> list[Section]:
     if missing := sorted(declared.keys() ^ notebooks.keys()):
         where = f"has no notebook in {NOTEBOOKS}" if missing[0] in declared else f"is not declared in {DECLARED}"
         raise CraneError(f"section {missing[0]} {where}")
+    data = {name for item in declared.values() for name in item.data if (ROOT / name).is_file()}
     for number, item in declared.items():
-        for kind, names, known in (("section", item.needs, declared), ("claim", item.claims, titles)):
+        given = {"section": (item.needs, declared), "claim": (item.claims, titles), "file": (item.data, data)}
+        for kind, (names, known) in given.items():
             if unknown := [name for name in names if name not in known]:
                 raise CraneError(f"{DECLARED}: section {number}: unknown {kind} {unknown[0]!r}")
-        if absent := [name for name in item.data if not (ROOT / name).is_file()]:
-            raise CraneError(f"{DECLARED}: section {number}: no such file {absent[0]!r}")
     after: dict[str, frozenset[str]] = {}
     try:
         for number in TopologicalSorter({number: item.needs for number, item in declared.items()}).static_order():

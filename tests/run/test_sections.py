@@ -90,7 +90,7 @@ def test_an_unknown_name_is_told_with_the_nearest(only, first, message):
         ({}, r"section 00 is not declared in .*sections\.yaml"),
         ({"_00": {"needs": ["07"]}}, "section 00: unknown section '07'"),
         ({"_00": {"claims": ["C9"]}}, "section 00: unknown claim 'C9'"),
-        ({"_00": {"data": ["expected/none.csv"]}}, r"section 00: no such file 'expected/none\.csv'"),
+        ({"_00": {"data": ["expected/none.csv"]}}, r"section 00: unknown file 'expected/none\.csv'"),
         ({"_00": {"needs": ["00"]}}, "sections need one another: 00 -> 00"),
         ({"_00": {"need": ["00"]}}, r"00\.need: Extra inputs"),
         ({"_00": []}, r"sections\.yaml: 00: Input should be .* \(seen: '\[\]'\)"),
