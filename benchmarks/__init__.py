@@ -1,1 +1,1 @@
-"""What the relevance engine costs, against the released procedure and against the bare passes: see README.md."""
+"""Cost of the relevance engine, compared with the released procedure and with the bare passes; see README.md."""

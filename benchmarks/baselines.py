@@ -1,4 +1,4 @@
-"""What the library is measured against: the released procedure, and the floor that no procedure can go below.
+"""Baselines: the released procedure, and the floor that no procedure can go below.
 
 Neither uses `crane_lib`, so agreement of the numbers is a check of both sides.
 """

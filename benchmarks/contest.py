@@ -64,7 +64,7 @@ class Contest:
             run()
 
     def disagreement(self) -> dict[str, float]:
-        """How far the contestants' numbers are apart, 0 for equal numbers; A with the right limit at 0.
+        """Distance between the numbers of the contestants, 0 if equal; A with the right limit at 0.
 
         The row statistics are compared by their mean over documents, in units of their root mean square over all
         documents and rows; kurtosis k by |difference| / (1 + |k|), the worst row; the objectives S by their mean.
@@ -81,7 +81,7 @@ class Contest:
         }
 
     def stabiliser(self) -> float:
-        """What the released 1e-10 changes in A's mean row statistics, in units of their root mean square."""
+        """Change of A's mean row statistics by the released 1e-10, in units of their root mean square."""
         exact, as_released = self.exact_result.rows, self.released_result.rows
         return float(np.abs(exact.mean(0) - as_released.mean(0)).max() / np.sqrt(np.square(exact).mean()))
 

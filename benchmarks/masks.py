@@ -22,13 +22,13 @@ from crane_lib.files import write_json, write_text
 from crane_lib.interventions import masked
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
-from crane_run import rehearsal as made_up
+from crane_run import rehearsal
 from crane_study.frames import write_frame
 from crane_study.measure.questions import Harness, write_tasks
 from crane_study.profile import EmbeddedSource, load_profile
 
 LANGUAGES = ("en", "zh", "vi")
-OURS, MODEL, OFTEN = "all masks", "forward passes alone", "harness built anew for each mask"
+OURS, MODEL, OFTEN = "all masks", "forward passes alone", "harness built again for each mask"
 GOAL = "<= 1.5"
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -38,7 +38,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def _questions(folder: Path, language: str, count: int) -> Path:
     """Four-way questions with options of several tokens, as those of the embedded study."""
 
-    writer = made_up.Writer(language)
+    writer = rehearsal.Writer(language)
     rows = [
         {"question": writer.words(10), "options": [writer.words(2) for _ in range(4)], "gold": writer.right()}
         for _ in range(count)
@@ -91,10 +91,10 @@ def _under(model: PreTrainedModel, masks: list[NeuronSet], work: Callable[[], ob
 
 
 def measure(*, masks: int, questions: int, rounds: int, batch_size: int = 64) -> list[Measurement]:
-    """The contestants take turns in every round; the harness built anew is timed once, for one mask."""
+    """Time the contestants in turn in every round, and building the harness again once, for one mask."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        made_up.write_models(folder / "model", None, architecture={"model_type": "llama"}, languages=LANGUAGES)
+        rehearsal.write_models(folder / "model", None, architecture={"model_type": "llama"}, languages=LANGUAGES)
         _model().save_pretrained(folder / "model")
         model, tokenizer = load_model(folder / "model", device="auto")
         write_tasks(
@@ -117,13 +117,13 @@ def measure(*, masks: int, questions: int, rounds: int, batch_size: int = 64) ->
         harness.accuracy()  # warm
         contestants = {OURS: _under(model, chosen, harness.accuracy), MODEL: _under(model, chosen, passes)}
         found = alternate([contestants] * rounds)
-        anew = timed(lambda: build().accuracy())
+        rebuilt = timed(lambda: build().accuracy())
     return [
         *times("masks", found),
         ratio("masks", found, OURS, MODEL, goal=GOAL),
-        Measurement("masks", OFTEN, anew * masks, "s, reckoned from one"),
+        Measurement("masks", OFTEN, rebuilt * masks, "s, estimated from one"),
         Measurement("masks", "masks", masks, ""),
-        Measurement("masks", "questions a language", questions, ""),
+        Measurement("masks", "questions per language", questions, ""),
     ]
 
 

@@ -54,7 +54,7 @@ class Measurement:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None where there is none."""
+        """True if the goal is met; None if there is none."""
         if not self.goal:
             return None
         relation, bound = self.goal.split()
@@ -154,7 +154,7 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result
 
 @dataclass(frozen=True)
 class Machine:
-    """What the numbers depend on besides the code."""
+    """Machine and settings that the numbers depend on."""
 
     processor: str
     cores: int

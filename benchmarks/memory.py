@@ -79,7 +79,7 @@ def _flat_peak(workload: Workload, count: int, threads: int) -> PeakMemory:
 
 
 def _settle(model: LlamaForCausalLM, workload: Workload) -> None:
-    """What is set up once and what is left over from making the model are not the work's."""
+    """Memory that is set up once, or left over from making the model, does not count."""
     with torch.no_grad():
         model(torch.arange(1, workload.shortest)[None])
     gc.collect()

@@ -96,7 +96,7 @@ def run(
 
 
 def _verdict(row: Measurement, sizes: Sizes) -> str:
-    """Whether the goal is met; goals of time and memory are about the full size only."""
+    """True if the goal is met; goals of time and memory are for the full size only."""
     if row.met is None:
         return ""
     if not (sizes.full or row.exact):

@@ -61,7 +61,7 @@ def _streamed(units: int, documents: int, threads: int) -> _Streamed:
 def _batches(units: int, documents: int) -> Iterator[tuple[int, Tensor]]:
     """Number of the first document, and float32 (B, units).
 
-    A document is a stretch of one random block, scaled: cheaper than numbers drawn anew.
+    A document is a stretch of one random block, scaled: cheaper than new random numbers.
     """
     generator = torch.Generator().manual_seed(RANDOM_SEED)
     spare = 65_536  # places a stretch may begin at

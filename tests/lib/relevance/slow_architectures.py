@@ -1,4 +1,4 @@
-"""What the eleven model families compute, as data for the slow pass; see `slow.py`.
+"""Architectures of the eleven model families, as data for the slow pass; see `slow.py`.
 
 Read from the architectures' own modelling code; nothing here comes from `crane_lib`.
 """

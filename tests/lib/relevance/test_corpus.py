@@ -234,7 +234,7 @@ def test_batches_shrink_when_memory_runs_out(error, monkeypatch):
     monkeypatch.setattr(corpus, "document_relevance", failing_above(30, error))
     with pytest.warns(UserWarning, match="memory ran out") as warned:
         seen = stream_statistics(model, CORPUS, token_budget=1000)
-    assert [str(warning.message).split()[6] for warning in warned] == ["51", "17"]
+    assert [str(warning.message).split()[5] for warning in warned] == ["51", "17"]
     assert seen.documents == 7
     torch.testing.assert_close(seen.moments["neuron"].m2, expected.moments["neuron"].m2, rtol=1e-5, atol=1e-7)
 
