@@ -1,6 +1,6 @@
 """JupyterLab on a copy of the inspection notebook, for one profile's run.
 
-JupyterLab saves what it shows. The notebook of the repository is compared with what it kept, so a copy is opened.
+JupyterLab saves what it shows, and the notebook of the repository must stay as it is, so a copy is opened.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from crane_study.profile import ARTIFACTS_VARIABLE
 
 NOTEBOOK = NOTEBOOKS / "inspect.ipynb"
 PROFILE_VARIABLE = "CRANE_PROFILE"  # tells the notebook which run to open
-COPIES = "_lab"  # beside the runs' folders; no profile can be called so
+COPIES = "_lab"  # in the folder of all runs; no profile can have this name
 _COPIED = "copied_cells"  # in the copy's metadata: which cells it was made of
 _LOOPBACK = "127.0.0.1"
 
 
 def working_copy(artifacts: Path, run: str) -> Path:
-    """The copy of the inspection notebook for a run, made where there is none or the original is another by now.
+    """Copy the inspection notebook for a run, if there is no copy yet or the original has changed.
 
-    A copy whose cells someone changed stays as it is, and a line on the error stream says so; that they were executed
-    is no change.
+    A copy whose cells the user changed stays as it is, and a line on the error stream says so; executing them is no
+    change.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def working_copy(artifacts: Path, run: str) -> Path:
 
 
 def _is_kept(path: Path, *, original: str) -> bool:
-    """Whether a copy stays: it is of the present original, or holds changes of the user's, who is told in that case."""
+    """Return whether a copy stays: it is of the present original, or has changes of the user, who is told so."""
     try:
         copy = nbformat.read(path, as_version=4)
     except ValueError as error:
@@ -69,7 +69,7 @@ def _cells(notebook: NotebookNode) -> str:
 
 
 def lab_command(notebook: Path, *, root: Path, ip: str = "", port: int = 0, browser: bool = False) -> list[str]:
-    """The command that starts JupyterLab on a notebook; it keeps Jupyter's token.
+    """Build the command that starts JupyterLab on a notebook, with Jupyter's token.
 
     Parameters
     ----------
@@ -95,25 +95,25 @@ def lab_command(notebook: Path, *, root: Path, ip: str = "", port: int = 0, brow
 
 
 def lab_environment(profile: str, artifacts: Path) -> dict[str, str]:
-    """Variables by which the notebook finds the run."""
+    """Environment variables from which the notebook finds the run."""
     name = str(Path(profile).resolve()) if profile.endswith((".yaml", ".yml")) else profile
     path = os.pathsep.join(filter(None, [str(NOTEBOOKS.parent), os.environ.get("PYTHONPATH")]))
     return {PROFILE_VARIABLE: name, ARTIFACTS_VARIABLE: str(artifacts), "PYTHONPATH": path}
 
 
 def has_screen() -> bool:
-    """Whether there is a screen to open a browser on."""
+    """Return whether there is a screen to open a browser on."""
     return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def open_lab(profile: str, artifacts: Path, *, run_folder: Path, ip: str = "", port: int = 0) -> NoReturn:
-    """Become JupyterLab on a copy of the inspection notebook; its address, with the token, is printed by Jupyter.
+    """Replace this process by JupyterLab on a copy of the inspection notebook; Jupyter prints its address and token.
 
     Parameters
     ----------
     profile : name or YAML file of the profile
     artifacts : folder of all runs
-    run_folder : the profile's own; said on the error stream if nothing has been run there yet
+    run_folder : the profile's own; a note on the error stream says if nothing has been run there yet
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A finished run, read only: its profile, models, texts and statistics. Nothing is made here, and nothing written."""
+"""A finished run, read only: its profile, models, texts and statistics. Nothing is computed or written here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crane_lib.files import read_json
 from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import NeuronSet, read_all_sets
 from crane_lib.relevance import Statistics
-from crane_lib.scores import GRADIENT, UnitScores, load_statistics
+from crane_lib.scores import UnitScores, load_statistics
 from crane_run.inspect.lab import PROFILE_VARIABLE
 from crane_study.frames import read_frame
 from crane_study.profile import Profile, artifacts_root, load_profile
@@ -29,7 +29,7 @@ _SECTIONS = {"corpus": "00", "base_model": "00", "chat_model": "00", "relevance"
 
 
 class FinishedRun:
-    """The results of one profile, for looking at; stages that a run has not made are named, never made."""
+    """Results of one profile; a stage that the run has not made is an error, it is never made here."""
 
     def __init__(self, profile: Profile, folder: Path, *, name: str) -> None:
         self.profile = profile
@@ -42,7 +42,7 @@ class FinishedRun:
 
     @property
     def start_command(self) -> str:
-        """The command that makes this run."""
+        """Command that makes this run."""
         return f"./run_all.sh --profile {self._name}"
 
     def stage(self, name: str) -> Path:
@@ -61,7 +61,7 @@ class FinishedRun:
         return folder
 
     def _checked(self, name: str, **inputs: str) -> Path:
-        """Folder of a stage that was made from the present state of the stages it reads."""
+        """Folder of a stage; refused if it was made from an earlier state of the stages it reads."""
         folder = self.stage(name)
         keys: dict[str, Any] = read_json(folder / RECORD)["inputs"]
         for role, other in inputs.items():
@@ -77,7 +77,7 @@ class FinishedRun:
         return read_frame(self.stage("corpus") / "documents.parquet")
 
     def sample(self, split: str, language: str, *, count: int) -> pd.Series:
-        """Texts of a split and language by their number in it: `count` of them at random, always the same ones."""
+        """Fixed random sample of `count` texts of a split and language, indexed by their number in the split."""
         frame = self.documents
         texts = frame.loc[(frame["split"] == split) & (frame["language"] == language), "text"].reset_index(drop=True)
         if texts.empty:
@@ -116,17 +116,13 @@ class FinishedRun:
 
     @lru_cache(maxsize=8)  # noqa: B019
     def statistics(self, model: str, objective: str = "") -> dict[str, Statistics]:
-        """Relevance statistics of every language on a model; of the objective that selects if none is named."""
+        """Relevance statistics of every language on a model, by default of the objective that selects."""
         return load_statistics(self._relevance(model), objective or self.objective, self.languages)
 
     @lru_cache(maxsize=2)  # noqa: B019
     def unit_scores(self, model: str) -> UnitScores:
-        """Scores of a model's units, which the methods select by."""
+        """Scores of a model's units that the methods select by."""
         return UnitScores.read(self._relevance(model), objective=self.objective, languages=self.languages)
-
-    def gradient(self, model: str) -> dict[str, Statistics]:
-        """The same of the plain gradient."""
-        return self.statistics(model, GRADIENT)
 
     @lru_cache(maxsize=2)  # noqa: B019
     def sets(self, model: str) -> list[NeuronSet]:
@@ -136,12 +132,12 @@ class FinishedRun:
 
 
 def open_run(profile: str = "", *, artifacts: str | os.PathLike[str] | None = None) -> FinishedRun:
-    """A finished run, by its profile's name or file.
+    """Open a finished run by its profile's name or file.
 
     Parameters
     ----------
     profile : name or YAML file; empty for the one that JupyterLab was started with, else ``mini``. The name of a
-        folder beside the runs, such as ``mini-seed1``, will do too
+        folder of `artifacts`, such as ``mini-seed1``, is accepted too
     artifacts : folder of all runs
 
     Raises

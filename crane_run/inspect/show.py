@@ -1,4 +1,4 @@
-"""What the cells of the inspection notebook show: HTML for readers, and the same as plain text."""
+"""Output of the cells of the inspection notebook: HTML for readers, and the same as plain text."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import pandas as pd
 from IPython.display import display
 
 from crane_run.inspect import html
-from crane_run.inspect.files import describe_file, draw_file, load_file
-from crane_run.inspect.html import cost_figure, picture
-from crane_run.inspect.neuron import Neuron, masking_cost, neuron_facts, neuron_ranks
+from crane_run.inspect.ranks import Neuron, masking_cost, neuron_facts, neuron_ranks
 from crane_run.inspect.run import FinishedRun
+from crane_run.inspect.stage_files import describe_file, draw_file, load_file
 from crane_run.inspect.texts import Reading, top_documents, top_pieces
 from crane_study.labels import MODEL_LABELS, language_name
 
-_TOP = 4  # documents shown of the language that is looked at
+_TOP = 4  # documents shown of the chosen language
 _OTHERS = 2  # and of each other one
 _PIECES = 10
 
 
 def neuron_title(neuron: Neuron) -> str:
-    """A neuron's name in words."""
+    """Name of a neuron in words."""
     return f"{MODEL_LABELS.get(neuron.model, neuron.model)}, layer {neuron.layer}, neuron {neuron.index}"
 
 
@@ -54,14 +53,14 @@ def show_facts(run: FinishedRun, neuron: Neuron) -> None:
 
 
 def texts_html(readings: Sequence[Reading]) -> str:
-    """Where a neuron contributes most in one language: its tokens and its top documents."""
+    """Top documents and tokens of a neuron in one language."""
     top = top_documents(readings, count=_TOP)
     told = f"Top documents of {len(readings)} read in {language_name(readings[0].language)}"
     return html.heading(told) + html.readings_html(top) + html.pieces_table(top_pieces(readings, count=_PIECES))
 
 
 def show_texts(readings: Sequence[Reading]) -> None:
-    """Show where a neuron contributes most in one language."""
+    """Show the top documents and tokens of a neuron in one language."""
     _display(html.page(texts_html(readings)), _plain(top_pieces(readings, count=_PIECES)))
 
 
@@ -73,7 +72,7 @@ def show_other_texts(readings: Sequence[Sequence[Reading]]) -> None:
 
 
 def readings_summary(readings: Sequence[Sequence[Reading]]) -> pd.DataFrame:
-    """What a neuron does in each language over the texts read.
+    """Summarise the activity of a neuron in each language over the texts read.
 
     Returns
     -------
@@ -92,10 +91,10 @@ def readings_summary(readings: Sequence[Sequence[Reading]]) -> pd.DataFrame:
 
 
 def show_cost(run: FinishedRun, neuron: Neuron, *, count: int) -> None:
-    """Show what masking a neuron costs in every language, on `count` held-out texts of each."""
+    """Show the cost of masking a neuron in every language, on `count` held-out texts of each."""
     cost = masking_cost(run, neuron, count=count)
     _display(html.page(html.cost_table(cost)), _plain(cost))
-    _display_picture(*picture(cost_figure, cost))
+    _display_picture(*html.picture(html.cost_figure, cost))
 
 
 def show_file(run: FinishedRun, name: str, part: str = "") -> None:

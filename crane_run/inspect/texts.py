@@ -1,4 +1,4 @@
-"""What one neuron contributes and where it fires, token by token, over texts: the engine's own pass, watching it."""
+"""Contribution and firing of one neuron, token by token, in texts, from the relevance pass itself."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crane_lib.errors import CraneError
 from crane_lib.nll import pad_batch, token_batches
 from crane_lib.relevance import document_relevance
-from crane_run.inspect.neuron import Neuron, check_neuron
+from crane_run.inspect.ranks import Neuron, check_neuron
 from crane_run.inspect.run import FinishedRun
+from crane_study.profile import Relevance
 
 _JOINER = "\u200d"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of text that is one token, or the fewest tokens that make whole characters.
+    """A piece of text that is one token, or the fewest tokens that make whole characters.
 
     `relevance` is the sum over its tokens, `activation` the largest in size, `fires` whether any fires. A special token
     (the beginning of the text) and text that no token covers are pieces too; of the latter, `tokens` is 0.
@@ -36,12 +37,12 @@ class Piece:
 
 
 def _extends(character: str) -> bool:
-    """Whether a character belongs to the one before it: a combining mark or a joiner."""
+    """Return whether a character belongs to the one before it: a combining mark or a joiner."""
     return unicodedata.category(character) in ("Mn", "Mc", "Me") or character == _JOINER
 
 
 def _cuts(text: str, position: int) -> bool:
-    """Whether a boundary at a position would cut through what is seen as one character."""
+    """Return whether a boundary at a position would cut what is seen as one character."""
     inside = 0 < position < len(text)
     return inside and (_extends(text[position]) or text[position - 1] == _JOINER)
 
@@ -54,7 +55,7 @@ def whole_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int
 
     Parameters
     ----------
-    offsets : start and end of each token in `text`; special tokens, which are nowhere, have start = end
+    offsets : start and end of each token in `text`; special tokens, which have no place, have start = end
 
     Returns
     -------
@@ -81,11 +82,11 @@ def pieces_of(
     activation: np.ndarray,
     fires: np.ndarray,
 ) -> list[Piece]:
-    """Pieces of a text from its tokens' offsets and values, each text in NFC.
+    """Split a text into pieces by its tokens' offsets and values; the text of each piece is in NFC.
 
     Parameters
     ----------
-    names : the tokens' own names, shown for those that are nowhere in the text (special tokens)
+    names : the tokens' own names, shown for special tokens, which have no place in the text
     relevance, activation, fires : (T,)
     """
 
@@ -125,7 +126,7 @@ _COLUMNS = ["piece", "times", "fires", "relevance", "mean_activation"]
 
 @dataclass(frozen=True)
 class Reading:
-    """One text as a neuron reads it.
+    """A text with the contribution and firing of a neuron.
 
     `relevance` is the neuron's contribution to the document (the sum over its tokens), `number` the text's place in
     its split.
@@ -142,9 +143,9 @@ class Reading:
 def _encode(
     tokenizer: PreTrainedTokenizerBase, text: str, *, max_length: int
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Token ids of a text, as the study makes them, and where each token lies in it."""
+    """Token ids of a text, as the study makes them, and the place of each token in it."""
     if not tokenizer.is_fast:
-        raise CraneError("this model's tokenizer does not say where its tokens lie; use its fast form (tokenizer.json)")
+        raise CraneError("this model's tokenizer gives no places of tokens; use its fast form (tokenizer.json)")
     encoded = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
     return np.array(encoded["input_ids"], dtype=np.int64), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
 
@@ -157,39 +158,37 @@ def read_texts(
     neuron: tuple[int, int],
     language: str,
     objective: str,
-    rule: str,
-    token_budget: int,
-    max_length: int,
+    options: Relevance,
 ) -> list[Reading]:
-    """Contribution, activation and firing of a neuron at every token of texts; those under two tokens are left out.
+    """Read the contribution, activation and firing of a neuron at every token; texts under two tokens are left out.
 
     Parameters
     ----------
     texts : by number
     neuron : layer and index
-    objective, rule, token_budget, max_length : as in `crane_lib.relevance.document_relevance` and `stream_statistics`
+    objective : as in `crane_lib.relevance.document_relevance`
 
     Raises
     ------
-    CraneError : no text of two tokens is left, or the tokenizer does not know where its tokens lie
+    CraneError : no text of two tokens is left, or the tokenizer gives no places of tokens
     """
-    encoded = {number: _encode(tokenizer, text, max_length=max_length) for number, text in texts.items()}
+    encoded = {number: _encode(tokenizer, text, max_length=options.max_length) for number, text in texts.items()}
     numbers = [number for number, (ids, _) in encoded.items() if len(ids) >= _SHORTEST]
     if not numbers:
         raise CraneError("no text has two tokens or more; give a longer one")
     readings: dict[int, Reading] = {}
     lengths = [len(encoded[number][0]) for number in numbers]
-    for batch in token_batches(lengths, token_budget=token_budget):
+    for batch in token_batches(lengths, token_budget=options.token_budget):
         chosen = [numbers[place] for place in batch]
         ids, mask = pad_batch([encoded[number][0] for number in chosen])
-        found = document_relevance(model, ids, mask, objective=objective, rule=rule, watch=neuron).watched
+        found = document_relevance(model, ids, mask, objective=objective, rule=options.rule, watch=neuron).watched
         assert found is not None  # it was asked for
         values = [part.float().cpu().numpy() for part in (found.relevance, found.activation, found.fires)]
         for row, number in enumerate(chosen):
             tokens, offsets = encoded[number]
             relevance, activation, fires = (part[row, : len(tokens)] for part in values)
             text, reached = str(texts[number]), max(end for _start, end in offsets)
-            cut = len(tokens) == max_length and reached < len(text)
+            cut = len(tokens) == options.max_length and reached < len(text)
             pieces = pieces_of(
                 text[:reached] if cut else text,
                 offsets,
@@ -207,13 +206,13 @@ def read_texts(
 def read_documents(
     run: FinishedRun, neuron: Neuron, language: str, *, count: int, split: str = "relevance"
 ) -> list[Reading]:
-    """Readings of a random sample of a run's texts of a language, always the same one."""
+    """Read a fixed random sample of a run's texts of a language."""
     run.check_language(language)
     return _read(run, neuron, language, run.sample(split, language, count=count))
 
 
 def read_sentence(run: FinishedRun, neuron: Neuron, language: str, text: str) -> Reading:
-    """Reading of a text of one's own.
+    """Read a text given by the user.
 
     Raises
     ------
@@ -225,7 +224,6 @@ def read_sentence(run: FinishedRun, neuron: Neuron, language: str, text: str) ->
 def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> list[Reading]:
     check_neuron(run, neuron)
     model, tokenizer = run.model(neuron.model)
-    options = run.profile.relevance
     return read_texts(
         model,
         tokenizer,
@@ -233,23 +231,21 @@ def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> 
         neuron=neuron.place,
         language=language,
         objective=run.objective,
-        rule=options.rule,
-        token_budget=options.token_budget,
-        max_length=options.max_length,
+        options=run.profile.relevance,
     )
 
 
 def top_documents(readings: Sequence[Reading], *, count: int) -> list[Reading]:
-    """The texts to which the neuron contributes most, the largest sum of relevance first."""
+    """Texts to which the neuron contributes most, the largest sum of relevance first."""
     return sorted(readings, key=lambda reading: (-reading.relevance, reading.number))[:count]
 
 
 def top_pieces(readings: Sequence[Reading], *, count: int) -> pd.DataFrame:
-    """The words and characters at which the neuron contributes most, over all texts.
+    """Tokens at which the neuron contributes most, over all texts.
 
     Returns
     -------
-    frame with piece, times it stands in the texts, fires (share of them), relevance (sum over them) and
+    frame with piece, times it occurs, fires (share of them), relevance (sum over them) and
     mean_activation; the largest sums first
     """
     rows = [

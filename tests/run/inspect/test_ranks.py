@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from crane_lib.errors import CraneError
+from crane_lib.scores import GRADIENT
 from crane_run.inspect import Neuron, choose_neuron, highest_ranked, neuron_facts, neuron_ranks
-from crane_run.inspect.neuron import method_scores
+from crane_run.inspect.ranks import method_scores
 
 LAYERS, WIDTH = 2, 24
 
@@ -61,7 +62,7 @@ def test_facts_are_the_statistics_own(run):
     assert facts.loc["vi", "share"] == pytest.approx(facts.loc["vi", "relevance_gold_logit"] / total)
     other = run.statistics("base", "log_probability")["vi"]
     assert facts.loc["vi", "relevance_log_probability"] == other.moments["neuron"].mean[1, 7]
-    assert facts.loc["vi", "gradient"] == run.gradient("base")["vi"].moments["neuron"].mean[1, 7]
+    assert facts.loc["vi", "gradient"] == run.statistics("base", GRADIENT)["vi"].moments["neuron"].mean[1, 7]
 
 
 def test_the_default_is_the_first_of_contrast_for_vietnamese(run):

@@ -8,6 +8,7 @@ from crane_lib.relevance import document_relevance
 from crane_run.inspect import Neuron, read_documents, read_sentence, top_documents, top_pieces
 from crane_run.inspect.texts import read_texts
 from crane_study.data.corpora import token_ids
+from crane_study.profile import Relevance
 
 NEURON = Neuron("base", 1, 7)
 
@@ -76,17 +77,7 @@ def test_a_tokenizer_without_offsets(run):
         is_fast = False
 
     with pytest.raises(CraneError, match="use its fast form"):
-        read_texts(
-            None,
-            Slow(),
-            pd.Series(["a"]),
-            neuron=(0, 0),
-            language="en",
-            objective="",
-            rule="",
-            token_budget=1,
-            max_length=1,
-        )
+        read_texts(None, Slow(), pd.Series(["a"]), neuron=(0, 0), language="en", objective="", options=Relevance())
 
 
 def test_the_top_documents_have_the_largest_contributions(readings):

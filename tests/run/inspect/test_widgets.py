@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from crane_run.inspect import Neuron, highest_ranked, open_run
-from crane_run.inspect.panel import Inspector
+from crane_run.inspect.widgets import Inspector
 
 
 @pytest.fixture

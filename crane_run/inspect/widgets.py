@@ -1,4 +1,4 @@
-"""The panel: choose model, language, layer and neuron, and see what the library says of it."""
+"""Panel of controls: choose model, language, layer and neuron, and see its values, texts, cost and files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from IPython.display import display
 
 from crane_lib.errors import CraneError
 from crane_run.inspect import html
-from crane_run.inspect.files import describe_file, draw_file, list_files, load_file
-from crane_run.inspect.html import cost_figure, picture, picture_html
-from crane_run.inspect.neuron import Neuron, check_neuron, highest_ranked, masking_cost, method_scores
+from crane_run.inspect.ranks import Neuron, check_neuron, highest_ranked, masking_cost, method_scores
 from crane_run.inspect.run import FinishedRun
 from crane_run.inspect.show import facts_html, neuron_title, texts_html
+from crane_run.inspect.stage_files import describe_file, draw_file, list_files, load_file
 from crane_run.inspect.texts import read_documents, read_sentence
 from crane_study.labels import MODEL_LABELS, language_name, method_label
 
@@ -27,7 +26,7 @@ class Inspector:
     """Widgets on one run; `panel` is what is shown.
 
     A change of model, layer, neuron or language is shown at once; a change of method or rank moves to the neuron of
-    that rank in the language. Mistakes are said in `status`, in one line.
+    that rank in the language. Errors appear in `status`, in one line.
     """
 
     def __init__(self, run: FinishedRun, neuron: Neuron, language: str, *, documents: int) -> None:
@@ -78,17 +77,17 @@ class Inspector:
 
     @property
     def chosen(self) -> Neuron:
-        """The neuron that the controls name."""
+        """Neuron that the controls name."""
         return Neuron(self.model.value, self.layer.value, self.neuron.value)
 
     def _fill(self, place: ipywidgets.HTML, make: Callable[[], str]) -> bool:
-        """Put what `make` gives into a place; a mistake goes into the status, and the place is emptied."""
+        """Put the result of `make` into a place; an error goes into the status, and the place is emptied."""
         self.status.value = html.page(html.note("Computing …"))
         try:
             place.value = html.page(make())
         except CraneError as error:
             place.value = ""
-            self.status.value = html.page(html.error_note(str(error)))
+            self.status.value = html.page(html.note(str(error), error=True))
             return False
         self.status.value = html.page(html.note(f"{neuron_title(self.chosen)}; {language_name(self.language.value)}"))
         return True
@@ -108,7 +107,7 @@ class Inspector:
                 self._run, self.model.value, self.language.value, method=self.method.value, rank=self.rank.value
             )
         except CraneError as error:
-            self.status.value = html.page(html.error_note(str(error)))
+            self.status.value = html.page(html.note(str(error), error=True))
             return
         with self._together():
             self.layer.value, self.neuron.value = found.place
@@ -116,7 +115,7 @@ class Inspector:
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Several controls are set in the block, and nothing is computed in between."""
+        """Set several controls in the block without computing anything in between."""
         self._moving = True
         try:
             yield
@@ -132,7 +131,7 @@ class Inspector:
     def _cost_html(self) -> str:
         check_neuron(self._run, self.chosen)
         cost = masking_cost(self._run, self.chosen, count=self._documents)
-        return html.cost_table(cost) + picture_html(*picture(cost_figure, cost))
+        return html.cost_table(cost) + html.picture_html(*html.picture(html.cost_figure, cost))
 
     def _open_file(self) -> None:
         if self.name.value is None:
@@ -140,7 +139,7 @@ class Inspector:
         try:
             loaded = load_file(self._run, self.name.value)
         except CraneError as error:
-            self.file.value = html.page(html.error_note(str(error)))
+            self.file.value = html.page(html.note(str(error), error=True))
             return
         with self._together():
             self.part.options = loaded.parts
@@ -153,10 +152,10 @@ class Inspector:
         try:
             loaded = load_file(self._run, self.name.value)
             drawn = draw_file(loaded, self.part.value or "")
-            shown = picture_html(*drawn) if drawn is not None else ""
+            shown = html.picture_html(*drawn) if drawn is not None else ""
             self.file.value = html.page(shown, describe_file(loaded))
         except CraneError as error:
-            self.file.value = html.page(html.error_note(str(error)))
+            self.file.value = html.page(html.note(str(error), error=True))
 
 
 _WRAP = {"flex_flow": "row wrap"}
@@ -175,7 +174,7 @@ def _number(name: str, value: int) -> ipywidgets.IntText:
 
 
 def show_panel(run: FinishedRun, neuron: Neuron, language: str, *, documents: int) -> Inspector:
-    """Show the panel; who reads the notebook without a kernel is told what stands there."""
+    """Show the panel; a reader of the notebook without a kernel sees a note instead."""
     inspector = Inspector(run, neuron, language, documents=documents)
     bundle = inspector.panel._repr_mimebundle_()
     display({**bundle, "text/plain": _WITHOUT_KERNEL}, raw=True)

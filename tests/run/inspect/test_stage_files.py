@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 from crane_lib.errors import CraneError
 from crane_run.inspect import draw_file, list_files, load_file, open_run, read_tensor
-from crane_run.inspect.files import describe_file
 from crane_run.inspect.html import _thinned
+from crane_run.inspect.stage_files import describe_file
 
 PNG = b"\x89PNG"
 

@@ -1,4 +1,4 @@
-"""What a run's statistics say of one neuron: its values in every language and its rank under every method."""
+"""Values of one neuron in every language, its rank under every method, and the cost of masking it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from crane_lib.interventions import masked
 from crane_lib.methods import neuron_scores
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
-from crane_lib.relevance import Statistics, parts_of
-from crane_lib.selection import Scores, kurtosis_z, row_sites
+from crane_lib.relevance import parts_of
+from crane_lib.scores import unit_means
+from crane_lib.selection import Scores
 from crane_run.inspect.run import FinishedRun
 from crane_study.data.corpora import token_ids
 from crane_study.measure.rows import mask_labels
@@ -40,54 +41,27 @@ class Neuron:
 
 
 def check_neuron(run: FinishedRun, neuron: Neuron) -> None:
-    """Make sure that a model of the run has this neuron.
-
-    Raises
-    ------
-    CraneError : it has not; what it has is named
-    """
+    """Raise a CraneError if no model of the run has this neuron."""
     run.check_model(neuron.model)
-    layers, width = _one(run, neuron.model).moments["neuron"].shape
+    layers, width = run.statistics(neuron.model)[run.languages[0]].moments["neuron"].shape
     if not 0 <= neuron.layer < layers:
         raise CraneError(f"layer {neuron.layer}: the {neuron.model} model has the layers 0 to {layers - 1}")
     if not 0 <= neuron.index < width:
         raise CraneError(f"neuron {neuron.index}: a layer of the {neuron.model} model has the neurons 0 to {width - 1}")
 
 
-def _one(run: FinishedRun, model: str) -> Statistics:
-    return run.statistics(model)[run.languages[0]]
-
-
-def _means(statistics: dict[str, Statistics], site: str = "neuron") -> dict[str, np.ndarray]:
-    return {language: item.moments[site].mean.numpy() for language, item in statistics.items()}
-
-
-def firing_rates(statistics: dict[str, Statistics]) -> dict[str, np.ndarray]:
-    """Share of a language's tokens at which each neuron fires.  language -> (L, I)"""
-    return {language: item.active.double().numpy() / item.tokens for language, item in statistics.items()}
-
-
 def method_scores(run: FinishedRun, model: str) -> dict[str, Scores]:
-    """What every method ranks neurons by.  method -> language -> (L, I)"""
+    """Scores by which each method ranks neurons.  method -> language -> (L, I)"""
     return neuron_scores(run.unit_scores(model))
 
 
-def row_scores(run: FinishedRun, model: str) -> dict[str, dict[str, np.ndarray]]:
-    """z of the kurtosis of every weight row, which the released rule selects by.  language -> site -> (L, rows)"""
-    kurtosis = {
-        language: {site: item.moments[site].excess_kurtosis().numpy() for site in row_sites(item.moments)}
-        for language, item in run.statistics(model).items()
-    }
-    return kurtosis_z(kurtosis)
-
-
 def _order(scores: np.ndarray) -> np.ndarray:
-    """Places from the largest score to the smallest; ties go to the lower place, NaN to the end."""
+    """Places from the largest score to the smallest; for ties the lower place first, NaN at the end."""
     return np.argsort(-np.where(np.isnan(scores), -np.inf, scores).ravel(), kind="stable")
 
 
 def _rank(everything: np.ndarray, place: int) -> int:
-    """Rank of a unit from 1, 0 where it has no score."""
+    """Rank of a unit from 1; 0 if it has no score."""
     if np.isnan(everything[place]):
         return 0
     ahead = (everything > everything[place]).sum() + (everything[:place] == everything[place]).sum()
@@ -95,7 +69,7 @@ def _rank(everything: np.ndarray, place: int) -> int:
 
 
 def highest_ranked(run: FinishedRun, model: str, language: str, *, method: str = "contrast", rank: int = 1) -> Neuron:
-    """The neuron of a rank under a method and language; rank 1 is the highest.
+    """Find the neuron of a rank under a method and language; rank 1 is the highest.
 
     Raises
     ------
@@ -112,12 +86,12 @@ def highest_ranked(run: FinishedRun, model: str, language: str, *, method: str =
 def choose_neuron(
     run: FinishedRun, *, model: str = "base", language: str = "", layer: int = -1, index: int = -1
 ) -> tuple[Neuron, str]:
-    """The neuron to look at, and the language to look at it in.
+    """Choose the neuron to inspect, and the language to inspect it in.
 
     Parameters
     ----------
-    language : empty for Vietnamese, which the paper's examples are about, or the run's first language without it
-    layer, index : -1 for the highest-ranked of `contrast` in the language, of the layer if that is given
+    language : empty for Vietnamese, the language of the paper's examples, or else the run's first language
+    layer, index : -1 for the highest-ranked of `contrast` in the language, within the layer if that is given
 
     Raises
     ------
@@ -141,7 +115,7 @@ def _scores_of(scores: Mapping[str, Scores], method: str) -> Scores:
 
 
 def neuron_ranks(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
-    """Rank of a neuron, and of the two weight rows that make it, under every method and language.
+    """Rank a neuron, and the two weight rows that make it, under every method and language.
 
     Returns
     -------
@@ -160,7 +134,7 @@ def neuron_ranks(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
         for language, array in scores.items():
             place = neuron.layer * array.shape[1] + neuron.index
             record(method, language, array.ravel(), place, _sets_with(run, neuron, method, language, "neuron"))
-    for language, z in row_scores(run, neuron.model).items():
+    for language, z in run.unit_scores(neuron.model).kurtosis.items():
         everything = np.concatenate([array.ravel() for array in z.values()])
         starts = dict(zip(z, np.cumsum([0, *(array.size for array in z.values())]), strict=False))
         for method, site in ROW_METHODS.items():
@@ -181,7 +155,7 @@ def _sets_with(run: FinishedRun, neuron: Neuron, method: str, language: str, sit
 
 
 def neuron_facts(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
-    """A neuron's values in every language, over the documents that relevance was measured on.
+    """Values of a neuron in every language, over the documents that relevance was measured on.
 
     Returns
     -------
@@ -190,34 +164,30 @@ def neuron_facts(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
     and firing_rate (share of tokens)
     """
     check_neuron(run, neuron)
-    statistics = run.statistics(neuron.model)
+    units, place = run.unit_scores(neuron.model), neuron.place
     objectives = {
-        objective: _means(run.statistics(neuron.model, objective)) for objective in run.profile.relevance.objectives
+        f"relevance_{objective}": unit_means(run.statistics(neuron.model, objective), "neuron")
+        for objective in run.profile.relevance.objectives
     }
-    absolute, gradient = _means(statistics, "abs_neuron"), _means(run.gradient(neuron.model))
-    firing, relevance = firing_rates(statistics), objectives[run.objective]
     return pd.DataFrame(
         {
             "language": language,
-            **{
-                f"relevance_{objective}": float(means[language][neuron.place])
-                for objective, means in objectives.items()
-            },
-            "abs_relevance": float(absolute[language][neuron.place]),
-            "share": float(relevance[language][neuron.place] / np.abs(relevance[language]).sum()),
-            "gradient": float(gradient[language][neuron.place]),
-            "firing_rate": float(firing[language][neuron.place]),
+            **{name: float(means[language][place]) for name, means in objectives.items()},
+            "abs_relevance": float(units.absolute[language][place]),
+            "share": float(units.neuron[language][place] / np.abs(units.neuron[language]).sum()),
+            "gradient": float(units.gradient[language][place]),
+            "firing_rate": float(units.firing[language][place]),
         }
         for language in run.languages
     )
 
 
 def masking_cost(run: FinishedRun, neuron: Neuron, *, count: int) -> pd.DataFrame:
-    """NLL a token of a sample of the held-out texts, unmasked and with one neuron zeroed.
+    """NLL per token of a sample of the held-out texts, unmasked and with one neuron zeroed.
 
     Parameters
     ----------
-    count : most texts a language
+    count : most texts per language
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Any intermediate file of a run: found, loaded, described and drawn."""
+"""Intermediate files of a run: list, load, describe and draw them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from crane_run.inspect.run import FinishedRun
 from crane_study.frames import read_frame
 
 ENDINGS = (".safetensors", ".parquet", ".csv", ".json", ".jsonl")
-_MOST_TEXT = 4000  # characters of a JSON file that are shown
+_LONGEST_TEXT = 4000  # characters of a JSON file that are shown
 _MOST_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A file that was loaded.
+class LoadedFile:
+    """One loaded file.
 
     Attributes
     ----------
     kind : ``tensors``, ``table``, ``sets`` (of neurons) or ``json``
-    parts : what can be drawn by itself: names of tensors or columns; empty where the file is one thing
+    parts : names of tensors or columns, each of which can be drawn; empty for other kinds
     value : frame, neuron sets or JSON value; None for tensors, which are read one at a time
     """
 
@@ -49,12 +49,12 @@ def list_files(run: FinishedRun) -> list[str]:
     return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
 
-def load_file(run: FinishedRun, name: str) -> Loaded:
+def load_file(run: FinishedRun, name: str) -> LoadedFile:
     """Load a file of a run.
 
     Parameters
     ----------
-    name : as `list_files` gives it
+    name : path below ``stages/``, as in `list_files`
 
     Raises
     ------
@@ -69,28 +69,28 @@ def load_file(run: FinishedRun, name: str) -> Loaded:
     try:
         return _load(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise CraneError(f"{path}: is damaged ({' '.join(str(error).split())[:120]}); make it anew") from error
+        raise CraneError(f"{path}: is damaged ({' '.join(str(error).split())[:120]}); run its section again") from error
 
 
-def _load(path: Path) -> Loaded:
+def _load(path: Path) -> LoadedFile:
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
-            return Loaded(path, "tensors", tuple(sorted(file.keys())))
+            return LoadedFile(path, "tensors", tuple(sorted(file.keys())))
     if path.suffix == ".json":
         value = read_json(path)
         if isinstance(value, dict) and value.get("schema") == NEURON_SETS:
-            return Loaded(path, "sets", (), read_neuron_sets(path))
-        return Loaded(path, "json", (), value)
+            return LoadedFile(path, "sets", (), read_neuron_sets(path))
+        return LoadedFile(path, "json", (), value)
     if path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as lines:
             frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     else:
         frame = read_frame(path)
-    return Loaded(path, "table", tuple(map(str, frame.columns)), frame)
+    return LoadedFile(path, "table", tuple(map(str, frame.columns)), frame)
 
 
-def read_tensor(loaded: Loaded, name: str) -> np.ndarray:
-    """One tensor of a file of tensors, in float64.
+def read_tensor(loaded: LoadedFile, name: str) -> np.ndarray:
+    """Read one tensor of a file of tensors in float64.
 
     Raises
     ------
@@ -102,8 +102,8 @@ def read_tensor(loaded: Loaded, name: str) -> np.ndarray:
         return file.get_tensor(name).double().numpy()
 
 
-def describe_file(loaded: Loaded) -> str:
-    """What is in a file, as HTML."""
+def describe_file(loaded: LoadedFile) -> str:
+    """Describe the content of a file as HTML."""
     if loaded.kind == "tensors":
         with safe_open(loaded.path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in loaded.parts}
@@ -116,15 +116,15 @@ def describe_file(loaded: Loaded) -> str:
         rows = [[item.language, str(item.random_seed), f"{item.count():,}"] for item in loaded.value]
         return html.table(["Language", "Draw (-1: none)", "Units"], rows[:_MOST_ROWS], caption=f"{len(rows)} sets")
     text = json.dumps(loaded.value, ensure_ascii=False, indent=1)
-    return html.preformatted(text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "\n…")
+    return html.preformatted(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "\n…")
 
 
-def draw_file(loaded: Loaded, part: str = "") -> tuple[bytes, str] | None:
+def draw_file(loaded: LoadedFile, part: str = "") -> tuple[bytes, str] | None:
     """Draw a file, or one tensor or column of it (the first if none is named).
 
     Returns
     -------
-    PNG and caption; None where there is nothing to draw (a JSON text, an empty table)
+    PNG and caption; None if there is nothing to draw (a JSON text, an empty table)
 
     Raises
     ------
