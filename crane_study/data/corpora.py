@@ -45,13 +45,8 @@ def _guesser_rows(facts: list[Fact], questions: dict[str, list[Question]], held_
     """Expected accuracy of every guesser in every language; the frequency guesser knows the training questions."""
     rows = []
     for language, asked in questions.items():
-        answers = [wordings.answer(fact, language) for fact in facts if fact.key not in held_out]
-        guessers = {
-            "overlap": overlap,
-            "answer_frequency": answer_frequency(answers),
-            "longest": longest,
-            "shortest": shortest,
-        }
+        known = answer_frequency([wordings.answer(fact, language) for fact in facts if fact.key not in held_out])
+        guessers = {"overlap": overlap, "answer_frequency": known, "longest": longest, "shortest": shortest}
         rows += [(language, name, expected_accuracy(asked, guesser), len(asked)) for name, guesser in guessers.items()]
     return pd.DataFrame(rows, columns=["language", "guesser", "accuracy", "n"])
 

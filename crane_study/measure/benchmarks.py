@@ -21,7 +21,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_json
 from crane_study.frames import write_frame
 from crane_study.hub import dataset_files
-from crane_study.measure.questions import SUBJECT_MARK, task_name
+from crane_study.measure.questions import SUBJECT_MARK, task_name, write_task
 from crane_study.profile import nearest
 
 CEVAL_NAMES = Path(__file__).with_name("ceval.yaml")
@@ -242,28 +242,21 @@ def write_benchmark_tasks(folder: Path, benchmarks: Path, *, few_shot: int, deli
             name = f"{task_name(language)}{SUBJECT_MARK}{subject}"
             stem = (benchmarks / language / subject).resolve()
             roles = ["asked"] if benchmark.one_split else ["asked", "examples"]
-            task = {
-                "task": name,
-                "dataset_path": "parquet",
-                "dataset_kwargs": {
-                    "data_files": {role: f"{stem}.{role}.parquet" for role in roles},
-                    "cache_dir": str(folder / "cache"),
-                },
-                "test_split": "asked",
-                # If this is one split, the harness does not use a question as its own example.
-                "fewshot_split": roles[-1],
-                "fewshot_config": {"sampler": "first_n"},
-                "num_fewshot": few_shot,
-                "output_type": "multiple_choice",
-                "description": benchmark.describe(subject),
-                "doc_to_text": benchmark.prompt,
-                "doc_to_choice": LETTERS,
-                "doc_to_target": benchmark.target,
-                "target_delimiter": delimiters.get(language, " "),
-                "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-                "metadata": {"version": 1.0},
-            }
-            (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
+            write_task(
+                folder,
+                name,
+                kind="parquet",
+                files={role: f"{stem}.{role}.parquet" for role in roles},
+                test_split="asked",
+                fewshot_split=roles[-1],  # if this is one split, the harness does not use a question as its own example
+                fewshot_config={"sampler": "first_n"},
+                num_fewshot=few_shot,
+                description=benchmark.describe(subject),
+                doc_to_text=benchmark.prompt,
+                doc_to_choice=LETTERS,
+                doc_to_target=benchmark.target,
+                target_delimiter=delimiters.get(language, " "),
+            )
             names.append(name)
     return names
 

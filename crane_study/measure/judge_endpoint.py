@@ -92,7 +92,7 @@ class Endpoint:
     @property
     def host(self) -> str:
         """Name of the server, for messages."""
-        return str(httpx2.URL(self.url).netloc.decode())
+        return httpx2.URL(self.url).netloc.decode()
 
     def request(self, question: str, answer: str) -> dict[str, Any]:
         """Body of a request to judge one answer."""

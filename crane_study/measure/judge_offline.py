@@ -37,18 +37,11 @@ _DOUBT = math.log(20)  # another language must be this much likelier (in nats) f
 
 @dataclass(frozen=True)
 class FactFinding:
-    """Result of checking a text for one fact.
+    """Result of checking a text for one fact."""
 
-    Attributes
-    ----------
-    named : the expected answer is named, in any language
-    in_language : it is named in the language of the question
-    others : names of other answers to the same kind of question
-    """
-
-    named: bool
-    in_language: bool
-    others: tuple[str, ...]
+    named: bool  # the expected answer, in any language
+    in_language: bool  # named in the language of the question
+    others: tuple[str, ...]  # names of other answers to the same kind of question
 
     @property
     def contradicted(self) -> bool:
@@ -76,12 +69,7 @@ def _pattern(name: str) -> str:
 
 
 class KnowledgeBase:
-    """Every answer under all its names.
-
-    Parameters
-    ----------
-    entries : mappings with subject, answer_key, language and names
-    """
+    """Every answer under all its names, from mappings with subject, answer_key, language and names."""
 
     def __init__(self, entries: Iterable[Mapping[str, Any]]) -> None:
         self._meanings: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
@@ -200,21 +188,12 @@ class LanguageIdentifier:
 
 
 class Judge(Protocol):
-    """A scorer of answers.
-
-    Attributes
-    ----------
-    name : ``offline`` or ``endpoint``
-    """
+    """A scorer of answers, named ``offline`` or ``endpoint``."""
 
     name: str
 
     def score(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """Score answers.
-
-        Parameters
-        ----------
-        answers : language, question (its number), text (its words), answer, nll, nll_tokens, and the mask's columns
+        """Score a frame of language, question (its number), text (its words), answer, nll, nll_tokens and the mask.
 
         Returns
         -------
@@ -255,10 +234,7 @@ class OfflineJudge:
     name = "offline"
 
     def __init__(
-        self,
-        questions: pd.DataFrame,
-        knowledge: Sequence[Mapping[str, object]],
-        texts: Mapping[str, Sequence[str]],
+        self, questions: pd.DataFrame, knowledge: Sequence[Mapping[str, object]], texts: Mapping[str, Sequence[str]]
     ) -> None:
         self._questions = questions.set_index(["language", "question"])
         self._knowledge = KnowledgeBase(knowledge)
@@ -326,19 +302,13 @@ def agreement(items: pd.DataFrame) -> pd.DataFrame:
     if wide.shape[1] != 2:
         raise CraneError(f"judge agreement: needs two judges, found {', '.join(sorted(set(items['judge'])))}")
     wide = wide.dropna()
-    records = []
+    rows = []
     for language in [*dict.fromkeys(items["language"]), "all"]:
         pair = wide if language == "all" else wide[wide.index.get_level_values("language") == language]
         one, other = pair.to_numpy().T
         constant = len(pair) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0
-        difference = np.abs(one - other)
-        records.append(
-            {
-                "language": language,
-                "n": len(pair),
-                "rank_correlation": math.nan if constant else float(spearmanr(one, other).statistic),
-                "mean_absolute_difference": float(difference.mean()) if len(pair) else math.nan,
-                "within_1": float((difference <= 1).mean()) if len(pair) else math.nan,
-            }
-        )
-    return pd.DataFrame(records)
+        difference = pd.Series(np.abs(one - other))
+        correlation = math.nan if constant else float(spearmanr(one, other).statistic)
+        rows.append((language, len(pair), correlation, difference.mean(), difference.le(1).mean()))
+    columns = ["language", "n", "rank_correlation", "mean_absolute_difference", "within_1"]
+    return pd.DataFrame(rows, columns=columns)

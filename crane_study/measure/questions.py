@@ -31,6 +31,26 @@ def task_name(language: str) -> str:
     return f"{TASK_PREFIX}_{language}"
 
 
+def write_task(folder: Path, name: str, *, kind: str, files: Mapping[str, str], **fields: Any) -> None:
+    """Write one task definition for the harness.
+
+    Parameters
+    ----------
+    kind, files : loader of `datasets` ("json", "parquet") and path of each split
+    fields : fields of the definition that differ between tasks
+    """
+    task = {
+        "task": name,
+        "dataset_path": kind,
+        "dataset_kwargs": {"data_files": dict(files), "cache_dir": str(folder / "cache")},
+        "output_type": "multiple_choice",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+        **fields,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
+
+
 def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> list[str]:
     """Write one task definition per language for the harness.
 
@@ -57,20 +77,17 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
         )
         data = folder / f"{language}.jsonl"
         rows.to_json(data, orient="records", lines=True, force_ascii=False)
-        task = {
-            "task": task_name(language),
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(data.resolve())}, "cache_dir": str(folder / "cache")},
-            "test_split": "test",
-            "output_type": "multiple_choice",
-            "doc_to_text": "{{text}}",
-            "doc_to_choice": "choices",
-            "doc_to_target": "gold",
-            "target_delimiter": "",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": 1.0},
-        }
-        (folder / f"{task_name(language)}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
+        write_task(
+            folder,
+            task_name(language),
+            kind="json",
+            files={"test": str(data.resolve())},
+            test_split="test",
+            doc_to_text="{{text}}",
+            doc_to_choice="choices",
+            doc_to_target="gold",
+            target_delimiter="",
+        )
     return [task_name(language) for language in questions]
 
 

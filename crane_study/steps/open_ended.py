@@ -1,4 +1,4 @@
-"""Stages: open questions, the chat model's answers to them under every mask, and what judges make of those."""
+"""Steps: open questions, the chat model's answers to them under every mask, and the judges' scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _write_questions(folder: Path, questions: pd.DataFrame, knowledge: list[dict
 
 
 def make_embedded_questions(folder: Path, *, corpus: Path, count: int, random_seed: int) -> None:
-    """Write questions.parquet and knowledge.json: open questions about benchmark facts, and all answers known."""
+    """Write questions.parquet and knowledge.json: open questions about benchmark facts, and all known answers."""
     facts = [Fact(**entry) for entry in read_json(corpus / "facts.json")]
     held_out = set(pd.read_json(corpus / "questions.en.jsonl", lines=True)["key"])
     chosen = choose_facts(facts, held_out=held_out, count=count, random_seed=random_seed)
@@ -41,7 +41,7 @@ def make_embedded_questions(folder: Path, *, corpus: Path, count: int, random_se
 
 
 def make_file_questions(folder: Path, *, questions: dict[str, str]) -> None:
-    """Write questions.parquet from text files and an empty knowledge.json, for no answers are known."""
+    """Write questions.parquet from text files and an empty knowledge.json, because no answers are known."""
     _write_questions(folder, read_open_questions({language: Path(path) for language, path in questions.items()}), [])
 
 
@@ -56,7 +56,7 @@ def _masks(selections: dict[str, Path], options: AnswerOptions) -> list[Mask]:
 
 
 def _distinct_nll(model: PreTrainedModel, prompts: list[list[int]], answers: list[tuple[int, ...]]) -> list[float]:
-    """NLL of every answer by the model as it is; the same answer to the same question is computed once."""
+    """NLL of every answer under the model in its current state, computed once for equal answers to a question."""
     asked = [(tuple(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
     pairs = list(dict.fromkeys(asked))
     values = answer_nll(model, [prompt for prompt, _ids in pairs], [ids for _prompt, ids in pairs])
@@ -76,8 +76,8 @@ def make_answers(
 ) -> None:
     """Write answers.parquet: every answer under every mask.
 
-    Columns: profile, model, the mask's, language, question (its number), text, answer, tokens (of the answer, without
-    the one that ends it), finished, nll (of the answer and its end by the unmasked model, in nats) and nll_tokens.
+    Columns: profile, model, those of the mask, language, question (its number), text, answer, tokens (of the answer,
+    without the end token), finished, nll (of answer and end token under the unmasked model, nats) and nll_tokens.
 
     scratch : folder for finished masks, from which a later call continues
     """
@@ -95,8 +95,7 @@ def make_answers(
             repetition_penalty=options.repetition_penalty,
             batch_size=options.batch_size,
         )
-        columns = {"answer": [a.text for a in found], "ids": [a.ids for a in found]}
-        return pd.DataFrame({**columns, "finished": [a.finished for a in found]})
+        return pd.DataFrame(found).rename(columns={"text": "answer"})
 
     evaluated = evaluate_masks(network, masks, evaluate, description="Open questions under masks", scratch=scratch)
     if rank() > 0:
@@ -117,35 +116,30 @@ def make_answers(
     write_frame(folder / "answers.parquet", frame[[*first, *rest]])
 
 
-def _offline_judge(questions: Path, corpus: Path) -> OfflineJudge:
+def make_offline_scores(folder: Path, *, corpus: Path, questions: Path, answers: Path) -> None:
+    """Write items.parquet: every answer with its score by the offline judge."""
     documents = pd.read_parquet(corpus / "documents.parquet", columns=["split", "language", "text"])
-    told = documents[documents["split"] == "relevance"]
-    return OfflineJudge(
+    texts = documents[documents["split"] == "relevance"].groupby("language")["text"]
+    judge = OfflineJudge(
         read_frame(questions / "questions.parquet"),
         read_json(questions / "knowledge.json"),
-        {str(language): part["text"].tolist() for language, part in told.groupby("language")},
+        {str(language): own.tolist() for language, own in texts},
     )
-
-
-def make_offline_scores(folder: Path, *, corpus: Path, questions: Path, answers: Path) -> None:
-    """Write items.parquet: every answer as the offline judge scores it."""
-    frame = read_frame(answers / "answers.parquet")
-    _write_items(folder, frame, _offline_judge(questions, corpus))
+    _write_items(folder, read_frame(answers / "answers.parquet"), judge)
 
 
 def make_endpoint_scores(
     folder: Path, *, answers: Path, judgings: int, endpoint_model: str, concurrency: int, cache: Path
 ) -> None:
-    """Write items.parquet: every answer as the endpoint's model scores it.
+    """Write items.parquet: every answer with its score by the endpoint's model.
 
     Parameters
     ----------
-    endpoint_model : part of what identifies the stage; the environment names it again
+    endpoint_model : only identifies the stage; the judge reads it from the environment
     cache : folder of the endpoint's judgings
     """
-    frame = read_frame(answers / "answers.parquet")
     judge = EndpointJudge(Endpoint.from_environment(), cache, judgings=judgings, concurrency=concurrency)
-    _write_items(folder, frame, judge)
+    _write_items(folder, read_frame(answers / "answers.parquet"), judge)
 
 
 def _write_items(folder: Path, answers: pd.DataFrame, judge: Judge) -> None:
@@ -156,12 +150,12 @@ def _write_items(folder: Path, answers: pd.DataFrame, judge: Judge) -> None:
 def make_open_scores(
     folder: Path, *, judges: list[str], offline: Path | None = None, endpoint: Path | None = None
 ) -> None:
-    """Write items.parquet (every answer by every judge), rows.csv, and agreement.csv where there are two judges.
+    """Write items.parquet (every answer by every judge), rows.csv, and agreement.csv if there are two judges.
 
     Parameters
     ----------
     judges : ``offline``, ``endpoint`` or both, the study's main one first
-    offline, endpoint : what each of them judged
+    offline, endpoint : folders of their scores
     """
     given = {OFFLINE: offline, ENDPOINT: endpoint}
     parts = [read_frame(place / "items.parquet") for name in judges if (place := given[name]) is not None]
