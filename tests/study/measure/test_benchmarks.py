@@ -1,4 +1,4 @@
-"""MMLU, C-Eval and Belebele: made-up rows in their real schemas, against the harness's own task definitions."""
+"""MMLU, C-Eval and Belebele: invented rows in the published schemas, compared with the harness's own tasks."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def task(language, folder, **changes):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The stage's folder, for three languages."""
+    """Folder of the stage, for three languages."""
     root = tmp_path_factory.mktemp("rows")
     tasks = {language: task(language, write_rows(root / language, language)) for language in NAMES}
     (root / "stage").mkdir()
@@ -68,7 +68,7 @@ def ours(made, model_and_tokenizer, tmp_path_factory):
 
 
 def their_task(made, folder, language, subject):
-    """The harness's own definition on our rows: only where the data come from is changed."""
+    """The harness's own definition on our rows: only the source of the data is changed."""
     place, template, file = TEMPLATES[NAMES[language]]
     merged = {}
     for name in (template, file.format(subject)):
@@ -124,18 +124,17 @@ def test_scores_are_the_harnesss_own(ours):
     assert 0 < found["correct"].sum() < len(found) == 6 * 5
 
 
-def test_every_subject_of_mmlu_and_ceval_is_introduced_as_in_the_harness():
-    for name, (place, _template, file) in TEMPLATES.items():
-        if name == "belebele":
-            continue
-        files = sorted((THEIRS / place).glob(file.format("*")))
-        assert len(files) == {"mmlu": 57, "ceval": 52}[name]
-        for path in files:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            assert BENCHMARKS[name].describe(values["dataset_name"]) == values["description"]
+@pytest.mark.parametrize(("name", "count"), [("mmlu", 57), ("ceval", 52)])
+def test_every_subject_is_introduced_as_in_the_harness(name, count):
+    place, _template, file = TEMPLATES[name]
+    files = sorted((THEIRS / place).glob(file.format("*")))
+    assert len(files) == count
+    for path in files:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert BENCHMARKS[name].describe(values["dataset_name"]) == values["description"]
 
 
-def test_the_stage_tells_what_it_holds(made):
+def test_the_index_lists_subjects_and_hashes(made):
     index = json.loads((made / "benchmarks.json").read_text())
     assert {language: about["subjects"] for language, about in index.items()} == {
         "en": SUBJECTS["mmlu"],
@@ -162,37 +161,24 @@ def test_other_layouts_and_formats_read_the_same(tmp_path):
         for role in ("asked", "examples"):
             pd.testing.assert_frame_equal(one[subject][role], other[subject][role])
     mmlu = write_rows(tmp_path / "mmlu", "en")
-    for path in list((mmlu / "all").glob("*.parquet")):
+    (tmp_path / "csv").mkdir()
+    for path in (mmlu / "all").glob("*.parquet"):
         frame = pd.read_parquet(path)
         frame["choices"] = [json.dumps(list(options)) for options in frame["choices"]]
-        frame.to_csv(tmp_path / f"{path.name.partition('-')[0]}.csv", index=False)
-        (tmp_path / "csv").mkdir(exist_ok=True)
-        (tmp_path / f"{path.name.partition('-')[0]}.csv").rename(
-            tmp_path / "csv" / f"{path.name.partition('-')[0]}.csv"
-        )
+        frame.to_csv(tmp_path / "csv" / f"{path.name.partition('-')[0]}.csv", index=False)
     one, other = (read_benchmark("mmlu", folder, config="") for folder in (mmlu, tmp_path / "csv"))
     for subject in SUBJECTS["mmlu"]:
         pd.testing.assert_frame_equal(one[subject]["asked"], other[subject]["asked"])
 
 
-def rename_column(folder):
-    path = folder / "law" / "val-00000-of-00001.parquet"
+def rename_column(path):
     pd.read_parquet(path).rename(columns={"C": "option_c"}).to_parquet(path)
 
 
-def wrong_answer(folder):
-    path = folder / "law" / "val-00000-of-00001.parquet"
+def wrong_answer(path):
     frame = pd.read_parquet(path)
     frame.loc[2, "answer"] = "E"
     frame.to_parquet(path)
-
-
-def no_examples(folder):
-    (folder / "law" / "dev-00000-of-00001.parquet").unlink()
-
-
-def not_a_table(folder):
-    (folder / "law" / "val-00000-of-00001.parquet").write_text("hello")
 
 
 @pytest.mark.parametrize(
@@ -200,28 +186,33 @@ def not_a_table(folder):
     [
         (rename_column, r"law/val-.*parquet: has no column 'C'; expected question, A, B, C, D, answer, seen id, quest"),
         (wrong_answer, r"law/val-.*parquet: row 3: answer is 'E', expected one of A, B, C, D"),
-        (no_examples, r"law has 0 rows to take 5 examples from"),
-        (not_a_table, r"law/val-.*parquet: cannot be read"),
+        (lambda path: path.with_name("dev-00000-of-00001.parquet").unlink(), r"law has 0 rows to take 5 examples from"),
+        (lambda path: path.write_text("hello"), r"law/val-.*parquet: cannot be read"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, mistake, words):
     folder = write_rows(tmp_path / "rows", "zh")
-    mistake(folder)
+    mistake(folder / "law" / "val-00000-of-00001.parquet")
     with pytest.raises(CraneError, match=words) as error:
         make_benchmarks(tmp_path / "out", tasks={"zh": task("zh", folder)}, few_shot=5)
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_subject_and_missing_files(tmp_path):
-    folder = write_rows(tmp_path / "rows", "zh")
-    with pytest.raises(CraneError, match="has no subject 'lwa'; did you mean 'law'"):
-        make_benchmarks(tmp_path / "out", tasks={"zh": task("zh", folder, subjects=["lwa"])}, few_shot=5)
-    with pytest.raises(CraneError, match="no such folder"):
-        make_benchmarks(tmp_path / "out", tasks={"zh": task("zh", tmp_path / "none")}, few_shot=5)
+@pytest.mark.parametrize(
+    ("language", "folder", "subjects", "words"),
+    [
+        ("zh", "rows", ["lwa"], "has no subject 'lwa'; did you mean 'law'"),
+        ("zh", "none", None, "no such folder"),
+        ("en", "empty", None, "has no test files"),
+        ("vi", "empty", None, r"has no vie_Latn\.jsonl"),
+    ],
+)
+def test_an_unknown_subject_and_missing_files(tmp_path, language, folder, subjects, words):
+    write_rows(tmp_path / "rows", "zh")
     (tmp_path / "empty").mkdir()
-    for language, words in (("en", "has no test files"), ("vi", r"has no vie_Latn\.jsonl")):
-        with pytest.raises(CraneError, match=words):
-            make_benchmarks(tmp_path / "out", tasks={language: task(language, tmp_path / "empty")}, few_shot=5)
+    tasks = {language: task(language, tmp_path / folder, subjects=subjects)}
+    with pytest.raises(CraneError, match=words):
+        make_benchmarks(tmp_path / "out", tasks=tasks, few_shot=5)
 
 
 def test_a_subject_that_leads_out_of_the_folder_is_refused(tmp_path):
@@ -233,8 +224,7 @@ def test_a_subject_that_leads_out_of_the_folder_is_refused(tmp_path):
     assert not list(tmp_path.rglob("elsewhere*"))
 
 
-def test_a_limit_counts_a_subject(tmp_path):
+def test_a_limit_applies_per_subject(tmp_path):
     folder = write_rows(tmp_path / "rows", "en")
-    (tmp_path / "out").mkdir()
     make_benchmarks(tmp_path / "out", tasks={"en": task("en", folder, limit=2)}, few_shot=5)
     assert [len(pd.read_parquet(path)) for path in sorted((tmp_path / "out/en").glob("*.asked.parquet"))] == [2, 2]

@@ -57,7 +57,7 @@ def slow_answer(model, prompt, *, ends, penalty=PENALTY, length=LENGTH):
 
 
 def of_family(kind, tokenizer):
-    """A random model that computes as one that was loaded in float64."""
+    """A random model that computes like one loaded in float64."""
     model = tiny_model(kind, random_seed=1, vocab_size=len(tokenizer), max_position_embeddings=128)
     compute_in_double(model)
     return model
@@ -98,7 +98,7 @@ def test_padding_is_not_seen_by_the_penalty():
     later = RepetitionPenalty(2.0, mask)(torch.cat([ids, torch.tensor([[3], [2]])], dim=1), scores)
     assert later.tolist() == [[0, 2, 3, -8, 0, 4, -6], [0, 1, 1.5, -4, 0, 4, -12]]
     theirs = RepetitionPenaltyLogitsProcessor(2.0)(ids, scores.clone())
-    assert theirs[0, 1] == 1  # what padding with the end token does there, so that a change of it is noticed
+    assert theirs[0, 1] == 1  # what padding with the end token does in transformers, so that a change is noticed
     assert torch.equal(theirs[1], once[1])
 
 
@@ -117,7 +117,7 @@ def test_text_is_the_answer_without_special_tokens(model, tokenizer, prompts):
         assert "<|end|>" not in answer.text
 
 
-def test_a_mask_in_force_changes_the_answers_and_leaves_the_model(model, tokenizer, prompts):
+def test_an_active_mask_changes_the_answers_and_leaves_the_model(model, tokenizer, prompts):
     before = answers(model, tokenizer, prompts)
     layers = [np.arange(0, 24, 2)] * 2
     neurons = NeuronSet({"neuron": layers}, {"neuron": 24, "gate": 24, "up": 24, "down": 16})
@@ -129,7 +129,7 @@ def test_a_mask_in_force_changes_the_answers_and_leaves_the_model(model, tokeniz
     assert answers(model, tokenizer, prompts) == before
 
 
-def test_the_models_own_settings_play_no_part_and_stay(model, tokenizer, prompts):
+def test_the_models_own_settings_are_ignored_and_restored(model, tokenizer, prompts):
     before = answers(model, tokenizer, prompts)
     own = model.generation_config
     sampling = GenerationConfig(

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations, against one forward pass a token."""
+"""Log-likelihoods of continuations, compared with one forward pass per token."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.lib.relevance.tiny import FAMILY_KINDS, tiny_model
 from tests.small import small_model
 
 VOCABULARY = 50
-# Letters after one prompt, answers of several tokens, one of which begins like another, and prompts of other lengths.
+# Letters after one prompt, answers of several tokens (two with the same beginning), and prompts of other lengths.
 PAIRS = [
     *(([3, 17, 5, 29], [letter]) for letter in (6, 7, 8, 9)),
     ([3, 17, 5], [11, 12]),
@@ -58,7 +58,7 @@ def test_log_likelihoods_are_those_of_single_passes(make, batch_size):
     assert len(set(expected)) == len(PAIRS)
 
 
-def test_a_position_gets_its_logits_once_and_others_get_none():
+def test_logits_are_computed_once_per_needed_position():
     model, seen = small_model(VOCABULARY), []
     handle = model.get_output_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[:-1]))
     requests = Requests(PAIRS, batch_size=64, max_length=20)
@@ -71,8 +71,8 @@ def test_a_position_gets_its_logits_once_and_others_get_none():
 
 
 @pytest.mark.parametrize("kind", FAMILY_KINDS)
-def test_answers_that_share_a_prompt_are_scored_as_by_themselves(kind):
-    """Also where layers see a window shorter than the prompt."""
+def test_answers_that_share_a_prompt_are_scored_as_if_alone(kind):
+    """Also if layers see a window shorter than the prompt."""
     model = tiny_model(kind)
     prompts = [[3, 17, 5, 29, 11, 8, 40], [9, 9, 2, 31, 7, 6, 21], [4, 13, 22]]
     answers = [[11, 12], [11, 40, 2], [7], [40, 2, 2, 19, 30]]
@@ -91,7 +91,7 @@ def test_a_shared_prompt_is_computed_once():
     assert seen == [(2, 4), (4, 2)]
 
 
-def test_what_is_too_long_loses_its_beginning():
+def test_inputs_that_are_too_long_lose_their_beginning():
     model = small_model(VOCABULARY)
     requests = Requests(PAIRS, batch_size=2, max_length=5)
     assert requests.cut == 1

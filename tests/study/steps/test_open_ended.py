@@ -112,7 +112,7 @@ def test_answers_are_those_of_the_masked_model(study, answers):
     assert changed
 
 
-def test_the_nll_is_the_unmasked_models(study, answers):
+def test_the_nll_is_that_of_the_unmasked_model(study, answers):
     model, tokenizer = load_model(study.model("chat").folder, device="cpu")
     plain = answers[answers["method"] == "none"]
     prompts = [chat_prompt(tokenizer, text) for text in plain["text"]]
@@ -126,7 +126,7 @@ def test_the_nll_is_the_unmasked_models(study, answers):
     assert mine["nll"].tolist() == pytest.approx(answer_nll(model, prompts, ids).tolist(), rel=1e-4)
 
 
-def test_the_offline_judge_scores_form_where_no_answer_is_known(study):
+def test_the_offline_judge_scores_form_if_no_answer_is_known(study):
     rows, items = study.open_rows(), study.open_items()
     assert list(rows) == list(COLUMNS)
     assert set(rows["metric"]) == {"judge_score"}
@@ -160,7 +160,7 @@ def test_both_judges_and_what_they_agree_on(tmp_path, monkeypatch):
         table = read_frame(study.open_scores() / "agreement.csv")
         assert table["language"].tolist() == ["en", "vi", "all"]
         assert table["n"].tolist()[-1] == len(study.open_items())
-        # Everything but the judge's own cache is thrown away.
+        # Everything but the judge's own cache is deleted.
         for name in ("open_scores", "open_scores_endpoint"):
             (tmp_path / "artifacts" / "small" / "stages" / name / "stage.json").unlink()
         pd.testing.assert_frame_equal(opened(path).open_rows(), rows)
@@ -223,7 +223,7 @@ def test_an_endpoint_that_fails_leaves_the_offline_scores(profiles, monkeypatch)
 
 
 @pytest.mark.parametrize(("judge", "kept"), [("endpoint", set()), ("both", {"judge_score_offline"})])
-def test_no_section_loses_its_results_for_want_of_a_judge(profiles, capsys, judge, kept):
+def test_no_section_loses_its_results_without_a_judge(profiles, capsys, judge, kept):
     folder = profiles / "artifacts" / "small"
     for section in ("07_transfer", "09_claims"):
         run_section(section, profiles / f"{judge}.yaml")
@@ -236,7 +236,7 @@ def test_no_section_loses_its_results_for_want_of_a_judge(profiles, capsys, judg
     assert set(read_frame(folder / "tables" / "07_langspec.csv")["metric"]) == {"token_probability"}
 
 
-def test_what_is_missing_is_said_in_words(tmp_path):
+def test_missing_parts_are_named(tmp_path):
     def lacking(name, **changes):
         (tmp_path / name).mkdir()
         return opened(write_study(tmp_path / name, questions=False, **changes))
@@ -253,7 +253,7 @@ def test_questions_for_other_languages_are_refused(tmp_path):
         opened(written(tmp_path, questions={"en": "open.en.txt"}))
 
 
-def test_a_changed_question_file_is_seen(tmp_path):
+def test_a_changed_question_file_changes_the_key(tmp_path):
     path = written(tmp_path)
     before = opened(path).open_questions.key
     assert opened(path).open_questions.key == before
