@@ -152,7 +152,7 @@ def run(
         return
     if not skip_preflight:
         work = fresh or any(not one.is_current(section, one.key(section)) for one in studies for section in sections)
-        if work and loaded.has_needs and not look_first(loaded, study.folder, only_missing=True):
+        if work and loaded.has_needs and not check_needs(loaded, study.folder, only_missing=True):
             raise typer.Exit(2)
         for one in studies if work else []:
             check_disk(one.profile, one.folder)
@@ -188,10 +188,7 @@ def lab(
 
 
 @app.command()
-def preflight(
-    profile: ProfileName,
-    artifacts: Artifacts = "",
-) -> None:
+def preflight(profile: ProfileName, artifacts: Artifacts = "") -> None:
     """Check whether this machine, the hub and the token have what a profile needs; run and write nothing.
 
     The exit code is 0 if all is there, 2 if something is missing.
@@ -201,8 +198,8 @@ def preflight(
     from crane_study.profile import artifacts_root, load_profile
 
     loaded = load_profile(profile)
-    typer.echo(f"{loaded.name}: {told(loaded)}")
-    if not look_first(loaded, artifacts_root(artifacts or None) / loaded.name, only_missing=False):
+    typer.echo(f"{loaded.name}: {describe(loaded)}")
+    if not check_needs(loaded, artifacts_root(artifacts or None) / loaded.name, only_missing=False):
         raise typer.Exit(2)
 
 
@@ -213,7 +210,7 @@ def _list(console: Console) -> None:
 
     console.plan([(section.number, section.title, section.path.name) for section in all_sections()])
     console.plan([(name, claim.title, f"sections {', '.join(claim.numbers)}") for name, claim in all_claims().items()])
-    console.plan([("profile", name, told(load_profile(name))) for name in profile_names()])
+    console.plan([("profile", name, describe(load_profile(name))) for name in profile_names()])
 
 
 def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
@@ -229,7 +226,7 @@ def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
     console.plan(lines)
 
 
-def look_first(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
+def check_needs(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
     """Print what a profile needs and lacks; return whether it has all."""
     from crane_run.preflight import preflight as check_all
 
@@ -243,7 +240,7 @@ def look_first(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
     return not missing
 
 
-def told(profile: Profile) -> str:
+def describe(profile: Profile) -> str:
     """Describe a profile in one line: its description and its needs."""
     needs = profile.needs
     sizes = zip(
@@ -455,7 +452,7 @@ def statistics(
         with progress("Relevance", len(tokens)) if rank() == 0 else nullcontext() as bar:
             advance = advancing(bar) if bar is not None else None
 
-            def told(done: int, total: int) -> None:
+            def report(done: int, total: int) -> None:
                 if not before:
                     before.append(done)
                 if advance is not None:
@@ -471,7 +468,7 @@ def statistics(
                 checkpointing=checkpointing,
                 folder=shards,
                 labels={"texts": texts.name},
-                progress=told,
+                progress=report,
             )
         seconds = time.monotonic() - started
         barrier()  # the others have read the shards too
@@ -503,10 +500,7 @@ def relevance(
 
 
 @app.command()
-def masks(
-    profile: ProfileName,
-    artifacts: Artifacts = "",
-) -> None:
+def masks(profile: ProfileName, artifacts: Artifacts = "") -> None:
     """Evaluate a study's models under all masks, by as many processes as torchrun starts.
 
     Perplexity, questions, controls and open answers; what they need is made first. run_all.sh with the same profile
@@ -530,7 +524,7 @@ def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
     loaded = load_profile(profile)
     folder = artifacts_root(artifacts or None) / loaded.name
     with processes(), alone(folder) if rank() == 0 else nullcontext():
-        yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else _say_nothing)
+        yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else lambda _line: None)
 
 
 @app.command(hidden=True)
@@ -546,10 +540,6 @@ def relevance_passes(file: Annotated[Path, typer.Argument(help="The passes, as t
 def _check_one_of(option: str, value: str, known: list[str]) -> None:
     if value not in known:
         raise CraneError(f"{option} {value!r}: expected one of {', '.join(known)}")
-
-
-def _say_nothing(_line: str) -> None:
-    """Drop a line that only the first process prints."""
 
 
 def _let_others_speak(error: Exception) -> None:
