@@ -549,9 +549,9 @@ app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
     paths = [tmp_path / f"{section}.pid" for section in ("01", "02")]
-    wait_until(lambda: all(path.is_file() for path in paths) or process.poll() is not None)
-    process.send_signal(number)
     try:
+        wait_until(lambda: all(path.is_file() for path in paths) or process.poll() is not None)
+        process.send_signal(number)
         _out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -573,7 +573,7 @@ app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r
     assert not list((tmp_path / "smoke").rglob(".*partial*"))
 
 
-def wait_until(condition, *, seconds=120):
+def wait_until(condition, *, seconds=300):
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
