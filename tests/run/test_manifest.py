@@ -1,4 +1,4 @@
-"""What a manifest says of source, machine, models, data and seeds, where that can be had and where not."""
+"""Source, machine, models, data and seeds in a manifest, where they are known and where not."""
 
 import json
 import subprocess
@@ -8,8 +8,6 @@ import yaml
 
 from crane_lib.files import read_json, sha256, write_text
 from crane_run import manifest
-from crane_run import manifest as origins
-from crane_run import manifest as software
 from crane_run.manifest import Manifest
 from crane_study import machine
 from crane_study.profile import load_profile
@@ -66,10 +64,10 @@ def test_a_local_models_files_are_hashed(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
     loaded = load_profile(str(tmp_path / "mine.yaml"))
     records = {"relevance_base": {"name": "relevance_base", "inputs": {"model": "abc"}, "outputs": {}}}
-    found = origins.describe_models(loaded, records)
+    found = manifest.describe_models(loaded, records)
     assert found["base"]["weights"] == {"model.safetensors": sha256(tmp_path / "model" / "model.safetensors")}
     assert found["base"]["fingerprint"] == "abc"
-    data = origins.describe_data(loaded, tmp_path, records)
+    data = manifest.describe_data(loaded, tmp_path, records)
     assert data["source"]["sha256"] == {name: sha256(tmp_path / f"{name}.txt") for name in ("en", "vi")}
 
 
@@ -80,7 +78,7 @@ def test_the_hubs_cache_names_commit_and_hashes(tmp_path, monkeypatch):
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").symlink_to(tmp_path / "blobs" / digest)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_names, **_options: str(snapshot))
-    found = origins.describe_models(load_profile("qwen2.5-0.5b"), {})
+    found = manifest.describe_models(load_profile("qwen2.5-0.5b"), {})
     assert found["base"]["commit"] == "0123456789abcdef"
     assert found["base"]["weights"] == {"model.safetensors": digest}
 
@@ -88,77 +86,75 @@ def test_the_hubs_cache_names_commit_and_hashes(tmp_path, monkeypatch):
         raise OSError("not in the cache")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", missing)
-    assert origins.describe_models(load_profile("qwen2.5-0.5b"), {})["base"]["commit"] is None
+    assert manifest.describe_models(load_profile("qwen2.5-0.5b"), {})["base"]["commit"] is None
 
 
 def test_without_git_the_commit_is_told_by_the_image_or_the_archive(tmp_path, monkeypatch):
-    monkeypatch.delenv(software.COMMIT_VARIABLE, raising=False)
-    monkeypatch.setattr(software, "ROOT", tmp_path)
+    monkeypatch.delenv(manifest.COMMIT_VARIABLE, raising=False)
+    monkeypatch.setattr(manifest, "ROOT", tmp_path)
     nothing = {"commit": None, "uncommitted_changes": None, "commit_from": None}
-    assert software.describe_commit() == nothing
-    write_text(tmp_path / software.ARCHIVED, "commit: $Format:%H$\n")  # not filled in
-    assert software.describe_commit() == nothing
-    write_text(tmp_path / software.ARCHIVED, f"commit: {'ab' * 20}\n")
-    assert software.describe_commit()["commit"] == "ab" * 20
-    monkeypatch.setenv(software.COMMIT_VARIABLE, "cd" * 20 + "-dirty")
-    assert software.describe_commit() == {
+    assert manifest.describe_commit() == nothing
+    write_text(tmp_path / manifest.ARCHIVED, "commit: $Format:%H$\n")  # not filled in
+    assert manifest.describe_commit() == nothing
+    write_text(tmp_path / manifest.ARCHIVED, f"commit: {'ab' * 20}\n")
+    assert manifest.describe_commit()["commit"] == "ab" * 20
+    monkeypatch.setenv(manifest.COMMIT_VARIABLE, "cd" * 20 + "-dirty")
+    assert manifest.describe_commit() == {
         "commit": "cd" * 20,
         "uncommitted_changes": True,
-        "commit_from": software.COMMIT_VARIABLE,
+        "commit_from": manifest.COMMIT_VARIABLE,
     }
 
 
 def test_git_is_believed_before_all_others(git, tmp_path, monkeypatch):
-    monkeypatch.setenv(software.COMMIT_VARIABLE, "cd" * 20)
-    monkeypatch.setattr(software, "ROOT", tmp_path)
+    monkeypatch.setenv(manifest.COMMIT_VARIABLE, "cd" * 20)
+    monkeypatch.setattr(manifest, "ROOT", tmp_path)
     write_text(tmp_path / "old.txt", "old")
     identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    assert (software.describe_commit()["commit_from"], software.describe_commit()["uncommitted_changes"]) == (
-        "git",
-        False,
-    )
+    found = manifest.describe_commit()
+    assert (found["commit_from"], found["uncommitted_changes"]) == ("git", False)
     write_text(tmp_path / "new.txt", "new")
-    assert software.describe_commit()["uncommitted_changes"] is True
+    assert manifest.describe_commit()["uncommitted_changes"] is True
 
 
 def test_the_image_comes_from_the_environment(monkeypatch):
-    monkeypatch.delenv(software.IMAGE_VARIABLE, raising=False)
-    monkeypatch.delenv(software.DIGEST_VARIABLE, raising=False)
-    assert software.describe_image() is None
-    monkeypatch.setenv(software.DIGEST_VARIABLE, "sha256:12")
-    assert software.describe_image() == {"name": None, "digest": "sha256:12"}
+    monkeypatch.delenv(manifest.IMAGE_VARIABLE, raising=False)
+    monkeypatch.delenv(manifest.DIGEST_VARIABLE, raising=False)
+    assert manifest.describe_image() is None
+    monkeypatch.setenv(manifest.DIGEST_VARIABLE, "sha256:12")
+    assert manifest.describe_image() == {"name": None, "digest": "sha256:12"}
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({}, None),  # no container
-        ({software.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
-        ({software.IMAGE_VARIABLE: "crane", software.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
-        ({software.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
-        ({software.DIGEST_VARIABLE: "sha256:12", software.COMMIT_VARIABLE: "ab"}, None),
+        ({manifest.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
+        ({manifest.IMAGE_VARIABLE: "crane", manifest.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
+        ({manifest.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
+        ({manifest.DIGEST_VARIABLE: "sha256:12", manifest.COMMIT_VARIABLE: "ab"}, None),
     ],
 )
 def test_what_a_container_was_not_told_is_said_in_a_line(tmp_path, monkeypatch, given, words):
-    monkeypatch.setattr(software, "ROOT", tmp_path)
+    monkeypatch.setattr(manifest, "ROOT", tmp_path)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    said = software.missing_in_container()
+    said = manifest.missing_in_container()
     assert "\n" not in said
     assert said == "" if words is None else words in said
     assert ("COMMIT=..." in said) == ("the commit" in said)
-    assert (f"-e {software.DIGEST_VARIABLE}=..." in said) == ("the image's digest" in said)
+    assert (f"-e {manifest.DIGEST_VARIABLE}=..." in said) == ("the image's digest" in said)
 
 
 def test_packages_that_are_not_the_locked_ones(tmp_path):
-    version = software.installed_version("numpy")
-    text = f"numpy=={version} \\\n    --hash=sha256:00\npandas==0.0.1 ; sys_platform == 'linux'\n"
+    numpy, pandas = map(manifest.installed_version, ("numpy", "pandas"))
+    text = f"numpy=={numpy} \\\n    --hash=sha256:00\npandas==0.0.1 ; sys_platform == 'linux'\n"
     write_text(tmp_path / "a.lock", text)
     write_text(tmp_path / "b.lock", "surely-not-installed==1\n")
-    found = software.describe_locks(tmp_path)
-    assert found["differing"] == {"pandas": {"locked": "0.0.1", "installed": software.installed_version("pandas")}}
+    found = manifest.describe_locks(tmp_path)
+    assert found["differing"] == {"pandas": {"locked": "0.0.1", "installed": pandas}}
     assert found["files"]["a.lock"] == sha256(tmp_path / "a.lock")
 
 
@@ -187,16 +183,10 @@ def test_limits_of_a_container(tmp_path, monkeypatch):
     assert machine.describe_machine()["core_limit"] is None
 
 
-@pytest.mark.parametrize(
-    ("usable", "limit", "granted"),
-    [
-        (4, "max 100000", 4),
-        (4, "250000 100000", 2),
-        (4, "50000 100000", 1),
-        (2, "800000 100000", 2),
-        (None, "max 1", 1),
-    ],
-)
+LIMITS = [(4, "max 100000", 4), (4, "250000 100000", 2), (4, "50000 100000", 1), (2, "800000 100000", 2)]
+
+
+@pytest.mark.parametrize(("usable", "limit", "granted"), [*LIMITS, (None, "max 1", 1)])
 def test_cores_that_a_container_grants(tmp_path, monkeypatch, usable, limit, granted):
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(machine, "_usable_cores", lambda: usable)

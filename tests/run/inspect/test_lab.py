@@ -110,7 +110,7 @@ def original(tmp_path, monkeypatch):
 
 
 def change(path, **changes):
-    """What JupyterLab saves when the first cell of a copy is changed."""
+    """Save a copy as JupyterLab does when its first cell is changed."""
     book = nbformat.read(path, as_version=4)
     book.cells[0].update(changes)
     nbformat.write(book, path)
