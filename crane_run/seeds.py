@@ -13,7 +13,7 @@ from scipy.stats import t
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_json
 from crane_run.report import SEEDS_RECORD, write_seeds_report
-from crane_study.figures.seeds import langspec_seeds, nll_rise_seeds
+from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
 from crane_study.frames import read_frame
 from crane_study.measure.rows import SET, budget_text, tidy
 from crane_study.paper.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, read_claims

@@ -18,15 +18,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from crane_study.figures.alt_text import tell
-from crane_study.figures.style import (
-    LATIN,
-    MISSING_COLOUR,
-    NEUTRAL,
-    drawing,
-    ink_on,
-    language_colours,
-    method_colour,
-)
+from crane_study.figures.style import LATIN, MISSING_COLOUR, NEUTRAL, drawing, ink_on, language_colours, method_colour
 from crane_study.labels import budget_label, language_name, method_label, ordered_languages, ordered_sets
 
 SHARE_COLOURS, SIGNED_COLOURS = "Purples", "RdBu_r"

@@ -18,14 +18,7 @@ from scipy.stats import norm
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
 from crane_study.figures.alt_text import tell, tell_line, tell_text
-from crane_study.figures.panels import (
-    SITE_NAMES,
-    by_layer,
-    grid,
-    language_handles,
-    legend_below,
-    site_map,
-)
+from crane_study.figures.panels import SITE_NAMES, by_layer, grid, language_handles, legend_below, site_map
 from crane_study.figures.style import LATIN, NEUTRAL, drawable, drawing, ink_on, language_colours
 from crane_study.labels import language_name, ordered_languages
 

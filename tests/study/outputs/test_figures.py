@@ -17,7 +17,7 @@ from crane_lib.errors import CraneError
 from crane_study import ROOT, figures
 from crane_study.figures import panels, style
 from crane_study.figures.alt_text import number
-from crane_study.figures.seeds import langspec_seeds, nll_rise_seeds
+from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
 from crane_study.tables.overlap import agreement, intersections
 from crane_study.tables.relevance import objective_correlations
 from crane_study.tables.transfer import transfer_table

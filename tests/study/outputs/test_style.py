@@ -31,11 +31,7 @@ def lab(colour, seen_as):
 @pytest.mark.parametrize("cones", SEEN_AS)
 @pytest.mark.parametrize(
     "palette",
-    [
-        style.LANGUAGE_COLOURS,
-        {name: style.method_colour(name) for name in labels.set_names()},
-        style.MODEL_COLOURS,
-    ],
+    [style.LANGUAGE_COLOURS, {name: style.method_colour(name) for name in labels.set_names()}, style.MODEL_COLOURS],
 )
 def test_colours_are_told_apart(palette, cones):
     for one, other in combinations(palette, 2):
