@@ -163,20 +163,17 @@ def _silence(module: torch.nn.Module, args: Any, output: Any) -> Any:
 
 @contextmanager
 def _silenced(modules: list[torch.nn.Module]) -> Iterator[None]:
-    """These modules add nothing inside the block."""
-    hooks = HookSet()
-    try:
+    """Let these modules add nothing to the residual stream inside the block."""
+    with HookSet() as hooks:
         for module in modules:
             hooks.after(module, _silence)
         yield
-    finally:
-        hooks.remove()
 
 
 def _write_silenced(
     folder: Path, network: Any, score: Callable[[], pd.DataFrame], *, metric: str, scratch: Path | None
 ) -> None:
-    """Write parts.csv: scores with the MLP or the attention of one layer, or of all, adding nothing.
+    """Write parts.csv: scores with the MLP or the attention of one layer, or of all layers, silenced.
 
     Its columns are part (none, mlp or attention), layer (-1: all), evaluation_language, metric and value.
     """
