@@ -29,7 +29,7 @@ def replaced(rows, where, value):
 
 
 def at(rows, **wanted):
-    """Which rows have these values."""
+    """Rows that have these values."""
     return np.logical_and.reduce([rows[name] == value for name, value in wanted.items()])
 
 
@@ -80,12 +80,9 @@ class TestDamage:
         assert unmasked * 0.2 < 0.99 * 0.15 or unmasked > 0.74
         assert case(claim, "contrast", measure, rows=high)["numbers"]["relative_drop"]["en"]["holds"]
 
-    def test_a_gain_is_no_damage(self, claim, model, measure):
-        rows = synthetic.make_rows({("contrast", "0.1"): (0.0, -0.3, 0.1)})
-        assert case(claim, "contrast", measure, rows=rows)["verdict"] == NO
-
-    def test_a_tie_is_not_enough(self, claim, model, measure):
-        rows = synthetic.make_rows({("contrast", "0.1"): (0.0, 0.0, 0.1)})
+    @pytest.mark.parametrize("others", [-0.3, 0.0], ids=["gain", "tie"])
+    def test_a_gain_or_a_tie_is_no_damage(self, claim, model, measure, others):
+        rows = synthetic.make_rows({("contrast", "0.1"): (0.0, others, 0.1)})
         assert case(claim, "contrast", measure, rows=rows)["verdict"] == NO
 
     @pytest.mark.parametrize(
@@ -108,15 +105,15 @@ class TestDamage:
         other = next(name for name in MEASURES if name != measure)
         assert case(claim, "contrast", other, rows=kept)["verdict"] == YES
 
-    def test_a_value_that_is_missing(self, rows, claim, model, measure):
-        where = at(rows, model=model, metric=measure, method="contrast", evaluation_language="en")
-        assert case(claim, "contrast", measure, rows=replaced(rows, where, np.nan))["verdict"] == NONE
-
-    def test_an_unmasked_score_of_zero(self, rows, claim, model, measure):
-        where = at(rows, model=model, metric=measure, masked_language="", evaluation_language="en")
-        found = case(claim, "contrast", measure, rows=replaced(rows, where, 0.0))
+    @pytest.mark.parametrize(
+        ("wanted", "value", "reason"),
+        [({"method": "contrast"}, np.nan, "has no"), ({"masked_language": ""}, 0.0, "not positive")],
+    )
+    def test_a_value_that_is_missing_or_zero(self, rows, claim, model, measure, wanted, value, reason):
+        where = at(rows, model=model, metric=measure, evaluation_language="en", **wanted)
+        found = case(claim, "contrast", measure, rows=replaced(rows, where, value))
         assert found["verdict"] == NONE
-        assert "not positive" in found["detail"]
+        assert reason in found["detail"]
 
 
 def test_transfer_takes_the_sets_of_the_base_model(rows):
@@ -160,16 +157,19 @@ class TestRival:
         better = with_f1(langspec, 1.0, model="chat", method="lape")
         assert case("C2", "contrast", measure, langspec=better)["verdict"] == YES
 
-    @pytest.mark.parametrize("missing", [("lape", "published"), ("lape", "0.1"), ("contrast", "0.1")])
-    def test_missing_rows(self, langspec, measure, missing):
-        kept = langspec[~at(langspec, method=missing[0], budget=missing[1], metric=measure)]
-        found = case("C2", "contrast", measure, langspec=kept)
+    @pytest.mark.parametrize(
+        ("missing", "reason"),
+        [
+            ({"method": "lape", "budget": "published"}, "no LangSpec-F1"),
+            ({"method": "lape", "budget": "0.1"}, "no LangSpec-F1"),
+            ({"method": "contrast", "budget": "0.1"}, "no LangSpec-F1"),
+            ({"method": "lape", "budget": "published", "masked_language": "vi"}, "not there once for every language"),
+        ],
+    )
+    def test_missing_rows(self, langspec, measure, missing, reason):
+        found = case("C2", "contrast", measure, langspec=langspec[~at(langspec, metric=measure, **missing)])
         assert found["verdict"] == NONE
-        assert "no LangSpec-F1" in found["detail"]
-
-    def test_a_language_is_missing(self, langspec, measure):
-        kept = langspec[~at(langspec, method="lape", budget="published", masked_language="vi")]
-        assert case("C2", "contrast", measure, langspec=kept)["verdict"] == NONE
+        assert reason in found["detail"]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -220,16 +220,14 @@ class TestOverlaps:
         assert found["verdict"] == NO
         assert found["numbers"]["above_chance"] == 2
 
-    def test_missing_pair(self, shared_units):
-        kept = shared_units[~at(shared_units, method="kurtosis", language_a="en", language_b="vi")]
-        found = case("C4", "kurtosis", "", overlaps=kept)
+    @pytest.mark.parametrize(
+        ("missing", "reason"),
+        [({"language_a": "en", "language_b": "vi"}, "'en' with 'vi'"), ({}, "no overlaps of Relevance kurtosis")],
+    )
+    def test_missing_pairs(self, shared_units, missing, reason):
+        found = case("C4", "kurtosis", "", overlaps=shared_units[~at(shared_units, method="kurtosis", **missing)])
         assert found["verdict"] == NONE
-        assert "'en' with 'vi'" in found["detail"]
-
-    def test_no_such_sets(self, shared_units):
-        assert (
-            case("C4", "kurtosis", "", overlaps=shared_units[shared_units["method"] != "kurtosis"])["verdict"] == NONE
-        )
+        assert reason in found["detail"]
 
     def test_the_base_models_sets_are_judged(self, shared_units):
         both = pd.concat([shared_units, shared_units.assign(model="chat", p_value=1.0)])
@@ -264,9 +262,11 @@ def test_claims_round_trip(rows, langspec, shared_units, tmp_path):
 def test_rules_file_is_checked(tmp_path):
     with pytest.raises(CraneError, match="no such file"):
         load_rules(tmp_path / "claims.yaml")
-    (tmp_path / "claims.yaml").write_text("- a\n", encoding="utf-8")
-    with pytest.raises(CraneError, match="not a file of claims"):
-        load_rules(tmp_path / "claims.yaml")
+    schema = "schema: crane.claim-rules/1"
+    for text, message in (("- a", "not a file of claims"), (f"{schema}\nclaims: [{{id: C9}}]", "no judge for 'C9'")):
+        (tmp_path / "claims.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(CraneError, match=message):
+            load_rules(tmp_path / "claims.yaml")
 
 
 def test_verdict_table(rows, langspec, shared_units):

@@ -83,18 +83,21 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path, options, asked, message):
         read_lape_list(made_up(tmp_path / "list.pth", **options), **asked)
 
 
-def test_wrong_files_are_named(tmp_path):
-    with pytest.raises(CraneError, match=r"no such file; paper\.lape_list"):
-        read_lape_list(tmp_path / "none.pth", layers=3, width=20)
-    (tmp_path / "text.pth").write_text("not tensors")
-    with pytest.raises(CraneError, match="is not a file of tensors that torch reads"):
-        read_lape_list(tmp_path / "text.pth", layers=3, width=20)
-    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CraneError, match="expected a list over languages of lists over layers, saw dict"):
-        read_lape_list(tmp_path / "other.pth", layers=3, width=20)
-    torch.save([[torch.tensor([1, 1])]] * 7, tmp_path / "twice.pth")
-    with pytest.raises(CraneError, match="names a neuron twice"):
-        read_lape_list(tmp_path / "twice.pth", layers=1, width=20)
-    torch.save([[torch.tensor([-1, 1])]] * 7, tmp_path / "negative.pth")
-    with pytest.raises(CraneError, match="index -1 is out of range"):
-        read_lape_list(tmp_path / "negative.pth", layers=1, width=20)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no such file; paper\.lape_list"),
+        ("not tensors", "is not a file of tensors that torch reads"),
+        ({"a": torch.zeros(2)}, "expected a list over languages of lists over layers, saw dict"),
+        ([[torch.tensor([1, 1])]] * 7, "names a neuron twice"),
+        ([[torch.tensor([-1, 1])]] * 7, "index -1 is out of range"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, content, message):
+    path = tmp_path / "list.pth"
+    if isinstance(content, str):
+        path.write_text(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(CraneError, match=message):
+        read_lape_list(path, layers=1, width=20)

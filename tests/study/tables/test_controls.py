@@ -9,7 +9,7 @@ import pytest
 from crane_lib.errors import CraneError
 from crane_lib.specificity import langspec
 from crane_study import figures
-from crane_study.measure.rows import langspec_rows
+from crane_study.measure.rows import MASK, langspec_rows
 from crane_study.tables import controls, effects
 from crane_study.uncertainty.bootstrap import resample_items
 from crane_study.uncertainty.intervals import drop_intervals, langspec_intervals, mean_intervals
@@ -63,6 +63,13 @@ def found(items):
     return resample_items(items, resamples=300)
 
 
+@pytest.fixture(scope="module")
+def rows(items):
+    items = items.rename(columns={"language": "evaluation_language"})
+    means = items.groupby([*MASK, "evaluation_language"], sort=False)["correct"].mean()
+    return means.reset_index(name="value").assign(task="nlu", metric="accuracy")
+
+
 def f1(own, other):
     precision, recall = own / (own + other), own / SIZE
     return 2 * precision * recall / (precision + recall)
@@ -79,19 +86,12 @@ def test_p_is_against_matched_masks_or_masks_of_the_same_units_and_budget(found)
     assert table.loc[("kurtosis", "published"), "control"] == "random_like_kurtosis"
     ways = [sum(way) >= 3 * f1(6, 1) - 1e-9 for way in product([f1(6, 1), 0, f1(5, 1), f1(10, 1)], repeat=3)]
     assert table.loc[("kurtosis", "published"), "p_value"] == pytest.approx(np.mean(ways))
-    assert np.isnan(table.loc[("kurtosis", "0.1"), "p_value"])  # rows are not held against neurons
+    assert np.isnan(table.loc[("kurtosis", "0.1"), "p_value"])  # neurons are no control for rows
     assert table.loc[("kurtosis", "0.1"), "control"] == ""
     assert (table["p_holm"].dropna() >= table["p_value"].dropna()).all()
 
 
-def test_the_main_table_gets_intervals_and_keeps_its_columns(items, found):
-    rows = (
-        items.rename(columns={"language": "evaluation_language"})
-        .groupby([*found.masks.columns, "evaluation_language"], sort=False)["correct"]
-        .mean()
-        .reset_index(name="value")
-        .assign(task="nlu", metric="accuracy")
-    )
+def test_the_main_table_gets_intervals_and_keeps_its_columns(rows, found):
     plain = effects.main_table(langspec_rows(rows, measure="accuracy"), rows)
     table = effects.with_statistics(plain, found)
     pd.testing.assert_frame_equal(table[list(plain.columns)], plain)
@@ -105,14 +105,7 @@ def test_the_main_table_gets_intervals_and_keeps_its_columns(items, found):
     assert (contrast["mean_low"], contrast["mean_high"]) == (row["mean_low"], row["mean_high"])
 
 
-def test_figures_draw_the_intervals_and_say_so(items, found, tmp_path):
-    rows = (
-        items.rename(columns={"language": "evaluation_language"})
-        .groupby([*found.masks.columns, "evaluation_language"], sort=False)["correct"]
-        .mean()
-        .reset_index(name="value")
-        .assign(task="nlu", metric="accuracy")
-    )
+def test_figures_draw_the_intervals_and_say_so(rows, found, tmp_path):
     langspec = langspec_rows(rows, measure="accuracy")
     for name, draw, data, intervals in (
         ("bars", figures.langspec_bars, langspec, langspec_intervals(found)),

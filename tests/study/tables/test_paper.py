@@ -73,7 +73,7 @@ ANSWERED = {"en": 9.0, "vi": 8.0, "zh": 7.0}
 
 
 def judged():
-    """Judged answers to 70 questions a language, unmasked and with two methods' sets of the chat model masked."""
+    """Judged answers to 70 questions per language, unmasked and with two methods' sets of the chat model masked."""
     frames = []
     for method, budget, lost in (("none", "", 0.0), ("kurtosis", "published", 3.0), ("lape", "published", 0.5)):
         for masked in ANSWERED if lost else [""]:

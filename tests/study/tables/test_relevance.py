@@ -1,4 +1,4 @@
-"""Where relevance lies, and the tails of its distribution."""
+"""Shares of relevance, the tails of its distribution, and the agreement of objectives."""
 
 import numpy as np
 import pytest

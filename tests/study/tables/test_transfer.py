@@ -57,7 +57,7 @@ def test_the_matrix_takes_the_intervals_of_its_means():
 
 
 def answers():
-    """Right answers of two models unmasked, under one set a language and under two draws of a random one."""
+    """Right answers of two models unmasked, under one set per language and under two draws of a random one."""
     generator = np.random.default_rng(4)
     sets = [("contrast", -1), ("random_like_contrast", 0), ("random_like_contrast", 1)]
     masks = [("", "none", "", "", -1, 0.0)]

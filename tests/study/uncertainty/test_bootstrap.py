@@ -1,12 +1,12 @@
-"""Bootstrap and Holm's correction against slow references with the same resampled items."""
+"""Bootstrap compared with slow references on the same resampled items."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap, false_discovery_control
+from scipy.stats import bootstrap
 
 from crane_lib.errors import CraneError
-from crane_lib.specificity import langspec, langspec_roles, langspec_values
+from crane_lib.specificity import langspec
 from crane_study.uncertainty import bootstrap as resampling
 from crane_study.uncertainty.bootstrap import (
     generator_for,
@@ -22,7 +22,6 @@ from crane_study.uncertainty.intervals import (
     langspec_intervals,
     set_means,
 )
-from crane_study.uncertainty.permutation import holm
 
 LANGUAGES = ("en", "vi", "zh")
 MASKS = [
@@ -124,19 +123,6 @@ def test_items_agree_with_a_loop_over_the_same_resampled_questions():
     assert values.shape == (len(MASKS) - 1,)
 
 
-def test_vectorised_langspec_is_the_scalar_one_also_where_nothing_is_lost():
-    generator = np.random.default_rng(1)
-    unmasked, masked = generator.random((40, 1, 3)), generator.random((40, 3, 3))
-    masked[0] = unmasked[0]  # nothing lost anywhere
-    masked[1] = unmasked[1] + 0.1  # gained
-    unmasked[2] = 0.0
-    values = langspec_values(unmasked, masked, np.array([0, 1, 2]))
-    for b, m in np.ndindex(40, 3):
-        before, after = dict(enumerate(unmasked[b, 0])), dict(enumerate(masked[b, m]))
-        assert values[b, m] == pytest.approx(langspec(before, after, target=m).f, abs=1e-12)
-    assert not values[:3].any()
-
-
 def test_the_interval_of_a_paired_difference_is_that_of_scipy():
     frame = items()
     mask = MASKS[2]
@@ -207,25 +193,6 @@ def test_set_means_are_over_languages_and_draws_and_differences_are_paired():
     assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
     with pytest.raises(CraneError, match=r"no masks of contrast at 0\.2"):
         difference_intervals(found, of=("contrast", "0.2"))
-
-
-def test_roles_are_a_mask_scored_as_the_mask_of_each_language():
-    found = resample_documents(documents(), resamples=5)
-    roles = langspec_roles(found.unmasked[None], found.measured)
-    assert roles.shape == (len(MASKS) - 1, 3)
-    for number, scores in enumerate(found.measured):
-        for place, target in enumerate(LANGUAGES):
-            before, after = (dict(zip(LANGUAGES, values, strict=True)) for values in (found.unmasked, scores))
-            assert roles[number, place] == pytest.approx(langspec(before, after, target=target).f)
-
-
-def test_holm_by_hand_and_never_below_benjamini_hochberg():
-    # Sorted .01 .02 .03 .04: times 4, 3, 2, 1, then never falling.
-    assert holm([0.04, 0.01, np.nan, 0.03, 0.02]) == pytest.approx([0.06, 0.04, np.nan, 0.06, 0.06], nan_ok=True)
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert holm([]).shape == (0,)
-    p = np.random.default_rng(0).random(50) ** 3
-    assert (holm(p) >= false_discovery_control(p) - 1e-12).all()
 
 
 @pytest.mark.parametrize(

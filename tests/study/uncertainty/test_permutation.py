@@ -122,7 +122,7 @@ def test_scores_are_those_of_the_language_that_is_masked():
     assert np.isnan(p_value_against(own, masks.head(0), scores, languages=("en", "vi")))
 
 
-def test_table_of_methods_and_what_they_are_held_against():
+def test_table_of_methods_and_their_controls():
     masks, scores = masks_and_scores()
     table = p_value_table(masks, scores, languages=("en", "vi"))
     controls = table.set_index(["method", "budget"])["control"].to_dict()
@@ -136,3 +136,11 @@ def test_table_of_methods_and_what_they_are_held_against():
     assert table["p_value"].notna().tolist() == [True, False, True, False]
     np.testing.assert_allclose(table["p_holm"], holm(table["p_value"]))
     assert control_of("lape", "0.1", {("random_global", "0.1"), ("random_global", "0.2")}) == "random_global"
+
+
+def test_holm_by_hand_and_without_tests():
+    # Sorted .01 .02 .03 .04: times 4, 3, 2, 1, then never falling.
+    assert holm([0.04, 0.01, np.nan, 0.03, 0.02]) == pytest.approx([0.06, 0.04, np.nan, 0.06, 0.06], nan_ok=True)
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert np.isnan(holm([np.nan])).all()
+    assert holm([]).shape == (0,)
