@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic
@@ -163,6 +164,27 @@ def rank_agreement(effects: Effects, scores: Mapping[str, Mapping[str, np.ndarra
         for method, values in scores.items()
     ]
     return pd.DataFrame(records, columns=["method", "of", *measured])
+
+
+def retrieval(
+    effects: Effects, scores: Mapping[str, Mapping[str, np.ndarray]], *, of: str, share: float
+) -> pd.DataFrame:
+    """Rank the neurons by each method's scores and say how early those with the largest effects come.
+
+    `scores` and `of` are those of `rank_agreement`; `share` of the neurons, those with the largest effects, count as
+    relevant. Returns a frame with method, of, language, average_precision (`share` by chance), roc_auc (.5 by chance).
+    """
+    measured = effects.per_token()
+    if of == SPECIFIC:
+        measured = specific(measured)
+    records = []
+    for method, values in scores.items():
+        for language, effect in measured.items():
+            relevant = effect >= np.sort(effect)[-max(1, round(share * effect.size))]
+            ranks = rankdata(values[language].ravel())  # scores may be infinite, which scikit-learn refuses
+            precision, area = average_precision_score(relevant, ranks), roc_auc_score(relevant, ranks)
+            records.append((method, of, language, float(precision), float(area)))
+    return pd.DataFrame(records, columns=["method", "of", "language", "average_precision", "roc_auc"])
 
 
 def captured(halves: Halves, sets: Sequence[NeuronSet]) -> pd.DataFrame:

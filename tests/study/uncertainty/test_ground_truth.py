@@ -17,6 +17,7 @@ from crane_study.uncertainty.ground_truth import (
     halve,
     rank_agreement,
     reliability,
+    retrieval,
     specific,
 )
 
@@ -127,6 +128,21 @@ def test_scores_that_are_the_effects_agree_perfectly():
         effects, {"contrast": {k: v.reshape(LAYERS, WIDTH) for k, v in specific(truth).items()}}, of=SPECIFIC
     )
     np.testing.assert_allclose(table.drop(columns=["method", "of"]).to_numpy(dtype=float), 1.0)
+
+
+def test_retrieval_is_the_precision_at_each_relevant_neuron():
+    effects, truth = made_up()
+    shaped = {k: v.reshape(LAYERS, WIDTH) for k, v in truth.items()}
+    noise = np.random.default_rng(3).random((LAYERS, WIDTH))
+    scores = {"relevance": shaped, "turned": {k: -v for k, v in shaped.items()}, "noise": dict.fromkeys(shaped, noise)}
+    table = retrieval(effects, scores, of=OWN, share=0.1).set_index(["method", "language"])
+    np.testing.assert_allclose(table.loc["relevance", "average_precision"], 1.0)
+    np.testing.assert_allclose(table.loc["turned", "roc_auc"], 0.0, atol=1e-12)
+    for language, effect in truth.items():
+        count = max(1, round(0.1 * effect.size))
+        relevant = np.isin(np.arange(effect.size), np.argsort(effect)[-count:])[np.argsort(-noise.ravel())]
+        precision = (np.cumsum(relevant) / np.arange(1, effect.size + 1))[relevant].mean()
+        assert table.loc[("noise", language), "average_precision"] == pytest.approx(precision)
 
 
 def test_without_noise_ablation_finds_what_there_is():
