@@ -17,7 +17,7 @@ FILE_VARIABLE = "CRANE_PROGRESS_FILE"
 _INTERVAL = 0.5  # seconds between writes of the file
 
 
-class Task:
+class ProgressTask:
     """Work done step by step: call `advance` after each step, `skip` for steps done before.
 
     delay : seconds before its progress is shown
@@ -89,16 +89,16 @@ class Task:
 
 
 @contextmanager
-def progress(description: str, total: int, *, delay: float = 0.0) -> Iterator[Task]:
+def progress(description: str, total: int, *, delay: float = 0.0) -> Iterator[ProgressTask]:
     """Show the progress of a block of work and the time left, after `delay` seconds."""
-    task = Task(description, total, delay=delay)
+    task = ProgressTask(description, total, delay=delay)
     try:
         yield task
     finally:
         task.close()
 
 
-def advancing(task: Task) -> Callable[[int, int], None]:
+def advancing(task: ProgressTask) -> Callable[[int, int], None]:
     """Return a callback `(done, total)` that advances `task` by what was done since the last call.
 
     The first call gives the start: what was done before.

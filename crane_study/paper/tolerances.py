@@ -26,7 +26,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Rule(_Strict):
+class ToleranceRule(_Strict):
     """A tolerance for some profiles, tables, columns and metrics, with ``*`` and ``?`` as in file names."""
 
     why: str
@@ -66,19 +66,19 @@ class Reproduction(_Strict):
     verdicts_as_information: tuple[str, ...]  # profiles whose verdicts may differ
     identity: dict[str, tuple[str, ...]]  # table, or * for all others -> columns that name a row
     widening: Annotated[float, Field(ge=1)]  # of intervals
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    rules: Annotated[tuple[ToleranceRule, ...], Field(min_length=1)]
 
     def of_profile(self, name: str) -> Reproduction:
         """The same with only the rules for one profile."""
         kept = tuple(rule for rule in self.rules if any(fnmatchcase(name, pattern) for pattern in rule.profiles))
         return self.model_copy(update={"rules": kept})
 
-    def find(self, *, table: str, column: str, metric: str) -> Rule | None:
+    def find(self, *, table: str, column: str, metric: str) -> ToleranceRule | None:
         """The first rule for a place, None where there is none."""
         found = (rule for rule in self.rules if rule.covers(table=table, column=column, metric=metric))
         return next(found, None)
 
-    def rule(self, *, table: str, column: str, metric: str) -> Rule:
+    def rule(self, *, table: str, column: str, metric: str) -> ToleranceRule:
         """The first rule for a place.
 
         Raises
@@ -115,7 +115,7 @@ class Reproduction(_Strict):
         return column in self.identity.get(table, self.identity["*"]) and (rule is None or rule.compared)
 
 
-class Benchmark(_Strict):
+class PublishedBenchmark(_Strict):
     """A benchmark of the paper and its number of questions."""
 
     items: Count
@@ -128,7 +128,7 @@ class Measurements(_Strict):
     masked: Count
 
 
-class Judge(_Strict):
+class PublishedJudge(_Strict):
     """Open-ended questions of the paper, and the assumed deviation of a score over them."""
 
     questions: Count
@@ -148,9 +148,9 @@ class Tolerances(_Strict):
 
     schema_: Literal["crane.tolerances/1"] = Field(alias="schema")
     z: Positive
-    benchmarks: dict[str, Benchmark]
+    benchmarks: dict[str, PublishedBenchmark]
     measurements: Measurements
-    judge: Judge
+    judge: PublishedJudge
     overlap_share: Positive
     langspec: Draws
     reproduction: Reproduction

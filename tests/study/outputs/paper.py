@@ -21,6 +21,6 @@ def on_paper(browser, address):
 
 
 def wider_than_paper(page):
-    """What reaches beyond the paper's edge: the page itself, tables, their cells, pictures."""
+    """List what reaches beyond the edge of the paper: the page itself, tables, their cells, pictures."""
     whole = page.evaluate("document.documentElement.scrollWidth")
     return [f"the page: {whole}"] * (whole > WIDTH) + page.evaluate(_WIDER, WIDTH)

@@ -11,7 +11,7 @@ import pytest
 import crane_study.steps.masks as module
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
-from crane_study.progress import FILE_VARIABLE, Task
+from crane_study.progress import FILE_VARIABLE, ProgressTask
 from crane_study.steps.masks import evaluate_masks, evaluate_states, units_key
 from tests.small import small_model
 
@@ -150,13 +150,15 @@ def test_the_time_left_is_that_of_what_is_left(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         Work(tmp_path, stop_at=3).run()
     monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "progress.json"))
-    monkeypatch.setattr(Task, "close", lambda _task: None)
+    monkeypatch.setattr(ProgressTask, "close", lambda _task: None)
     clock = iter(np.arange(0.0, 1000.0, 0.5))
     monkeypatch.setattr("crane_study.progress.time.monotonic", lambda: next(clock))
     monkeypatch.setattr("crane_study.progress._INTERVAL", 0.0)
     states = []
     monkeypatch.setattr(
-        Task, "_write", lambda task, note, write=Task._write: (write(task, note), states.append(read(tmp_path)))
+        ProgressTask,
+        "_write",
+        lambda task, note, write=ProgressTask._write: (write(task, note), states.append(read(tmp_path))),
     )
     Work(tmp_path).run()
     assert [state["done"] for state in states] == [4, 5]
