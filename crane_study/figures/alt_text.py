@@ -6,7 +6,7 @@ puts the lines of all panels below their titles and axis labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -35,25 +35,11 @@ def number(value: float) -> str:
 
 
 def tell(
-    axes: Axes,
-    name: str,
-    places: Iterable[Any],
-    values: Iterable[Any],
-    *,
-    low: Iterable[float] | None = None,
-    high: Iterable[float] | None = None,
+    axes: Axes, name: str, places: Iterable[Any], values: Iterable[Any], *, low: Any = np.nan, high: Any = np.nan
 ) -> None:
-    """Add one line to the alt text of a panel.
-
-    Parameters
-    ----------
-    name : of the series or row
-    places : name or number of each value
-    values : numbers, or texts that stand as they are
-    low, high : limits of an interval around each value, NaN where there is none
-    """
+    """Add one line to the alt text of a panel: the values at their places, with the limits of intervals if any."""
     table = pd.DataFrame({"place": list(places), "value": list(values)}, dtype=object)
-    table = table.assign(low=np.nan if low is None else list(low), high=np.nan if high is None else list(high))
+    table = table.assign(low=np.asarray(low, dtype=float), high=np.asarray(high, dtype=float))
     named = any(isinstance(place, str) for place in table["place"])
     if len(table) > (_MOST_NAMED if named else _MOST_NUMBERED):
         tell_text(axes, f"{name}: {_summary(table)}")
@@ -112,9 +98,9 @@ def describe(figure: Figure) -> str:
 
 
 def _heading(axes: Axes) -> str:
-    sides: Sequence[tuple[str, Axis]] = (("across", axes.xaxis), ("up", axes.yaxis))
     parts = [_one_line(axes.get_title())]
-    for side, axis in sides:
+    axis: Axis
+    for side, axis in (("across", axes.xaxis), ("up", axes.yaxis)):
         if label := _one_line(axis.get_label_text()):
             parts.append(f"{side}: {label}" + ("" if axis.get_scale() == "linear" else " (logarithmic)"))
     return "; ".join(part for part in parts if part)

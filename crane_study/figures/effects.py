@@ -16,7 +16,6 @@ from crane_study.figures.alt_text import tell
 from crane_study.figures.panels import (
     MEAN,
     WIDTH,
-    MatrixLabels,
     dodged,
     grid,
     grid_height,
@@ -28,15 +27,7 @@ from crane_study.figures.panels import (
     name_panel,
 )
 from crane_study.figures.style import NEUTRAL, drawing, language_colours, method_colour
-from crane_study.labels import (
-    METRIC_LABELS,
-    MODEL_LABELS,
-    language_name,
-    method_label,
-    ordered_languages,
-    ordered_sets,
-    set_names,
-)
+from crane_study.labels import METRIC_LABELS, MODEL_LABELS, language_name, method_label, ordered_languages, ordered_sets
 from crane_study.measure.rows import SET, effects, over_draws, pick, tidy
 
 _CHANGE = {
@@ -66,30 +57,28 @@ def delta_matrices(
 ) -> str:
     """Heat maps of what each mask costs each language, one per method and budget, all on one colour scale.
 
-    Parameters
-    ----------
-    rows : tidy result rows
-    metric : ``nll`` (its rise), ``accuracy`` or ``token_probability`` (its drop)
-    selected_on : model the sets were chosen on, by default the masked one
-    intervals : rows of `crane_study.uncertainty.intervals.drop_intervals`, for the cells of masks that were not drawn
+    `metric` is nll (its rise), accuracy or token_probability (its drop); the sets were chosen on the masked model
+    unless `selected_on` names another. Cells of masks that were not drawn take their limits from `drop_intervals`.
     """
     label, sentence, sign = _CHANGE[metric]
-    selected_on = model if selected_on is None else selected_on
+    selected_on = selected_on or model
     found = pick(effects(rows, metric=metric), model=model, selected_on=selected_on)
     if found.empty:
         raise _nothing(f"masked {metric} for {model}")
     cells = over_draws(found.assign(cost=sign * found["change"]), by=_CELL, value="cost")
     if intervals is not None:
-        known = pick(tidy(intervals, needed=[*_CELL, "low", "high"]), metric=metric, selected_on=selected_on)
-        known = pick(known, random_seed=-1).set_index(_CELL)
+        known = tidy(intervals, needed=[*_CELL, "low", "high"])
+        known = pick(known, metric=metric, selected_on=selected_on, random_seed=-1).set_index(_CELL)
         bounds = sign * known[["low", "high"]]
-        limits = pd.DataFrame({"lowest": bounds.min(axis=1), "highest": bounds.max(axis=1)})
         cells = cells.set_index(_CELL)
-        cells.update(limits)
+        cells.update(pd.DataFrame({"lowest": bounds.min(axis=1), "highest": bounds.max(axis=1)}))
         cells = cells.reset_index()
     cells = cells.rename(columns={"masked_language": "row", "evaluation_language": "column", "mean": "value"})
-    cells["text"] = [_cell_text(*one) for one in zip(cells["value"], cells["lowest"], cells["highest"], strict=True)]
-    language_matrices(cells, path, labels=MatrixLabels(label))
+    cells["text"] = [
+        f"{row.value:z.3f}" + ("" if row.lowest == row.highest else f"\n{row.lowest:z.3f}\nto {row.highest:z.3f}")
+        for row in cells.itertuples()
+    ]
+    language_matrices(cells, path, label)
     draws = int(cells["draws"].max())
     spread = f" Random sets: mean over {draws} draws, below it their lowest to highest." if draws > 1 else ""
     spread += "" if intervals is None else " Other sets: below it the 95 % interval of a paired bootstrap over items."
@@ -98,11 +87,6 @@ def delta_matrices(
         f"{sentence} when a language's units are masked (rows), evaluated on each language (columns); "
         f"{_model_label(model)}{source}. One colour scale for all panels.{spread}"
     )
-
-
-def _cell_text(mean: float, lowest: float, highest: float) -> str:
-    """Mean of a cell, and below it the range over draws or the interval if there is one."""
-    return f"{mean:z.3f}" + ("" if lowest == highest else f"\n{lowest:z.3f}\nto {highest:z.3f}")
 
 
 def langspec_bars(
@@ -115,11 +99,9 @@ def langspec_bars(
 ) -> str:
     """LangSpec-F1 of every method and budget: a bar per language and one for the mean, a dot for each random draw.
 
-    Parameters
-    ----------
-    intervals : rows of `crane_study.uncertainty.intervals.langspec_intervals`, drawn on the bars of the languages
+    The bars of the languages have their intervals if `intervals`, rows of `langspec_intervals`, are given.
     """
-    selected_on = model if selected_on is None else selected_on
+    selected_on = selected_on or model
     frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1", "random_seed"])
     frame = pick(frame, model=model, selected_on=selected_on)
     if frame.empty:
@@ -145,16 +127,11 @@ def langspec_bars(
 
 
 def dose_response(curves: pd.DataFrame, path: Path) -> str:
-    """LangSpec-F1 over the budget, a line per method with its band; a panel per metric.
-
-    Parameters
-    ----------
-    curves : rows of `crane_study.tables.dose_curves`, of one metric or several
-    """
+    """LangSpec-F1 over the budget (rows of `dose_curves`), a line per method with its band; a panel per metric."""
     if curves.empty:
         raise CraneError("figure: no dose-response rows; run the section on controls first")
     metrics = [metric for metric in METRIC_LABELS if metric in set(curves["metric"])]
-    methods = [method for method in set_names() if method in set(curves["method"])]
+    methods = [method for method, _budget in ordered_sets((method, "") for method in curves["method"])]
     curves = curves.assign(share=100 * curves["share"]).sort_values("share")
     with drawing(path, width=7.0, height=3.9) as figure:
         panels = grid(figure, len(metrics), columns=len(metrics), sharey=True)
@@ -190,25 +167,15 @@ def _dose_curve(panel: Axes, part: pd.DataFrame, method: str) -> None:
 
 
 def transfer_figure(table: pd.DataFrame, path: Path, *, metric: str = "token_probability") -> str:
-    """Cost of masking sets chosen on the base model, for the base and the chat model side by side.
-
-    Parameters
-    ----------
-    table : of `crane_study.tables.effects.transfer_table`, of the metric; its intervals are drawn if it has any
-    """
+    """Cost of masking sets chosen on the base model, for both models: `transfer_table`, with its intervals if any."""
     found = pick(tidy(table), selected_on="base")
     found = found[~found["method"].str.startswith("random") & found["model"].isin(["base", "chat"])]
     found = found[found.groupby(["method", "budget"])["model"].transform("nunique") == 2]
     if found.empty:
-        raise CraneError(
-            "figure: the rows have no sets chosen on the base model that were masked in both models; run the sections "
-            "that evaluate first"
-        )
+        raise _nothing("sets chosen on the base model that were masked in both models")
     measured = "own_low" in found
-    limits = {f"{of}_{end}": np.nan for of in ("own", "worst_other") for end in ("low", "high")}
-    found = found if measured else found.assign(**limits)
-    shares = ["own_drop", "worst_other_drop", *limits]
-    found[shares] = 100 * found[shares].astype(float)
+    shares = [f"{of}_{value}" for of in ("own", "worst_other") for value in ("drop", "low", "high")]
+    found = found.assign(**(100 * found.reindex(columns=shares).astype(float)))
     sets = ordered_sets(zip(found["method"], found["budget"], strict=True))
     languages = ordered_languages(found["masked_language"])
     with drawing(path, width=7.0, height=grid_height(len(sets), panel=1.85, rest=0.6)) as figure:

@@ -19,12 +19,7 @@ _MOST_LAYERS = 8  # that a legend names
 
 
 def captured_effects(table: pd.DataFrame, path: Path) -> str:
-    """Share of the effect found by ablation that lies in each method's sets: a row per method, a dot per language.
-
-    Parameters
-    ----------
-    table : of `crane_study.uncertainty.ground_truth.captured`
-    """
+    """Share of the effect found by ablation in each method's sets (`captured`): a row per set, a dot per language."""
     sets = ordered_sets(zip(table["method"], table["budget"], strict=True))
     names = [method_label(method, budget if budget == "published" else "") for method, budget in sets]
     languages = ordered_languages(table["language"])
@@ -61,10 +56,7 @@ def captured_effects(table: pd.DataFrame, path: Path) -> str:
 def relevance_against_effect(values: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> str:
     """Mean relevance of every neuron against the cost of its ablation, a panel per language, a colour per layer.
 
-    Parameters
-    ----------
-    values : language -> relevance (L, I), shares of the language's summed absolute relevance, and effect (L, I) in nats
-        per token
+    `values` has both of each language, (L, I): shares of its summed absolute relevance, and nats per token.
     """
     languages = ordered_languages(values)
     layers = len(next(iter(values.values()))[0])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from scipy.stats import t
+from scipy.stats import sem, t
 
 from crane_study.figures.alt_text import number, tell
 from crane_study.figures.panels import grid, interval_bars
@@ -20,12 +20,7 @@ _DOTS = "Small dots: the seeds; large: their mean with the 95 % t-interval."
 
 
 def langspec_seeds(scores: pd.DataFrame, path: Path) -> str:
-    """Mean LangSpec-F1 of every set on the base model, a panel per metric.
-
-    Parameters
-    ----------
-    scores : one row per seed, set and metric, with langspec_f1
-    """
+    """Mean LangSpec-F1 of every set on the base model, a panel per metric; one row per seed, set and metric."""
     frame = scores[(scores["model"] == "base") & (scores["selected_on"] == "base")]
     sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
     metrics = [metric for metric in METRIC_LABELS if metric in set(frame["metric"])]
@@ -39,12 +34,7 @@ def langspec_seeds(scores: pd.DataFrame, path: Path) -> str:
 
 
 def nll_rise_seeds(rises: pd.DataFrame, path: Path) -> str:
-    """NLL rise on the masked language and on the worst other one, a panel per masked language.
-
-    Parameters
-    ----------
-    rises : one row per seed, set and masked language, with own_rise and worst_other_rise
-    """
+    """NLL rise on the masked language (own_rise) and on the worst other one, a panel per masked language."""
     frame = rises[(rises["model"] == "base") & (rises["selected_on"] == "base")]
     sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
     languages = ordered_languages(frame["masked_language"])
@@ -83,19 +73,15 @@ def _rows(axes: Axes, sets: list[tuple[str, str]]) -> None:
 def _spread(
     axes: Axes,
     values: dict[str, np.ndarray],
+    colours: list[str],
     *,
     name: str,
-    colours: list[str],
     shift: float = 0.0,
     hollow: bool = False,
 ) -> None:
-    """Draw the seeds of each row as small dots, their mean as a large one with its t-interval.
+    """Draw the seeds of each row as small dots, their mean as a large one (a ring if `hollow`) with its t-interval.
 
-    Parameters
-    ----------
-    values, colours : one per row; rows without values are left out
-    shift : of the row's dots from its tick
-    hollow : the mean is a ring
+    Rows without values are left out; the others' dots are shifted from their ticks.
     """
     columns = {"row": list(values), "value": list(values.values()), "colour": colours}
     found = pd.DataFrame({**columns, "place": np.arange(len(values)) + shift})
@@ -116,6 +102,4 @@ def _spread(
 
 def _half_width(values: np.ndarray) -> float:
     """Half the width of the 95 % t-interval of a mean; NaN for a single value."""
-    if len(values) < 2:
-        return float("nan")
-    return float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(t.ppf(0.975, len(values) - 1) * sem(values)) if len(values) > 1 else float("nan")

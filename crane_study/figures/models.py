@@ -27,12 +27,7 @@ _GUESSERS = {
 
 
 def training_loss(histories: Mapping[str, pd.DataFrame], path: Path) -> str:
-    """Training loss by step, a panel per model.
-
-    Parameters
-    ----------
-    histories : model -> training history (step, loss, learning_rate, tokens, seconds)
-    """
+    """Training loss by step, a panel per model; a history has step, loss and tokens."""
     if not histories or any(frame.empty for frame in histories.values()):
         raise CraneError("training loss: a history is empty; train the models first")
     with drawing(path, width=max(3.4, 3.4 * len(histories)), height=2.4) as figure:
@@ -54,13 +49,7 @@ def training_loss(histories: Mapping[str, pd.DataFrame], path: Path) -> str:
 
 
 def guessers(frame: pd.DataFrame, path: Path, *, chance: float = 0.25) -> str:
-    """Accuracy of the model compared with that of guessers that know nothing.
-
-    Parameters
-    ----------
-    frame : language, guesser, accuracy, n
-    chance : accuracy of guessing at random
-    """
+    """Accuracy (language, guesser, accuracy, n) of the model compared with that of guessers that know nothing."""
     languages = ordered_languages(frame["language"])
     found = [name for name in _GUESSERS if name in set(frame["guesser"])]
     found += sorted(set(frame["guesser"]) - set(found))

@@ -7,29 +7,21 @@ from pathlib import Path
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_study.figures.panels import MEAN, MatrixLabels, language_bars, language_matrices
+from crane_study.figures.panels import MEAN, language_bars, language_matrices
 from crane_study.measure.rows import pick
 
 _FORMS = {"f1": ("", "LangSpec-F1 (0 to 1)"), "released": ("", "LangSpec-F, released form (0 to 1)")}
 
 
 def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "base") -> str:
-    """Heat maps of the points that each mask costs each language, one per method and budget, on one colour scale.
-
-    Parameters
-    ----------
-    changes : frame of `crane_study.uncertainty.open_ended.score_changes`
-    """
+    """Heat maps of the points (`score_changes`) that each mask costs each language, one per method and budget."""
     found = pick(changes, selected_on=selected_on)
     if found.empty:
         raise CraneError(f"figure: no judged answers under sets selected on the {selected_on} model")
     cells = found.rename(columns={"masked_language": "row", "evaluation_language": "column"})
     cells = cells.assign(value=-cells["change"])
-    cells["text"] = [
-        f"{lost:z.1f}\n{-high:z.1f}\nto {-low:z.1f}"
-        for lost, low, high in zip(cells["value"], cells["low"], cells["high"], strict=True)
-    ]
-    language_matrices(cells, path, labels=MatrixLabels("Judge score lost (points)"))
+    cells["text"] = [f"{row.value:z.1f}\n{-row.high:z.1f}\nto {-row.low:z.1f}" for row in cells.itertuples()]
+    language_matrices(cells, path, "Judge score lost (points)")
     draws = int(found["draws"].max())
     drawn = f" Random sets: mean over {draws} draws." if draws > 1 else ""
     return (
@@ -41,12 +33,7 @@ def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "bas
 
 
 def open_langspec_bars(langspec: pd.DataFrame, path: Path, *, selected_on: str = "base") -> str:
-    """LangSpec-F of every method and budget in both forms: a bar per language and one for the mean, with intervals.
-
-    Parameters
-    ----------
-    langspec : frame of `crane_study.uncertainty.open_ended.open_langspec`
-    """
+    """LangSpec-F (`open_langspec`) of every set in both forms: a bar per language and one for the mean."""
     frame = pick(langspec, selected_on=selected_on)
     if frame.empty:
         raise CraneError(f"figure: no LangSpec-F of sets selected on the {selected_on} model")

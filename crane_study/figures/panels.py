@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +94,9 @@ def language_handles(languages: Sequence[str]) -> list[Patch]:
 def heat_map(
     axes: Axes, values: pd.DataFrame, *, texts: pd.DataFrame | None = None, size: float = 7.5, **options: Any
 ) -> ScalarMappable:
-    """Heat map with a text in every cell; cells of NaN are grey. Ticks are left to the caller.
+    """Heat map with a text in every cell, told instead of its value; cells of NaN are grey. The caller sets the ticks.
 
-    Parameters
-    ----------
-    texts : of the same shape, told instead of the values; lines after the first are smaller
-    size : of the texts in points; 0 leaves them out
-    options : of `seaborn.heatmap`
+    Lines after a text's first are smaller; a `size` of 0 points leaves the texts out. `options` are those of seaborn.
     """
     options = {"cbar": False, "xticklabels": False, "yticklabels": False, "linewidths": 0.4, **options}
     sns.heatmap(values, ax=axes, mask=values.isna(), **options)
@@ -115,27 +110,21 @@ def heat_map(
             centred: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
             axes.text(column + 0.5, row + (0.33 if rest else 0.5), first, fontsize=size, **centred)
             axes.text(column + 0.5, row + 0.67, rest, fontsize=0.78 * size, linespacing=1, **centred)
-        told = [_in_brackets(text) or value for text, value in zip(cells, numbers, strict=True)]
+        told = [_in_brackets(text) if text else value for text, value in zip(cells, numbers, strict=True)]
         tell(axes, f"row {label if isinstance(label, str) else ', '.join(label)}", map(str, values.columns), told)
     return mappable
 
 
 def _in_brackets(text: str) -> str:
     """The first line of a cell's text, the others in brackets after it."""
-    first, *rest = text.splitlines() or [""]
+    first, *rest = text.splitlines()
     return f"{first} ({' '.join(rest).strip('()')})" if rest else first
 
 
 def site_map(
     axes: Axes, shares: Mapping[tuple[str, str], np.ndarray], *, numbered_layers: bool = True
 ) -> ScalarMappable:
-    """Heat map of percentages: one column per layer, one row per site and language.
-
-    Parameters
-    ----------
-    shares : (site, language) -> percentage in every layer  (L,)
-    numbered_layers : the layers have tick labels
-    """
+    """Heat map of the percentage in every layer, an array (L,) for each site and language."""
     named = [(SITE_NAMES.get(site, site), language) for site, language in shares]
     values = pd.DataFrame(list(shares.values()), index=pd.MultiIndex.from_tuples(named))
     texts = values.map(lambda value: f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}")
@@ -162,25 +151,13 @@ def site_map(
     return image
 
 
-@dataclass(frozen=True)
-class MatrixLabels:
-    """Words around heat maps of languages by languages: below and left of the panels, and beside the colour bar."""
-
-    bar: str
-    across: str = "Evaluated"
-    up: str = "Masked"
-
-
-def language_matrices(cells: pd.DataFrame, path: Path, *, labels: MatrixLabels, signed: bool = True) -> None:
-    """Heat maps of languages by languages, one per method and budget, all on one colour scale.
+def language_matrices(
+    cells: pd.DataFrame, path: Path, bar: str, *, across: str = "Evaluated", up: str = "Masked", signed: bool = True
+) -> None:
+    """Heat maps of languages by languages, one per method and budget, on one colour scale: around zero if `signed`.
 
     The figure grows with the number of languages; with more than six the cells lose their second lines, with more
-    than twelve all texts.
-
-    Parameters
-    ----------
-    cells : one row per cell, with method, budget, row, column, value and text; absent cells are a dash
-    signed : colours around zero, else from zero upwards
+    than twelve all texts. `cells` has method, budget, row, column, value and text; absent cells are a dash.
     """
     sets = ordered_sets(zip(cells["method"], cells["budget"], strict=True))
     languages = ordered_languages([*cells["row"], *cells["column"]])
@@ -207,10 +184,10 @@ def language_matrices(cells: pd.DataFrame, path: Path, *, labels: MatrixLabels, 
             axes.tick_params(length=0, pad=2)
             paint_languages(axes.get_xticklabels(), languages)
             paint_languages(axes.get_yticklabels(), languages)
-        label_outside(panels, across=labels.across, up=labels.up)
-        bar = figure.colorbar(image, ax=panels, shrink=0.6 if len(sets) > columns else 0.9, label=labels.bar)
-        bar.outline.set_visible(False)
-        bar.ax.set_ylim(lowest if lowest < -0.02 * largest else 0.0, largest)
+        label_outside(panels, across=across, up=up)
+        colours = figure.colorbar(image, ax=panels, shrink=0.6 if len(sets) > columns else 0.9, label=bar)
+        colours.outline.set_visible(False)
+        colours.ax.set_ylim(lowest if lowest < -0.02 * largest else 0.0, largest)
 
 
 def square(cells: pd.DataFrame, names: Sequence[str], *, missing: str = "") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -224,27 +201,22 @@ def square(cells: pd.DataFrame, names: Sequence[str], *, missing: str = "") -> t
 def language_bars(frame: pd.DataFrame, path: Path, panels: Mapping[str, tuple[str, str]]) -> None:
     """Bars per method and budget: one per language and one for the mean, with intervals or a dot per random draw.
 
-    Parameters
-    ----------
-    frame : method, budget, panel, language (or `MEAN`), value, low and high; several rows of one bar are draws
-    panels : value of the column `panel` -> title and label of the axis
+    `frame` has method, budget, panel, language (or `MEAN`), value, low and high; several rows of one bar are draws.
+    `panels` gives the title and the label of the axis for each value of the column panel.
     """
     sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
     languages = ordered_languages(set(frame["language"]) - {MEAN})
     names, bars = [method_label(*one) for one in sets], [*map(language_name, languages), MEAN]
     colours = {**{language_name(code): colour for code, colour in language_colours(languages).items()}, MEAN: NEUTRAL}
-    frame = frame.assign(
-        set=[method_label(*one) for one in zip(frame["method"], frame["budget"], strict=True)],
-        bar=frame["language"].map({**{code: language_name(code) for code in languages}, MEAN: MEAN}),
-    )
+    frame = frame.assign(set=list(map(method_label, frame["method"], frame["budget"])))
+    frame["bar"] = frame["language"].map({**{code: language_name(code) for code in languages}, MEAN: MEAN})
     common: dict[str, Any] = {"x": "value", "y": "set", "hue": "bar", "order": names, "hue_order": bars}
     with drawing(path, width=7.0, height=max(0.5, 0.125 * len(bars)) * len(sets) + 0.9) as figure:
         axes = grid(figure, len(panels), columns=len(panels), sharey=True, sharex=True)
         for panel, (key, (title, label)) in zip(axes, panels.items(), strict=True):
             part = frame[frame["panel"] == key]
-            sns.barplot(
-                part, ax=panel, **common, palette=colours, saturation=1, errorbar=None, legend=False, width=WIDTH
-            )
+            filled = {"palette": colours, "saturation": 1, "width": WIDTH, "errorbar": None}
+            sns.barplot(part, ax=panel, **common, **filled, legend=False)
             for patch in panel.containers[-1]:  # the mean, in the colour of its method
                 patch.set_facecolor(method_colour(sets[round(patch.get_y() + patch.get_height() / 2)][0]))
             drawn = part[part.duplicated(["set", "bar"], keep=False)]
@@ -254,8 +226,14 @@ def language_bars(frame: pd.DataFrame, path: Path, panels: Mapping[str, tuple[st
             known = part.dropna(subset=["low", "high"])
             places = known["set"].map(names.index) + known["bar"].map(dict(zip(bars, dodged(len(bars)), strict=True)))
             interval_bars(panel, places, known["low"], known["high"], across=True, capsize=0)
-            for name in bars:
-                _tell_bars(panel, part[part["bar"] == name], name)
+            for name in bars:  # a value with its interval, or the mean of the draws with their range
+                found = part[part["bar"] == name].groupby(["method", "budget"], sort=False)
+                found = found.agg({"value": ["mean", "size", "min", "max"], "low": "min", "high": "max"})
+                found = found.set_axis(["value", "draws", "lowest", "highest", "low", "high"], axis=1)
+                found = found.loc[ordered_sets(found.index)]
+                low = found["low"].where(found["draws"] == 1, found["lowest"])
+                high = found["high"].where(found["draws"] == 1, found["highest"])
+                tell(panel, name, [method_label(*key) for key in found.index], found["value"], low=low, high=high)
             panel.set(title=title, xlabel=label, ylabel="", ylim=(len(sets) - 0.5, -0.5))
             panel.tick_params(axis="y", length=0)
             panel.grid(axis="x")
@@ -264,25 +242,8 @@ def language_bars(frame: pd.DataFrame, path: Path, panels: Mapping[str, tuple[st
         legend_below(figure, handles=[*language_handles(languages), mean])
 
 
-def _tell_bars(axes: Axes, part: pd.DataFrame, name: str) -> None:
-    """Tell the bars of one language: the value with its interval, or the mean of the draws with their range."""
-    found = part.groupby(["method", "budget"], sort=False).agg(
-        value=("value", "mean"), low=("low", "min"), high=("high", "max"), draws=("value", "size"),
-        lowest=("value", "min"), highest=("value", "max"),
-    )  # fmt: skip
-    found = found.loc[ordered_sets(found.index)]
-    low = found["low"].where(found["draws"] == 1, found["lowest"])
-    high = found["high"].where(found["draws"] == 1, found["highest"])
-    tell(axes, name, [method_label(*key) for key in found.index], found["value"], low=low, high=high)
-
-
 def by_layer(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
-    """One value per layer and language: bars side by side, lines where there are many layers.
-
-    Parameters
-    ----------
-    values : language -> values  (L,)
-    """
+    """One value per layer and language, arrays (L,): bars side by side, lines where there are many layers."""
     frame = pd.DataFrame({language_name(code): np.asarray(array, dtype=float) for code, array in values.items()})
     colours = dict(zip(frame.columns, language_colours(values).values(), strict=True))
     long = frame.rename_axis("layer").reset_index().melt("layer", var_name="language")

@@ -31,9 +31,7 @@ _TOKEN_COLOURS, _TOKEN_SCALE = matplotlib.colormaps["PuOr_r"], Normalize(-1.2, 1
 def relevance_by_layer(mean_abs: Relevance, path: Path) -> str:
     """Share of the total absolute relevance in each layer, per language; a panel per site.
 
-    Parameters
-    ----------
-    mean_abs : language -> mean absolute relevance of every unit (L, units), or language -> site -> such an array
+    `mean_abs` has the mean absolute relevance of every neuron (L, I) by language, or such arrays by language and site.
     """
     by_site: dict[str, dict[str, np.ndarray]] = {}
     for language in ordered_languages(mean_abs):
@@ -54,12 +52,7 @@ def relevance_by_layer(mean_abs: Relevance, path: Path) -> str:
 
 
 def relevance_map(shares: Mapping[str, Mapping[tuple[str, str], np.ndarray]], path: Path) -> str:
-    """Share of the absolute relevance by layer, site and language: neurons above weight rows.
-
-    Parameters
-    ----------
-    shares : of `crane_study.tables.relevance.relevance_shares`
-    """
+    """Share of the absolute relevance by layer, site and language (`relevance_shares`): neurons above weight rows."""
     panels = {name: values for name, values in shares.items() if values}
     titles = {"neurons": "MLP neurons (activation × gradient)", "rows": "Weight rows (summed weight gradient)"}
     heights = [len(values) for values in panels.values()]
@@ -77,7 +70,7 @@ def relevance_map(shares: Mapping[str, Mapping[tuple[str, str], np.ndarray]], pa
     )
 
 
-def _survival(axes: Axes, values: np.ndarray, *, label: str, colour: str) -> None:
+def _survival(axes: Axes, values: np.ndarray, label: str, colour: str) -> None:
     """Draw the share of values that lie above each value."""
     sns.ecdfplot(x=values, complementary=True, ax=axes, color=colour, label=label)
     ordered = np.sort(values)
@@ -92,16 +85,11 @@ def _normal(axes: Axes, x: np.ndarray, above: np.ndarray) -> None:
 
 
 def heavy_tails(z_scores: Mapping[str, np.ndarray], path: Path, *, threshold: float = 1.0) -> str:
-    """Survival curves of the kurtosis z-scores of all rows, with the threshold of the released rule.
-
-    Parameters
-    ----------
-    z_scores : language -> z of every row, NaN where a row never varied
-    """
+    """Survival curves of the kurtosis z-scores of all rows (NaN: never varied), with the released rule's threshold."""
     known: dict[str, np.ndarray] = {}
     left_out = 0
     for language in ordered_languages(z_scores):
-        z = np.asarray(z_scores[language], dtype=float).ravel()
+        z = np.ravel(z_scores[language])
         left_out += int(np.isnan(z).sum())
         known[language] = z[np.isfinite(z)]
         if not len(known[language]):
@@ -112,8 +100,7 @@ def heavy_tails(z_scores: Mapping[str, np.ndarray], path: Path, *, threshold: fl
         axes = figure.subplots()
         for language, colour in language_colours(known).items():
             share = 100 * float((known[language] > threshold).mean())
-            label = f"{language_name(language)} ({share:.1f} % selected)"
-            _survival(axes, known[language], label=label, colour=colour)
+            _survival(axes, known[language], f"{language_name(language)} ({share:.1f} % selected)", colour)
         x = np.linspace(-2, 8, 400)
         _normal(axes, x, norm.sf(x))
         label = f"Threshold z = {threshold:g}"
@@ -137,12 +124,7 @@ def heavy_tails(z_scores: Mapping[str, np.ndarray], path: Path, *, threshold: fl
 
 
 def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> str:
-    """Survival curves of the size of the mean relevance over units and of a normal distribution, a panel per site.
-
-    Parameters
-    ----------
-    values : language -> site -> mean value of every unit
-    """
+    """Survival curves of the size of all units' mean values and of a normal distribution, a panel per site."""
     languages = ordered_languages(values)
     sites = [site for site in SITE_NAMES if site in values[languages[0]]]
     highest = 1.0
@@ -155,7 +137,7 @@ def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> s
                 if not deviation > 0:
                     raise CraneError(f"tails: mean values of {language!r} at {site} do not vary; were they measured?")
                 sizes = np.abs(array - array.mean()) / deviation
-                _survival(panel, sizes, label=language_name(language), colour=colour)
+                _survival(panel, sizes, language_name(language), colour)
                 highest = max(highest, float(sizes.max()))
             x = np.geomspace(_SMALLEST, 6, 300)
             _normal(panel, x, 2 * norm.sf(x))
@@ -175,12 +157,7 @@ def value_tails(values: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> s
 
 
 def objective_agreement(correlations: pd.DataFrame, path: Path) -> str:
-    """Rank correlation of neuron relevance under the two objectives of the relevance pass.
-
-    Parameters
-    ----------
-    correlations : frame of `crane_study.tables.effects.objective_correlations`
-    """
+    """Rank correlation of neuron relevance under the two objectives of the relevance pass."""
     languages = ordered_languages(correlations["language"])
     names = [language_name(code) for code in languages]
     totals = correlations[correlations["layer"] == -1].set_index("language")["rank_correlation"].reindex(languages)
@@ -213,14 +190,7 @@ def _scaled(relevances: Sequence[float]) -> np.ndarray:
 
 
 def token_relevance(examples: Sequence[Example], path: Path) -> str:
-    """Tokens shaded by their relevance, one block per example; also as ``path.html``.
-
-    A token that the fonts cannot draw is given by its number in the text; the HTML has it in full.
-
-    Parameters
-    ----------
-    examples : language, tokens as text, relevance of each token
-    """
+    """Tokens shaded by their relevance, or their numbers where no font draws them; in full as ``path.html``."""
     for language, tokens, relevances in examples:
         if len(tokens) != len(relevances) or not len(tokens):
             raise CraneError(f"token relevance: {language!r} has {len(tokens)} tokens and {len(relevances)} relevances")
@@ -233,14 +203,10 @@ def token_relevance(examples: Sequence[Example], path: Path) -> str:
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.axis("off")
     write_text(path.with_name(f"{path.name}.html"), token_relevance_html(examples))
-    unseen = (
-        f" {missing} tokens that no font on this machine can draw are given by number; `{path.name}.html` shows them."
-        if missing
-        else ""
-    )
+    unseen = f" {missing} tokens that no font here can draw are given by number; `{path.name}.html` shows them."
     return (
         "Relevance of each token for the summed gold logits of its document: orange raises them, purple lowers them; "
-        f"each document is scaled to its largest absolute relevance.{unseen}"
+        f"each document is scaled to its largest absolute relevance.{unseen if missing else ''}"
     )
 
 
@@ -279,11 +245,8 @@ def token_relevance_html(examples: Sequence[Example]) -> str:
             colour = _TOKEN_COLOURS(_TOKEN_SCALE(shade))
             style = f"background:{to_hex(colour)};color:{ink_on(colour)};padding:1px 2px;border-radius:2px"
             spans.append(f'<span style="{style}" title="{value:.4g}">{escape(token)}</span>')
-        name, code = escape(language_name(language)), escape(language)
-        text = f'<p lang="{code}" style="line-height:1.9;white-space:pre-wrap">{"".join(spans)}</p>'
-        blocks.append(f"<h2>{name}</h2>\n{text}")
-    body = "\n".join(blocks)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Token relevance</title>\n'
-        f'<body style="font-family:sans-serif;max-width:60em;margin:2em auto">\n{body}\n</body>\n</html>\n'
-    )
+        text = f'<p lang="{escape(language)}" style="line-height:1.9;white-space:pre-wrap">{"".join(spans)}</p>'
+        blocks += [f"<h2>{escape(language_name(language))}</h2>", text]
+    head = '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Token relevance</title>'
+    body = '<body style="font-family:sans-serif;max-width:60em;margin:2em auto">'
+    return "\n".join([head, body, *blocks, "</body>\n</html>\n"])

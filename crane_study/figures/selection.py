@@ -18,7 +18,6 @@ from crane_study.figures.panels import (
     COLUMNS,
     SHARE_COLOURS,
     SITE_NAMES,
-    MatrixLabels,
     by_layer,
     grid,
     grid_height,
@@ -53,12 +52,7 @@ def _of_model(frame: pd.DataFrame, model: str | None) -> pd.DataFrame:
 
 
 def set_counts_figure(counts: pd.DataFrame, path: Path, *, model: str | None = None) -> str:
-    """Units of each set by layer, a panel per method and budget.
-
-    Parameters
-    ----------
-    counts : frame of `crane_study.tables.overlap.set_counts`
-    """
+    """Units of each set by layer (`set_counts`), a panel per method and budget."""
     frame = _of_model(counts, model)
     sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
     languages = ordered_languages(frame["language"])
@@ -81,9 +75,7 @@ def set_counts_figure(counts: pd.DataFrame, path: Path, *, model: str | None = N
 def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
     """Share of the units of every layer and site that each set takes, a panel per rule.
 
-    Parameters
-    ----------
-    counts : frame of `crane_study.tables.overlap.set_counts`, of one model, without random draws
+    `counts` is the frame of `set_counts`, of one model, without random draws.
     """
     sets = ordered_sets(zip(counts["method"], counts["budget"], strict=True))
     languages = ordered_languages(counts["language"])
@@ -116,12 +108,7 @@ def set_sites_figure(counts: pd.DataFrame, path: Path) -> str:
 
 
 def overlap_matrix(overlaps: pd.DataFrame, path: Path, *, model: str | None = None) -> str:
-    """Share of each language's set that is also in another's, with the share expected by chance.
-
-    Parameters
-    ----------
-    overlaps : frame of `crane_study.tables.overlap.overlaps`
-    """
+    """Share of each language's set that is also in another's, with the share expected by chance (`overlaps`)."""
     frame = _of_model(overlaps, model)
     cells = frame.rename(columns={"language_a": "row", "language_b": "column"})
     cells = cells[cells["row"] != cells["column"]].assign(value=100 * cells["share_of_a"])
@@ -130,8 +117,8 @@ def overlap_matrix(overlaps: pd.DataFrame, path: Path, *, model: str | None = No
         f"({100 * row.chance_low:.1f}–{100 * row.chance_high:.1f})"
         for row in cells.itertuples()
     ]
-    labels = MatrixLabels("Share of the row's set (%)", across="that are also units of", up="Units of")
-    language_matrices(cells, path, labels=labels, signed=False)
+    bar, across = "Share of the row's set (%)", "that are also units of"
+    language_matrices(cells, path, bar, across=across, up="Units of", signed=False)
     return (
         "Share (%) of each language's set (rows) that is also in the other language's (columns). In brackets the "
         "range that holds 95 % of the shares of sets placed at random with their counts kept in every layer and site "
@@ -142,9 +129,7 @@ def overlap_matrix(overlaps: pd.DataFrame, path: Path, *, model: str | None = No
 def jaccard_forest(overlaps: pd.DataFrame, path: Path) -> str:
     """Jaccard index of every pair of languages with the 95 % range of chance, a row per rule and pair.
 
-    Parameters
-    ----------
-    overlaps : frame of `crane_study.tables.overlap.overlaps`, of one model, without random draws
+    `overlaps` are of one model, without random draws.
     """
     sets = ordered_sets(zip(overlaps["method"], overlaps["budget"], strict=True))
     languages = ordered_languages(overlaps["language_a"])
@@ -185,12 +170,7 @@ def jaccard_forest(overlaps: pd.DataFrame, path: Path) -> str:
 
 
 def upset(intersections: Mapping[tuple[str, str], pd.DataFrame], path: Path) -> str:
-    """Number of units that lie in exactly which languages' sets, a panel per rule.
-
-    Parameters
-    ----------
-    intersections : method and budget -> frame of `crane_study.tables.overlap.intersections`
-    """
+    """Number of units in exactly the sets of some languages, a panel per method and budget (`intersections`)."""
     keys = [key for key in ordered_sets(intersections) if len(intersections[key])]
     cut = any(len(intersections[key]) > _MOST_COMBINATIONS for key in keys)
     with drawing(path, width=7.0, height=grid_height(len(keys), panel=1.75)) as figure:
@@ -241,12 +221,7 @@ def _upset_panel(part: Figure, frame: pd.DataFrame, key: tuple[str, str]) -> Non
 
 
 def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
-    """Share of one rule's set that another rule also takes, a panel per language.
-
-    Parameters
-    ----------
-    agreement : frame of `crane_study.tables.overlap.agreement`
-    """
+    """Share of one rule's set that another rule also takes (`agreement`), a panel per language."""
     rules = ordered_sets(zip(agreement["method_a"], agreement["budget_a"], strict=True))
     languages = ordered_languages(agreement["language"])
     names = [method_label(*rule) for rule in rules]
@@ -274,8 +249,7 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
             panel.tick_params(length=0)
         panels[0].set_ylabel("Units of")
         figure.supxlabel("that are also units of", fontsize=8)
-        bar = figure.colorbar(image, ax=panels, shrink=0.6, label="Share of the row's set (%)")
-        bar.outline.set_visible(False)
+        figure.colorbar(image, ax=panels, shrink=0.6, label="Share of the row's set (%)").outline.set_visible(False)
     return (
         "Share (%) of a rule's set (rows) that another rule takes for the same language (columns); in brackets by "
         "chance, the counts kept in every layer and site. A star marks a share outside the 95 % range of chance. Where "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,6 @@ from crane_study.figures.alt_text import describe
 LATIN = "DejaVu Sans"  # comes with Matplotlib; has the letters of Vietnamese
 # A package that holds nothing but Noto Sans SC and Noto Serif SC (SIL Open Font License 1.1).
 PACKAGE, FILE = "pylopdf_fonts_zh_cn", "NotoSansSC-Regular.otf"
-_INSTALLED = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "Source Han Sans CN",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Microsoft YaHei",
-    "SimHei",
-    "Droid Sans Fallback",
-    "Arial Unicode MS",
-)
 
 # Okabe and Ito's palette for languages, Tol's "muted" for methods: both work without red or green cones.
 LANGUAGE_COLOURS = {"en": "#0072B2", "zh": "#D55E00", "vi": "#009E73"}
@@ -54,37 +41,23 @@ NEUTRAL, MISSING_COLOUR = "#777777", "#EDEDED"
 
 
 @cache
-def chinese_family() -> str | None:
-    """Name of a font with Chinese characters: the packaged one, else an installed one, else None."""
-    spec = importlib.util.find_spec(PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
-        file = Path(place, FILE)
-        if file.is_file():
-            font_manager.fontManager.addfont(file)
-            return str(font_manager.FontProperties(fname=str(file)).get_name())
-    known = {entry.name for entry in font_manager.fontManager.ttflist}
-    return next((name for name in _INSTALLED if name in known), None)
-
-
-def families() -> list[str]:
+def families() -> tuple[str, ...]:
     """Font families in the order in which they are searched for a character."""
-    chinese = chinese_family()
-    return [LATIN, chinese] if chinese else [LATIN]
+    file = str(resources.files(PACKAGE) / FILE)
+    font_manager.fontManager.addfont(file)
+    return LATIN, str(font_manager.FontProperties(fname=file).get_name())
 
 
 @cache
 def _characters(families: tuple[str, ...]) -> frozenset[int]:
     """Code points that the fonts can draw."""
-    found: set[int] = set()
-    for family in families:
-        file = font_manager.findfont(font_manager.FontProperties(family=family))
-        found.update(font_manager.get_font(file).get_charmap())
-    return frozenset(found)
+    files = (font_manager.findfont(font_manager.FontProperties(family=family)) for family in families)
+    return frozenset().union(*(font_manager.get_font(file).get_charmap() for file in files))
 
 
 def drawable(text: str) -> bool:
     """Return whether the fonts have every character of a text; white space needs none."""
-    known = _characters(tuple(families()))
+    known = _characters(families())
     return all(character.isspace() or ord(character) in known for character in text)
 
 
@@ -111,7 +84,7 @@ def ink_on(colour: Any) -> str:
 
 def look() -> dict[str, Any]:
     """Settings of Matplotlib for the study's figures: seaborn's "ticks" style at paper size, with our fonts."""
-    style = sns.axes_style("ticks", {"font.family": families(), "grid.color": "#E3E3E3", "axes.axisbelow": True})
+    style = sns.axes_style("ticks", {"font.family": list(families()), "grid.color": "#E3E3E3", "axes.axisbelow": True})
     details = {
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -145,16 +118,13 @@ def marked(text: str) -> Iterator[None]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as ``path.png`` and ``path.pdf`` and its alt text as ``path.txt``: equal figures, equal bytes."""
-    plain: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
+    pdf = dict.fromkeys(("CreationDate", "Creator", "Producer"))
     if mark := _mark.get():
         figure.suptitle(mark, fontsize=8, color="#b00020")
     figure.draw_without_rendering()  # lays the figure out once, for both files
     figure.set_layout_engine("none")
     box = figure.get_tightbbox().padded(0.06)
-    for kind, metadata in plain.items():
+    for kind, metadata in (("png", {"Software": None}), ("pdf", pdf)):
         with atomic(path.with_name(f"{path.name}.{kind}")) as temporary:
             figure.savefig(temporary, format=kind, dpi=160, bbox_inches=box, metadata=metadata)
     write_text(path.with_name(f"{path.name}.txt"), describe(figure))
@@ -163,13 +133,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 @contextmanager
 def drawing(path: Path, *, width: float = 7.0, height: float = 3.0, placed_by_hand: bool = False) -> Iterator[Figure]:
-    """A figure in the study's style, saved under `path` (without suffix) at the end of the block.
-
-    Parameters
-    ----------
-    width, height : inches
-    placed_by_hand : axes keep their positions instead of being laid out
-    """
+    """A figure in the study's style, sized in inches, saved under `path` (without suffix) at the end of the block."""
     with matplotlib.style.context(["default", look()]):
         figure = Figure(figsize=(width, height), layout=None if placed_by_hand else "constrained")
         yield figure

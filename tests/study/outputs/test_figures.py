@@ -226,7 +226,7 @@ def test_many_layers_are_drawn_as_lines(tmp_path):
 
 
 def test_tokens_that_no_font_has_are_numbered(tmp_path, monkeypatch):
-    monkeypatch.setattr(style, "families", lambda: [style.LATIN])
+    monkeypatch.setattr(style, "families", lambda: (style.LATIN,))
     caption = figures.token_relevance(synthetic.make_examples(), tmp_path / "tokens")
     assert "15 tokens that no font" in caption
     page = (tmp_path / "tokens.html").read_text(encoding="utf-8")
@@ -276,7 +276,7 @@ def test_heat_maps_stay_readable_with_many_languages(count, tmp_path, monkeypatc
         return ""
 
     monkeypatch.setattr(style, "describe", labels_of)
-    panels.language_matrices(cells, tmp_path / "map", labels=panels.MatrixLabels("Cost"))
+    panels.language_matrices(cells, tmp_path / "map", bar="Cost")
     assert len(boxes) == 2 * count + {5: 2, 12: 1, 32: 0}[count] * count**2
     assert not any(one.shrunk(0.9, 0.9).overlaps(other.shrunk(0.9, 0.9)) for one, other in combinations(boxes, 2))
     assert len(set(style.language_colours(codes).values())) == count
