@@ -7,8 +7,8 @@
 #   tools/container.sh size
 #
 # DIR holds the CPU wheel of torch. --base-from-debootstrap makes a bare Debian 12 with its Python 3.11 where the base
-# image cannot be pulled. Certificates, pip's settings and wheels are mounted for the time of the build; only empty mount
-# points stay in the image. CRANE_IMAGE names the image (crane); STORAGE_DRIVER and BUILDAH_ISOLATION are buildah's own.
+# image cannot be pulled. Certificates, pip's settings and wheels are mounted during the build only.
+# CRANE_IMAGE names the image (crane); STORAGE_DRIVER and BUILDAH_ISOLATION are buildah's own.
 set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 image="${CRANE_IMAGE:-crane}"
@@ -20,11 +20,8 @@ export STORAGE_DRIVER="${STORAGE_DRIVER:-overlay}" BUILDAH_ISOLATION="${BUILDAH_
 
 work="$(mktemp -d)"
 container=""
-clean_up() {
-    [ -z "$container" ] || buildah rm "$container" >/dev/null || true
-    rm -rf -- "$work"
-}
-trap clean_up EXIT
+remove() { [ -z "$container" ] || buildah rm "$container" >/dev/null && container=""; }
+trap 'remove || true; rm -rf -- "$work"' EXIT
 trap 'exit 130' INT TERM
 
 say() { echo "container: $*" >&2; }
@@ -32,8 +29,7 @@ fail() { say "$*" && exit 2; }
 need() { command -v "$1" >/dev/null || fail "$1 is not installed; Debian has it in the package $1"; }
 
 image_id() { # the digest that `docker image inspect --format '{{.Id}}'` gives
-    local id
-    id="$(buildah inspect --type=image --format='{{.FromImageID}}' "$image" 2>/dev/null)" ||
+    local id && id="$(buildah inspect --type=image --format='{{.FromImageID}}' "$image" 2>/dev/null)" ||
         fail "there is no image '$image'; make it with: tools/container.sh build"
     echo "sha256:$id"
 }
@@ -42,8 +38,7 @@ make_stand_in() {
     need debootstrap
     say "making a stand-in for the base image with debootstrap, about a minute"
     container="$(buildah from scratch)"
-    local folder
-    folder="$(buildah mount "$container")"
+    local folder && folder="$(buildah mount "$container")"
     debootstrap --variant=minbase --include=ca-certificates,python3.11,python3.11-venv,python3-distutils \
         bookworm "$folder" >&2 || fail "debootstrap failed, its last lines are above"
     ln -s /usr/bin/python3.11 "$folder/usr/local/bin/python"
@@ -51,7 +46,7 @@ make_stand_in() {
     rm -f -- "$folder"/var/cache/apt/archives/*.deb
     buildah config --env="PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" --cmd=python3 "$container"
     buildah commit --quiet "$container" "$stand_in" >/dev/null
-    buildah rm "$container" >/dev/null && container=""
+    remove
 }
 
 build() {
@@ -105,7 +100,7 @@ run() { # a new container, removed afterwards; the manifest finds the image's na
     # An engine gives the container's name an address, chroot isolation does not, and torchrun looks for it.
     buildah run --hostname=localhost "--env=CRANE_IMAGE=$image" "--env=CRANE_IMAGE_DIGEST=$digest" \
         ${options[@]+"${options[@]}"} "$container" -- "$@" || status=$?
-    buildah rm "$container" >/dev/null && container=""
+    remove
     return "$status"
 }
 

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,17 +32,10 @@ SITE_PACKAGES = VENV / "lib" / "python3.11" / "site-packages"
 PYTHON = (3, 11)
 STAMP = VENV / "crane-stamp"  # says which locks an installation completed, or that one has started
 STARTED = "started"
+HASHED = ("--require-hashes", "--no-deps")
 IMPORTS = (  # everything that a run imports follows from these
-    "crane_run.cli",
-    "crane_study.study",
-    "crane_run.notebook",
-    "datasets",
-    "ipykernel.kernelapp",
-    "lm_eval.models.huggingface",
-    "lm_eval.tasks",
-    "matplotlib_inline.backend_inline",
-    "pytest",
-    "transformers.models.llama.modeling_llama",
+    "crane_run.cli, crane_run.notebook, crane_study.study, datasets, ipykernel.kernelapp, lm_eval.models.huggingface, "
+    "lm_eval.tasks, matplotlib_inline.backend_inline, pytest, transformers.models.llama.modeling_llama"
 )
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second under WSL
 
@@ -55,24 +49,21 @@ def say(text: str) -> None:
     print(f"crane: {text}", file=sys.stderr, flush=True)
 
 
-def normalised(name: str) -> str:
-    """Normalise the name of a package."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+def normalised(pins: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return {normalised name: version} of packages."""
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Read {normalised name: version} of the packages that a lock lists for this platform."""
+    """Read the packages that a lock lists for this platform."""
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)(?: ; sys_platform == '(\w+)')?", path.read_text(encoding="utf-8"), re.M)
-    return {normalised(name): version for name, version, platform in pins if platform in ("", sys.platform)}
+    return normalised((name, version) for name, version, platform in pins if platform in ("", sys.platform))
 
 
 def installed(folders: list[str]) -> dict[str, str]:
-    """Read {normalised name: version} of the packages in import folders."""
-    found: dict[str, str] = {}
-    for entry in (entry for folder in folders for entry in Path(folder).glob("*-*.dist-info")):
-        name, _, version = entry.name.removesuffix(".dist-info").rpartition("-")
-        found.setdefault(normalised(name), version)
-    return found
+    """Read the packages in import folders; the first of a name counts."""
+    found = [entry.stem.rpartition("-") for folder in folders for entry in Path(folder).glob("*-*.dist-info")]
+    return normalised((name, version) for name, _, version in reversed(found))
 
 
 def difference(have: dict[str, str]) -> str:
@@ -81,10 +72,9 @@ def difference(have: dict[str, str]) -> str:
     wrong = [name for name, version in wanted.items() if have.get(name, "").split("+")[0] != version]
     if not wrong:
         return ""
-    first = wrong[0]
-    seen = f"is {have[first]}" if first in have else "is missing"
+    seen = f"is {have[wrong[0]]}" if wrong[0] in have else "is missing"
     more = f" ({len(wrong)} packages differ)" if len(wrong) > 1 else ""
-    return f"{first} {seen}, the lock says {wanted[first]}{more}"
+    return f"{wrong[0]} {seen}, the lock says {wanted[wrong[0]]}{more}"
 
 
 def stamp(build: str) -> str:
@@ -95,13 +85,12 @@ def stamp(build: str) -> str:
 
 def is_fresh() -> bool:
     """Return whether `.venv` was completed from the present locks, here, with the build of torch to be used."""
-    with contextlib.suppress(OSError):
-        found = STAMP.read_text(encoding="utf-8")
-        chosen = chosen_build()
-        return (found == stamp("cuda") and chosen != "cpu") or (
-            found == stamp("cpu") and chosen != "cuda" and (chosen == "cpu" or not has_gpu())
-        )
-    return False
+    if not STAMP.exists():
+        return False
+    found, chosen = STAMP.read_text(encoding="utf-8"), chosen_build()
+    if chosen:
+        return found == stamp(chosen)
+    return found == stamp("cuda") or (found == stamp("cpu") and not has_gpu())
 
 
 def chosen_build() -> str:
@@ -114,11 +103,10 @@ def chosen_build() -> str:
 
 def has_gpu() -> bool:
     """Return whether this machine has an NVIDIA GPU with a working driver."""
-    if not any(device.exists() for device in GPU_DEVICES) or not shutil.which("nvidia-smi"):
-        return False
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
-        return answer.returncode == 0 and "GPU " in answer.stdout
+    if any(device.exists() for device in GPU_DEVICES):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
+            return answer.returncode == 0 and "GPU " in answer.stdout
     return False
 
 
@@ -131,10 +119,10 @@ def install() -> None:
         except BlockingIOError:
             say("another start is making .venv; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        task = what_to_do()
-        if not task:
+        work = work_left()
+        if not work:
             return
-        say(f"{task} from requirements/*.lock; takes one to three minutes, plus the download of torch")
+        say(f"{work} from requirements/*.lock; takes one to three minutes, plus the download of torch")
         began = time.monotonic()
         VENV.mkdir(exist_ok=True)
         STAMP.write_text(STARTED)
@@ -145,17 +133,18 @@ def install() -> None:
         uv_install("base", "--no-build-isolation")
         make_importable()
         # Neither uv nor the kernels compile what they import, and each kernel would do so again, for seven seconds.
-        run([VENV_PYTHON, "-I", "-c", f"import {', '.join(IMPORTS)}"], check=False)
+        run([VENV_PYTHON, "-I", "-c", f"import {IMPORTS}"], check=False)
         STAMP.write_text(stamp(build))
         say(f".venv is ready after {time.monotonic() - began:.0f} s ({build.upper()} build of torch)")
 
 
-def what_to_do() -> str:
+def work_left() -> str:
     """Describe what an installation will do, "" for nothing; removes a `.venv` that cannot be used."""
     if not VENV.exists():
         return "making .venv"
     found = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
-    usable = venv_version() == PYTHON
+    check = ["-I", "-S", "-c", f"import sys; sys.exit(sys.version_info[:2] != {PYTHON})"]
+    usable = os.path.exists(VENV_PYTHON) and not subprocess.run([VENV_PYTHON, *check], capture_output=True).returncode
     if not found:  # made by someone else
         if not usable:
             raise EnvironmentProblem(f"{VENV} is no environment of Python 3.11; move it away and start again")
@@ -169,14 +158,6 @@ def what_to_do() -> str:
         shutil.rmtree(VENV)
         return f"making .venv again ({'the last installation was interrupted' if usable else 'its Python is gone'})"
     return "" if is_fresh() else "bringing .venv up to date"
-
-
-def venv_version() -> tuple[int, ...]:
-    """Return the Python version of `.venv`; empty if it does not run."""
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = [VENV_PYTHON, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"]
-        return tuple(int(part) for part in subprocess.run(command, capture_output=True, check=True).stdout.split())
-    return ()
 
 
 def install_torch(chosen: str) -> str:
@@ -195,16 +176,15 @@ def install_torch(chosen: str) -> str:
 
 def uv_install(name: str, *options: str) -> None:
     """Install a lock by uv, or by pip, with the user's configuration, where uv cannot download."""
-    command = [VENV_PYTHON, "-I", "-m", "uv", "pip", "install", "--python", VENV_PYTHON, "--require-hashes"]
-    if not run([*command, "--no-deps", *options, "-r", str(LOCKS[name])], check=False):
+    command = [VENV_PYTHON, "-I", "-m", "uv", "pip", "install", "--python", VENV_PYTHON, *HASHED, *options]
+    if not run([*command, "-r", str(LOCKS[name])], check=False):
         say("uv cannot download the packages; installing with pip, which takes about four minutes")
         pip_install(name, *(option.replace("--reinstall-package=torch", "--force-reinstall") for option in options))
 
 
 def pip_install(name: str, *options: str, check: bool = True) -> bool:
     """Install a lock by pip; returns whether that succeeded."""
-    command = [VENV_PYTHON, "-I", "-m", "pip", "install", "--require-hashes", "--no-deps"]
-    return run([*command, *options, "-r", str(LOCKS[name])], check=check)
+    return run([VENV_PYTHON, "-I", "-m", "pip", "install", *HASHED, *options, "-r", str(LOCKS[name])], check=check)
 
 
 def make_importable() -> None:
@@ -216,12 +196,7 @@ def make_importable() -> None:
 
 
 def run(command: list[str], *, check: bool = True) -> bool:
-    """Run a program in silence and return whether it succeeded.
-
-    Raises
-    ------
-    EnvironmentProblem : it failed and `check` is set; its last lines are printed
-    """
+    """Run a program in silence and return whether it succeeded; a failure with `check` is an EnvironmentProblem."""
     settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0", "VIRTUAL_ENV": str(VENV)}
     pipe, both = subprocess.PIPE, subprocess.STDOUT
     answer = subprocess.run(command, env=os.environ | settings, stdout=pipe, stderr=both, text=True, check=False)
@@ -239,14 +214,14 @@ def main(arguments: list[str]) -> int:
     command, *rest = arguments
     try:
         if command == "matches":
-            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-            other = "" if sys.version_info[:2] == PYTHON else f"it is Python {version}, the locks are for 3.11"
-            problem = other or difference(installed(sys.path))
+            problem = difference(installed(sys.path))
+            if sys.version_info[:2] != PYTHON:
+                problem = f"it is Python {sys.version_info[0]}.{sys.version_info[1]}, the locks are for 3.11"
             if problem:
                 say(f"{rest[0]}: {problem}; {rest[1]}")
-            return 1 if problem else 0
+            return bool(problem)
         if command == "fresh":
-            return 0 if is_fresh() else 1
+            return not is_fresh()
         install()
         return 0
     except EnvironmentProblem as problem:

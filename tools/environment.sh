@@ -1,18 +1,16 @@
 # shellcheck shell=bash
 # Sourced by run_all.sh and run_tests.sh: finds or makes the Python environment.
-# Sets crane_root (this repository) and crane_python (the interpreter to use) and puts crane_lib on PYTHONPATH.
+# Sets crane_root (this repository) and crane_python (the interpreter to use) and puts the packages on PYTHONPATH.
 #
 # In this order: $CRANE_PYTHON as it is; the active virtual or conda environment if its packages match the lock files;
 # .venv, made from the lock files where it is missing or behind.
 
 crane_root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
-crane_python=""
 crane_tool="$crane_root/tools/environment.py"
 crane_venv="$crane_root/.venv"
 crane_active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
 
-# The version of a Python, "3.11" say; nothing where it does not run.
-crane_version() {
+crane_version() { # of a Python, such as "3.11"; nothing where it does not run
     "$1" -I -S -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
@@ -22,10 +20,7 @@ if [ -n "${CRANE_PYTHON:-}" ]; then
         exit 2
     fi
     crane_python="$(command -v -- "$CRANE_PYTHON")"
-    case "$crane_python" in
-        /*) ;;
-        *) crane_python="$PWD/$crane_python" ;;
-    esac
+    [ "${crane_python#/}" != "$crane_python" ] || crane_python="$PWD/$crane_python"
     "$crane_python" -I "$crane_tool" matches "CRANE_PYTHON" "going on with it, as you asked" || true
 elif [ -n "$crane_active" ] && [ ! "$crane_active" -ef "$crane_venv" ] && [ -x "$crane_active/bin/python" ]; then
     if [ "$(crane_version "$crane_active/bin/python")" != 3.11 ]; then
@@ -35,7 +30,7 @@ elif [ -n "$crane_active" ] && [ ! "$crane_active" -ef "$crane_venv" ] && [ -x "
     fi
 fi
 
-if [ -z "$crane_python" ]; then
+if [ -z "${crane_python:=}" ]; then
     crane_python="$crane_venv/bin/python"
     if [ ! -x "$crane_python" ] || ! "$crane_python" -I -S "$crane_tool" fresh; then
         crane_maker=""

@@ -54,11 +54,12 @@ RUN = """- `results/{profile}/`: the finished run of profile {profile}, made at 
 def git(*arguments: str) -> bytes:
     """Run git in the repository and return its output; a failure is a CraneError."""
     try:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=True).stdout
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)
     except OSError as error:
         raise CraneError(f"git cannot be started ({error.strerror}); an archive is made of a git repository") from error
-    except subprocess.CalledProcessError as error:
-        raise CraneError(f"git {arguments[0]}: {error.stderr.decode(errors='replace').strip()}") from error
+    if done.returncode:
+        raise CraneError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
 
 
 def run_files(folder: Path, *, with_stages: bool) -> list[Path]:
@@ -68,22 +69,22 @@ def run_files(folder: Path, *, with_stages: bool) -> list[Path]:
         raise CraneError(f"{folder}: {finding.problems[0]}; crane verify says more; run the study again")
     if finding.unfinished:
         raise CraneError(f"{folder}: is not finished: {finding.unfinished}")
-    stages = sorted((folder / "stages").rglob("*")) if with_stages else []
-    hidden = {path for path in stages if any(part.startswith(".") for part in path.relative_to(folder).parts)}
-    return [folder / NAME, *output_files(folder), *(path for path in stages if path.is_file() and path not in hidden)]
+    stages = sorted(path for path in (folder / "stages").rglob("*") if path.is_file()) if with_stages else []
+    return [
+        folder / NAME,
+        *output_files(folder),
+        *(path for path in stages if "/." not in str(path.relative_to(folder))),
+    ]
 
 
 def described(manifest: Mapping[str, Any]) -> str:
     """Describe a run in the archive's README, and what changed in the source since its commit."""
-    commit, since = manifest["commit"], "Its commit is unknown."
-    if commit is not None:
-        try:
-            changed = git("diff", "--name-only", commit, "HEAD", "--", *MAKES_RESULTS).decode().split()
-            since = "Packages, notebooks and configuration are the same in `source/`."
-            if changed:
-                since = f"Since then {len(changed)} files of packages, notebooks or configuration changed in `source/`."
-        except CraneError:
-            since = "Its commit is not in this repository."
+    commit = str(manifest["commit"])
+    try:
+        changed = len(git("diff", "--name-only", commit, "HEAD", "--", *MAKES_RESULTS).splitlines())
+        since = f"Since then {changed} files of packages, notebooks or configuration changed in `source/`."
+    except CraneError:
+        since = "Its commit is not in this repository."
     dirty = " with uncommitted changes" if manifest["uncommitted_changes"] else ""
     place = {"profile": manifest["profile"]["name"], "processor": manifest["machine"]["processor"]}
     return RUN.format(commit=commit, dirty=dirty, since=since, **place)
@@ -97,12 +98,7 @@ def hashes(archive: bytes) -> dict[str, str]:
 
 
 def make_archive(output: Path, runs: list[Path], *, with_stages: bool = False, allow_dirty: bool = False) -> int:
-    """Write and check the archive; returns its number of files.
-
-    Raises
-    ------
-    CraneError : uncommitted changes without `allow_dirty`, or a run that is unfinished or differs from its manifest
-    """
+    """Write and check the archive; returns its number of files."""
     dirty = bool(git("status", "--porcelain").strip())
     if dirty and not allow_dirty:
         raise CraneError("the working tree has changes that are not committed; commit them, or give --allow-dirty")
@@ -110,13 +106,15 @@ def make_archive(output: Path, runs: list[Path], *, with_stages: bool = False, a
     command = ["-c", "tar.umask=0022", "archive", "--format=tar.gz"]
     texts: dict[str, str] = {}  # of the README, by profile
     for folder in runs:
-        manifest = json.loads((folder / NAME).read_text(encoding="utf-8")) if (folder / NAME).exists() else {}
-        for path in run_files(folder, with_stages=with_stages):
-            place = Path(top, "results", manifest["profile"]["name"], path.relative_to(folder).parent)
+        packed = run_files(folder, with_stages=with_stages)
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        profile = manifest["profile"]["name"]
+        if profile in texts:
+            raise CraneError(f"{folder}: a run of profile {profile} is packed already")
+        for path in packed:
+            place = Path(top, "results", profile, path.relative_to(folder).parent)
             command += [f"--prefix={place}/", f"--add-file={path.resolve()}"]
-        if manifest["profile"]["name"] in texts:
-            raise CraneError(f"{folder}: a run of profile {manifest['profile']['name']} is packed already")
-        texts[manifest["profile"]["name"]] = described(manifest)
+        texts[profile] = described(manifest)
     readme = README.format(
         commit=git("rev-parse", "HEAD").decode().strip(),
         dirty="\n  The working tree had changes that were not committed; they are not in here." if dirty else "",
@@ -125,9 +123,9 @@ def make_archive(output: Path, runs: list[Path], *, with_stages: bool = False, a
         stages="packed, too." if with_stages else "not packed; `run_all.sh` makes them.",
     )
     with tempfile.TemporaryDirectory() as temporary:
-        own = {name: git("show", f"HEAD:{name}").decode() for name in ("CITATION.cff", ".zenodo.json")}
-        for name, text in {**own, "ARCHIVE-README.md": readme}.items():
-            Path(temporary, name).write_text(text, encoding="utf-8")
+        own = {name: git("show", f"HEAD:{name}") for name in ("CITATION.cff", ".zenodo.json")}
+        for name, content in {**own, "ARCHIVE-README.md": readme.encode()}.items():
+            Path(temporary, name).write_bytes(content)
             command += [f"--prefix={top}/", f"--add-file={temporary}/{name}"]
         source = [f"--prefix={top}/source/", "HEAD"]
         sums = hashes(git(*command, *source))

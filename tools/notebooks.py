@@ -39,19 +39,13 @@ SANITIZERS = ROOT / "tests" / "nbval_sanitize.cfg"
 PICTURE_WIDTH = 1200  # most pixels of a kept picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INSPECTION = NOTEBOOKS / "inspect.ipynb"  # no section of a run: it looks at a finished one
-TIMEOUT = 1800  # seconds per notebook
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 Artifacts = Annotated[str, typer.Option("--artifacts", metavar="DIR", help="Folder of the run.")]
 
 
 def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """Return a notebook with the outputs of its executed copy, without times, metadata and injected parameters.
-
-    Raises
-    ------
-    CraneError : the copy is of another notebook, a cell failed, or an output names a folder of this machine
-    """
+    """Return a notebook with the outputs of its executed copy, without times, metadata and injected parameters."""
     done = {cell["id"]: cell for cell in executed.cells}
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for count, cell in enumerate(code, start=1):
@@ -88,10 +82,9 @@ def _kept(output: NotebookNode, cell: str, count: int) -> NotebookNode:
 
 def small_picture(png: str) -> str:
     """Shrink a picture in base64 to the width that is kept, in 256 colours: a third of the bytes."""
-    with Image.open(BytesIO(b64decode(png))) as picture:
-        small = picture.convert("RGB")
-    small.thumbnail((PICTURE_WIDTH, 20 * PICTURE_WIDTH))
     buffer = BytesIO()
+    small = Image.open(BytesIO(b64decode(png))).convert("RGB")
+    small.thumbnail((PICTURE_WIDTH, 20 * PICTURE_WIDTH))
     few = small.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(buffer, "PNG", optimize=True)
     return b64encode(buffer.getvalue()).decode("ascii")
@@ -115,14 +108,14 @@ def keep_outputs(run: Path, notebooks: Iterable[Path]) -> list[Path]:
     return changed
 
 
-def keep_inspection(run: Path, notebook: Path = INSPECTION) -> list[Path]:
+def keep_inspection(run: Path) -> list[Path]:
     """Execute the inspection notebook on a finished run and keep its outputs; returns it if they changed."""
     with tempfile.TemporaryDirectory(prefix="crane-notebooks-") as folder:
-        executed = Path(folder) / "notebooks" / notebook.name
+        executed = Path(folder) / "notebooks" / INSPECTION.name
         executed.parent.mkdir()
-        given = parameters_of(notebook, run)
-        papermill.execute_notebook(str(notebook), str(executed), given, progress_bar=False, cwd=str(ROOT))
-        return keep_outputs(Path(folder), [notebook])
+        given = parameters_of(INSPECTION, run)
+        papermill.execute_notebook(str(INSPECTION), str(executed), given, progress_bar=False, cwd=str(ROOT))
+        return keep_outputs(Path(folder), [INSPECTION])
 
 
 def parameters_of(notebook: Path, run: Path) -> dict[str, Any]:
@@ -131,13 +124,8 @@ def parameters_of(notebook: Path, run: Path) -> dict[str, Any]:
     return {**given, "panel": False} if notebook.name == INSPECTION.name else given
 
 
-def check_outputs(run: Path, notebooks: Iterable[Path], *, workers: int | None = None) -> dict[str, str]:
-    """Execute notebooks with nbval on a copy of a finished run.
-
-    Returns
-    -------
-    {notebook: message of nbval, with the cell and both outputs} of the notebooks of which an output differs
-    """
+def check_outputs(run: Path, notebooks: Iterable[Path]) -> dict[str, str]:
+    """Execute notebooks with nbval on a copy of a finished run; returns {name: message} of those that differ."""
     paths = list(notebooks)
     with tempfile.TemporaryDirectory(prefix="crane-notebooks-") as folder:
         copy = Path(folder) / "artifacts" / run.name
@@ -145,15 +133,13 @@ def check_outputs(run: Path, notebooks: Iterable[Path], *, workers: int | None =
         for path in paths:
             book = nbformat.read(path, as_version=4)
             code = [cell for cell in book.cells if cell.cell_type == "code"]
-            for cell in code:
-                if cell.execution_count is None:  # nbval would compare nothing
-                    raise CraneError(
-                        f"{path.name}: cell {cell['id']} has no kept output; use python -m tools.notebooks write"
-                    )
+            bare = [cell["id"] for cell in code if cell.execution_count is None]  # nbval would compare nothing
+            if bare:
+                raise CraneError(f"{path.name}: cell {bare[0]} has no kept output; use python -m tools.notebooks write")
             given = [f"{name} = {value!r}" for name, value in parameters_of(path, copy).items()]
             code[0].source += "\n" + "\n".join(given)  # no cell of its own, so that no cell's number changes
             nbformat.write(book, Path(folder) / path.name)
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             said = list(pool.map(_validate, [Path(folder) / path.name for path in paths]))
     return {path.name: text for path, text in zip(paths, said, strict=True) if text}
 
@@ -164,9 +150,8 @@ def _validate(notebook: Path) -> str:
     options += ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(SANITIZERS), str(notebook)]
     settings = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "pytest", *options]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=notebook.parent, env=settings, timeout=TIMEOUT, check=False
-    )
+    given = {"cwd": notebook.parent, "env": settings, "timeout": 1800}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **given)
     return done.stdout + done.stderr if done.returncode else ""
 
 

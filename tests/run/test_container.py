@@ -41,23 +41,20 @@ def of(name):
     return [arguments for instruction, arguments in instructions() if instruction == name]
 
 
-@pytest.fixture
-def services():
-    return yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+def image_settings():
+    """{name: value} of the Dockerfile's ENV."""
+    return dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))
 
 
-# ---- Dockerfile, .dockerignore, environment.yml ---------------------------------------------------------------------
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES = COMPOSE["services"]
 
 
-def test_base_is_pinned_and_of_the_python_of_the_conda_environment():
+def test_base_and_packages_are_pinned():
     pinned = re.fullmatch(r"BASE=python:(3\.11\.\d+)-slim-bookworm@sha256:[0-9a-f]{64}", of("ARG")[0])
-    assert pinned
     assert of("FROM") == ["${BASE}"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["dependencies"][0] == f"python={pinned[1]}"
-
-
-def test_every_package_is_installed_from_a_hashed_lock():
     installations = re.findall(r"pip install [^|;&]+", ";".join(of("RUN")))
     assert installations
     for line in installations:
@@ -79,80 +76,63 @@ def test_a_change_of_the_source_leaves_the_installed_layers():
 def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_path):
     (script,) = (arguments for arguments in of("RUN") if "/bin/crane" in arguments)
     steps = [name for name, _ in instructions()]
-    assert steps.index("USER") > [*instructions()].index(("RUN", script))  # made by root, so it is root's
+    assert steps.index("USER") > instructions().index(("RUN", script))  # made by root, so it is root's
     environment, study = tmp_path / "crane", tmp_path / "study"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     study.mkdir()
     for package in ("crane_lib", "crane_study", "crane_run"):
         (study / package).symlink_to(ROOT / package)
-    here = script.replace("/opt/crane", str(environment)).replace(STUDY, str(study))
     path = f"{environment / 'bin'}:{os.environ['PATH']}"
+    here = script.replace("/opt/crane", str(environment)).replace(STUDY, str(study))
     subprocess.run(["sh", "-c", here], check=True, env={"PATH": path})
     assert (environment / "bin" / "crane").stat().st_mode & 0o777 == 0o755
-    packages = sysconfig.get_path("purelib")
-    called = os.environ | {"PATH": path, "PYTHONPATH": packages}
-    done = subprocess.run(
-        ["crane", "verify", "artifacts/none"], env=called, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    called = os.environ | {"PATH": path, "PYTHONPATH": sysconfig.get_path("purelib")}
+    command = ["crane", "verify", "artifacts/none"]
+    done = subprocess.run(command, env=called, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr.startswith("error: artifacts/none: has no manifest.json")
 
 
-def test_image_is_run_by_an_ordinary_user_keeps_no_secret_and_knows_that_it_is_an_image(services):
-    assert (of("USER"), of("HEALTHCHECK")) == (["1000:1000"], ["NONE"])
-    assert not re.search(r"TOKEN|KEY|PASSWORD", " ".join(of("ENV") + of("ARG")))
-    settings = dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))
-    assert (settings["CRANE_IMAGE"], settings["CRANE_COMMIT"]) == ("crane", "${COMMIT}")
-    assert not [service for service in services.values() if "CRANE_IMAGE" in service["environment"]]
-
-
-def test_dockerfile_is_clean():
+def test_dockerfile_is_clean_keeps_no_secret_and_ends_as_an_ordinary_user():
     program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program, "hadolint is in the lock; install it"
     done = subprocess.run([program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-
-
-def test_what_no_image_needs_or_may_hold_stays_outside():
-    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "/*.tar.gz", "**/__pycache__"} <= set(ignored)
+    assert (of("USER"), of("HEALTHCHECK")) == (["1000:1000"], ["NONE"])
+    assert not re.search(r"TOKEN|KEY|PASSWORD", " ".join(of("ENV") + of("ARG")))
+    assert (image_settings()["CRANE_IMAGE"], image_settings()["CRANE_COMMIT"]) == ("crane", "${COMMIT}")
+    ignored = set((ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines())
+    assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "/*.tar.gz", "**/__pycache__"} <= ignored
     needed = {".ci", "tests", "notebooks", "expected", "requirements", "Dockerfile", "compose.yaml", "environment.yml"}
-    assert not needed & set(ignored)
+    assert not needed & ignored
 
 
-# ---- compose.yaml ---------------------------------------------------------------------------------------------------
-
-
-def test_services_share_the_image_and_its_folders(services):
-    assert set(services) == {"study", "study-gpu", "lab"}
-    volumes = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["volumes"]
-    home = dict(pair.split("=", 1) for line in of("ENV") for pair in shlex.split(line))["HOME"]
-    for service in services.values():
+def test_services_share_the_image_and_its_folders():
+    assert set(SERVICES) == {"study", "study-gpu", "lab"}
+    assert set(COMPOSE["volumes"]) == {"hub"}
+    for service in SERVICES.values():
         assert service["image"] == "crane"
         assert set(service["build"]["args"]) == {"TORCH", "COMMIT"}
         assert set(service["build"]["secrets"]) == set(re.findall(r"type=secret,id=([\w.]+)", " ".join(of("RUN"))))
         mounted = dict(volume.split(":") for volume in service["volumes"])
-        assert mounted == {"./artifacts": f"{of('WORKDIR')[0]}/artifacts", "hub": f"{home}/.cache/huggingface"}
-    assert set(volumes) == {"hub"}
-
-
-def test_the_build_has_a_pip_conf_without_settings_unless_another_is_named():
-    secrets = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["secrets"]
-    (default,) = re.fullmatch(r"\$\{CRANE_PIP_CONF:-(.+)\}", secrets["pip.conf"]["file"]).groups()
+        hub = f"{image_settings()['HOME']}/.cache/huggingface"
+        assert mounted == {"./artifacts": f"{of('WORKDIR')[0]}/artifacts", "hub": hub}
+    (default,) = re.fullmatch(r"\$\{CRANE_PIP_CONF:-(.+)\}", COMPOSE["secrets"]["pip.conf"]["file"]).groups()
     settings = configparser.ConfigParser()
     settings.read_string((ROOT / default).read_text(encoding="utf-8"))
     assert settings.sections() == []
 
 
-def test_services_have_no_privilege_and_are_seen_by_this_machine_only(services):
-    for service in services.values():
+def test_services_have_no_privilege_and_are_seen_by_this_machine_only():
+    for service in SERVICES.values():
         assert not {"privileged", "network_mode", "pid", "ipc", "cap_add", "devices"} & set(service)
         assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert all(value is None for value in service["environment"].values())  # handed on, never written down
-    assert [name for name, service in services.items() if "profiles" not in service] == ["study"]
-    assert [name for name, service in services.items() if "ports" in service] == ["lab"]
-    assert [name for name, service in services.items() if "deploy" in service] == ["study-gpu"]
-    (device,) = services["study-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+        assert "CRANE_IMAGE" not in service["environment"]
+    assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["study"]
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["lab"]
+    assert [name for name, service in SERVICES.items() if "deploy" in service] == ["study-gpu"]
+    (device,) = SERVICES["study-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
 
 
@@ -184,21 +164,20 @@ def calls(tmp_path):
     return [line[1:] for line in lines]
 
 
-def test_services_and_the_tool_name_the_same_things(services):
+def test_services_and_the_tool_name_the_same_things():
     text = " ".join((ROOT / "tools" / "container.sh").read_text(encoding="utf-8").replace("\\\n", " ").split())
-    assert " ".join(services["lab"]["command"]) in text
-    assert f'study="{of("WORKDIR")[0]}"' in text
+    assert " ".join(SERVICES["lab"]["command"]) in text
     assert of("WORKDIR")[0] == STUDY
+    assert f'study="{STUDY}"' in text
     assert "git -C \"$root\" describe --always --abbrev=40 --exclude='*' --dirty" in text
 
 
 def test_build_gives_the_build_and_the_commit(tool, tmp_path):
     assert tool("size").stdout == "sha256:0123abc 2 GB\n"
-    (tmp_path / "calls.txt").unlink()
     assert tool("build", "--torch", "cpu").returncode == 0
-    (call,) = calls(tmp_path)
+    call = calls(tmp_path)[-1]
     assert (call[0], call[-1]) == ("bud", str(ROOT))
-    assert "--build-arg=TORCH=cpu" in call
+    assert {"--tag=crane", "--build-arg=TORCH=cpu"} <= set(call)
     assert [option for option in call if re.fullmatch(r"--build-arg=COMMIT=([0-9a-f]{40}(-dirty)?)?", option)]
     assert not [option for option in call if "BASE" in option or "--volume" in option or "--secret" in option]
     assert tool("build", "--base-from-debootstrap").returncode == 0
@@ -233,6 +212,10 @@ def test_run_hands_the_digest_on_and_removes_the_container(tool, tmp_path, fails
     assert removal == ["rm", "working"]
     assert tool("run").returncode == 0
     assert calls(tmp_path)[-2][-3:] == ["working", "--", "./run_all.sh"]
+    assert tool("test", "tests").returncode == 0
+    call = calls(tmp_path)[-2]
+    assert "23456:23456" in call
+    assert call[-4:] == ["--", "./run_tests.sh", "-m", "not slow"]
 
 
 @pytest.mark.parametrize(
@@ -260,10 +243,3 @@ def test_missing_buildah_is_named(tool, tmp_path):
     done = tool("size", PATH=str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "buildah is not installed" in done.stderr
-
-
-def test_the_tests_in_the_image_are_run_by_another_user(tool, tmp_path):
-    assert tool("test", "tests").returncode == 0
-    call, _removal = calls(tmp_path)[-2:]
-    assert "23456:23456" in call
-    assert call[-4:] == ["--", "./run_tests.sh", "-m", "not slow"]
