@@ -6,8 +6,8 @@ import ast
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256, write_json
 from crane_study import ROOT
 from crane_study.locks import locked
-from crane_study.progress import progress
+from crane_study.progress import ProgressTask, progress
 
 _PACKAGES = ("crane_lib", "crane_study")  # whose code a stage may depend on
 HASHES = ".hashes.json"  # in the folder of all runs: --fresh keeps it, and no manifest lists it
@@ -81,9 +81,9 @@ def code_fingerprint(modules: Iterable[str]) -> str:
 
 
 class Hashes:
-    """SHA-256 of files, remembered by path, size, times of change and inode.
+    """SHA-256 of files, remembered by path, size, times of change and inode in the folder of all runs.
 
-    folder : of all runs; if it is not writable, hashes are remembered in this process only
+    If the folder is not writable, they are remembered in this process only.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -104,10 +104,7 @@ class Hashes:
     def _of(self, files: set[Path]) -> dict[Path, str]:
         known = self._known(files)
         if files - known.keys():
-            lock: AbstractContextManager[None] = (
-                locked(self._folder / ".hashes.lock") if self._writable else nullcontext()
-            )
-            with lock:
+            with locked(self._folder / ".hashes.lock") if self._writable else nullcontext():
                 known = self._known(files)  # another section may have read them meanwhile
                 for file, entry in _read(sorted(files - known.keys())).items():
                     known[file] = entry["sha256"]
@@ -140,31 +137,21 @@ class Hashes:
 def _state(file: Path) -> dict[str, int]:
     """Return what changes with the content of a file; unlike the first time, the second cannot be set back."""
     about = file.stat()
-    return {
-        "size": about.st_size,
-        "modified": about.st_mtime_ns,
-        "changed": about.st_ctime_ns,
-        "inode": about.st_ino,
-    }
+    times = {"modified": about.st_mtime_ns, "changed": about.st_ctime_ns}
+    return {"size": about.st_size, **times, "inode": about.st_ino}
 
 
 def _read(files: list[Path]) -> dict[Path, dict[str, Any]]:
     """Return the SHA-256 of each file, and its state before it was read."""
-    read, total = 0, sum(file.stat().st_size for file in files)
+    total = sum(file.stat().st_size for file in files)
     with progress("Hashing the model's files (MiB)", total // _MIB, delay=PATIENCE) as bar:
-
-        def advance(size: int) -> None:
-            nonlocal read
-            read += size
-            bar.advance(read // _MIB - bar.done)
-
-        return {file: {**_state(file), "sha256": _sha256(file, advance)} for file in files}
+        return {file: {**_state(file), "sha256": _sha256(file, bar)} for file in files}
 
 
-def _sha256(file: Path, advance: Callable[[int], None]) -> str:
+def _sha256(file: Path, bar: ProgressTask) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
-            advance(len(block))
+            bar.advance(len(block) // _MIB)
     return digest.hexdigest()

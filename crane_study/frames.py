@@ -26,13 +26,7 @@ def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
 def read_frame(path: str | os.PathLike[str], *, texts: Iterable[str] = ()) -> pd.DataFrame:
     """Read a table written by `write_frame`; in CSV an empty field is an empty text in a text column.
 
-    Parameters
-    ----------
-    texts : columns of a CSV that hold text even if it looks like numbers
-
-    Raises
-    ------
-    CraneError : the file is missing
+    `texts` names columns of a CSV that hold text even if it looks like numbers.
     """
     import pandas as pd  # here, so that the command line starts without it
 

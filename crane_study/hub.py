@@ -34,6 +34,7 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
     """Turn errors of the hub's libraries inside the block into one line that says what to do."""
     from huggingface_hub import errors
 
+    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # of the hub's HTTP library, which has changed
     try:
         yield
     except errors.GatedRepoError as error:
@@ -55,18 +56,11 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise CraneError(_not_there(what)) from error
-    except (_http_error(), ConnectionError) as error:  # HTTP errors
+    except (http_error, ConnectionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CraneError(
             f"{what}: the hub cannot be reached ({type(error).__name__}: {reason}); start again"
         ) from error
-
-
-def _http_error() -> type[Exception]:
-    """Return the base error of the HTTP library of huggingface_hub, which has changed that library before."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return HfHubHTTPError.__bases__[0]
 
 
 def _not_there(what: str) -> str:
@@ -77,12 +71,7 @@ def _not_there(what: str) -> str:
 
 
 def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = False) -> Path:
-    """Return the directory of a model of the hub, fetched if the cache lacks it; or the folder itself, if one is named.
-
-    Raises
-    ------
-    CraneError : it is not available; the reason in one line
-    """
+    """Return the directory of a model of the hub, fetched if the cache lacks it; a named folder itself."""
     if is_local(name):
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -105,12 +94,7 @@ def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = Fa
 
 
 def dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> Path:
-    """Return a folder with the matching files of a data set of the hub, fetched if the cache lacks them.
-
-    Raises
-    ------
-    CraneError : it is not available, or has no such files
-    """
+    """Return a folder with the matching files of a data set of the hub, fetched if the cache lacks them."""
     if is_local(name):
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -156,12 +140,7 @@ def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -
 
 
 def check_reachable(name: str, *, kind: str, revision: str) -> None:
-    """Check that a revision of a model or data set (`kind`) can be fetched, with the token if there is one.
-
-    Raises
-    ------
-    CraneError : it cannot; the reason in one line
-    """
+    """Check that a revision of a model or data set (`kind`) can be fetched, with the token if there is one."""
     from huggingface_hub import HfApi
 
     with naming_mistakes(f"{kind} {name}", revision):

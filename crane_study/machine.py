@@ -113,10 +113,8 @@ def _gpus() -> list[tuple[str, str, str]]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    if done.returncode != 0:
-        return []
     rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines()]
-    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3 and row[2].isdigit()]
+    return [(row[0], row[1], row[2]) for row in rows if not done.returncode and len(row) == 3 and row[2].isdigit()]
 
 
 def _cuda_runtime() -> str | None:
@@ -170,25 +168,17 @@ def on_all_threads() -> Iterator[None]:
 HIGH_WATER_MARK = "high-water mark of the process, reset before"
 SAMPLED = "sampled"
 _STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
-_RESET = "5"  # resets VmHWM (man 5 proc)
+_CLEAR = Path("/proc/self/clear_refs")  # writing 5 resets VmHWM (man 5 proc)
 _INTERVAL = 0.02  # seconds between samples if the mark cannot be reset
 
 
 @dataclass
 class Peak:
-    """Highest memory in MiB and how it was measured; None if it could not be measured.
-
-    gpu_mib : allocated by torch, summed over GPUs; None if no GPU was used
-    """
+    """Highest memory in MiB, to a tenth, and how it was measured; None if it could not be measured."""
 
     resident_mib: float | None = None
-    gpu_mib: float | None = None
+    gpu_mib: float | None = None  # allocated by torch, summed over GPUs; None if no GPU was used
     measure: str = ""
-
-    def rounded(self) -> float | None:
-        """Return the resident memory to a tenth of a MiB."""
-        return None if self.resident_mib is None else round(self.resident_mib, 1)
 
 
 def _mark() -> float | None:
@@ -200,7 +190,7 @@ def _mark() -> float | None:
 def _reset_mark() -> bool:
     """Reset the high-water mark; return False if the system does not allow it."""
     try:
-        _CLEAR.write_text(_RESET, encoding="ascii")
+        _CLEAR.write_text("5", encoding="ascii")
     except OSError:
         return False
     return _mark() is not None
@@ -224,7 +214,8 @@ def measuring() -> Iterator[Peak]:
     try:
         yield peak
     finally:
-        peak.resident_mib = sampler.stop() if sampler else _mark()
+        highest = sampler.stop() if sampler else _mark()
+        peak.resident_mib = None if highest is None else round(highest, 1)
         after = _cuda()
         if after is not None:
             allocated = sum(after.max_memory_allocated(number) for number in range(after.device_count()))

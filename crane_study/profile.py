@@ -26,14 +26,13 @@ from crane_study import ROOT
 CONFIGS = ROOT / "configs"
 TEMPLATE = "template"  # configs/template.yaml, a profile to start from
 ARTIFACTS_VARIABLE = "CRANE_ARTIFACTS"
-DEFAULT_ARTIFACTS = ROOT / "artifacts"
 REHEARSAL_SUFFIX = "-rehearsal"  # of the name of a profile that only rehearses
 TOLD = ("description", "expected_seconds", "calibration_seconds", "needs")  # information; no result depends on it
 COMPARED_METHODS = ("kurtosis", "contrast", "lape")  # the claims are about these
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
-    """Make a path absolute from the folder of the profile's file, which the context of validation names."""
+    """Make a path absolute from the folder of the profile's file."""
     folder = (info.context or {}).get("folder")
     return (folder / path).resolve() if folder is not None and not path.is_absolute() else path
 
@@ -97,10 +96,7 @@ class Sampling(Strict):
 
 
 class HubSource(Strict):
-    """Published models and corpora, from the hub or its cache.
-
-    `architecture` holds keys of the models' ``config.json``; a rehearsal makes a small model with them.
-    """
+    """Published models and corpora, from the hub or its cache."""
 
     kind: Literal["hub"]
     base_model: HubModel
@@ -109,7 +105,7 @@ class HubSource(Strict):
     relevance_documents: Count = 5_000
     perplexity_documents: Count = 500
     sampling: Sampling = Sampling()
-    architecture: dict[str, Any] = {}
+    architecture: dict[str, Any] = {}  # keys of the models' config.json, of which a rehearsal makes a small model
     trust_remote_code: bool = False
 
 
@@ -217,26 +213,20 @@ class Selection(Strict):
 
 
 class Controls(Strict):
-    """Dose-response curves, random controls and variants of the methods, on a sample of the texts.
-
-    `documents` and `questions` are random samples per language; accuracy is measured at `question_budgets` only.
-    """
+    """Dose-response curves, random controls and variants of the methods, on random samples of the texts."""
 
     budgets: Annotated[tuple[Share, ...], Field(min_length=2)] = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
     question_budgets: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05, 0.1, 0.2, 0.3, 0.5)
     draws: Count = 5  # random sets per budget; the common budget has selection.random_draws
-    documents: Count = 30
-    questions: Count = 40
+    documents: Count = 30  # per language
+    questions: Count = 40  # per language
     ablation: Literal["all", "few"] = "all"
 
 
 class GroundTruth(Strict):
-    """Ablation of every single neuron, measured on `documents` held-out documents per language; 0: not done.
+    """Ablation of every single neuron: one forward pass per neuron, so it is for small models."""
 
-    It takes one forward pass per neuron, so it is for small models.
-    """
-
-    documents: NotNegative = 0
+    documents: NotNegative = 0  # held-out documents per language; 0: not done
 
 
 class Task(Strict):
@@ -252,17 +242,13 @@ class Task(Strict):
 
 
 class Evaluation(Strict):
-    """Question answering under masks.
-
-    `target_delimiter` is the text between prompt and answer, per language. `tasks` replaces the source's own questions
-    by published benchmarks, one per language.
-    """
+    """Question answering under masks."""
 
     batch_size: Count = 64
-    target_delimiter: dict[str, str] = {}  # default: a space
+    target_delimiter: dict[str, str] = {}  # between prompt and answer, per language; default: a space
     chat_target_delimiter: str = ""  # in the chat template
     chat_template: bool = True  # ask the chat model in its template, if it has one
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}  # by language, instead of the source's own questions
     few_shot: NotNegative = 5  # worked examples before each question of a task
     random_seed: NotNegative = 2025  # of the draw of examples
 
@@ -332,18 +318,15 @@ class Profile(Strict):
         languages = list(self.languages)
         if len(languages) < 2:
             raise ValueError(f"languages: has {languages}, at least two are needed to tell what is specific to one")
+        if isinstance(self.source, EmbeddedSource) and set(languages) != {"en", "zh", "vi"}:
+            facts = "the embedded facts are in en, zh and vi"
+            raise ValueError(f"languages: has {languages}, {facts}; use a local source for others")
         named: dict[str, Any] = {
             "open_ended.questions": self.open_ended.questions,
             "evaluation.tasks": self.evaluation.tasks or None,
+            "source.texts": getattr(self.source, "texts", None),
+            "source.questions": getattr(self.source, "questions", None),
         }
-        if isinstance(self.source, EmbeddedSource):
-            if set(languages) != {"en", "zh", "vi"}:
-                facts = "the embedded facts are in en, zh and vi"
-                raise ValueError(f"languages: has {languages}, {facts}; use a local source for others")
-        else:
-            named["source.texts"] = self.source.texts
-        if isinstance(self.source, LocalSource):
-            named["source.questions"] = self.source.questions
         for name, given in named.items():
             if given is not None and set(given) != set(languages):
                 raise ValueError(
@@ -378,8 +361,8 @@ class Profile(Strict):
         """Return whether a licence of a model or corpus must be accepted on the hub."""
         if not isinstance(self.source, HubSource):
             return False
-        models = [model for model in (self.source.base_model, self.source.chat_model) if model is not None]
-        return any(model.gated for model in models) or any(text.gated for text in self.source.texts.values())
+        named = (self.source.base_model, self.source.chat_model, *self.source.texts.values())
+        return any(one is not None and one.gated for one in named)
 
     def resolved(self) -> dict[str, Any]:
         """Return the profile with all defaults, as plain values."""
@@ -428,7 +411,7 @@ def _first_error(error: ValidationError) -> str:
 
 def artifacts_root(given: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of all runs: as given, else from the environment, else ``artifacts/`` of the repository."""
-    return Path(given or os.environ.get(ARTIFACTS_VARIABLE) or DEFAULT_ARTIFACTS).resolve()
+    return Path(given or os.environ.get(ARTIFACTS_VARIABLE) or ROOT / "artifacts").resolve()
 
 
 def profile_names() -> list[str]:
@@ -437,12 +420,7 @@ def profile_names() -> list[str]:
 
 
 def profile_path(name: str) -> Path:
-    """Return the file of a profile given by name or by path.
-
-    Raises
-    ------
-    CraneError : there is no such profile
-    """
+    """Return the file of a profile given by name or by path."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -455,16 +433,7 @@ def profile_path(name: str) -> Path:
 
 
 def load_profile(name: str) -> Profile:
-    """Read and validate a profile.
-
-    Parameters
-    ----------
-    name : name of a file in ``configs/`` without its ending, or the path of a YAML file
-
-    Raises
-    ------
-    CraneError : no such profile, not YAML, an unknown key (the nearest right one is named) or a value out of range
-    """
+    """Read and validate a profile, given by name or by path; an error names the nearest right name or key."""
     path = profile_path(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -18,10 +18,7 @@ _INTERVAL = 0.5  # seconds between writes of the file
 
 
 class ProgressTask:
-    """Work done step by step: call `advance` after each step, `skip` for steps done before.
-
-    delay : seconds before its progress is shown
-    """
+    """Work done step by step, shown after `delay` seconds: call `advance` after each step, `skip` for earlier ones."""
 
     def __init__(self, description: str, total: int, *, delay: float = 0.0) -> None:
         self.description, self.total, self.done = description, total, 0
@@ -99,10 +96,7 @@ def progress(description: str, total: int, *, delay: float = 0.0) -> Iterator[Pr
 
 
 def advancing(task: ProgressTask) -> Callable[[int, int], None]:
-    """Return a callback `(done, total)` that advances `task` by what was done since the last call.
-
-    The first call gives the start: what was done before.
-    """
+    """Return a callback `(done, total)` that advances `task`; its first call says what was done before."""
     before: int | None = None
 
     def advance(done: int, _total: int) -> None:

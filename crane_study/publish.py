@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,13 @@ def header_text(column: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _value_text(column: str, value: str) -> str:
+def _value_text(column: str, value: Any) -> str:
     """Return a value of a text column in words."""
+    if pd.isna(value):
+        return MISSING
     if _LANGUAGES.fullmatch(column):
-        return language_name(value) if value else "none"
-    return _WORDS.get(column, str)(value)
+        return language_name(str(value)) if value else "none"
+    return _WORDS.get(column, str)(str(value))
 
 
 def number_text(value: float, digits: int) -> str:
@@ -146,14 +149,10 @@ def number_text(value: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class TableText:
-    """A table as readers see it.
-
-    right : for every column, True if it holds numbers and is aligned to the right
-    rows : texts of the cells
-    """
+    """A table as readers see it."""
 
     headings: list[str]
-    right: list[bool]
+    right: list[bool]  # for every column, True if it holds numbers and is aligned to the right
     rows: list[list[str]]
 
     def markdown(self) -> str:
@@ -187,7 +186,7 @@ def table_words(frame: pd.DataFrame, *, digits: int = 3) -> TableText:
         elif is_numeric_dtype(values):
             texts = values.map(str).astype(object)
         else:
-            texts = values.map(lambda value, name=name: MISSING if pd.isna(value) else _value_text(name, str(value)))
+            texts = values.map(partial(_value_text, name))
         if name in ("lowest", "highest"):  # one draw has no range
             texts = texts.mask(single, MISSING)
         elif name == "random_seed":  # a set that is not drawn has none
@@ -198,34 +197,14 @@ def table_words(frame: pd.DataFrame, *, digits: int = 3) -> TableText:
 
 
 def read_table(path: Path) -> TableText:
-    """Read the CSV of a table and show it as its Markdown file does.
-
-    Parameters
-    ----------
-    path : without suffix, as in `write_table`
-
-    Raises
-    ------
-    CraneError : the file is missing
-    """
+    """Read the CSV of a table (`path` without suffix) and show it as its Markdown file does."""
     about = _read(path.with_name(COLUMNS)).get(path.name, {"digits": 3, "texts": []})
     frame = read_frame(path.with_name(f"{path.name}.csv"), texts=about["texts"])
     return table_words(frame, digits=about["digits"])
 
 
 def write_table(frame: pd.DataFrame, path: Path, *, caption: str, digits: int = 3) -> str:
-    """Write a table as ``path.csv``, ``path.md`` and ``path.tex``.
-
-    Parameters
-    ----------
-    path : without suffix; its last part is the label in LaTeX
-    digits : decimals in Markdown and LaTeX; the CSV keeps every digit
-
-    Returns
-    -------
-    the caption
-    """
-    path = Path(path)
+    """Write a table as ``path.csv`` (every digit), ``path.md`` and ``path.tex`` (rounded), and return its caption."""
     write_frame(path.with_name(f"{path.name}.csv"), frame)
     words = table_words(frame, digits=digits)
     texts = [str(name) for name, number in zip(frame.columns, words.right, strict=True) if not number]
@@ -258,12 +237,7 @@ def _changing(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_not_run(folder: Path) -> dict[str, dict[str, str]]:
-    """Return what each section of a run could not do and why, by its number; empty if everything ran.
-
-    Raises
-    ------
-    CraneError : the file is damaged
-    """
+    """Return what each section of a run could not do and why, by its number; empty if everything ran."""
     entries = _read(folder / NOT_RUN_FILE)
     if not all(isinstance(reasons, dict) for reasons in entries.values()):
         raise CraneError(f"{folder / NOT_RUN_FILE}: expected an object of objects; delete it and run again")
@@ -283,15 +257,6 @@ def forget_not_run(folder: Path, section: str) -> None:
             entries.pop(section, None)
 
 
-def _is_rehearsal(folder: Path) -> bool:
-    """Return whether the resolved profile of a run says that it is a rehearsal."""
-    try:
-        profile = yaml.safe_load((folder / "profile.yaml").read_text(encoding="utf-8"))
-    except OSError:
-        return False
-    return isinstance(profile, dict) and bool(profile.get("rehearsal"))
-
-
 class Publisher:
     """Tables and figures of one section, written into a run's folder and shown in the notebook.
 
@@ -301,7 +266,9 @@ class Publisher:
     def __init__(self, folder: Path, section: str) -> None:
         self.folder = folder
         self.section = section
-        self._mark = f"{REHEARSAL}: " if _is_rehearsal(folder) else ""
+        profile = folder / "profile.yaml"
+        rehearses = profile.is_file() and (yaml.safe_load(profile.read_text(encoding="utf-8")) or {}).get("rehearsal")
+        self._mark = f"{REHEARSAL}: " if rehearses else ""
         forget_not_run(folder, section)
 
     def not_run(self, what: str, reason: str) -> None:

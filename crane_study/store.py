@@ -17,7 +17,7 @@ import importlib.metadata
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from pydantic_core import to_jsonable_python
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, read_json, sha256, write_json
 from crane_study.fingerprints import code_fingerprint
-from crane_study.locks import locked
+from crane_study.locks import locked, wait_for
 from crane_study.machine import measuring, on_all_threads, threads
 
 SCHEMA = "crane.stage/1"
@@ -36,7 +36,6 @@ RECORD = "stage.json"
 SCRATCH = ".scratch"  # folder of the partial results of unfinished stages
 SECTION_VARIABLE = "CRANE_SECTION"  # number of the section that a process works for
 START_VARIABLE = "CRANE_START"  # id of the start that a process works for; without it no failure is recorded
-VISIBLE_SECONDS = 60.0  # network file systems may show a finished stage to other machines only after a while
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "pandas", "babel", "lm_eval")
 
 
@@ -72,51 +71,36 @@ class Store:
         self,
         name: str,
         make: Callable[..., None],
+        /,
         *,
-        inputs: Mapping[str, Stage] | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        data: Iterable[Path] = (),
         sources: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         scratch: bool = False,
         all_threads: bool = False,
+        **given: Any,
     ) -> Stage:
-        """Make a stage, or reuse it.
+        """Make a stage by calling ``make(folder, **given, **settings)``, or reuse it.
 
-        Parameters
-        ----------
-        name : of the stage and its folder
-        make : called as ``make(folder, **inputs, **parameters)``, inputs as folders; writes files into ``folder``
-        inputs : stages that it reads
-        parameters : JSON-like values, dataclasses or pydantic models; part of the key
-        data : data files of the repository that its code reads; their content is part of the key
-        sources : fingerprints of files from outside; part of the key
-        settings : further arguments on which the result does not depend
-        scratch : pass ``scratch=``, a folder that outlives a kill, so that the next start continues from there;
-            under torchrun every process calls `make` with it, and only the first one's ``folder`` exists
-        all_threads : compute with all threads of this machine instead of the section's share; for stages that several
-            sections may be the first to ask for
+        `given` holds the stages that it reads, of which `make` gets the folders, and its parameters: JSON-like values,
+        dataclasses or pydantic models. Both are part of the key, and so are `sources`, the fingerprints of other files
+        that it reads; `settings` are not, because the result does not depend on them.
 
-        Raises
-        ------
-        CraneError : another section failed to make it in this start, or the processes disagree on its key
+        With `scratch`, `make` also gets a folder that outlives a kill, so that the next start continues from there;
+        under torchrun every process then calls `make`, and only the first one's ``folder`` exists. With `all_threads`
+        it computes with all threads of this machine instead of the section's share; for stages that several sections
+        may be the first to ask for.
         """
+        inputs = {role: stage for role, stage in given.items() if isinstance(stage, Stage)}
+        parameters = {role: value for role, value in given.items() if role not in inputs}
         about = {
             "schema": SCHEMA,
             "name": name,
-            "inputs": {role: stage.key for role, stage in (inputs or {}).items()},
-            "parameters": to_jsonable_python(dict(parameters or {})),
+            "inputs": {role: stage.key for role, stage in inputs.items()},
+            "parameters": to_jsonable_python(parameters),
             "libraries": self._libraries,
         }
-        key = fingerprint(
-            {
-                **about,
-                "data": {path.name: sha256(path) for path in data},
-                "sources": dict(sources or {}),
-                "code": code_fingerprint([make.__module__]),
-                "function": make.__qualname__,
-            }
-        )
+        code = {"code": code_fingerprint([make.__module__]), "function": make.__qualname__}
+        key = fingerprint({**about, "sources": dict(sources or {}), **code})
         if _from_first(key) != key:
             raise CraneError(f"{name}: the processes disagree on what to make; run the same code and libraries in all")
         known = self._finished.get(name)
@@ -127,15 +111,14 @@ class Store:
         reused = record is not None
         if record is None:
             about |= {"key": key, "section": os.environ.get(SECTION_VARIABLE)}
-            given = {role: stage.folder for role, stage in (inputs or {}).items()}
-            given |= {**(parameters or {}), **(settings or {})}
+            arguments = {role: stage.folder for role, stage in inputs.items()} | parameters | dict(settings or {})
             with self._lock(name), on_all_threads() if all_threads else nullcontext():
                 record = _from_first(_complete(folder, key))  # another section may have made it meanwhile
                 reused = record is not None
                 if record is None:
-                    record = self._make_unless_failed(folder, make, given, about, scratch=scratch)
+                    record = self._make(make, arguments, about, scratch=scratch)
         if not _is_first():
-            _wait_for(folder, key)
+            wait_for(folder, lambda: _complete(folder, key))
         made = f"made in {record['seconds']:.1f} s"
         self._say(f"{name}: reused ({made}, inputs unchanged)" if reused else f"{name}: {made}")
         self._finished[name] = Stage(name, folder, key, reused, record["seconds"])
@@ -148,34 +131,29 @@ class Store:
         told = f"{name}: waiting, another section is making it"
         return locked(self.root / f".{name}.lock", waiting=lambda: self._say(told))
 
-    def _make_unless_failed(
-        self, folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any], *, scratch: bool
+    def _make(
+        self, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any], *, scratch: bool
     ) -> dict[str, Any]:
-        """Make a stage and return its record; if another section of this start saw it fail, fail with its message."""
-        name, key = about["name"], about["key"]
+        """Make a stage and return its record; all processes take part if it has a scratch folder.
+
+        If another section of this start saw it fail, fail with its message.
+        """
+        name, key, record = about["name"], about["key"], None
         failure = _failure(self.root, name, key)
         if failure is not None:
             self._say(f"{name}: failed in another section, not tried again in this start")
             raise CraneError(failure)
-        try:
-            return self._make(folder, make, given, about, scratch=scratch)
-        except Exception as error:
-            _keep_failure(self.root, name, key, error)
-            raise
-
-    def _make(
-        self, folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any], *, scratch: bool
-    ) -> dict[str, Any]:
-        """Make a stage and return its record; all processes take part if it has a scratch folder."""
-        name, record = about["name"], None
         if scratch:
-            given["scratch"] = self.root / SCRATCH / f"{name}-{about['key']}"
+            given["scratch"] = self.root / SCRATCH / f"{name}-{key}"
             given["scratch"].mkdir(parents=True, exist_ok=True)
         try:
             if _is_first():
-                record = _write(folder, make, given, about)
+                record = _write(self.root / name, make, given, about)
             elif scratch:
-                make(folder, **given)
+                make(self.root / name, **given)
+        except Exception as error:
+            _keep_failure(self.root, name, key, error)
+            raise
         finally:
             if _is_first():
                 self._remove_scratch(name, done=record is not None)
@@ -224,7 +202,7 @@ def _write(folder: Path, make: Callable[..., None], given: dict[str, Any], about
         record = {
             **about,
             "seconds": time.perf_counter() - started,
-            "peak_memory_mib": peak.rounded(),
+            "peak_memory_mib": peak.resident_mib,
             "peak_gpu_memory_mib": peak.gpu_mib,
             "memory_measure": peak.measure,
             "threads": threads(),
@@ -259,33 +237,17 @@ def _from_first(value: Any) -> Any:
     return share(value)
 
 
-def _wait_for(folder: Path, key: str) -> None:
-    """Wait until a stage that the first process has finished is visible here."""
-    patience = time.monotonic() + VISIBLE_SECONDS
-    while _complete(folder, key) is None:
-        if time.monotonic() > patience:
-            raise CraneError(
-                f"{folder}: the first process made it, but it is not visible from here; --artifacts must be on a "
-                "disk that all machines share"
-            )
-        time.sleep(0.2)
-
-
 # ---- Failures
 
 
-def _failure_file(root: Path, stage: str) -> Path:
-    return root / f".{stage}.failed"
-
-
 def _keep_failure(root: Path, stage: str, key: str, error: Exception) -> None:
-    """Record the failure of a stage, in one line, for the other sections of this start."""
+    """Record the failure of a stage for the other sections of this start."""
     start = os.environ.get(START_VARIABLE)
     if start:
         first = next(iter(str(error).strip().splitlines()), "")
         message = first if isinstance(error, CraneError) else f"{type(error).__name__}: {first}"
         with suppress(CraneError):  # on a full disk the stage's own error is the one to report
-            write_json(_failure_file(root, stage), {"start": start, "key": key, "message": message})
+            write_json(root / f".{stage}.failed", {"start": start, "key": key, "message": message})
 
 
 def _failure(root: Path, stage: str, key: str) -> str | None:
@@ -294,7 +256,7 @@ def _failure(root: Path, stage: str, key: str) -> str | None:
     if not start:
         return None
     try:
-        kept = read_json(_failure_file(root, stage))
+        kept = read_json(root / f".{stage}.failed")
     except CraneError:
         return None
     same = isinstance(kept, dict) and (kept.get("start"), kept.get("key")) == (start, key)

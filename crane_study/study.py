@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -13,12 +13,34 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_text
+from crane_lib.methods import METHODS, PUBLISHED
+from crane_lib.models import check_model_directory, check_same_vocabulary
+from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
+from crane_study.data.wordings import WORDINGS
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
+from crane_study.hub import model_directory_of
+from crane_study.measure.benchmarks import CEVAL_NAMES, make_benchmarks
+from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
 from crane_study.profile import EmbeddedSource, HubModel, HubSource, LocalSource, Profile, artifacts_root, load_profile
+from crane_study.steps.controls import ANY, make_control_nlu, make_control_perplexity, make_control_sets
+from crane_study.steps.ground_truth import make_ablation, make_whole_sets
+from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
+from crane_study.steps.open_ended import (
+    make_answers,
+    make_embedded_questions,
+    make_endpoint_scores,
+    make_file_questions,
+    make_offline_scores,
+    make_open_scores,
+)
+from crane_study.steps.relevance import make_relevance
+from crane_study.steps.selection import TOP_SHARE, make_selection
 from crane_study.store import Stage, Store
+from crane_study.training import make_base_model, make_chat_model
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
+from crane_study.uncertainty.open_ended import score_rows
 
 # The transfer masks fewer sets: the judged methods, LAPE, and random sets like those of the judged methods.
 _TRANSFER_METHODS = ["kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast"]
@@ -28,14 +50,17 @@ _FROM_CHAT = MaskChoice(methods={"chat": _CHAT_METHODS})
 _ON_CHAT = MaskChoice(methods={"base": _TRANSFER_METHODS, "chat": _CHAT_METHODS}, draws=_TRANSFER_DRAWS)
 
 
-def file_key(path: Path) -> str:
-    """Return the hash of a user's file, or that it is missing (the stage then reports it)."""
-    return sha256(path) if path.is_file() else "missing"
+_WORDINGS = {"wordings": sha256(WORDINGS)}
+_BENCHMARKS = {"subjects": sha256(CEVAL_NAMES)}
 
 
-def folder_key(folder: Path) -> dict[str, str]:
-    """Return the hashes of the files in a user's folder; none if it is missing (the stage then reports it)."""
-    return {str(path.relative_to(folder)): file_key(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+def _file_keys(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the hashes of a user's files; a stage that reads a missing one reports it."""
+    return {name: sha256(path) if path.is_file() else "missing" for name, path in files.items()}
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 class Study:
@@ -92,9 +117,9 @@ class Study:
     @property
     def no_ground_truth(self) -> str:
         """Reason why single neurons are not ablated; empty if they are."""
-        if self.profile.ground_truth.documents == 0:
-            return "the profile sets no documents for it (ground_truth.documents); it takes one pass per neuron"
-        return ""
+        if self.profile.ground_truth.documents:
+            return ""
+        return "the profile sets no documents for it (ground_truth.documents); it takes one pass per neuron"
 
     @property
     def no_open_ended(self) -> str:
@@ -124,8 +149,6 @@ class Study:
     @property
     def methods(self) -> dict[str, str]:
         """Names of the selection methods, with the source code of those that are not part of the library."""
-        from crane_lib.methods import METHODS
-
         return {name: METHODS[name].code for name in self.profile.selection.methods or METHODS}
 
     @property
@@ -136,13 +159,11 @@ class Study:
     @property
     def open_sets(self) -> dict[str, list[tuple[str, str]]]:
         """Methods and budgets for open answers: sets of the base model, and of the chat model as in the paper."""
-        from crane_lib.methods import PUBLISHED
-        from crane_study.steps.selection import TOP_SHARE
-
-        random = [(f"random_like_{method}", budget) for method, budget in self.judged_sets]
+        own, lape = self.judged_sets, ("lape", PUBLISHED)
+        random = [(f"random_like_{method}", budget) for method, budget in own]
         return {
-            "base": [*self.judged_sets, ("lape", PUBLISHED), ("lape", self.budget), *random],
-            "chat": [*self.judged_sets, ("kurtosis", f"{TOP_SHARE:g}"), ("lape", PUBLISHED)],
+            "base": [*own, lape, ("lape", self.budget), *random],
+            "chat": [*own, ("kurtosis", f"{TOP_SHARE:g}"), lape],
         }
 
     @property
@@ -201,63 +222,35 @@ class Study:
 
     # ---- Stages
 
-    def _run(
-        self,
-        name: str,
-        make: Callable[..., None],
-        *,
-        data: Iterable[Path] = (),
-        sources: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        scratch: bool = False,
-        all_threads: bool = False,
-        **given: Any,
-    ) -> Stage:
-        """Run a step; what it is given is a stage that it reads or a parameter."""
-        return self.store.run(
-            name,
-            make,
-            inputs={role: value for role, value in given.items() if isinstance(value, Stage)},
-            parameters={role: value for role, value in given.items() if not isinstance(value, Stage)},
-            data=data,
-            sources=sources,
-            settings=settings,
-            scratch=scratch,
-            all_threads=all_threads,
-        )
-
     @cached_property
     def corpus(self) -> Stage:
         """Documents and questions."""
-        from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
-        from crane_study.data.wordings import WORDINGS
-
         source, random_seed = self.profile.source, self.profile.random_seed
         if isinstance(source, EmbeddedSource):
-            return self._run(
+            return self.store.run(
                 "corpus",
                 make_embedded_corpus,
                 knowledge=source.knowledge.model_dump(),
                 random_seed=random_seed,
-                data=[WORDINGS],
+                sources=_WORDINGS,
                 all_threads=True,
             )
-        sizes: dict[str, Any] = {
+        given: dict[str, Any] = {
             name: getattr(source, name) for name in ("relevance_documents", "perplexity_documents")
         }
         if isinstance(source, HubSource):
-            return self._run(
+            return self.store.run(
                 "corpus",
                 make_hub_corpus,
                 texts={language: text.model_dump(mode="json") for language, text in source.texts.items()},
                 sampling=source.sampling.model_dump(),
-                sources={language: file_key(text.file) for language, text in source.texts.items() if text.file},
+                sources=_file_keys({language: text.file for language, text in source.texts.items() if text.file}),
                 scratch=True,
                 all_threads=True,
-                **sizes,
+                **given,
             )
         questions = source.questions or {}
-        return self._run(
+        return self.store.run(
             "corpus",
             make_local_corpus,
             texts={language: str(path) for language, path in source.texts.items()},
@@ -265,24 +258,22 @@ class Study:
             random_seed=random_seed,
             sources={"texts": _file_keys(source.texts), "questions": _file_keys(questions)},
             all_threads=True,
-            **sizes,
+            **given,
         )
 
     @property
     def questions(self) -> Stage:
         """Stage of the multiple-choice questions: benchmarks if the profile names some, else the corpus."""
-        from crane_study.measure.benchmarks import CEVAL_NAMES, make_benchmarks
-
         options = self.profile.evaluation
         if not options.tasks:
             return self.corpus
-        return self._run(
+        folders = {language: task.path for language, task in options.tasks.items() if task.path}
+        return self.store.run(
             "benchmarks",
             make_benchmarks,
             tasks={language: task.model_dump(mode="json") for language, task in options.tasks.items()},
             few_shot=options.few_shot,
-            data=[CEVAL_NAMES],
-            sources={language: folder_key(task.path) for language, task in options.tasks.items() if task.path},
+            sources=_BENCHMARKS | {language: _file_keys(_files_in(folder)) for language, folder in folders.items()},
         )
 
     def model(self, name: str) -> Stage:
@@ -297,26 +288,20 @@ class Study:
         return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
     def _trained_model(self, source: EmbeddedSource, name: str) -> Stage:
-        from crane_study.training import make_base_model, make_chat_model
 
-        shared = {"corpus": self.corpus, "loading": self._loading, "random_seed": self.profile.random_seed}
-        trained: dict[str, Any] = {**shared, "all_threads": True}
+        given: dict[str, Any] = {"loading": self._loading, "random_seed": self.profile.random_seed, "all_threads": True}
         if name == "chat":
-            base = self._trained_model(source, "base")
-            return self._run("chat_model", make_chat_model, base=base, training=source.chat, **trained)
-        architecture = source.architecture
-        return self._run("base_model", make_base_model, architecture=architecture, training=source.base, **trained)
+            given |= {"base": self._trained_model(source, "base"), "training": source.chat}
+            return self.store.run("chat_model", make_chat_model, corpus=self.corpus, **given)
+        given |= {"architecture": source.architecture, "training": source.base}
+        return self.store.run("base_model", make_base_model, corpus=self.corpus, **given)
 
     def _directory(self, source: LocalSource | HubSource, name: str) -> Path:
         """Directory of a given model, fetched if it is not there yet."""
-        from crane_lib.models import check_model_directory
-
         given = source.base_model if name == "base" else source.chat_model
         if given is None:
             raise CraneError(f"profile {self.profile.name}: names no {name} model")
         if isinstance(given, HubModel):
-            from crane_study.hub import model_directory_of
-
             path = model_directory_of(given.id, revision=given.revision, trust_remote_code=source.trust_remote_code)
         else:
             path = given
@@ -325,21 +310,13 @@ class Study:
 
     def _check_chat_tokenizer(self, source: LocalSource | HubSource, chat: Path) -> None:
         """Check that the chat model has the tokens of the base model."""
-        from crane_lib.models import check_same_vocabulary
-
         given = [source.base_model, source.chat_model]
         base_name, chat_name = (model.id if isinstance(model, HubModel) else str(model) for model in given)
-        check_same_vocabulary(
-            self._directory(source, "base"),
-            chat,
-            names=(base_name, chat_name),
-            trust_remote_code=source.trust_remote_code,
-        )
+        base, trusted = self._directory(source, "base"), source.trust_remote_code
+        check_same_vocabulary(base, chat, names=(base_name, chat_name), trust_remote_code=trusted)
 
     def relevance(self, name: str) -> Stage:
         """Relevance statistics and firing counts of every language on a model."""
-        from crane_study.steps.relevance import make_relevance
-
         section = self.profile.relevance
         options = PassOptions(
             languages=self.languages,
@@ -349,22 +326,13 @@ class Study:
             max_length=section.max_length,
             loading=self._loading,
         )
-        return self._run(
-            f"relevance_{name}",
-            make_relevance,
-            corpus=self.corpus,
-            model=self.model(name),
-            options=options,
-            settings={"checkpointing": section.checkpointing, "processes": section.processes},
-            scratch=True,
-            all_threads=True,
-        )
+        given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "options": options}
+        given["settings"] = {"checkpointing": section.checkpointing, "processes": section.processes}
+        return self.store.run(f"relevance_{name}", make_relevance, **given, scratch=True, all_threads=True)
 
     def selection(self, name: str) -> Stage:
         """Neuron sets of every method, selected on a model."""
-        from crane_study.steps.selection import make_selection
-
-        return self._run(
+        return self.store.run(
             f"selection_{name}",
             make_selection,
             relevance=self.relevance(name),
@@ -380,54 +348,44 @@ class Study:
         """Sets that a model is masked with: those of the base model, and the chat model's for the chat model."""
         return {f"selected_on_{own}": self.selection(own) for own in self.model_names[: 1 + (name == "chat")]}
 
+    def _measured_stage(
+        self, stage: str, make: Callable[..., None], options: DocumentOptions | QuestionOptions, **given: Any
+    ) -> Stage:
+        """Run a step that measures a model on the documents or on the questions."""
+        asked = isinstance(options, QuestionOptions)
+        given |= {"corpus": self.questions if asked else self.corpus, "sources": _BENCHMARKS if asked else None}
+        return self.store.run(stage, make, model=self.model(options.model_name), options=options, **given)
+
     def perplexity(self, name: str) -> Stage:
         """Perplexity of a model under every mask."""
-        from crane_study.steps.masks import make_perplexity
-
-        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), **self._selected(name)}
         options = self.document_options(name, _ON_CHAT if name == "chat" else None)
-        return self._run(f"perplexity_{name}", make_perplexity, **read, options=options, scratch=True)
+        given = self._selected(name)
+        return self._measured_stage(f"perplexity_{name}", make_perplexity, options, **given, scratch=True)
 
     def nlu(self, name: str) -> Stage:
         """Accuracy of a model on the questions under every mask."""
-        from crane_study.measure.benchmarks import CEVAL_NAMES
-        from crane_study.steps.masks import make_nlu
-
         if not self.has_questions:
             raise CraneError(f"profile {self.profile.name}: names no questions; give source.questions its files")
-        read: dict[str, Any] = {"corpus": self.questions, "model": self.model(name), **self._selected(name)}
         options = self.question_options(name, _ON_CHAT if name == "chat" else None)
-        return self._run(f"nlu_{name}", make_nlu, **read, options=options, data=[CEVAL_NAMES], scratch=True)
+        return self._measured_stage(f"nlu_{name}", make_nlu, options, **self._selected(name), scratch=True)
 
     def back_transfer(self) -> list[Stage]:
         """Perplexity of the base model under the chat model's sets, and accuracy if there are questions."""
-        from crane_study.measure.benchmarks import CEVAL_NAMES
-        from crane_study.steps.masks import make_nlu, make_perplexity
-
-        read: dict[str, Any] = {"model": self.model("base"), "selected_on_chat": self.selection("chat")}
-        options = self.document_options("base", _FROM_CHAT)
-        stages = [
-            self._run("perplexity_back", make_perplexity, corpus=self.corpus, **read, options=options, scratch=True)
-        ]
+        given: dict[str, Any] = {"selected_on_chat": self.selection("chat"), "scratch": True}
+        documents = self.document_options("base", _FROM_CHAT)
+        stages = [self._measured_stage("perplexity_back", make_perplexity, documents, **given)]
         if self.has_questions:
-            asked: dict[str, Any] = {"corpus": self.questions, "options": self.question_options("base", _FROM_CHAT)}
-            stages.append(self._run("nlu_back", make_nlu, **read, **asked, data=[CEVAL_NAMES], scratch=True))
+            questions = self.question_options("base", _FROM_CHAT)
+            stages.append(self._measured_stage("nlu_back", make_nlu, questions, **given))
         return stages
 
     def _unmasked_nlu(self, name: str) -> Stage:
-        from crane_study.measure.benchmarks import CEVAL_NAMES
-        from crane_study.steps.masks import make_unmasked_nlu
-
-        read: dict[str, Any] = {"corpus": self.questions, "model": self.model(name)}
-        options = self.question_options(name)
-        return self._run(f"unmasked_{name}", make_unmasked_nlu, **read, options=options, data=[CEVAL_NAMES])
+        return self._measured_stage(f"unmasked_{name}", make_unmasked_nlu, self.question_options(name))
 
     @property
     def control_sets(self) -> Stage:
         """Sets of every method at every budget of the dose-response, random controls, variants of the methods."""
-        from crane_study.steps.controls import make_control_sets
-
-        return self._run(
+        return self.store.run(
             "control_sets",
             make_control_sets,
             relevance=self.relevance("base"),
@@ -441,22 +399,16 @@ class Study:
 
     def control_perplexity(self) -> Stage:
         """Perplexity of the base model under the control sets, on sampled documents."""
-        from crane_study.steps.controls import make_control_perplexity
-
-        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model("base"), "sets": self.control_sets}
         options = self.document_options("base", documents=self.profile.controls.documents)
-        return self._run("control_perplexity", make_control_perplexity, **read, options=options, scratch=True)
+        given: dict[str, Any] = {"sets": self.control_sets, "scratch": True}
+        return self._measured_stage("control_perplexity", make_control_perplexity, options, **given)
 
     def control_nlu(self) -> Stage:
         """Accuracy of the base model under the control sets, on sampled questions."""
-        from crane_study.measure.benchmarks import CEVAL_NAMES
-        from crane_study.steps.controls import ANY, make_control_nlu
-
         section = self.profile.controls
         masks = MaskChoice(budgets=[*(f"{budget:g}" for budget in section.question_budgets), ANY])
-        read: dict[str, Any] = {"corpus": self.questions, "model": self.model("base"), "sets": self.control_sets}
         options = self.question_options("base", masks, questions=section.questions)
-        return self._run("control_nlu", make_control_nlu, **read, options=options, data=[CEVAL_NAMES], scratch=True)
+        return self._measured_stage("control_nlu", make_control_nlu, options, sets=self.control_sets, scratch=True)
 
     @property
     def _ablated(self) -> DocumentOptions:
@@ -464,43 +416,28 @@ class Study:
 
     def single_effects(self) -> Stage:
         """Effect of every single neuron on a sample of the held-out documents."""
-        from crane_study.steps.ground_truth import make_ablation
-
-        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model("base")}
-        return self._run("ablation", make_ablation, **read, options=self._ablated, scratch=True)
+        return self._measured_stage("ablation", make_ablation, self._ablated, scratch=True)
 
     def whole_sets(self) -> Stage:
         """Perplexity of the same documents under whole sets."""
-        from crane_study.steps.ground_truth import make_whole_sets
-
-        read: dict[str, Any] = {"corpus": self.corpus, "model": self.model("base"), "selection": self.selection("base")}
-        return self._run("ground_truth", make_whole_sets, **read, options=self._ablated, budget=self.budget)
+        given: dict[str, Any] = {"selection": self.selection("base"), "budget": self.budget}
+        return self._measured_stage("ground_truth", make_whole_sets, self._ablated, **given)
 
     @cached_property
     def open_questions(self) -> Stage:
         """Open questions, and the answers that are known."""
-        from crane_study.data.wordings import WORDINGS
-        from crane_study.steps.open_ended import make_embedded_questions, make_file_questions
-
         if self.no_open_ended:
             raise CraneError(f"profile {self.profile.name}: {self.no_open_ended}")
         options = self.profile.open_ended
-        if options.questions is None:
-            return self._run(
-                "open_questions",
-                make_embedded_questions,
-                corpus=self.corpus,
-                count=options.embedded_questions,
-                random_seed=self.profile.random_seed,
-                data=[WORDINGS],
-            )
-        files = {language: str(path) for language, path in options.questions.items()}
-        return self._run("open_questions", make_file_questions, questions=files, sources=_file_keys(options.questions))
+        given: dict[str, Any]
+        if options.questions is not None:
+            given = {"questions": {language: str(path) for language, path in options.questions.items()}}
+            return self.store.run("open_questions", make_file_questions, **given, sources=_file_keys(options.questions))
+        given = {"count": options.embedded_questions, "random_seed": self.profile.random_seed, "sources": _WORDINGS}
+        return self.store.run("open_questions", make_embedded_questions, corpus=self.corpus, **given)
 
     def open_answers(self) -> Stage:
         """Answers of the chat model to the open questions under every mask."""
-        from crane_study.steps.open_ended import make_answers
-
         section = self.profile.open_ended
         options = AnswerOptions(
             sets=self.open_sets,
@@ -510,24 +447,16 @@ class Study:
             batch_size=section.batch_size,
             **self._measured("chat"),
         )
-        read: dict[str, Any] = {"questions": self.open_questions, "model": self.model("chat")}
-        return self._run("open_answers", make_answers, **read, **self._selected("chat"), options=options, scratch=True)
+        given = {"questions": self.open_questions, "model": self.model("chat"), **self._selected("chat")}
+        return self.store.run("open_answers", make_answers, **given, options=options, scratch=True)
 
     def judged(self, judge: str) -> Stage:
         """Answers as one of the judges scored them: items.parquet."""
-        from crane_study.data.wordings import WORDINGS
-        from crane_study.measure.judge_endpoint import Endpoint
-        from crane_study.steps.open_ended import make_endpoint_scores, make_offline_scores
-
         if judge == "offline":
-            read: dict[str, Any] = {
-                "corpus": self.corpus,
-                "questions": self.open_questions,
-                "answers": self.open_answers(),
-            }
-            return self._run("open_scores_offline", make_offline_scores, **read, data=[WORDINGS])
+            given: dict[str, Any] = {"corpus": self.corpus, "questions": self.open_questions, "sources": _WORDINGS}
+            return self.store.run("open_scores_offline", make_offline_scores, answers=self.open_answers(), **given)
         options, endpoint = self.profile.open_ended, Endpoint.from_environment()  # fails before hours of answers
-        return self._run(
+        return self.store.run(
             "open_scores_endpoint",
             make_endpoint_scores,
             answers=self.open_answers(),
@@ -540,11 +469,10 @@ class Study:
 
     def open_scores(self) -> Stage:
         """Judged answers: rows.csv, items.parquet, and agreement.csv if there are two judges."""
-        from crane_study.steps.open_ended import make_open_scores
 
         # The main judge last: if an endpoint fails, the offline scores are kept.
         judged: dict[str, Any] = {judge: self.judged(judge) for judge in reversed(self.judges)}
-        return self._run("open_scores", make_open_scores, **judged, judges=self.judges)
+        return self.store.run("open_scores", make_open_scores, **judged, judges=self.judges)
 
     def evaluate_masks(self) -> list[Stage]:
         """Run every stage that measures a model under masks, as far as the profile allows."""
@@ -562,27 +490,25 @@ class Study:
         stages = [self.perplexity(name)] + ([self.nlu(name)] if self.has_questions else [])
         return pd.concat([read_frame(stage / "rows.csv") for stage in stages], ignore_index=True)
 
-    def _back(self, file: str) -> list[pd.DataFrame]:
-        """A file of each stage of the back transfer, without the unmasked model, which other stages have."""
-        frames = [read_frame(stage / file) for stage in self.back_transfer() if (stage / file).is_file()]
-        return [frame[frame["method"] != "none"] for frame in frames]
-
-    def _under_all_masks(self, name: str, stage: Stage, file: str) -> pd.DataFrame:
-        frames = [read_frame(stage / file)] + (self._back(file) if name == "base" and self.has_chat else [])
-        return pd.concat(frames, ignore_index=True)
+    def _with_back(self, frames: list[pd.DataFrame], file: str) -> pd.DataFrame:
+        """Append a file of each stage of the back transfer, without the unmasked model, which other stages have."""
+        files = [stage / file for stage in self.back_transfer()] if self.has_chat else []
+        back = [read_frame(path) for path in files if path.is_file()]
+        return pd.concat([*frames, *(frame[frame["method"] != "none"] for frame in back)], ignore_index=True)
 
     def documents(self, name: str) -> pd.DataFrame:
         """NLL of every document under every set that a model is masked with, its own and the other model's."""
-        return self._under_all_masks(name, self.perplexity(name), "documents.parquet")
+        frame = read_frame(self.perplexity(name) / "documents.parquet")
+        return self._with_back([frame], "documents.parquet") if name == "base" else frame
 
     def items(self, name: str) -> pd.DataFrame:
         """Every question under every set that a model is masked with, its own and the other model's."""
-        return self._under_all_masks(name, self.nlu(name), "items.parquet")
+        frame = read_frame(self.nlu(name) / "items.parquet")
+        return self._with_back([frame], "items.parquet") if name == "base" else frame
 
     def all_rows(self) -> pd.DataFrame:
         """Result rows of every model, under its own sets and the other model's."""
-        frames = [self.rows(name) for name in self.model_names] + (self._back("rows.csv") if self.has_chat else [])
-        return pd.concat(frames, ignore_index=True)
+        return self._with_back([self.rows(name) for name in self.model_names], "rows.csv")
 
     def unmasked_accuracy(self) -> pd.DataFrame:
         """Accuracy rows of the unmasked models."""
@@ -600,10 +526,4 @@ class Study:
 
     def judge_rows(self, judge: str) -> pd.DataFrame:
         """Result rows of one judge, independent of the other."""
-        from crane_study.uncertainty.open_ended import score_rows
-
         return score_rows(read_frame(self.judged(judge) / "items.parquet"), main=self.judges[0])
-
-
-def _file_keys(files: Mapping[str, Path]) -> dict[str, str]:
-    return {name: file_key(path) for name, path in files.items()}

@@ -44,14 +44,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer; every encoding starts with the begin token.
-
-    Parameters
-    ----------
-    texts : the training documents
-    vocabulary : number of tokens, special ones included
-    max_length : the model's longest input, in tokens
-    """
+    """Train a byte-level BPE tokenizer of `vocabulary` tokens; every encoding starts with the begin token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -75,7 +68,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
-    wrapped = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
         eos_token=END,
@@ -84,7 +77,6 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
-    return wrapped
 
 
 _IGNORED = -100  # label of a position without loss in transformers
@@ -107,10 +99,7 @@ def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimi
     """Create AdamW with weight decay on matrices only."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": training.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
@@ -143,13 +132,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train a causal language model in place, in bfloat16 autocast, or in float64 if the model has that type.
 
-    Parameters
-    ----------
-    tokens, labels : (blocks, block length), a label of -100 carries no loss
-
-    Returns
-    -------
-    frame of step, loss (nats per token), learning_rate, tokens seen, seconds since the start
+    Tokens and labels have the shape (blocks, block length); a label of -100 carries no loss. The result has columns
+    step, loss (nats per token), learning_rate, tokens (seen) and seconds (since the start).
     """
     torch.manual_seed(random_seed)
     device = next(model.parameters()).device

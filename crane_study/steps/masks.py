@@ -16,13 +16,13 @@ import pandas as pd
 from pyarrow import ArrowException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
 from crane_lib.neurons import NeuronSet, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.parallel import barrier, rank, share, world
 from crane_study.data.corpora import sampled_documents, tokenized
 from crane_study.frames import write_frame
+from crane_study.locks import wait_for
 from crane_study.measure.benchmarks import write_benchmark_tasks
 from crane_study.measure.questions import Harness, write_tasks
 from crane_study.measure.rows import accuracy_row, mask_labels, perplexity_rows, write_rows
@@ -30,7 +30,6 @@ from crane_study.options import DocumentOptions, MaskChoice, ModelOptions, Quest
 from crane_study.progress import progress
 
 KEPT_SECONDS = 1.0  # faster results are not kept: writing a file takes a hundredth of a second
-VISIBLE_SECONDS = 60.0  # network file systems may show a new file to other machines only after a while
 _STATE = "state"  # column of a kept file that names its state
 
 Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
@@ -43,33 +42,19 @@ def evaluate_states(
     description: str,
     scratch: Path | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Evaluate a model in every state.
+    """Evaluate a model in every state, and return the frames by state, in the order of `states`.
 
-    With a `scratch` folder the processes of torchrun share the states: each of them calls this, and the first one gets
-    all results, the others none, because it may remove the folder while they are still reading.
-
-    Parameters
-    ----------
-    states : context managers that put the model into a state, by names that can be file names
-    evaluate : called in each state; returns a frame with at least one row
-    description : of the work, for its progress
-    scratch : folder for finished states, from which a later call continues
-
-    Returns
-    -------
-    results of `evaluate` by state, in the order of `states`
-
-    Raises
-    ------
-    CraneError : the result of another process is not visible from here
+    Finished states are kept in `scratch`, from which a later call continues; their names are file names. With such a
+    folder the processes of torchrun share the states: each of them calls this, and the first one gets all results, the
+    others none, because it may remove the folder while they are still reading.
     """
     kept = _Kept(scratch)
     found = {name: frame for name in states if (frame := kept.read(name)) is not None}
-    missing = kept.agree([name for name in states if name not in found])
+    missing, own = kept.own([name for name in states if name not in found])
     with progress(description, len(states)) if rank() == 0 else nullcontext() as bar:
         if bar is not None:
             bar.skip(len(states) - len(missing))
-        for name in kept.own(missing):
+        for name in own:
             started = time.monotonic()
             with states[name]():
                 found[name] = evaluate()
@@ -102,11 +87,7 @@ def evaluate_masks(
 ) -> list[tuple[list[int], pd.DataFrame]]:
     """Evaluate a model under every mask, and sets of equal units (a global random mask of all languages) only once.
 
-    The other parameters are those of `evaluate_states`.
-
-    Returns
-    -------
-    positions in `masks` and result of every distinct mask, in the order of `masks`; in the first process only
+    The first process gets the positions in `masks` and the result of every distinct mask, in the order of `masks`.
     """
     places: dict[str, list[int]] = {}
     for place, (_selected_on, neurons) in enumerate(masks):
@@ -124,13 +105,12 @@ class _Kept:
         self._folder = scratch
         self._together = scratch is not None and world() > 1
 
-    def agree(self, missing: list[str]) -> list[str]:
-        """Return the missing states of the first process, because others may see different files."""
-        return share(missing) if self._together else missing
-
-    def own(self, missing: list[str]) -> list[str]:
-        """Return this process's share."""
-        return missing[rank() :: world()] if self._together else missing
+    def own(self, missing: list[str]) -> tuple[list[str], list[str]]:
+        """Return the missing states of the first process, because others may see different files, and our share."""
+        if not self._together:
+            return missing, missing
+        missing = share(missing)
+        return missing, missing[rank() :: world()]
 
     def read(self, name: str) -> pd.DataFrame | None:
         """Return a kept result; None if the file is missing, damaged or of another state."""
@@ -159,15 +139,7 @@ class _Kept:
 
     def by_another(self, name: str) -> pd.DataFrame:
         """Return the result of another process."""
-        patience = time.monotonic() + VISIBLE_SECONDS
-        while (frame := self.read(name)) is None:
-            if time.monotonic() > patience:
-                raise CraneError(
-                    f"{self._file(name)}: another process wrote it, but it is not visible from here; --artifacts "
-                    "must be on a disk that all machines share"
-                )
-            time.sleep(0.2)
-        return frame
+        return wait_for(self._file(name), lambda: self.read(name))
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None  # without a folder nothing is kept
@@ -175,10 +147,7 @@ class _Kept:
 
 
 def masks_of(selections: dict[str, Path], choice: MaskChoice) -> list[Mask]:
-    """List the unmasked model and the chosen sets of the folders.
-
-    selections : folder of sets by the model that they were selected on
-    """
+    """List the unmasked model and the chosen sets of folders, named by the model that they were selected on."""
     masks: list[Mask] = [("", None)]
     for selected_on, folder in selections.items():
         for path in sorted(folder.glob("*@*.json")):
@@ -199,7 +168,7 @@ def selected(base: Path | None, chat: Path | None) -> dict[str, Path]:
 
 
 def _named(masks: list[Mask], options: ModelOptions) -> list[dict[str, Any]]:
-    """Columns that name each mask in result rows."""
+    """Return the columns that name each mask in result rows."""
     return [{**options.labels, **mask_labels(neurons, selected_on=selected_on)} for selected_on, neurons in masks]
 
 
@@ -208,17 +177,11 @@ def held_out(
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]] | None]:
     """Return the token ids of held-out documents by language, and their numbers if they are a sample."""
     if options.documents is not None:
-        return sampled_documents(
-            corpus,
-            tokenizer,
-            languages=options.languages,
-            documents=options.documents,
-            max_length=options.max_length,
-            random_seed=options.random_seed,
-        )
-    frame = pd.read_parquet(corpus / "documents.parquet")
+        given = {name: getattr(options, name) for name in ("languages", "documents", "max_length", "random_seed")}
+        return sampled_documents(corpus, tokenizer, **given)
+    frame, length = pd.read_parquet(corpus / "documents.parquet"), options.max_length
     return {
-        language: tokenized(frame, tokenizer, split="perplexity", language=language, max_length=options.max_length)
+        language: tokenized(frame, tokenizer, split="perplexity", language=language, max_length=length)
         for language in options.languages
     }, None
 
@@ -235,10 +198,7 @@ def measure_documents(
 ) -> None:
     """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask).
 
-    Parameters
-    ----------
-    numbers : numbers of sampled documents; otherwise they are counted from 0
-    scratch : folder for finished masks, from which a later call continues
+    `numbers` are those of sampled documents; otherwise they are counted from 0.
     """
 
     def evaluate() -> pd.DataFrame:
@@ -284,10 +244,7 @@ def make_perplexity(
 
 @contextmanager
 def question_harness(corpus: Path, model: Path, options: QuestionOptions) -> Iterator[tuple[PreTrainedModel, Harness]]:
-    """Yield a model and its question tasks.
-
-    corpus : folder with benchmarks.json, or with questions.<language>.jsonl
-    """
+    """Yield a model and its question tasks, from a folder with benchmarks.json or questions.<language>.jsonl."""
     network, tokenizer = options.loading.load(model)
     chat = options.chat_template and options.model_name == "chat" and tokenizer.chat_template is not None
     delimiters = dict.fromkeys(options.languages, options.chat_delimiter) if chat else options.delimiters
@@ -299,18 +256,9 @@ def question_harness(corpus: Path, model: Path, options: QuestionOptions) -> Ite
         else:
             questions = {language: corpus / f"questions.{language}.jsonl" for language in options.languages}
             write_tasks(folder, questions, delimiters=delimiters, chat=chat)
-        yield (
-            network,
-            Harness(
-                network,
-                tokenizer,
-                folder,
-                batch_size=options.batch_size,
-                chat=chat,
-                random_seed=options.random_seed,
-                sample=None if options.questions is None else (options.questions, options.sample_seed),
-            ),
-        )
+        sample = None if options.questions is None else (options.questions, options.sample_seed)
+        given: dict[str, Any] = {"batch_size": options.batch_size, "chat": chat, "random_seed": options.random_seed}
+        yield network, Harness(network, tokenizer, folder, **given, sample=sample)
 
 
 def _accuracy_rows(found: pd.DataFrame, mask: dict[str, Any]) -> list[dict[str, Any]]:
@@ -329,10 +277,7 @@ def measure_questions(
     options: QuestionOptions,
     scratch: Path | None = None,
 ) -> None:
-    """Write rows.csv and items.parquet (every question under every mask: right or wrong).
-
-    scratch : folder for finished masks, from which a later call continues
-    """
+    """Write rows.csv and items.parquet (every question under every mask: right or wrong)."""
     found = evaluate_masks(network, masks, harness.accuracy, description="Questions under masks", scratch=scratch)
     if rank() > 0:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedModel
@@ -24,25 +23,21 @@ from crane_study.steps.masks import Mask, evaluate_masks, selected
 from crane_study.steps.selection import sets_file
 from crane_study.uncertainty.open_ended import score_rows
 
-OFFLINE, ENDPOINT = "offline", "endpoint"
-
-
-def _write_questions(folder: Path, questions: pd.DataFrame, knowledge: list[dict[str, Any]]) -> None:
-    write_frame(folder / "questions.parquet", questions)
-    write_json(folder / "knowledge.json", knowledge)
-
 
 def make_embedded_questions(folder: Path, *, corpus: Path, count: int, random_seed: int) -> None:
     """Write questions.parquet and knowledge.json: open questions about benchmark facts, and all known answers."""
     facts = [Fact(**entry) for entry in read_json(corpus / "facts.json")]
     held_out = set(pd.read_json(corpus / "questions.en.jsonl", lines=True)["key"])
     chosen = choose_facts(facts, held_out=held_out, count=count, random_seed=random_seed)
-    _write_questions(folder, pd.DataFrame(open_questions(chosen)), known_answers(facts))
+    write_frame(folder / "questions.parquet", pd.DataFrame(open_questions(chosen)))
+    write_json(folder / "knowledge.json", known_answers(facts))
 
 
 def make_file_questions(folder: Path, *, questions: dict[str, str]) -> None:
     """Write questions.parquet from text files and an empty knowledge.json, because no answers are known."""
-    _write_questions(folder, read_open_questions({language: Path(path) for language, path in questions.items()}), [])
+    files = {language: Path(path) for language, path in questions.items()}
+    write_frame(folder / "questions.parquet", read_open_questions(files))
+    write_json(folder / "knowledge.json", [])
 
 
 def _masks(selections: dict[str, Path], options: AnswerOptions) -> list[Mask]:
@@ -78,8 +73,6 @@ def make_answers(
 
     Columns: profile, model, those of the mask, language, question (its number), text, answer, tokens (of the answer,
     without the end token), finished, nll (of answer and end token under the unmasked model, nats) and nll_tokens.
-
-    scratch : folder for finished masks, from which a later call continues
     """
     network, tokenizer = options.loading.load(model)
     asked = read_frame(questions / "questions.parquet")
@@ -87,14 +80,8 @@ def make_answers(
     masks = _masks(selected(selected_on_base, selected_on_chat), options)
 
     def evaluate() -> pd.DataFrame:
-        found = greedy_answers(
-            network,
-            tokenizer,
-            prompts,
-            max_new_tokens=options.max_new_tokens,
-            repetition_penalty=options.repetition_penalty,
-            batch_size=options.batch_size,
-        )
+        given = {name: getattr(options, name) for name in ("max_new_tokens", "repetition_penalty", "batch_size")}
+        found = greedy_answers(network, tokenizer, prompts, **given)
         return pd.DataFrame(found).rename(columns={"text": "answer"})
 
     evaluated = evaluate_masks(network, masks, evaluate, description="Open questions under masks", scratch=scratch)
@@ -131,12 +118,9 @@ def make_offline_scores(folder: Path, *, corpus: Path, questions: Path, answers:
 def make_endpoint_scores(
     folder: Path, *, answers: Path, judgings: int, endpoint_model: str, concurrency: int, cache: Path
 ) -> None:
-    """Write items.parquet: every answer with its score by the endpoint's model.
+    """Write items.parquet: every answer with its score by the endpoint's model, which the environment names.
 
-    Parameters
-    ----------
-    endpoint_model : only identifies the stage; the judge reads it from the environment
-    cache : folder of the endpoint's judgings
+    `endpoint_model` only identifies the stage; the judgings are kept in `cache`.
     """
     judge = EndpointJudge(Endpoint.from_environment(), cache, judgings=judgings, concurrency=concurrency)
     _write_items(folder, read_frame(answers / "answers.parquet"), judge)
@@ -152,12 +136,9 @@ def make_open_scores(
 ) -> None:
     """Write items.parquet (every answer by every judge), rows.csv, and agreement.csv if there are two judges.
 
-    Parameters
-    ----------
-    judges : ``offline``, ``endpoint`` or both, the study's main one first
-    offline, endpoint : folders of their scores
+    The main judge is the first one; `offline` and `endpoint` are the folders of the judges' scores.
     """
-    given = {OFFLINE: offline, ENDPOINT: endpoint}
+    given = {"offline": offline, "endpoint": endpoint}
     parts = [read_frame(place / "items.parquet") for name in judges if (place := given[name]) is not None]
     judged = pd.concat(parts, ignore_index=True)
     write_frame(folder / "items.parquet", judged)

@@ -100,9 +100,7 @@ def run_file(path: Path) -> None:
 def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
     """Run the passes in `count` processes on this machine; all shards are in `scratch` afterwards.
 
-    Raises
-    ------
-    CraneError : a process failed; the message is its own
+    If a process fails, the message of the error is its own.
     """
     file = scratch / "passes.json"
     write_json(file, to_jsonable_python(passes))
@@ -134,10 +132,10 @@ def run_in_processes(passes: Passes, *, count: int, scratch: Path) -> None:
 
 
 def _reason(lines: list[str], count: int) -> str:
-    """Reason of a failure, from the output of torchrun and its processes."""
-    for line in lines:
-        if line.startswith("error: "):
-            return line.removeprefix("error: ")
+    """Return the reason of a failure, from the output of torchrun and its processes."""
+    own = next((line for line in lines if line.startswith("error: ")), None)
+    if own is not None:
+        return own.removeprefix("error: ")
     if any("(SIGKILL)" in line for line in lines):
         return f"one of the {count} processes of the pass was killed; was there too little memory?"
     exception = next((line for line in lines if _EXCEPTION.match(line)), "they did not say why")
@@ -197,15 +195,12 @@ def readable_tokens(
     sums: list[float] = []
     held: list[int] = []
     total = 0.0
-    for token, value in zip(tokens, relevance, strict=True):
+    for place, (token, value) in enumerate(zip(tokens, relevance, strict=True), start=1):
         held.append(token)
         total += value
         text = str(tokenizer.decode(held))
-        if "\ufffd" not in text:
+        if "\ufffd" not in text or place == len(tokens):
             texts.append(text)
             sums.append(total)
             held, total = [], 0.0
-    if held:
-        texts.append(str(tokenizer.decode(held)))
-        sums.append(total)
     return texts, sums

@@ -46,8 +46,8 @@ def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documen
     loaded = load_profile(profile)
     write_text(folder / "profile.yaml", f"name: {profile}\n")
     store = Store(folder / "stages", say=lambda _line: None)
-    corpus = store.run("corpus", make_corpus, parameters={"random_seed": 7})
-    store.run("base_model", make_weights, inputs={"corpus": corpus}, parameters={"training": {"learning_rate": shift}})
+    corpus = store.run("corpus", make_corpus, random_seed=7)
+    store.run("base_model", make_weights, corpus=corpus, training={"learning_rate": shift})
     counts = {"language": LANGUAGES, "documents": documents, "split": "train"}
     write_frame(folder / "tables" / "00_documents.csv", pd.DataFrame(counts))
     specific = {"method": ["contrast", "lape"], "metric": "token_probability", "mean": [0.7 + shift, 0.1 + shift]}

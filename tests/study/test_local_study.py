@@ -238,7 +238,7 @@ def other_family(root):
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
-        (empty_corpus, r"corpus .*vi\.jsonl: holds no text"),
+        (empty_corpus, r"corpus .*vi\.jsonl: has no text"),
         (few_documents, r"corpus .*vi\.jsonl: has 2 different documents; the statistics need 8 or more"),
         (not_utf_8, r"corpus .*en\.jsonl: is not UTF-8 \(byte 13\); convert it first"),
         (missing_field, r"corpus .*en\.jsonl: line 2 is not an object with a field 'text'"),

@@ -48,7 +48,7 @@ def test_a_stage_has_the_sections_threads_or_all_of_them(tmp_path):
     assert threads_of(store.run("all", make, all_threads=True)) == (3, 3)
     assert torch.get_num_threads() == 1
     with pytest.raises(RuntimeError, match="failed"):
-        store.run("failing", make, parameters={"word": "failed", "fail": True}, all_threads=True)
+        store.run("failing", make, word="failed", fail=True, all_threads=True)
     assert torch.get_num_threads() == 1
 
 

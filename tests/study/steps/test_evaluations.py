@@ -200,7 +200,7 @@ def test_processes_deal_out_the_states_and_the_first_gets_the_whole(tmp_path, pr
 
 
 def test_what_another_process_wrote_is_not_to_be_seen(tmp_path, process, monkeypatch):
-    monkeypatch.setattr(module, "VISIBLE_SECONDS", -1.0)
+    monkeypatch.setattr("crane_study.locks.VISIBLE_SECONDS", -1.0)
     process(0)
     with pytest.raises(CraneError, match=r"state-1\.parquet: another process wrote it, but .* disk that all machines"):
         Work(tmp_path).run()
