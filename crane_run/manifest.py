@@ -9,7 +9,6 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,13 +31,11 @@ COMMIT_VARIABLE = "CRANE_COMMIT"  # set where there is no git: in the container 
 IMAGE_VARIABLE = "CRANE_IMAGE"
 DIGEST_VARIABLE = "CRANE_IMAGE_DIGEST"
 ARCHIVED = ".git_archival.txt"  # git fills it in when it packs an archive
-_DIRTY = "-dirty"
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "datasets", "safetensors", "accelerate", "lm_eval", "numpy", "scipy"),
     *("pandas", "pyarrow", "scikit-learn", "seaborn", "matplotlib", "babel", "papermill", "jupyterlab"),
 )
 _WEIGHTS = (".safetensors", ".bin")
-_SEED = "random_seed"
 Records = Mapping[str, Mapping[str, Any]]  # stage -> its record
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(ge=0)]
@@ -53,11 +50,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ContainerImage(_Part):
-    """The container image, as its environment names it."""
-
-    name: str | None
-    digest: str | None
+class _OpenPart(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Gpu(_Part):
@@ -67,54 +61,23 @@ class Gpu(_Part):
     memory_mib: int
 
 
-class Machine(_Part):
-    """Processor, cores, memory, threads and GPUs."""
+class Machine(_OpenPart):
+    """Processor, GPUs, and the rest of `crane_study.machine.describe_machine`."""
 
-    system: str
     processor: str
-    cores: int | None
-    usable_cores: int | None  # that the process may run on
-    core_limit: float | None  # that a container grants
-    memory_bytes: int
-    memory_limit_bytes: int | None
-    thread_settings: dict[str, str]
     gpus: list[Gpu]
-    gpu_driver: str | None
-    cuda_runtime: str | None  # that torch was built with
 
 
-class Versions(_Part):
-    """Versions of a package that is not the locked one."""
-
-    locked: str
-    installed: str
-
-
-class Locks(_Part):
-    """Lock files by their hashes, and the packages that differ from them."""
-
-    files: dict[str, Sha256]
-    differing: dict[str, Versions]
-
-
-class ModelOrigin(_Part):
-    """Source of a model."""
+class ModelOrigin(_OpenPart):
+    """Source of a model, and what names it there: stage and key, path, or id, revision and commit."""
 
     kind: Literal["trained here", "directory", "hub"]
-    stage: str | None = None
-    key: str | None = None
-    path: str | None = None
-    id: str | None = None
-    revision: str | None = None
-    commit: str | None = None
     fingerprint: str | None = None
     weights: dict[str, Sha256]
 
 
-class SectionRecord(BaseModel):
+class SectionRecord(_OpenPart):
     """Result of running a section; the runner may record more."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     section: str
     title: str
@@ -146,7 +109,7 @@ class StageRecord(_Part):
 class Manifest(_Part):
     """Content of manifest.json."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     schema_: Literal["crane.manifest/2"] = Field(alias="schema")
     written_at: str
@@ -156,10 +119,10 @@ class Manifest(_Part):
     commit: str | None
     uncommitted_changes: bool | None
     commit_from: str | None
-    image: ContainerImage | None
+    image: dict[Literal["name", "digest"], str | None] | None
     python: str
     packages: dict[str, str | None]
-    locks: Locks
+    locks: dict[Literal["files", "differing"], dict[str, Any]]
     machine: Machine
     models: dict[str, ModelOrigin]
     data: dict[str, Any]
@@ -182,21 +145,18 @@ def describe_commit() -> dict[str, Any]:
 
     A git repository that only contains the source (an archive unpacked inside another project) is ignored.
     """
+    found: tuple[str | None, bool | None, str | None] = (None, None, None)
     top = _git("rev-parse", "--show-toplevel")
     if top is not None and Path(top).resolve() == ROOT:
         status = _git("status", "--porcelain")
-        changed = None if status is None else bool(status)
-        return {"commit": _git("rev-parse", "HEAD"), "uncommitted_changes": changed, "commit_from": "git"}
-    given = os.environ.get(COMMIT_VARIABLE, "").strip()
-    if given:
-        commit, changed = given.removesuffix(_DIRTY), given.endswith(_DIRTY)
-        return {"commit": commit, "uncommitted_changes": changed, "commit_from": COMMIT_VARIABLE}
-    try:
-        found = re.search(r"^commit: ([0-9a-f]{40,64})$", (ROOT / ARCHIVED).read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        found = None
-    commit_from = ARCHIVED if found else None
-    return {"commit": found[1] if found else None, "uncommitted_changes": None, "commit_from": commit_from}
+        found = (_git("rev-parse", "HEAD"), None if status is None else bool(status), "git")
+    elif given := os.environ.get(COMMIT_VARIABLE, "").strip():
+        found = (given.removesuffix("-dirty"), given.endswith("-dirty"), COMMIT_VARIABLE)
+    elif (archived := ROOT / ARCHIVED).is_file():
+        text = archived.read_text(encoding="ascii")
+        if commit := re.search(r"^commit: ([0-9a-f]{40,64})$", text, re.MULTILINE):
+            found = (commit[1], None, ARCHIVED)
+    return dict(zip(("commit", "uncommitted_changes", "commit_from"), found, strict=True))
 
 
 def describe_image() -> dict[str, str | None] | None:
@@ -210,11 +170,11 @@ def missing_in_container() -> str:
     image = describe_image()
     if image is None:
         return ""
-    ways = {
-        "the commit": (describe_commit()["commit"], "build the image with --build-arg COMMIT=..."),
-        "the image's digest": (image["digest"], f"start the container with -e {DIGEST_VARIABLE}=..."),
-    }
-    lacking = {what: way for what, (known, way) in ways.items() if not known}
+    lacking = {}
+    if not describe_commit()["commit"]:
+        lacking["the commit"] = "build the image with --build-arg COMMIT=..."
+    if not image["digest"]:
+        lacking["the image's digest"] = f"start the container with -e {DIGEST_VARIABLE}=..."
     if not lacking:
         return ""
     return (
@@ -250,30 +210,24 @@ def describe_locks(folder: Path = ROOT / "requirements") -> dict[str, Any]:
 def describe_models(profile: Profile, records: Records) -> dict[str, dict[str, Any]]:
     """Source, revision or fingerprint, and hashes of the weights of the base and the chat model."""
     source, found = profile.source, {}
-    if isinstance(source, EmbeddedSource):
-        for name in ("base", "chat"):
+    for name in ("base", "chat"):
+        if isinstance(source, EmbeddedSource):
             if record := records.get(f"{name}_model"):
                 files = record["outputs"].items()
                 weights = {file: entry["sha256"] for file, entry in files if file.endswith(_WEIGHTS)}
-                found[name] = {"kind": "trained here", "stage": record["name"], "key": record["key"]}
-                found[name]["weights"] = weights
-        return found
-    for name, given in (("base", source.base_model), ("chat", source.chat_model)):
-        if given is not None:
-            about = _hub_model(given) if isinstance(given, HubModel) else _model_directory(given)
+                place = {"stage": record["name"], "key": record["key"]}
+                found[name] = {"kind": "trained here", **place, "weights": weights}
+        elif (given := source.base_model if name == "base" else source.chat_model) is not None:
             key = records.get(f"relevance_{name}", {}).get("inputs", {}).get("model")  # that the stages were made with
-            found[name] = {**about, "fingerprint": key}
+            found[name] = {**_model_origin(given), "fingerprint": key}
     return found
 
 
-def _model_directory(path: Path) -> dict[str, Any]:
-    return {"kind": "directory", "path": str(path), "weights": weight_hashes(path)}
-
-
-def _hub_model(model: HubModel) -> dict[str, Any]:
-    """Describe a model of the hub from its cache, without a request."""
-    if is_local(model.id):
-        return _model_directory(Path(model.id))
+def _model_origin(model: Path | HubModel) -> dict[str, Any]:
+    """Describe a model directory, or a model of the hub from its cache, without a request."""
+    if isinstance(model, Path) or is_local(model.id):
+        path = model if isinstance(model, Path) else Path(model.id)
+        return {"kind": "directory", "path": str(path), "weights": _weight_hashes(path)}
     from huggingface_hub import snapshot_download
 
     about: dict[str, Any] = {"kind": "hub", "id": model.id, "revision": model.revision, "commit": None, "weights": {}}
@@ -281,10 +235,10 @@ def _hub_model(model: HubModel) -> dict[str, Any]:
         folder = Path(snapshot_download(model.id, revision=model.revision, local_files_only=True))
     except (OSError, ValueError):
         return about
-    return {**about, "commit": folder.name, "weights": weight_hashes(folder)}
+    return {**about, "commit": folder.name, "weights": _weight_hashes(folder)}
 
 
-def weight_hashes(folder: Path) -> dict[str, str]:
+def _weight_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every weight file in a model directory.
 
     In the hub's cache such a file is a link to one whose name is its hash, so gigabytes need not be read again.
@@ -294,19 +248,8 @@ def weight_hashes(folder: Path) -> dict[str, str]:
         if path.suffix in _WEIGHTS and path.is_file():
             stored = path.resolve()
             named = stored.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", stored.name)
-            hashes[path.name] = stored.name if named else file_hash(stored)
+            hashes[path.name] = stored.name if named else sha256(stored)
     return hashes
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, computed once in this process unless the file changes."""
-    about = path.stat()
-    return _hash(path, about.st_size, about.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _hash(path: Path, _size: int, _changed: int) -> str:
-    return sha256(path)
 
 
 def describe_data(profile: Profile, stages: Path, records: Records) -> dict[str, Any]:
@@ -326,22 +269,23 @@ def describe_data(profile: Profile, stages: Path, records: Records) -> dict[str,
         about["open_questions"] = {"sha256": _file_hashes(profile.open_ended.questions)}
     if profile.paper.lape_list is not None:
         about["lape_list"] = {"sha256": _file_hashes({"neurons": profile.paper.lape_list})}
-    about["samples"] = {
-        f"{STAGES}/{name}/{file}": entry["sha256"]
-        for name, record in records.items()
-        if name in ("corpus", "benchmarks")
-        for file, entry in record["outputs"].items()
-    }
+    sampled = [record for name, record in records.items() if name in ("corpus", "benchmarks")]
+    about["samples"] = {file: value for record in sampled for file, value in _stage_hashes(record).items()}
     return about
 
 
 def _file_hashes(files: Mapping[str, Path]) -> dict[str, str | None]:
     """Hash of each file by its role; None for a file that no longer exists."""
-    return {role: file_hash(path) if path.is_file() else None for role, path in sorted(files.items())}
+    return {role: sha256(path) if path.is_file() else None for role, path in sorted(files.items())}
+
+
+def _stage_hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of each file that a stage wrote."""
+    return {f"{STAGES}/{record['name']}/{file}": entry["sha256"] for file, entry in record["outputs"].items()}
 
 
 def _kept_object(path: Path) -> dict[str, Any]:
-    """Object that a stage wrote about its sources, empty if it has not run."""
+    """Object in a JSON file, empty if there is none."""
     try:
         value = read_json(path)
     except CraneError:
@@ -353,35 +297,30 @@ def describe_seeds(profile: Profile, records: Iterable[Mapping[str, Any]]) -> di
     """Every random seed by its place: those of the profile, and those of stages that have others."""
     seeds = dict(_seeds(profile.resolved(), ""))
     for record in records:
-        for place, seed in _seeds(record.get("parameters", {}), f"{STAGES}/{record['name']}"):
+        for place, seed in _seeds(record.get("parameters", {}), f"{STAGES}/{record['name']}."):
             if seed not in seeds.values():  # not one of the profile's
                 seeds[place] = seed
     return seeds
 
 
-def _seeds(value: Any, place: str) -> Iterable[tuple[str, int]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            where = f"{place}.{name}" if place else str(name)
-            if str(name).endswith(_SEED) and isinstance(inner, int):
-                yield where, inner
-            else:
-                yield from _seeds(inner, where)
+def _seeds(value: Any, prefix: str) -> Iterator[tuple[str, int]]:
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        if str(name).endswith("random_seed") and isinstance(inner, int):
+            yield f"{prefix}{name}", inner
+        else:
+            yield from _seeds(inner, f"{prefix}{name}.")
 
 
 def describe_run(folder: Path, profile: Profile, sections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Content of a run's manifest: source, packages, machine, models, data, seeds, times, memory, hashes of outputs.
 
     The reports, which are made from it, are not among the outputs; `write_manifest` adds them. Of the environment only
-    named variables are read, none of which holds a secret.
-
-    Parameters
-    ----------
-    folder : the run's folder
-    sections : one record per section, as the runner keeps them
+    named variables are read, none of which holds a secret. `sections` has one record per section.
     """
     stages = folder / STAGES
     records = {record["name"]: record for record in Store(stages).records()}
+    measured = ("peak_memory_mib", "peak_gpu_memory_mib", "memory_measure", "threads")
+    outputs = {str(path.relative_to(folder)): path for path in output_files(folder)}
     return {
         "schema": SCHEMA,
         "written_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -397,12 +336,17 @@ def describe_run(folder: Path, profile: Profile, sections: Sequence[Mapping[str,
         "models": describe_models(profile, records),
         "data": describe_data(profile, stages, records),
         "sections": [dict(section) for section in sections],
-        "stages": [_stage(stages, record) for record in records.values()],
-        "outputs": {
-            str(path.relative_to(folder)): sha256(path)
-            for path in output_files(folder)
-            if str(path.relative_to(folder)) not in REPORTS
-        },
+        "stages": [
+            {
+                **{key: record[key] for key in ("name", "key", "inputs")},
+                "seconds": round(record["seconds"], 2),
+                **{key: record.get(key) for key in measured},
+                "record": sha256(stages / name / RECORD),
+                "outputs": _stage_hashes(record),
+            }
+            for name, record in records.items()
+        ],
+        "outputs": {name: sha256(path) for name, path in outputs.items() if name not in REPORTS},
     }
 
 
@@ -414,25 +358,11 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     write_json(folder / NAME, content)
 
 
-def _stage(stages: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    name = record["name"]
-    return {
-        "name": name,
-        "key": record["key"],
-        "inputs": record["inputs"],
-        "seconds": round(record["seconds"], 2),
-        **{key: record.get(key) for key in ("peak_memory_mib", "peak_gpu_memory_mib", "memory_measure", "threads")},
-        "record": sha256(stages / name / RECORD),
-        "outputs": {f"{STAGES}/{name}/{file}": entry["sha256"] for file, entry in record["outputs"].items()},
-    }
-
-
 def output_files(folder: Path) -> Iterator[Path]:
     """Files of a run by name, without its manifest, logs, stages (which have records) and hidden files."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if path.is_file() and not hidden and parts[0] not in (NAME, LOGS, STAGES):
+        if path.is_file() and parts[0] not in (NAME, LOGS, STAGES) and not any(part[0] == "." for part in parts):
             yield path
 
 
@@ -444,23 +374,19 @@ def is_current(folder: Path) -> bool:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check a run's manifest.
 
-    Raises
-    ------
-    CraneError : there is none, or its schema is an earlier or later one
-    DamagedManifestError : it is cut off, or lacks a part
+    A run without one, or with one of another schema, is a CraneError; one that is cut off or lacks a part is a
+    DamagedManifestError.
     """
     path = folder / NAME
     if not path.is_file():
         raise CraneError(f"{folder}: has no {NAME}; give the folder of a finished run, such as artifacts/mini")
-    try:
-        value = read_json(path)
-    except CraneError as error:
-        raise DamagedManifestError(str(error)) from error
-    schema = value.get("schema") if isinstance(value, dict) else None
-    if isinstance(schema, str) and schema.startswith("crane.manifest/") and schema != SCHEMA:
+    schema = str(_kept_object(path).get("schema", SCHEMA))
+    if schema.startswith("crane.manifest/") and schema != SCHEMA:
         raise CraneError(f"{path}: has schema {schema}, this version checks {SCHEMA}; run the study again with it")
     try:
-        return Manifest.model_validate(value)
+        return Manifest.model_validate(read_json(path))
+    except CraneError as error:
+        raise DamagedManifestError(str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"

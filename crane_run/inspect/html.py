@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import Normalize, to_hex
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from crane_lib.neurons import NeuronSet
-from crane_run.inspect.ranks import ROW_METHODS
-from crane_run.inspect.texts import Piece, Reading
+from crane_run.inspect.ranks import ROW_METHODS, Neuron
+from crane_run.inspect.texts import Piece, Reading, top_documents, top_pieces
 from crane_study.figures.panels import by_layer, legend_below
-from crane_study.figures.style import drawing, ink_on, language_colours
-from crane_study.labels import language_name, method_label, ordered_languages
-from crane_study.publish import MISSING, header_text
+from crane_study.figures.relevance import token_style
+from crane_study.figures.style import drawing, language_colours
+from crane_study.labels import MODEL_LABELS, language_name, method_label, ordered_languages
+from crane_study.publish import MISSING, table_words
 
-_COLOURS, _SCALE = "PuOr_r", Normalize(-1.2, 1.2)  # as in section 01
-_BLUE = "#4477AA"
+PIECES = 10  # tokens in the table below the texts
+_TOP = 4  # documents shown of the chosen language
+_MOST_BARS = 20  # values of a text column that are drawn
+_MOST_COLUMNS = 1024  # of a heat map; in wider arrays only the largest of neighbours is shown
+_HISTOGRAM: dict[str, Any] = {"bins": 60, "color": "#4477AA"}
 # The colours of JupyterLab's theme where it is there, so that tables are readable in dark mode.
 _STYLE = """<style>
 .crane-inspect {font-family: sans-serif; font-size: 14px; line-height: 1.45; max-width: 72em}
@@ -45,7 +47,6 @@ _STYLE = """<style>
 .crane-inspect .note {opacity: .8}
 .crane-inspect .error {color: var(--jp-error-color1, #b00020); font-weight: bold}
 </style>"""
-Columns = Mapping[str, tuple[str, Callable[[Any], str]]]  # heading -> column of a frame and the text of its values
 
 
 def page(*parts: str) -> str:
@@ -64,11 +65,6 @@ def note(text: str, *, error: bool = False) -> str:
     return f"<p {kind}>{escape(text)}</p>"
 
 
-def preformatted(text: str) -> str:
-    """Text with its line breaks, in a box that scrolls."""
-    return f'<pre tabindex="0" style="max-height:24em;overflow:auto;color:inherit">{escape(text)}</pre>'
-
-
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> str:
     """Table of texts."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in headers)
@@ -77,17 +73,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str
     return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def frame_table(frame: pd.DataFrame, columns: Columns | None = None, *, caption: str = "") -> str:
-    """Frame as a table, by default with all columns and long texts cut."""
-    columns = columns or {str(name): (name, _short) for name in frame.columns}
-    cells = [[text(value) for value in frame[name]] for name, text in columns.values()]
-    return table(list(columns), list(zip(*cells, strict=True)), caption=caption)
+def frame_table(frame: pd.DataFrame, *, caption: str = "") -> str:
+    """Frame as a table: numbers with four digits, codes and names of columns in words."""
+    numbers = {name: frame[name].map(number) for name in frame.select_dtypes("float")}
+    words = table_words(frame.assign(**numbers))
+    return table(words.headings, words.rows, caption=caption)
 
 
-def _short(value: object) -> str:
-    if isinstance(value, float | np.floating):
-        return number(float(value))
-    return _cut(str(value), 80)
+def raw_table(frame: pd.DataFrame, *, caption: str) -> str:
+    """Frame of a file as a table with long texts cut."""
+    cells = frame.map(lambda value: number(value) if isinstance(value, float | np.floating) else _cut(str(value), 80))
+    return table(list(map(str, frame.columns)), cells.to_numpy().tolist(), caption=caption)
 
 
 def _cut(text: str, most: int) -> str:
@@ -99,117 +95,69 @@ def number(value: float) -> str:
     return MISSING if np.isnan(value) else f"{value:.4g}"
 
 
-def _percent(digits: int, unit: str = "") -> Callable[[float], str]:
-    return lambda share: f"{100 * share:.{digits}f} %{unit}"
-
-
-_count = "{:,}".format
-_LANGUAGE = {"Language": ("language", language_name)}
-_COST: Columns = {
-    **_LANGUAGE,
-    "NLL": ("nll", "{:.4f}".format),
-    "NLL, masked": ("nll_masked", "{:.4f}".format),
-    "Change": ("change", "{:+.5f}".format),
-    "95 % interval": ("interval", str),
-    "Documents": ("documents", _count),
-    "Tokens": ("tokens", _count),
-}
-_PIECES: Columns = {
-    "Token": ("piece", str),
-    "Times": ("times", _count),
-    "Fires at": ("fires", _percent(0)),
-    "Relevance, summed": ("relevance", number),
-    "Mean activation": ("mean_activation", number),
-}
-_SUMMARY: Columns = {
-    **_LANGUAGE,
-    "Documents": ("documents", _count),
-    "Tokens": ("tokens", _count),
-    "Fires at": ("firing_rate", _percent(2)),
-    "Relevance of a document": ("relevance", number),
-}
+def neuron_title(neuron: Neuron) -> str:
+    """Name of a neuron in words."""
+    return f"{MODEL_LABELS.get(neuron.model, neuron.model)}, layer {neuron.layer}, neuron {neuron.index}"
 
 
 def cost_table(cost: pd.DataFrame) -> str:
     """Cost of masking the neuron, one row per language (`masking_cost`)."""
-    interval = [f"{low:+.5f} to {high:+.5f}" for low, high in zip(cost["low"], cost["high"], strict=True)]
+    shown = {
+        "language": cost["language"],
+        "NLL": cost["nll"].map("{:.4f}".format),
+        "NLL, masked": cost["nll_masked"].map("{:.4f}".format),
+        "Change": cost["change"].map("{:+.5f}".format),
+        "95 % interval": [f"{low:+.5f} to {high:+.5f}" for low, high in zip(cost["low"], cost["high"], strict=True)],
+        **{name: cost[name].map("{:,}".format) for name in ("documents", "tokens")},
+    }
     told = "NLL in nats per token on held-out texts, unmasked and with the neuron zeroed."
-    return frame_table(cost.assign(interval=interval), _COST, caption=told)
+    return frame_table(pd.DataFrame(shown), caption=told)
 
 
-def pieces_table(pieces: pd.DataFrame) -> str:
-    """Tokens at which a neuron contributes most (`top_pieces`)."""
-    told = "Tokens at which the neuron contributes most, summed over all texts read."
-    return frame_table(pieces, _PIECES, caption=told)
-
-
-def summary_table(summary: pd.DataFrame) -> str:
-    """Activity of a neuron in each language over the texts read (`readings_summary`)."""
-    return frame_table(summary, _SUMMARY)
-
-
-def facts_table(facts: pd.DataFrame) -> str:
-    """Values of a neuron, one row per language (`neuron_facts`)."""
-    names = {"abs_relevance": "|Relevance|", "share": "Relevance / total |relevance|"}
-    columns: dict[str, tuple[str, Callable[[Any], str]]] = {**_LANGUAGE}
-    for column in facts.columns.drop(["language", "firing_rate"]):
-        objective = column.removeprefix("relevance_")
-        words = header_text(column) if objective == column else f"Relevance ({objective.replace('_', ' ')})"
-        columns[names.get(column, words)] = (column, number)
-    columns["Fires at"] = ("firing_rate", _percent(2, " of tokens"))
-    return frame_table(facts, columns, caption="Means over the documents that relevance was measured on.")
+def facts_html(neuron: Neuron, facts: pd.DataFrame, ranks: pd.DataFrame) -> str:
+    """Values and ranks of a neuron (`neuron_facts`, `neuron_ranks`)."""
+    objectives = {name: name.removeprefix("relevance_").replace("_", " ") for name in facts}
+    headings = {name: f"Relevance ({told})" for name, told in objectives.items() if name.startswith("relevance_")}
+    headings |= {"abs_relevance": "|Relevance|", "share": "Relevance / total |relevance|", "firing_rate": "Fires at"}
+    shown = facts.assign(firing_rate=facts["firing_rate"].map("{:.2%} of tokens".format)).rename(columns=headings)
+    told = "Means over the documents that relevance was measured on."
+    return heading(neuron_title(neuron)) + frame_table(shown, caption=told) + ranks_table(ranks)
 
 
 def ranks_table(ranks: pd.DataFrame) -> str:
     """Ranks of a neuron, one row per method and one column per language (`neuron_ranks`)."""
-    languages = list(dict.fromkeys(ranks["language"]))
     rows = []
     for method, part in ranks.groupby("method", sort=False):
-        found = part.set_index("language").loc[languages]
-        cells = [
-            (f"{rank:,}" if rank else MISSING) + (" ●" if sets else "")
-            for rank, sets in zip(found["rank"], found["sets"], strict=True)
-        ]
+        sets = part["sets"].map(lambda budgets: " ●" if budgets else "")
+        cells = part["rank"].map(lambda rank: f"{rank:,}" if rank else MISSING) + sets
         site = ROW_METHODS.get(str(method))
         name = f"{method_label('kurtosis')}, its {site} row" if site else method_label(str(method))
         rows.append([name, *cells, f"{int(part['of'].iloc[0]):,} {'rows' if site else 'neurons'}"])
     caption = "Rank under every method (1: the first that it selects). ● The neuron is in a set that the study masks."
-    return table(["Method", *map(language_name, languages), "Of"], rows, caption=caption)
-
-
-def legend() -> str:
-    """Meaning of the shades."""
-    shades = "".join(
-        f'<span style="{_shade(value)}">{text}</span>'
-        for value, text in ((-1, "lowers"), (-0.5, ""), (0, "nothing"), (0.5, ""), (1, "raises"))
-    )
-    fires = f'<span class="fires" style="{_shade(0)}">fires</span>'
-    return (
-        f'<p class="legend">{shades} &ensp;{fires}</p>'
-        '<p class="note">The shade is the neuron’s relevance at a token for the predictions of its text, on one scale '
-        "for the texts shown; underlined where it fires. Numbers appear under the pointer.</p>"
-    )
-
-
-def _shade(value: float) -> str:
-    colour = matplotlib.colormaps[_COLOURS](_SCALE(value))
-    return f"background:{to_hex(colour)};color:{ink_on(colour)}"
+    return table(["Method", *map(language_name, ranks["language"].unique()), "Of"], rows, caption=caption)
 
 
 def _piece(piece: Piece, largest: float) -> str:
     if not piece.tokens:
         return escape(piece.text)
-    kinds = ["piece", *(["fires"] if piece.fires else []), *(["special"] if piece.special else [])]
-    told = f"relevance {piece.relevance:.4g}, activation {piece.activation:.4g}" + (", fires" if piece.fires else "")
-    style = _shade(piece.relevance / largest if largest > 0 else 0.0)
+    kinds = "piece" + " fires" * piece.fires + " special" * piece.special
+    told = f"relevance {piece.relevance:.4g}, activation {piece.activation:.4g}" + ", fires" * piece.fires
+    style = token_style(piece.relevance / largest if largest > 0 else 0.0)
     text = escape(piece.text).replace("\n", "↵\n")
-    return f'<span class="{" ".join(kinds)}" style="{style}" title="{told}">{text}</span>'
+    return f'<span class="{kinds}" style="{style}" title="{told}">{text}</span>'
 
 
 def readings_html(readings: Sequence[Reading]) -> str:
-    """Texts with shaded tokens, each with the neuron's contribution and the number of tokens where it fires."""
+    """Texts with shaded tokens below a legend, each with the neuron's contribution and how often the neuron fires."""
+    meanings = ((-1, "lowers"), (-0.5, ""), (0, "nothing"), (0.5, ""), (1, "raises"))
+    shades = "".join(f'<span style="{token_style(value)}">{text}</span>' for value, text in meanings)
+    fires = f'<span class="fires" style="{token_style(0)}">fires</span>'
+    told = (
+        "The shade is the neuron’s relevance at a token for the predictions of its text, on one scale for the texts "
+        "shown; underlined where it fires. Numbers appear under the pointer."
+    )
+    blocks = [f'<p class="legend">{shades} &ensp;{fires}</p>', note(told)]
     largest = max((abs(piece.relevance) for reading in readings for piece in reading.pieces), default=0.0)
-    blocks = []
     for reading in readings:
         told = (
             f"{language_name(reading.language)}, document {reading.number}: relevance {reading.relevance:.4g}, fires "
@@ -217,12 +165,19 @@ def readings_html(readings: Sequence[Reading]) -> str:
         )
         text = "".join(_piece(piece, largest) for piece in reading.pieces)
         blocks.append(f'{note(told)}<p class="crane-text" lang="{escape(reading.language)}">{text}</p>')
-    return legend() + "".join(blocks)
+    return "".join(blocks)
 
 
-_MOST_BARS = 20  # values of a text column that are drawn
-_BINS = 60
-_MOST_COLUMNS = 1024  # of a heat map; in wider arrays only the largest of neighbours is shown
+def texts_html(readings: Sequence[Reading]) -> str:
+    """Top documents and tokens of a neuron in one language."""
+    told = f"Top documents of {len(readings)} read in {language_name(readings[0].language)}"
+    caption = "Tokens at which the neuron contributes most, summed over all texts read."
+    pieces = top_pieces(readings, count=PIECES)
+    names = {"piece": "Token", "fires": "Fires at", "relevance": "Relevance, summed"}
+    below = frame_table(
+        pieces.assign(fires=pieces["fires"].map("{:.0%}".format)).rename(columns=names), caption=caption
+    )
+    return heading(told) + readings_html(top_documents(readings, count=_TOP)) + below
 
 
 def picture(draw: Callable[..., str], data: Any, **options: Any) -> tuple[bytes, str]:
@@ -243,14 +198,12 @@ def picture_html(png: bytes, caption: str) -> str:
 def cost_figure(cost: pd.DataFrame, path: Path) -> str:
     """Change of the NLL in every language when the neuron is masked (`masking_cost`)."""
     languages = ordered_languages(cost["language"])
-    rows = cost.set_index("language").loc[languages].reset_index()
+    rows = cost.set_index("language").loc[languages]
+    names = [language_name(code) for code in languages]
+    colours = list(language_colours(languages).values())
     with drawing(path, width=5.2, height=0.8 + 0.32 * len(languages)) as figure:
         axes = figure.subplots()
-        names = [language_name(code) for code in languages]
-        colours = dict(zip(names, language_colours(languages).values(), strict=True))
-        sns.barplot(
-            x=rows["change"], y=names, hue=names, palette=colours, saturation=1, width=0.6, legend=False, ax=axes
-        )
+        sns.barplot(x=rows["change"].to_numpy(), y=names, hue=names, palette=colours, saturation=1, width=0.6, ax=axes)
         axes.hlines(range(len(rows)), rows["low"], rows["high"], color="black", linewidth=1.1)
         axes.axvline(0, color="black", linewidth=0.6)
         axes.set(xlabel="Change of NLL (nats per token)", ylabel="")
@@ -276,7 +229,7 @@ def array_figure(array: np.ndarray, path: Path, *, name: str) -> str:
         scale = {"vmin": -largest if signed else 0.0, "vmax": largest, "cmap": "PuOr_r" if signed else "viridis"}
         sns.heatmap(pd.DataFrame(shown, *places), ax=heat, rasterized=True, **scale)
         heat.set(xlabel="Unit", ylabel="Layer or row", title=name)
-        sns.histplot(x=finite, bins=_BINS, color=_BLUE, ax=histogram)
+        sns.histplot(x=finite, ax=histogram, **_HISTOGRAM)
         histogram.set(xlabel="Value", ylabel="Units", title="Histogram", yscale="log")
         histogram.locator_params(axis="x", nbins=4)
     missing = f"; {values.size - finite.size:,} values are not finite" if finite.size < values.size else ""
@@ -297,27 +250,23 @@ def _thinned(rows: np.ndarray) -> np.ndarray:
 
 def column_figure(values: pd.Series, path: Path) -> str:
     """Histogram of a column of numbers, or the frequencies of the most frequent texts of a column."""
-    name = _plain(str(values.name))
+    name = str(values.name).replace("$", r"\$")  # a dollar sign would begin a formula
     if is_numeric_dtype(values) and not is_bool_dtype(values):
         finite = values.to_numpy(dtype=float, na_value=np.nan)
         with drawing(path, width=5.6, height=2.6) as figure:
             axes = figure.subplots()
-            sns.histplot(x=finite[np.isfinite(finite)], bins=_BINS, color=_BLUE, ax=axes)
+            sns.histplot(x=finite[np.isfinite(finite)], ax=axes, **_HISTOGRAM)
             axes.set(xlabel=name, ylabel="Rows")
         return f"Column {name}: histogram over {len(values):,} rows."
     counts = values.astype(str).value_counts()
     most = counts.head(_MOST_BARS)
+    texts = [_cut(text, 40).replace("$", r"\$") for text in most.index]
     with drawing(path, width=5.6, height=0.9 + 0.2 * len(most)) as figure:
         axes = figure.subplots()
-        sns.barplot(x=most.to_numpy(), y=[_plain(_cut(text, 40)) for text in most.index], color=_BLUE, ax=axes)
+        sns.barplot(x=most.to_numpy(), y=texts, color=_HISTOGRAM["color"], ax=axes)
         axes.set(xlabel="Rows", ylabel="")
     more = f"the {_MOST_BARS} most frequent of {len(counts):,}" if len(most) == _MOST_BARS else "all"
     return f"Column {name}: rows with each value ({more})."
-
-
-def _plain(text: str) -> str:
-    """Escape dollar signs, which would begin a formula."""
-    return text.replace("$", r"\$")
 
 
 def sets_figure(sets: list[NeuronSet], path: Path) -> str:
@@ -326,11 +275,13 @@ def sets_figure(sets: list[NeuronSet], path: Path) -> str:
     with drawing(path, width=max(3.6, 2.2 * len(sites)), height=2.5) as figure:
         panels = figure.subplots(1, max(len(sites), 1), squeeze=False, sharey=True)[0]
         for panel, site in zip(panels, sites, strict=False):
-            languages = ordered_languages(item.language for item in sets)
-            units: dict[str, list[list[int]]] = {language: [] for language in languages}
-            for item in sets:
-                units[item.language].append([len(layer) for layer in item.sites[site]])
-            by_layer(panel, {language: np.mean(counts, axis=0) for language, counts in units.items()})
+            units = {
+                language: np.mean(
+                    [[len(layer) for layer in item.sites[site]] for item in sets if item.language == language], axis=0
+                )
+                for language in ordered_languages(item.language for item in sets)
+            }
+            by_layer(panel, units)
             panel.set_title(site)
         panels[0].set_ylabel("Units")
         legend_below(figure, panels[0])

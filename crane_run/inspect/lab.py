@@ -23,7 +23,6 @@ NOTEBOOK = NOTEBOOKS / "inspect.ipynb"
 PROFILE_VARIABLE = "CRANE_PROFILE"  # tells the notebook which run to open
 COPIES = "_lab"  # in the folder of all runs; no profile can have this name
 _COPIED = "copied_cells"  # in the copy's metadata: which cells it was made of
-_LOOPBACK = "127.0.0.1"
 
 
 def working_copy(artifacts: Path, run: str) -> Path:
@@ -31,10 +30,6 @@ def working_copy(artifacts: Path, run: str) -> Path:
 
     A copy whose cells the user changed stays as it is, and a line on the error stream says so; executing them is no
     change.
-
-    Raises
-    ------
-    CraneError : the notebook is not there, or the copy cannot be read or written
     """
     if not NOTEBOOK.is_file():
         raise CraneError(f"{NOTEBOOK}: no such notebook; run from a clone of the repository")
@@ -69,17 +64,12 @@ def _cells(notebook: NotebookNode) -> str:
 
 
 def lab_command(notebook: Path, *, root: Path, ip: str = "", port: int = 0, browser: bool = False) -> list[str]:
-    """Build the command that starts JupyterLab on a notebook, with Jupyter's token.
+    """Build the command that starts JupyterLab, with Jupyter's token, on a notebook below the folder that it shows.
 
-    Parameters
-    ----------
-    root : folder that JupyterLab shows; the notebook lies below it
-    ip : address to listen on; the loopback one if none is given
-    port : 0 for 8888, or the next free one
-    browser : open a browser on it
+    Without an address it listens on the loopback one, without a port on 8888 or the next free one.
     """
     command = [
-        *(sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", f"--ServerApp.ip={ip or _LOOPBACK}"),
+        *(sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", f"--ServerApp.ip={ip or '127.0.0.1'}"),
         f"--LabApp.default_url=/lab/tree/{notebook.relative_to(root)}",
         # Nothing from outside: no look for updates, no news, no list of extensions.
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -87,11 +77,9 @@ def lab_command(notebook: Path, *, root: Path, ip: str = "", port: int = 0, brow
     ]
     if port:  # exactly this one: whoever maps a port into a container needs it
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    if not browser:
-        command.append("--no-browser")
     if os.geteuid() == 0:  # Jupyter asks whether that is meant; a run as root has executed its notebooks so already
         command.append("--allow-root")
-    return command
+    return command if browser else [*command, "--no-browser"]
 
 
 def lab_environment(profile: str, artifacts: Path) -> dict[str, str]:
@@ -109,15 +97,7 @@ def has_screen() -> bool:
 def open_lab(profile: str, artifacts: Path, *, run_folder: Path, ip: str = "", port: int = 0) -> NoReturn:
     """Replace this process by JupyterLab on a copy of the inspection notebook; Jupyter prints its address and token.
 
-    Parameters
-    ----------
-    profile : name or YAML file of the profile
-    artifacts : folder of all runs
-    run_folder : the profile's own; a note on the error stream says if nothing has been run there yet
-
-    Raises
-    ------
-    CraneError : the notebook or JupyterLab is not there, or the copy cannot be written
+    A note on the error stream says if nothing has been run in the profile's own folder yet.
     """
     if find_spec("jupyterlab") is None:
         raise CraneError("JupyterLab is not installed; use the environment that ./run_all.sh makes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from crane_study.measure.rows import mask_labels
 from crane_study.uncertainty.bootstrap import resample_documents
 from crane_study.uncertainty.intervals import drop_intervals
 
-_FAVOURITE = "vi"
 ROW_METHODS = {"kurtosis_gate": "gate", "kurtosis_up": "up"}  # of the neuron's own two rows
 
 
@@ -42,7 +41,7 @@ class Neuron:
 
 def check_neuron(run: FinishedRun, neuron: Neuron) -> None:
     """Raise a CraneError if no model of the run has this neuron."""
-    run.check_model(neuron.model)
+    run.check(model=neuron.model)
     layers, width = run.statistics(neuron.model)[run.languages[0]].moments["neuron"].shape
     if not 0 <= neuron.layer < layers:
         raise CraneError(f"layer {neuron.layer}: the {neuron.model} model has the layers 0 to {layers - 1}")
@@ -69,14 +68,12 @@ def _rank(everything: np.ndarray, place: int) -> int:
 
 
 def highest_ranked(run: FinishedRun, model: str, language: str, *, method: str = "contrast", rank: int = 1) -> Neuron:
-    """Find the neuron of a rank under a method and language; rank 1 is the highest.
-
-    Raises
-    ------
-    CraneError : unknown model, language or method, or no such rank
-    """
-    run.check_language(language)
-    scores = _scores_of(method_scores(run, model), method)[language]
+    """Find the neuron of a rank under a method and language; rank 1 is the highest."""
+    run.check(language=language)
+    methods = method_scores(run, model)
+    if method not in methods:
+        raise CraneError(f"method {method!r}: ranks no neurons; those that do are {', '.join(methods)}")
+    scores = methods[method][language]
     if not 1 <= rank <= scores.size:
         raise CraneError(f"rank {rank}: the {model} model has {scores.size} neurons, ranks go from 1")
     layer, index = divmod(int(_order(scores)[rank - 1]), scores.shape[1])
@@ -88,17 +85,11 @@ def choose_neuron(
 ) -> tuple[Neuron, str]:
     """Choose the neuron to inspect, and the language to inspect it in.
 
-    Parameters
-    ----------
-    language : empty for Vietnamese, the language of the paper's examples, or else the run's first language
-    layer, index : -1 for the highest-ranked of `contrast` in the language, within the layer if that is given
-
-    Raises
-    ------
-    CraneError : the run has no such model, language or neuron
+    Without a language it is Vietnamese, as in the paper's examples, or else the run's first one. Layer and index are by
+    default (-1) those of the highest-ranked neuron of `contrast` in the language, within the layer if that is given.
     """
-    language = language or (_FAVOURITE if _FAVOURITE in run.languages else run.languages[0])
-    run.check_language(language)
+    language = language or ("vi" if "vi" in run.languages else run.languages[0])
+    run.check(language=language)
     check_neuron(run, Neuron(model, max(layer, 0), max(index, 0)))
     if index >= 0:
         return Neuron(model, max(layer, 0), index), language
@@ -108,97 +99,67 @@ def choose_neuron(
     return Neuron(model, layer, int(_order(scores)[0])), language
 
 
-def _scores_of(scores: Mapping[str, Scores], method: str) -> Scores:
-    if method not in scores:
-        raise CraneError(f"method {method!r}: ranks no neurons; those that do are {', '.join(scores)}")
-    return scores[method]
-
-
 def neuron_ranks(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
     """Rank a neuron, and the two weight rows that make it, under every method and language.
 
-    Returns
-    -------
-    frame with method (``kurtosis_gate`` and ``kurtosis_up`` are ranks of the rows among all rows), language, score,
-    rank (1 is the highest, 0: no score), of (units ranked), and sets: the budgets at which the method selects it
+    `rank` is 1 for the highest and 0 without a score, `of` the units ranked, `sets` the budgets at which the method
+    selects it. ``kurtosis_gate`` and ``kurtosis_up`` are ranks of the rows among all rows.
     """
     check_neuron(run, neuron)
+    budgets: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for item in run.sets(neuron.model):
+        for site, layers in item.sites.items():
+            if neuron.index in layers[neuron.layer]:
+                budgets[item.method, item.language, site].append(item.budget)
     records = []
 
-    def record(method: str, language: str, everything: np.ndarray, place: int, sets: str) -> None:
-        rank = _rank(everything, place)
-        score = float(everything[place])
-        records.append((method, language, score, rank, int(np.isfinite(everything).sum()), sets))
+    def record(method: str, language: str, everything: np.ndarray, place: int, sets: list[str]) -> None:
+        units, score = int(np.isfinite(everything).sum()), float(everything[place])
+        records.append((method, language, score, _rank(everything, place), units, " ".join(sorted(sets))))
 
     for method, scores in method_scores(run, neuron.model).items():
         for language, array in scores.items():
             place = neuron.layer * array.shape[1] + neuron.index
-            record(method, language, array.ravel(), place, _sets_with(run, neuron, method, language, "neuron"))
+            record(method, language, array.ravel(), place, budgets[method, language, "neuron"])
     for language, z in run.unit_scores(neuron.model).kurtosis.items():
         everything = np.concatenate([array.ravel() for array in z.values()])
         starts = dict(zip(z, np.cumsum([0, *(array.size for array in z.values())]), strict=False))
         for method, site in ROW_METHODS.items():
             if site in z:
                 place = int(starts[site]) + neuron.layer * z[site].shape[1] + neuron.index
-                record(method, language, everything, place, _sets_with(run, neuron, "kurtosis", language, site))
+                record(method, language, everything, place, budgets["kurtosis", language, site])
     return pd.DataFrame(records, columns=["method", "language", "score", "rank", "of", "sets"])
-
-
-def _sets_with(run: FinishedRun, neuron: Neuron, method: str, language: str, site: str) -> str:
-    """Budgets at which a method's set of a language holds the neuron (or its row), separated by spaces."""
-
-    def holds(item: NeuronSet) -> bool:
-        return site in item.sites and neuron.index in item.sites[site][neuron.layer]
-
-    sets = [item for item in run.sets(neuron.model) if (item.method, item.language) == (method, language)]
-    return " ".join(sorted(item.budget for item in sets if holds(item)))
 
 
 def neuron_facts(run: FinishedRun, neuron: Neuron) -> pd.DataFrame:
     """Values of a neuron in every language, over the documents that relevance was measured on.
 
-    Returns
-    -------
-    frame with language, relevance_<objective> (mean over documents) of every objective, abs_relevance, share (relevance
-    divided by the language's summed |relevance|, what `contrast` compares), gradient (plain gradient times activation)
-    and firing_rate (share of tokens)
+    `share` is relevance divided by the language's summed |relevance|, which `contrast` compares, `gradient` the plain
+    gradient times activation, `firing_rate` a share of tokens.
     """
     check_neuron(run, neuron)
-    units, place = run.unit_scores(neuron.model), neuron.place
-    objectives = {
+    units = run.unit_scores(neuron.model)
+    values = {
         f"relevance_{objective}": unit_means(run.statistics(neuron.model, objective), "neuron")
         for objective in run.profile.relevance.objectives
     }
-    return pd.DataFrame(
-        {
-            "language": language,
-            **{name: float(means[language][place]) for name, means in objectives.items()},
-            "abs_relevance": float(units.absolute[language][place]),
-            "share": float(units.neuron[language][place] / np.abs(units.neuron[language]).sum()),
-            "gradient": float(units.gradient[language][place]),
-            "firing_rate": float(units.firing[language][place]),
-        }
-        for language in run.languages
-    )
+    values["abs_relevance"] = units.absolute
+    values["share"] = {language: array / np.abs(array).sum() for language, array in units.neuron.items()}
+    values |= {"gradient": units.gradient, "firing_rate": units.firing}
+    columns = {name: [float(of[code][neuron.place]) for code in run.languages] for name, of in values.items()}
+    return pd.DataFrame({"language": run.languages, **columns})
 
 
 def masking_cost(run: FinishedRun, neuron: Neuron, *, count: int) -> pd.DataFrame:
-    """NLL per token of a sample of the held-out texts, unmasked and with one neuron zeroed.
+    """NLL per token of at most `count` held-out texts per language, unmasked and with one neuron zeroed.
 
-    Parameters
-    ----------
-    count : most texts per language
-
-    Returns
-    -------
-    frame with language, nll, nll_masked, change, low and high (its 95 % interval from the paired bootstrap over
-    documents, as in section 03), documents and tokens
+    `low` and `high` are the 95 % interval of the change from the paired bootstrap over documents, as in section 03.
     """
     check_neuron(run, neuron)
     model, tokenizer = run.model(neuron.model)
     parts, options = parts_of(model), run.profile.relevance
-    chosen = [[neuron.index] if layer == neuron.layer else [] for layer in range(len(parts.layers))]
-    indices = [np.array(layer, dtype=np.int64) for layer in chosen]
+    indices = [np.empty(0, dtype=np.int64) for _layer in parts.layers]
+    indices[neuron.layer] = np.array([neuron.index])
     one = NeuronSet({"neuron": indices}, parts.widths, method="one neuron", language="")
     frames, records = [], []
     for language in run.languages:
@@ -207,16 +168,14 @@ def masking_cost(run: FinishedRun, neuron: Neuron, *, count: int) -> pd.DataFram
         before, tokens = document_nll(model, documents, token_budget=options.token_budget)
         with masked(model, one):
             after, _ = document_nll(model, documents, token_budget=options.token_budget)
+        labels = {"profile": run.profile.name, "model": neuron.model, "evaluation_language": language}
         for nll, neurons in ((before, None), (after, one)):
-            labels = {"profile": run.profile.name, "model": neuron.model, "evaluation_language": language}
-            labels |= mask_labels(neurons, selected_on="")
-            frames.append(pd.DataFrame({"document": range(len(nll)), "nll": nll, "tokens": tokens}).assign(**labels))
-        sizes = {"documents": len(documents), "tokens": int(tokens.sum())}
-        means = {"nll": before.sum() / tokens.sum(), "nll_masked": after.sum() / tokens.sum()}
-        records.append({"language": language, **means, **sizes})
-    resampled = resample_documents(
-        pd.concat(frames, ignore_index=True), metric="nll", random_seed=run.profile.random_seed
-    )
-    intervals = drop_intervals(resampled)[["evaluation_language", "change", "low", "high"]]
-    table = pd.DataFrame(records).merge(intervals.rename(columns={"evaluation_language": "language"}), on="language")
+            values = {"document": range(len(nll)), "nll": nll, "tokens": tokens}
+            frames.append(pd.DataFrame({**values, **labels, **mask_labels(neurons, selected_on="")}))
+        total = int(tokens.sum())
+        records.append((language, before.sum() / total, after.sum() / total, len(documents), total))
+    rows = pd.concat(frames, ignore_index=True)
+    drops = drop_intervals(resample_documents(rows, metric="nll", random_seed=run.profile.random_seed))
+    means = pd.DataFrame(records, columns=["evaluation_language", "nll", "nll_masked", "documents", "tokens"])
+    table = means.merge(drops, on="evaluation_language").rename(columns={"evaluation_language": "language"})
     return table[["language", "nll", "nll_masked", "change", "low", "high", "documents", "tokens"]]

@@ -23,9 +23,8 @@ from crane_study.profile import Profile, artifacts_root, load_profile
 from crane_study.store import RECORD
 from crane_study.study import Study
 
-_DEFAULT = "mini"
-# Section that makes a stage, for the message where it is missing.
-_SECTIONS = {"corpus": "00", "base_model": "00", "chat_model": "00", "relevance": "01", "selection": "02"}
+# Section that makes a stage, by the first word of its name, for the message where it is missing.
+_SECTIONS = {"corpus": "00", "base": "00", "chat": "00", "relevance": "01", "selection": "02"}
 
 
 class FinishedRun:
@@ -34,47 +33,29 @@ class FinishedRun:
     def __init__(self, profile: Profile, folder: Path, *, name: str) -> None:
         self.profile = profile
         self.folder = folder
-        self._name = name
+        self.start_command = f"./run_all.sh --profile {name}"
         self._study = Study(profile, folder)
         self.languages = self._study.languages
         self.models = self._study.model_names
         self.objective = profile.relevance.objectives[0]
 
-    @property
-    def start_command(self) -> str:
-        """Command that makes this run."""
-        return f"./run_all.sh --profile {self._name}"
-
-    def stage(self, name: str) -> Path:
-        """Folder of a finished stage.
-
-        Raises
-        ------
-        CraneError : the run has not made it
-        """
+    def _stage(self, name: str, **inputs: str) -> Path:
+        """Folder of a finished stage; refused if it was made from an earlier state of the stages it reads."""
         folder = self.folder / "stages" / name
         if not (folder / RECORD).is_file():
-            kind = name.removesuffix("_base").removesuffix("_chat")
-            section = _SECTIONS.get(name) or _SECTIONS.get(kind)
-            made = f" (section {section} makes it)" if section else ""
-            raise CraneError(f"{self.folder}: has no finished {name}{made}; start {self.start_command} first")
-        return folder
-
-    def _checked(self, name: str, **inputs: str) -> Path:
-        """Folder of a stage; refused if it was made from an earlier state of the stages it reads."""
-        folder = self.stage(name)
+            made = f"section {_SECTIONS[name.partition('_')[0]]} makes it"
+            raise CraneError(f"{self.folder}: has no finished {name} ({made}); start {self.start_command} first")
         keys: dict[str, Any] = read_json(folder / RECORD)["inputs"]
         for role, other in inputs.items():
-            if role in keys and keys[role] != read_json(self.stage(other) / RECORD)["key"]:
-                raise CraneError(
-                    f"{folder}: was made from an earlier {other}; start {self.start_command} to bring them together"
-                )
+            if role in keys and keys[role] != read_json(self._stage(other) / RECORD)["key"]:
+                told = f"was made from an earlier {other}; start {self.start_command} to bring them together"
+                raise CraneError(f"{folder}: {told}")
         return folder
 
     @cached_property
     def documents(self) -> pd.DataFrame:
         """Texts of every split and language."""
-        return read_frame(self.stage("corpus") / "documents.parquet")
+        return read_frame(self._stage("corpus") / "documents.parquet")
 
     def sample(self, split: str, language: str, *, count: int) -> pd.Series:
         """Fixed random sample of `count` texts of a split and language, indexed by their number in the split."""
@@ -88,31 +69,25 @@ class FinishedRun:
     @lru_cache(maxsize=2)  # noqa: B019 (a run lives as long as the kernel)
     def model(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A model of the run and its tokenizer, loaded once."""
-        self.check_model(name)
+        self.check(model=name)
         trained = self._study.trains_model
-        folder = self.stage(f"{name}_model") if trained else self._study.model(name).folder
+        folder = self._stage(f"{name}_model") if trained else self._study.model(name).folder
         source: Any = self.profile.source
-        return load_model(
-            model_directory(folder),
-            device=self.profile.device,
-            dtype=self.profile.dtype,
-            trust_remote_code=not trained and source.trust_remote_code,
-        )
+        options = {"device": self.profile.device, "dtype": self.profile.dtype}
+        trusted = not trained and source.trust_remote_code
+        return load_model(model_directory(folder), trust_remote_code=trusted, **options)
 
-    def check_model(self, name: str) -> None:
-        """Make sure that the run has a model of this name."""
-        if name not in self.models:
-            raise CraneError(f"model {name!r}: this run has {' and '.join(self.models)}")
-
-    def check_language(self, language: str) -> None:
-        """Make sure that the run has this language."""
-        if language not in self.languages:
+    def check(self, *, model: str = "base", language: str = "") -> None:
+        """Make sure that the run has a model and a language."""
+        if model not in self.models:
+            raise CraneError(f"model {model!r}: this run has {' and '.join(self.models)}")
+        if language and language not in self.languages:
             raise CraneError(f"language {language!r}: this run has {', '.join(self.languages)}")
 
     def _relevance(self, model: str) -> Path:
-        self.check_model(model)
+        self.check(model=model)
         inputs = {"corpus": "corpus"} | ({"model": f"{model}_model"} if self._study.trains_model else {})
-        return self._checked(f"relevance_{model}", **inputs)
+        return self._stage(f"relevance_{model}", **inputs)
 
     @lru_cache(maxsize=8)  # noqa: B019
     def statistics(self, model: str, objective: str = "") -> dict[str, Statistics]:
@@ -127,29 +102,21 @@ class FinishedRun:
     @lru_cache(maxsize=2)  # noqa: B019
     def sets(self, model: str) -> list[NeuronSet]:
         """Neuron sets selected on a model, without the random ones."""
-        folder = self._checked(f"selection_{model}", relevance=f"relevance_{model}")
+        folder = self._stage(f"selection_{model}", relevance=f"relevance_{model}")
         return [item for item in read_all_sets(folder) if item.random_seed < 0]
 
 
 def open_run(profile: str = "", *, artifacts: str | os.PathLike[str] | None = None) -> FinishedRun:
-    """Open a finished run by its profile's name or file.
+    """Open a finished run by its profile's name or YAML file, or by the name of a folder of `artifacts` (mini-seed1).
 
-    Parameters
-    ----------
-    profile : name or YAML file; empty for the one that JupyterLab was started with, else ``mini``. The name of a
-        folder of `artifacts`, such as ``mini-seed1``, is accepted too
-    artifacts : folder of all runs
-
-    Raises
-    ------
-    CraneError : no such profile, or it has not been run
+    Without a profile it is the one that JupyterLab was started with, else ``mini``. One that has not been run is a
+    CraneError.
     """
-    name = profile or os.environ.get(PROFILE_VARIABLE, "") or _DEFAULT
+    name = profile or os.environ.get(PROFILE_VARIABLE, "") or "mini"
     root = artifacts_root(artifacts or None)
     kept = root / name / "profile.yaml"  # as the run resolved it
     loaded = load_profile(str(kept) if Path(name).name == name and kept.is_file() else name)
-    folder = root / loaded.name
-    run = FinishedRun(loaded, folder, name=name)
-    if not (folder / "stages").is_dir():
-        raise CraneError(f"{folder}: nothing has been run there; start {run.start_command} first")
+    run = FinishedRun(loaded, root / loaded.name, name=name)
+    if not (run.folder / "stages").is_dir():
+        raise CraneError(f"{run.folder}: nothing has been run there; start {run.start_command} first")
     return run

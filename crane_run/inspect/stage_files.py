@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.neurons import SCHEMA as NEURON_SETS
 from crane_lib.neurons import read_neuron_sets
-from crane_run.inspect import html
-from crane_run.inspect.html import array_figure, column_figure, picture, sets_figure
+from crane_run.inspect.html import array_figure, column_figure, picture, raw_table, sets_figure, table
 from crane_run.inspect.run import FinishedRun
 from crane_study.frames import read_frame
 
@@ -27,13 +27,10 @@ _MOST_ROWS = 8
 
 @dataclass(frozen=True)
 class LoadedFile:
-    """One loaded file.
+    """One loaded file of kind ``tensors``, ``table``, ``sets`` (of neurons) or ``json``.
 
-    Attributes
-    ----------
-    kind : ``tensors``, ``table``, ``sets`` (of neurons) or ``json``
-    parts : names of tensors or columns, each of which can be drawn; empty for other kinds
-    value : frame, neuron sets or JSON value; None for tensors, which are read one at a time
+    `parts` are the names of tensors or columns, each of which can be drawn. `value` is a frame, neuron sets or a JSON
+    value; tensors are read one at a time.
     """
 
     path: Path
@@ -50,16 +47,7 @@ def list_files(run: FinishedRun) -> list[str]:
 
 
 def load_file(run: FinishedRun, name: str) -> LoadedFile:
-    """Load a file of a run.
-
-    Parameters
-    ----------
-    name : path below ``stages/``, as in `list_files`
-
-    Raises
-    ------
-    CraneError : no such file in the run, another ending, or a damaged file
-    """
+    """Load a file of a run by its path below ``stages/``; one that is not there or damaged is a CraneError."""
     root = (run.folder / "stages").resolve()
     path = (root / name).resolve()
     if not path.is_relative_to(root) or not path.is_file():
@@ -81,21 +69,12 @@ def _load(path: Path) -> LoadedFile:
         if isinstance(value, dict) and value.get("schema") == NEURON_SETS:
             return LoadedFile(path, "sets", (), read_neuron_sets(path))
         return LoadedFile(path, "json", (), value)
-    if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
-            frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-    else:
-        frame = read_frame(path)
+    frame = pd.read_json(path, lines=True, dtype=False) if path.suffix == ".jsonl" else read_frame(path)
     return LoadedFile(path, "table", tuple(map(str, frame.columns)), frame)
 
 
 def read_tensor(loaded: LoadedFile, name: str) -> np.ndarray:
-    """Read one tensor of a file of tensors in float64.
-
-    Raises
-    ------
-    CraneError : the file has no such tensor
-    """
+    """Read one tensor of a file of tensors in float64."""
     if name not in loaded.parts:
         raise CraneError(f"{loaded.path.name}: has no tensor {name!r}; it has {', '.join(loaded.parts[:8])}")
     with safe_open(loaded.path, framework="pt") as file:
@@ -108,27 +87,22 @@ def describe_file(loaded: LoadedFile) -> str:
         with safe_open(loaded.path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in loaded.parts}
             rows = [[name, " × ".join(map(str, part.get_shape())), part.get_dtype()] for name, part in slices.items()]
-        return html.table(["Tensor", "Shape", "Type"], rows[:40], caption=f"{len(rows)} tensors")
+        return table(["Tensor", "Shape", "Type"], rows[:40], caption=f"{len(rows)} tensors")
     if loaded.kind == "table":
         rows, columns = loaded.value.shape
-        return html.frame_table(loaded.value.head(_MOST_ROWS), caption=f"{rows:,} rows, {columns} columns; the first")
+        return raw_table(loaded.value.head(_MOST_ROWS), caption=f"{rows:,} rows, {columns} columns; the first")
     if loaded.kind == "sets":
         rows = [[item.language, str(item.random_seed), f"{item.count():,}"] for item in loaded.value]
-        return html.table(["Language", "Draw (-1: none)", "Units"], rows[:_MOST_ROWS], caption=f"{len(rows)} sets")
+        return table(["Language", "Draw (-1: none)", "Units"], rows[:_MOST_ROWS], caption=f"{len(rows)} sets")
     text = json.dumps(loaded.value, ensure_ascii=False, indent=1)
-    return html.preformatted(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "\n…")
+    text = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "\n…"
+    return f'<pre tabindex="0" style="max-height:24em;overflow:auto;color:inherit">{escape(text)}</pre>'
 
 
 def draw_file(loaded: LoadedFile, part: str = "") -> tuple[bytes, str] | None:
-    """Draw a file, or one tensor or column of it (the first if none is named).
+    """Draw a file, or one tensor or column of it (the first if none is named), as PNG and caption.
 
-    Returns
-    -------
-    PNG and caption; None if there is nothing to draw (a JSON text, an empty table)
-
-    Raises
-    ------
-    CraneError : the file has no such part
+    None if there is nothing to draw (a JSON text, an empty table); a part that the file lacks is a CraneError.
     """
     if loaded.kind == "sets" and loaded.value:
         return picture(sets_figure, loaded.value)

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.nll import pad_batch, token_batches
 from crane_lib.relevance import document_relevance
 from crane_run.inspect.ranks import Neuron, check_neuron
 from crane_run.inspect.run import FinishedRun
-from crane_study.profile import Relevance
 
 _JOINER = "\u200d"
+_SHORTEST = 2  # tokens: below that there is nothing to predict
 
 
 @dataclass(frozen=True)
@@ -29,37 +28,38 @@ class Piece:
     """
 
     text: str
-    relevance: float
-    activation: float
-    fires: bool
-    tokens: int = 1
+    relevance: float = 0.0
+    activation: float = 0.0
+    fires: bool = False
+    tokens: int = 0
     special: bool = False
 
 
-def _extends(character: str) -> bool:
-    """Return whether a character belongs to the one before it: a combining mark or a joiner."""
-    return unicodedata.category(character) in ("Mn", "Mc", "Me") or character == _JOINER
+@dataclass(frozen=True)
+class Reading:
+    """A text, numbered in its split, with a neuron's relevance summed over it, and where the neuron fires."""
+
+    number: int
+    language: str
+    pieces: tuple[Piece, ...]
+    relevance: float
+    tokens: int
+    firing_tokens: int
 
 
 def _cuts(text: str, position: int) -> bool:
-    """Return whether a boundary at a position would cut what is seen as one character."""
-    inside = 0 < position < len(text)
-    return inside and (_extends(text[position]) or text[position - 1] == _JOINER)
+    """Return whether a boundary at a position would cut off a combining mark or cut at a joiner."""
+    if not 0 < position < len(text):
+        return False
+    before, after = text[position - 1], text[position]
+    return _JOINER in (before, after) or unicodedata.category(after).startswith("M")
 
 
 def whole_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
-    """Group tokens so that no group cuts a character.
+    """Group tokens so that no group cuts a character: start, end and the tokens' places of each group.
 
     Tokens that are bytes of one character share its offsets; tokens of a letter and of its combining mark have offsets
-    that meet inside what is seen as one letter. Both are joined.
-
-    Parameters
-    ----------
-    offsets : start and end of each token in `text`; special tokens, which have no place, have start = end
-
-    Returns
-    -------
-    start, end and the tokens' places of each group, in the order of the text; special tokens are left out
+    that meet inside what is seen as one letter. Both are joined. Special tokens (start = end) are left out.
     """
     groups: list[tuple[int, int, list[int]]] = []
     for place, (start, end) in enumerate(offsets):
@@ -73,132 +73,66 @@ def whole_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int
     return groups
 
 
-def pieces_of(
-    text: str,
-    offsets: Sequence[tuple[int, int]],
-    names: Sequence[str],
-    *,
-    relevance: np.ndarray,
-    activation: np.ndarray,
-    fires: np.ndarray,
-) -> list[Piece]:
-    """Split a text into pieces by its tokens' offsets and values; the text of each piece is in NFC.
+def pieces_of(text: str, offsets: Sequence[tuple[int, int]], names: Sequence[str], values: np.ndarray) -> list[Piece]:
+    """Split a text into pieces, in NFC, by its tokens' offsets and relevance, activation and firing (3, T).
 
-    Parameters
-    ----------
-    names : the tokens' own names, shown for special tokens, which have no place in the text
-    relevance, activation, fires : (T,)
+    The tokens' own `names` are shown for special tokens, which have no place in the text.
     """
 
-    def piece(shown: str, places: list[int], *, is_special: bool = False) -> Piece:
-        largest = places[int(np.argmax(np.abs(activation[places])))]
-        return Piece(
-            unicodedata.normalize("NFC", shown),
-            float(relevance[places].sum()),
-            float(activation[largest]),
-            bool(fires[places].any()),
-            len(places),
-            is_special,
-        )
+    def piece(shown: str, places: list[int], *, special: bool = False) -> Piece:
+        relevance, activation, fires = values[:, places]
+        total, largest, fired = float(relevance.sum()), float(max(activation, key=abs)), bool(fires.any())
+        return Piece(unicodedata.normalize("NFC", shown), total, largest, fired, len(places), special)
 
     starts = {places[0]: (start, end, places) for start, end, places in whole_spans(text, offsets)}
     pieces: list[Piece] = []
     reached = 0
     for place, (start, end) in enumerate(offsets):
         if start == end:
-            pieces.append(piece(names[place], [place], is_special=True))
-            continue
-        if place not in starts:
-            continue
-        begin, stop, places = starts[place]
-        if begin > reached:  # spaces that the tokenizer drops
-            pieces.append(Piece(text[reached:begin], 0.0, 0.0, False, tokens=0))
-        pieces.append(piece(text[begin:stop], places))
-        reached = stop
+            pieces.append(piece(names[place], [place], special=True))
+        elif place in starts:
+            begin, stop, places = starts[place]
+            if begin > reached:  # spaces that the tokenizer drops
+                pieces.append(Piece(text[reached:begin]))
+            pieces.append(piece(text[begin:stop], places))
+            reached = stop
     if reached < len(text):
-        pieces.append(Piece(unicodedata.normalize("NFC", text[reached:]), 0.0, 0.0, False, tokens=0))
+        pieces.append(Piece(unicodedata.normalize("NFC", text[reached:])))
     return pieces
 
 
-_SHORTEST = 2  # tokens: below that there is nothing to predict
-_COLUMNS = ["piece", "times", "fires", "relevance", "mean_activation"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A text with the contribution and firing of a neuron.
-
-    `relevance` is the neuron's contribution to the document (the sum over its tokens), `number` the text's place in
-    its split.
-    """
-
-    number: int
-    language: str
-    pieces: tuple[Piece, ...]
-    relevance: float
-    tokens: int
-    firing_tokens: int
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, max_length: int
-) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Token ids of a text, as the study makes them, and the place of each token in it."""
+def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> list[Reading]:
+    """Read the contribution, activation and firing of a neuron at every token; texts under two tokens are left out."""
+    check_neuron(run, neuron)
+    model, tokenizer = run.model(neuron.model)
     if not tokenizer.is_fast:
         raise CraneError("this model's tokenizer gives no places of tokens; use its fast form (tokenizer.json)")
-    encoded = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
-    return np.array(encoded["input_ids"], dtype=np.int64), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
-
-
-def read_texts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: pd.Series,
-    *,
-    neuron: tuple[int, int],
-    language: str,
-    objective: str,
-    options: Relevance,
-) -> list[Reading]:
-    """Read the contribution, activation and firing of a neuron at every token; texts under two tokens are left out.
-
-    Parameters
-    ----------
-    texts : by number
-    neuron : layer and index
-    objective : as in `crane_lib.relevance.document_relevance`
-
-    Raises
-    ------
-    CraneError : no text of two tokens is left, or the tokenizer gives no places of tokens
-    """
-    encoded = {number: _encode(tokenizer, text, max_length=options.max_length) for number, text in texts.items()}
-    numbers = [number for number, (ids, _) in encoded.items() if len(ids) >= _SHORTEST]
+    options = run.profile.relevance
+    encoded = {
+        number: tokenizer(text, truncation=True, max_length=options.max_length, return_offsets_mapping=True)
+        for number, text in texts.items()
+    }
+    ids = {number: np.array(one["input_ids"], dtype=np.int64) for number, one in encoded.items()}
+    numbers = [number for number in ids if len(ids[number]) >= _SHORTEST]
     if not numbers:
         raise CraneError("no text has two tokens or more; give a longer one")
     readings: dict[int, Reading] = {}
-    lengths = [len(encoded[number][0]) for number in numbers]
-    for batch in token_batches(lengths, token_budget=options.token_budget):
+    for batch in token_batches([len(ids[number]) for number in numbers], token_budget=options.token_budget):
         chosen = [numbers[place] for place in batch]
-        ids, mask = pad_batch([encoded[number][0] for number in chosen])
-        found = document_relevance(model, ids, mask, objective=objective, rule=options.rule, watch=neuron).watched
-        assert found is not None  # it was asked for
-        values = [part.float().cpu().numpy() for part in (found.relevance, found.activation, found.fires)]
+        padded, mask = pad_batch([ids[number] for number in chosen])
+        found = document_relevance(model, padded, mask, objective=run.objective, rule=options.rule, watch=neuron.place)
+        assert found.watched is not None  # it was asked for
+        watched = (found.watched.relevance, found.watched.activation, found.watched.fires)
+        values = np.stack([part.float().cpu().numpy() for part in watched], axis=1)  # (B, 3, T)
         for row, number in enumerate(chosen):
-            tokens, offsets = encoded[number]
-            relevance, activation, fires = (part[row, : len(tokens)] for part in values)
+            tokens, offsets = ids[number], [(int(start), int(end)) for start, end in encoded[number]["offset_mapping"]]
+            own = values[row, :, : len(tokens)]
             text, reached = str(texts[number]), max(end for _start, end in offsets)
             cut = len(tokens) == options.max_length and reached < len(text)
-            pieces = pieces_of(
-                text[:reached] if cut else text,
-                offsets,
-                tokenizer.convert_ids_to_tokens(tokens.tolist()),
-                relevance=relevance,
-                activation=activation,
-                fires=fires > 0,
-            )
-            pieces += [Piece(" …", 0.0, 0.0, False, tokens=0)] if cut else []
-            total, firing = float(relevance.sum(dtype=np.float64)), int((fires > 0).sum())
+            names = tokenizer.convert_ids_to_tokens(tokens.tolist())
+            pieces = pieces_of(text[:reached] if cut else text, offsets, names, own)
+            pieces += [Piece(" …")] if cut else []
+            total, firing = float(own[0].sum(dtype=np.float64)), int((own[2] > 0).sum())
             readings[number] = Reading(int(number), language, tuple(pieces), total, len(tokens), firing)
     return [readings[number] for number in numbers]
 
@@ -207,32 +141,13 @@ def read_documents(
     run: FinishedRun, neuron: Neuron, language: str, *, count: int, split: str = "relevance"
 ) -> list[Reading]:
     """Read a fixed random sample of a run's texts of a language."""
-    run.check_language(language)
+    run.check(language=language)
     return _read(run, neuron, language, run.sample(split, language, count=count))
 
 
 def read_sentence(run: FinishedRun, neuron: Neuron, language: str, text: str) -> Reading:
-    """Read a text given by the user.
-
-    Raises
-    ------
-    CraneError : the text is too short
-    """
+    """Read a text given by the user; one of less than two tokens is a CraneError."""
     return _read(run, neuron, language, pd.Series([text.strip()]))[0]
-
-
-def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> list[Reading]:
-    check_neuron(run, neuron)
-    model, tokenizer = run.model(neuron.model)
-    return read_texts(
-        model,
-        tokenizer,
-        texts,
-        neuron=neuron.place,
-        language=language,
-        objective=run.objective,
-        options=run.profile.relevance,
-    )
 
 
 def top_documents(readings: Sequence[Reading], *, count: int) -> list[Reading]:
@@ -241,25 +156,16 @@ def top_documents(readings: Sequence[Reading], *, count: int) -> list[Reading]:
 
 
 def top_pieces(readings: Sequence[Reading], *, count: int) -> pd.DataFrame:
-    """Tokens at which the neuron contributes most, over all texts.
+    """Tokens at which the neuron contributes most over all texts, the largest sum of relevance first.
 
-    Returns
-    -------
-    frame with piece, times it occurs, fires (share of them), relevance (sum over them) and
-    mean_activation; the largest sums first
+    `times` is how often a token occurs, `fires` the share of these at which the neuron fires.
     """
-    rows = [
-        (piece.text.strip() or piece.text, piece.fires, piece.relevance, piece.activation)
-        for reading in readings
-        for piece in reading.pieces
-        if piece.tokens
-    ]
-    frame = pd.DataFrame(rows, columns=["piece", "fires", "relevance", "activation"])
-    grouped = frame.groupby("piece", sort=True).agg(
+    frame = pd.DataFrame(vars(piece) for reading in readings for piece in reading.pieces if piece.tokens)
+    frame["piece"] = [text.strip() or text for text in frame["text"]]
+    grouped = frame.groupby("piece").agg(
         times=("fires", "size"),
         fires=("fires", "mean"),
         relevance=("relevance", "sum"),
         mean_activation=("activation", "mean"),
     )
-    ordered = grouped.sort_values("relevance", ascending=False, kind="stable")
-    return ordered.head(count).reset_index()[_COLUMNS]
+    return grouped.sort_values("relevance", ascending=False, kind="stable").head(count).reset_index()

@@ -11,22 +11,22 @@ from IPython.display import display
 
 from crane_lib.errors import CraneError
 from crane_run.inspect import html
-from crane_run.inspect.ranks import Neuron, check_neuron, highest_ranked, masking_cost, method_scores
+from crane_run.inspect.ranks import Neuron, highest_ranked, masking_cost, method_scores, neuron_facts, neuron_ranks
 from crane_run.inspect.run import FinishedRun
-from crane_run.inspect.show import facts_html, neuron_title, texts_html
 from crane_run.inspect.stage_files import describe_file, draw_file, list_files, load_file
 from crane_run.inspect.texts import read_documents, read_sentence
 from crane_study.labels import MODEL_LABELS, language_name, method_label
 
 _WITHOUT_KERNEL = "The panel of controls needs a running kernel: ./run_all.sh --lab opens this notebook with one."
 _WIDTH = "15em"
+_STYLE = {"description_width": "initial"}
 
 
 class Inspector:
     """Widgets on one run; `panel` is what is shown.
 
     A change of model, layer, neuron or language is shown at once; a change of method or rank moves to the neuron of
-    that rank in the language. Errors appear in `status`, in one line.
+    that rank in the language. Errors appear in `status`, those of files in `file`, in one line.
     """
 
     def __init__(self, run: FinishedRun, neuron: Neuron, language: str, *, documents: int) -> None:
@@ -36,18 +36,18 @@ class Inspector:
         models = [(MODEL_LABELS.get(name, name), name) for name in run.models]
         languages = [(language_name(code), code) for code in run.languages]
         methods = [(method_label(name), name) for name in method_scores(run, neuron.model)]
-        self.model = _dropdown("Model", models, neuron.model)
-        self.language = _dropdown("Language", languages, language)
+        self.model = _dropdown("Model", models, value=neuron.model)
+        self.language = _dropdown("Language", languages, value=language)
         self.layer = _number("Layer", neuron.layer)
         self.neuron = _number("Neuron", neuron.index)
-        self.method = _dropdown("Go to rank of", methods, "contrast")
+        self.method = _dropdown("Go to rank of", methods, value="contrast")
         self.rank = _number("Rank", 1)
         self.status, self.facts, self.texts, self.sentence, self.cost, self.file = (ipywidgets.HTML() for _ in range(6))
         self.text = ipywidgets.Textarea(placeholder="A text of your own", layout={"width": "95%", "height": "5em"})
         self.measure = ipywidgets.Button(description="Mask it and measure", layout={"width": _WIDTH})
         self.read = ipywidgets.Button(description="Read this text", layout={"width": _WIDTH})
-        self.name = _dropdown("File", list_files(run), None, width="40em")
-        self.part = _dropdown("Part", [], None, width="24em")
+        self.name = _dropdown("File", list_files(run), width="40em")
+        self.part = _dropdown("Part", [], width="24em")
         self.panel = self._laid_out()
         self._watch()
         self._refresh()
@@ -59,11 +59,11 @@ class Inspector:
             "Texts": self.texts,
             "Your own text": ipywidgets.VBox([self.text, self.read, self.sentence]),
             "Masking": ipywidgets.VBox([self.measure, self.cost]),
-            "Files": ipywidgets.VBox([ipywidgets.HBox([self.name, self.part], layout=_WRAP), self.file]),
+            "Files": ipywidgets.VBox([_in_a_row(self.name, self.part), self.file]),
         }
         tabs = ipywidgets.Tab(children=list(pages.values()), titles=list(pages))
-        chosen = ipywidgets.HBox([self.model, self.language, self.layer, self.neuron], layout=_WRAP)
-        return ipywidgets.VBox([chosen, ipywidgets.HBox([self.method, self.rank], layout=_WRAP), self.status, tabs])
+        chosen = _in_a_row(self.model, self.language, self.layer, self.neuron)
+        return ipywidgets.VBox([chosen, _in_a_row(self.method, self.rank), self.status, tabs])
 
     def _watch(self) -> None:
         for control in (self.model, self.layer, self.neuron, self.language):
@@ -80,38 +80,33 @@ class Inspector:
         """Neuron that the controls name."""
         return Neuron(self.model.value, self.layer.value, self.neuron.value)
 
-    def _fill(self, place: ipywidgets.HTML, make: Callable[[], str]) -> bool:
+    def _fill(self, place: ipywidgets.HTML, make: Callable[[], str]) -> None:
         """Put the result of `make` into a place; an error goes into the status, and the place is emptied."""
+        shown = ""
         self.status.value = html.page(html.note("Computing …"))
-        try:
-            place.value = html.page(make())
-        except CraneError as error:
-            place.value = ""
-            self.status.value = html.page(html.note(str(error), error=True))
-            return False
-        self.status.value = html.page(html.note(f"{neuron_title(self.chosen)}; {language_name(self.language.value)}"))
-        return True
+        with _error_in(self.status):
+            shown = html.page(make())
+            told = f"{html.neuron_title(self.chosen)}; {language_name(self.language.value)}"
+            self.status.value = html.page(html.note(told))
+        place.value = shown
 
     def _refresh(self) -> None:
         if self._moving:
             return
         self.cost.value = self.sentence.value = ""  # they were of another neuron
-        if self._fill(self.facts, lambda: facts_html(self._run, self.chosen)):
+        self._fill(self.facts, self._facts_html)
+        if self.facts.value:
             self._fill(self.texts, self._texts_html)
         else:
             self.texts.value = ""
 
     def _go_to_rank(self) -> None:
-        try:
-            found = highest_ranked(
-                self._run, self.model.value, self.language.value, method=self.method.value, rank=self.rank.value
-            )
-        except CraneError as error:
-            self.status.value = html.page(html.note(str(error), error=True))
-            return
-        with self._together():
-            self.layer.value, self.neuron.value = found.place
-        self._refresh()
+        model, language, method = self.model.value, self.language.value, self.method.value
+        with _error_in(self.status):
+            found = highest_ranked(self._run, model, language, method=method, rank=self.rank.value)
+            with self._together():
+                self.layer.value, self.neuron.value = found.place
+            self._refresh()
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -122,55 +117,53 @@ class Inspector:
         finally:
             self._moving = False
 
+    def _facts_html(self) -> str:
+        return html.facts_html(self.chosen, neuron_facts(self._run, self.chosen), neuron_ranks(self._run, self.chosen))
+
     def _texts_html(self) -> str:
-        return texts_html(read_documents(self._run, self.chosen, self.language.value, count=self._documents))
+        return html.texts_html(read_documents(self._run, self.chosen, self.language.value, count=self._documents))
 
     def _sentence_html(self) -> str:
         return html.readings_html([read_sentence(self._run, self.chosen, self.language.value, self.text.value)])
 
     def _cost_html(self) -> str:
-        check_neuron(self._run, self.chosen)
         cost = masking_cost(self._run, self.chosen, count=self._documents)
         return html.cost_table(cost) + html.picture_html(*html.picture(html.cost_figure, cost))
 
     def _open_file(self) -> None:
-        if self.name.value is None:
-            return
-        try:
-            loaded = load_file(self._run, self.name.value)
-        except CraneError as error:
-            self.file.value = html.page(html.note(str(error), error=True))
-            return
-        with self._together():
-            self.part.options = loaded.parts
-            self.part.value = loaded.parts[0] if loaded.parts else None
-        self._draw_file()
+        if self.name.value is not None:
+            with _error_in(self.file):
+                with self._together():
+                    self.part.options = load_file(self._run, self.name.value).parts  # chooses the first
+                self._draw_file()
 
     def _draw_file(self) -> None:
-        if self._moving:
-            return
-        try:
-            loaded = load_file(self._run, self.name.value)
-            drawn = draw_file(loaded, self.part.value or "")
-            shown = html.picture_html(*drawn) if drawn is not None else ""
-            self.file.value = html.page(shown, describe_file(loaded))
-        except CraneError as error:
-            self.file.value = html.page(html.note(str(error), error=True))
+        if not self._moving:
+            with _error_in(self.file):
+                loaded = load_file(self._run, self.name.value)
+                drawn = draw_file(loaded, self.part.value or "")
+                self.file.value = html.page(html.picture_html(*drawn) if drawn else "", describe_file(loaded))
 
 
-_WRAP = {"flex_flow": "row wrap"}
+@contextmanager
+def _error_in(place: ipywidgets.HTML) -> Iterator[None]:
+    """Show an error of the block in a place."""
+    try:
+        yield
+    except CraneError as error:
+        place.value = html.page(html.note(str(error), error=True))
 
 
-def _dropdown(name: str, options: Any, value: Any, *, width: str = _WIDTH) -> ipywidgets.Dropdown:
-    chosen = {} if value is None else {"value": value}
-    style = {"description_width": "initial"}
-    return ipywidgets.Dropdown(description=name, options=options, style=style, layout={"width": width}, **chosen)
+def _in_a_row(*controls: ipywidgets.Widget) -> ipywidgets.HBox:
+    return ipywidgets.HBox(controls, layout={"flex_flow": "row wrap"})
+
+
+def _dropdown(name: str, options: Any, *, width: str = _WIDTH, **value: str) -> ipywidgets.Dropdown:
+    return ipywidgets.Dropdown(description=name, options=options, style=_STYLE, layout={"width": width}, **value)
 
 
 def _number(name: str, value: int) -> ipywidgets.IntText:
-    return ipywidgets.IntText(
-        description=name, value=value, style={"description_width": "initial"}, layout={"width": "10em"}
-    )
+    return ipywidgets.IntText(description=name, value=value, style=_STYLE, layout={"width": "10em"})
 
 
 def show_panel(run: FinishedRun, neuron: Neuron, language: str, *, documents: int) -> Inspector:

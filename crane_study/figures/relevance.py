@@ -236,14 +236,19 @@ def _write_tokens(axes: Axes, examples: Sequence[Example], *, width: float, line
     return y
 
 
+def token_style(shade: float) -> str:
+    """CSS colours of a token with a relevance in [-1, 1], on the scale of the picture."""
+    colour = _TOKEN_COLOURS(_TOKEN_SCALE(shade))
+    return f"background:{to_hex(colour)};color:{ink_on(colour)}"
+
+
 def token_relevance_html(examples: Sequence[Example]) -> str:
     """The shaded tokens as an HTML page, for which the browser brings the fonts."""
     blocks = []
     for language, tokens, relevances in examples:
         spans = []
         for token, value, shade in zip(tokens, relevances, _scaled(relevances), strict=True):
-            colour = _TOKEN_COLOURS(_TOKEN_SCALE(shade))
-            style = f"background:{to_hex(colour)};color:{ink_on(colour)};padding:1px 2px;border-radius:2px"
+            style = f"{token_style(shade)};padding:1px 2px;border-radius:2px"
             spans.append(f'<span style="{style}" title="{value:.4g}">{escape(token)}</span>')
         text = f'<p lang="{escape(language)}" style="line-height:1.9;white-space:pre-wrap">{"".join(spans)}</p>'
         blocks += [f"<h2>{escape(language_name(language))}</h2>", text]
