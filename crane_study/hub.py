@@ -29,6 +29,20 @@ def _check(folder: Path) -> None:
     check_model_directory(folder)
 
 
+def gated(what: str) -> CraneError:
+    """Return the error of a model or data set (``model NAME``, ``dataset NAME``) whose terms are to be accepted."""
+    name = what.removeprefix("model ").replace("dataset ", "datasets/", 1)
+    where = f"https://huggingface.co/{name}"
+    return CraneError(f"{what}: is gated; accept its terms on {where} and log in (hf auth login, or variable HF_TOKEN)")
+
+
+def absent(what: str) -> CraneError:
+    """Return the error of a model or data set that the hub does not show."""
+    return CraneError(
+        f"{what}: is not on the hub, or not visible without a token (hf auth login, HF_TOKEN); check its name"
+    )
+
+
 @contextmanager
 def naming_mistakes(what: str, revision: str) -> Iterator[None]:
     """Turn errors of the hub's libraries inside the block into one line that says what to do."""
@@ -38,18 +52,11 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        kind, _, name = what.partition(" ")
-        name = f"datasets/{name}" if kind == "dataset" else name
-        raise CraneError(
-            f"{what}: is gated; accept its licence on https://huggingface.co/{name} and log in (hf auth login, or the "
-            "variable HF_TOKEN)"
-        ) from error
+        raise gated(what) from error
     except errors.RevisionNotFoundError as error:
         raise CraneError(f"{what}: has no revision {revision!r}; look at its history on the hub") from error
     except errors.RepositoryNotFoundError as error:
-        raise CraneError(
-            f"{what}: is not on the hub, or not visible without a token (hf auth login, HF_TOKEN); check its name"
-        ) from error
+        raise absent(what) from error
     except errors.OfflineModeIsEnabled as error:
         raise CraneError(
             f"{what}: is not (or not fully) in the hub's cache, and HF_HUB_OFFLINE forbids fetching it; unset it once"

@@ -20,7 +20,7 @@ from crane_study.data.wordings import WORDINGS
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
 from crane_study.hub import model_directory_of
-from crane_study.measure.benchmarks import CEVAL_NAMES, make_benchmarks
+from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
 from crane_study.profile import EmbeddedSource, HubModel, HubSource, LocalSource, Profile, artifacts_root, load_profile
@@ -51,7 +51,7 @@ _ON_CHAT = MaskChoice(methods={"base": _TRANSFER_METHODS, "chat": _CHAT_METHODS}
 
 
 _WORDINGS = {"wordings": sha256(WORDINGS)}
-_BENCHMARKS = {"subjects": sha256(CEVAL_NAMES)}
+_BENCHMARKS = {"benchmarks": sha256(BENCHMARKS_FILE)}
 
 
 def _file_keys(files: Mapping[str, Path]) -> dict[str, str]:

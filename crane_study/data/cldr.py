@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
-from babel import Locale, UnknownLocaleError
+from babel import Locale
 from babel.core import get_global
 from babel.dates import get_timezone, get_timezone_location
 from babel.units import UnknownUnitError, format_unit
@@ -50,16 +51,8 @@ _OFFICIAL = ("official", "de_facto_official")
 
 @cache
 def locale(language: str) -> Locale:
-    """Return the CLDR data of a language.
-
-    Raises
-    ------
-    ValueError : there are none
-    """
-    try:
-        return Locale.parse(language)
-    except (UnknownLocaleError, ValueError) as error:
-        raise ValueError(f"no CLDR data for the language {language!r}") from error
+    """Return the CLDR data of a language."""
+    return Locale.parse(language)
 
 
 def _fit(name: str | None) -> str | None:
@@ -141,30 +134,14 @@ def time_zone(metazone: str, language: str) -> str | None:
 
 @dataclass(frozen=True)
 class Fact:
-    """One true statement about the world, in every language of the study.
+    """One true statement about the world, in every language of the study."""
 
-    Attributes
-    ----------
-    key : unique name, ``subject/thing`` with CLDR's codes ("currency/FR")
-    subject : one of `SUBJECTS`
-    answer_key : CLDR's code of the answer; two facts with the same answer share it
-    slots : language -> words to fill in the wordings: ``s`` (the thing asked about) and ``a`` (answer)
-    """
-
-    key: str
-    subject: str
-    answer_key: str
-    slots: dict[str, dict[str, str]]
-
-
-@dataclass(frozen=True)
-class FactReport:
-    """Numbers of facts of a subject: stated by CLDR, without a name per language, and kept."""
-
-    subject: str
-    stated: int
-    unnamed: dict[str, int]
-    kept: int
+    key: str  # unique: ``subject/thing`` with CLDR's codes ("currency/FR")
+    subject: str  # one of `SUBJECTS`
+    answer_key: str  # CLDR's code of the answer; two facts with the same answer share it
+    slots: dict[
+        str, dict[str, str]
+    ]  # language -> words of the wordings: ``s`` (the thing asked about) and ``a`` (answer)
 
 
 def _currencies() -> Iterator[tuple[str, str]]:
@@ -227,10 +204,8 @@ SUBJECTS = tuple(_SOURCES)
 
 def _reveals(slots: dict[str, dict[str, str]]) -> bool:
     """Return whether in some language the name of the thing contains that of the answer, or the reverse."""
-    return any(
-        words["s"].casefold() in words["a"].casefold() or words["a"].casefold() in words["s"].casefold()
-        for words in slots.values()
-    )
+    names = [(words["s"].casefold(), words["a"].casefold()) for words in slots.values()]
+    return any(thing in answer or answer in thing for thing, answer in names)
 
 
 def _ends_another_name(fact: Fact, others: Sequence[Fact]) -> bool:
@@ -241,39 +216,32 @@ def _ends_another_name(fact: Fact, others: Sequence[Fact]) -> bool:
     for language in LANGUAGES:
         name = fact.slots[language]["s"]
         tail = name if language == "zh" else f" {name}"  # Chinese has no spaces between words
-        longer = (other.slots[language]["s"] for other in others)
-        if any(len(other) > len(name) and other.endswith(tail) for other in longer):
+        names = [other.slots[language]["s"] for other in others]
+        if any(longer != name and longer.endswith(tail) for longer in names):
             return True
     return False
 
 
-def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tuple[list[Fact], list[FactReport]]:
-    """Draw the study's facts from CLDR.
+def collect_facts(*, per_subject: int, per_answer: int, random_seed: int) -> tuple[list[Fact], list[dict[str, Any]]]:
+    """Draw the study's facts from CLDR, sorted by key, and report per subject how many are stated, unnamed and kept.
 
-    Parameters
-    ----------
-    per_subject : maximal number of facts per subject
-    per_answer : maximal number of facts of a subject with the same answer, so that no answer dominates
-
-    Returns
-    -------
-    facts, sorted by key, and one report per subject
+    `per_answer` limits the facts of a subject with the same answer, so that no answer dominates.
     """
     facts: list[Fact] = []
     reports = []
     for number, subject in enumerate(SUBJECTS):
         named, stated, unnamed = _named_facts(subject)
         candidates = [fact for fact in named if not _ends_another_name(fact, named)]
-        generator = np.random.default_rng([random_seed, number])
         taken: Counter[str] = Counter()
         kept: list[Fact] = []
-        for index in generator.permutation(len(candidates)):
+        for index in np.random.default_rng([random_seed, number]).permutation(len(candidates)):
             fact = candidates[index]
             if taken[fact.answer_key] < per_answer and len(kept) < per_subject:
                 taken[fact.answer_key] += 1
                 kept.append(fact)
         facts += kept
-        reports.append(FactReport(subject, stated, dict(unnamed), len(kept)))
+        absent = {f"unnamed_{language}": unnamed[language] for language in LANGUAGES}
+        reports.append({"subject": subject, "stated": stated, **absent, "kept": len(kept)})
     return sorted(facts, key=lambda fact: fact.key), reports
 
 

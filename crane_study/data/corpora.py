@@ -18,10 +18,9 @@ from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, write_json, write_text
 from crane_lib.parallel import rank
 from crane_study.data import wordings
-from crane_study.data.cldr import LANGUAGES, Fact, FactReport, collect_facts
-from crane_study.data.documents import make_conversations, write_conversations, write_documents
+from crane_study.data.cldr import LANGUAGES, collect_facts
+from crane_study.data.documents import DOCUMENT_COLUMNS, make_conversations, write_conversations, write_documents
 from crane_study.data.questions import (
-    Question,
     answer_frequency,
     expected_accuracy,
     form_questions,
@@ -31,39 +30,13 @@ from crane_study.data.questions import (
 )
 from crane_study.data.user_files import read_documents, read_questions
 from crane_study.frames import write_frame
-from crane_study.hub import naming_mistakes
+from crane_study.hub import absent, gated, naming_mistakes
 from crane_study.profile import Knowledge
 from crane_study.progress import progress
 
-COLUMNS = ["place", "text"]
 _FEWEST = 8  # documents that the statistics need
 _SHORTEST = 2  # tokens of a document: with fewer there is nothing to predict
 _AT_ONCE = 512  # documents whose tokens are Python objects at the same time
-
-
-def _guesser_rows(facts: list[Fact], questions: dict[str, list[Question]], held_out: set[str]) -> pd.DataFrame:
-    """Expected accuracy of every guesser in every language; the frequency guesser knows the training questions."""
-    rows = []
-    for language, asked in questions.items():
-        known = answer_frequency([wordings.answer(fact, language) for fact in facts if fact.key not in held_out])
-        guessers = {"overlap": overlap, "answer_frequency": known, "longest": longest, "shortest": shortest}
-        rows += [(language, name, expected_accuracy(asked, guesser), len(asked)) for name, guesser in guessers.items()]
-    return pd.DataFrame(rows, columns=["language", "guesser", "accuracy", "n"])
-
-
-def _count_rows(reports: list[FactReport], questions: list[Question]) -> pd.DataFrame:
-    """Numbers of facts per subject: stated by CLDR, without a name in a language, kept, and asked about."""
-    asked = Counter(question.subject for question in questions)
-    return pd.DataFrame(
-        {
-            "subject": report.subject,
-            "stated": report.stated,
-            **{f"unnamed_{language}": report.unnamed.get(language, 0) for language in LANGUAGES},
-            "kept": report.kept,
-            "questions": asked[report.subject],
-        }
-        for report in reports
-    )
 
 
 def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed: int) -> None:
@@ -85,10 +58,17 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
     write_json(folder / "facts.json", [asdict(fact) for fact in facts])
     write_frame(folder / "documents.parquet", documents)
     write_conversations(folder / "conversations.jsonl", conversations)
-    for language, asked in questions.items():
-        _write_questions(folder, language, [question.to_row() for question in asked])
-    write_frame(folder / "guessers.csv", _guesser_rows(facts, questions, held_out))
-    write_frame(folder / "fact_counts.csv", _count_rows(reports, questions[LANGUAGES[0]]))
+    guesses = []
+    for language, own in questions.items():
+        _write_questions(folder, language, [question.to_row() for question in own])
+        # The frequency guesser knows the training questions.
+        known = answer_frequency([wordings.answer(fact, language) for fact in facts if fact.key not in held_out])
+        guessers = {"overlap": overlap, "answer_frequency": known, "longest": longest, "shortest": shortest}
+        guesses += [(language, name, expected_accuracy(own, guesser), len(own)) for name, guesser in guessers.items()]
+    write_frame(folder / "guessers.csv", pd.DataFrame(guesses, columns=["language", "guesser", "accuracy", "n"]))
+    asked = Counter(question.subject for question in questions[LANGUAGES[0]])
+    counts = pd.DataFrame(reports)
+    write_frame(folder / "fact_counts.csv", counts.assign(questions=[asked[subject] for subject in counts["subject"]]))
 
 
 def _write_questions(folder: Path, language: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -97,12 +77,7 @@ def _write_questions(folder: Path, language: str, rows: Sequence[Mapping[str, An
 
 
 def _held_out(source: object, documents: int, wanted: int) -> int:
-    """Number of documents to reserve for perplexity, at most half of them.
-
-    Raises
-    ------
-    CraneError : there are too few documents
-    """
+    """Number of documents to reserve for perplexity, at most half of them."""
     if documents < _FEWEST:
         raise CraneError(f"corpus {source}: has {documents} different documents; the statistics need {_FEWEST} or more")
     return min(wanted, documents // 2)
@@ -128,22 +103,14 @@ def make_local_corpus(
         order = np.random.default_rng([random_seed, number]).permutation(len(documents))
         splits = {"perplexity": order[:held_out], "relevance": order[held_out:][:relevance_documents]}
         for split, chosen in splits.items():
-            rows += [
-                {"split": split, "language": language, "kind": "text", "text": documents[i], "sentences": []}
-                for i in chosen
-            ]
-    write_frame(folder / "documents.parquet", pd.DataFrame(rows))
+            rows += [(split, language, "text", documents[i], []) for i in chosen]
+    write_frame(folder / "documents.parquet", pd.DataFrame(rows, columns=DOCUMENT_COLUMNS))
     for language, path in (questions or {}).items():
         _write_questions(folder, language, read_questions(Path(path)).to_dict("records"))
 
 
 def open_stream(text: Mapping[str, Any]) -> Any:
-    """Open the data set of a language as a stream; only its list of files is fetched.
-
-    Raises
-    ------
-    CraneError : it is not available, or has no such configuration or split
-    """
+    """Open the data set of a language as a stream; only its list of files is fetched."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -152,20 +119,10 @@ def open_stream(text: Mapping[str, Any]) -> Any:
         with naming_mistakes(f"dataset {name}", text["revision"]):
             return load_dataset(name, config, split=text["split"], revision=text["revision"], streaming=True)
     except DatasetNotFoundError as error:
-        if "gated" in str(error):
-            raise CraneError(
-                f"dataset {name}: is gated; accept its terms on https://huggingface.co/datasets/{name} and log in (hf "
-                "auth login, or the variable HF_TOKEN)"
-            ) from error
-        raise CraneError(
-            f"dataset {name}: is not on the hub, or not visible without a token (hf auth login, HF_TOKEN); check its "
-            "name"
-        ) from error
+        raise (gated if "gated" in str(error) else absent)(f"dataset {name}") from error
     except (ValueError, FileNotFoundError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CraneError(
-            f"dataset {name}: has no config {config!r} with a split {text['split']!r} ({reason})"
-        ) from error
+        split, reason = text["split"], " ".join(str(error).split())[:200]
+        raise CraneError(f"dataset {name}: has no config {config!r} with a split {split!r} ({reason})") from error
 
 
 def sample_shard(
@@ -173,13 +130,7 @@ def sample_shard(
 ) -> pd.DataFrame:
     """Draw documents of one shard: each of the first `window` (0: of all) with the same chance (reservoir sampling).
 
-    Returns
-    -------
-    frame of place (row in the shard) and text, in the order of the shard
-
-    Raises
-    ------
-    CraneError : the rows have no such field, or it is not a text
+    Returns place (row in the shard) and text, in the order of the shard.
     """
     generator = np.random.default_rng(random_seed)
     kept: list[tuple[int, str]] = []
@@ -200,19 +151,16 @@ def sample_shard(
             kept.append((place, text))
         elif (slot := int(generator.integers(seen))) < count:
             kept[slot] = (place, text)
-    return pd.DataFrame(sorted(kept), columns=COLUMNS)
+    return pd.DataFrame(sorted(kept), columns=["place", "text"])
 
 
 def sample_stream(
     stream: Any, count: int, *, name: str, field: str, sampling: Mapping[str, Any], scratch: Path | None
 ) -> pd.DataFrame:
-    """Draw `count` different documents of a stream as described in `crane_study.profile.Sampling`.
+    """Draw `count` different documents of a stream as described in `crane_study.profile.Sampling`, in a random order.
 
     Each shard's share is saved in `scratch` as soon as it is drawn, so that an interrupted draw continues from there.
-
-    Returns
-    -------
-    frame of shard, place and text, in a random order
+    Returns shard, place and text.
     """
     seed, total = sampling["random_seed"], stream.num_shards
     order = np.random.default_rng(seed).permutation(total)
@@ -229,15 +177,9 @@ def sample_stream(
             if file is not None and file.is_file():
                 drawn = pd.read_parquet(file)
             else:
+                rows, window = iter(stream.shard(num_shards=total, index=shard)), sampling["window"]
                 with naming_mistakes(f"dataset {name}", ""):
-                    drawn = sample_shard(
-                        iter(stream.shard(num_shards=total, index=shard)),
-                        share,
-                        name=name,
-                        field=field,
-                        window=sampling["window"],
-                        random_seed=[seed, shard],
-                    )
+                    drawn = sample_shard(rows, share, name=name, field=field, window=window, random_seed=[seed, shard])
                 if file is not None:
                     write_frame(file, drawn)
             parts.append(drawn.assign(shard=shard))
@@ -282,9 +224,8 @@ def make_hub_corpus(
         held_out = _held_out(source, len(documents), perplexity_documents)
         split = ["perplexity"] * held_out + ["relevance"] * (len(documents) - held_out)
         hashes = [hashlib.sha256(document.encode()).hexdigest() for document in documents["text"]]
-        frames.append(
-            documents.assign(split=split, language=language, kind="text", sentences=[[] for _ in split], sha256=hashes)
-        )
+        rest = {"kind": "text", "sentences": [[] for _ in split], "sha256": hashes}
+        frames.append(documents.assign(split=split, language=language, **rest))
         about[language] = {
             "source": str(source),
             **{name: text[name] for name in ("config", "split", "field", "revision") if text["dataset"]},
@@ -307,12 +248,7 @@ def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_l
 def tokenized(
     frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, *, split: str, language: str, max_length: int
 ) -> list[np.ndarray]:
-    """Token ids of a language's documents of a split, as returned by `token_ids`.
-
-    Raises
-    ------
-    CraneError : no document is left
-    """
+    """Token ids of a language's documents of a split, as returned by `token_ids`."""
     chosen = frame[(frame["split"] == split) & (frame["language"] == language)]
     kept = token_ids(chosen["text"].tolist(), tokenizer, max_length=max_length)
     if not kept:

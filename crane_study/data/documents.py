@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from crane_lib.files import write_text
 from crane_study.data import wordings
 from crane_study.data.cldr import LANGUAGES, Fact
 
+DOCUMENT_COLUMNS = ["split", "language", "kind", "text", "sentences"]  # sentences: list of fact#wording or fact?wording
 SPLITS = ("train", "relevance", "perplexity")
 _SENTENCES = (4, 9)  # a document has 4 to 8 sentences
 _PAIRS = (2, 6)  # a document of questions and answers has 2 to 5 pairs
 _TURNS = (1, 4)  # a conversation has 1 to 3 questions
 
 _Wording = tuple[Fact, int]
+_Row = tuple[str, str, str, str, list[str]]  # of `DOCUMENT_COLUMNS`
 Conversation = list[dict[str, str]]
 
 
@@ -52,40 +55,28 @@ def _runs(items: Sequence[Any], size: tuple[int, int], generator: np.random.Gene
 
 def _statement_documents(
     pairs: Sequence[_Wording], split: str, language: str, generator: np.random.Generator
-) -> list[dict[str, Any]]:
+) -> list[_Row]:
     """Documents that together state every sentence once."""
-    return [
-        {
-            "split": split,
-            "language": language,
-            "kind": "statements",
-            "text": wordings.answer_separator(language).join(
-                wordings.statement(fact, language, wording) for fact, wording in run
-            ),
-            "sentences": [f"{fact.key}#{wording}" for fact, wording in run],
-        }
-        for run in _runs(pairs, _SENTENCES, generator)
-    ]
+    rows = []
+    for run in _runs(pairs, _SENTENCES, generator):
+        texts = [wordings.statement(fact, language, wording) for fact, wording in run]
+        keys = [f"{fact.key}#{wording}" for fact, wording in run]
+        rows.append((split, language, "statements", wordings.answer_separator(language).join(texts), keys))
+    return rows
 
 
-def _question_documents(facts: Sequence[Fact], language: str, generator: np.random.Generator) -> list[dict[str, Any]]:
+def _question_documents(facts: Sequence[Fact], language: str, generator: np.random.Generator) -> list[_Row]:
     """Documents that together ask and answer every question wording of every fact once."""
-    pairs = [(fact, wording) for fact in facts for wording in range(len(wordings.questions(fact, language)))]
-
-    def asked_and_answered(fact: Fact, wording: int) -> str:
-        prompt = wordings.prompt(wordings.questions(fact, language)[wording], language)
-        return prompt + wordings.answer_separator(language) + wordings.answer(fact, language)
-
-    return [
-        {
-            "split": "train",
-            "language": language,
-            "kind": "questions",
-            "text": "\n\n".join(asked_and_answered(*pair) for pair in run),
-            "sentences": [f"{fact.key}?{wording}" for fact, wording in run],
-        }
-        for run in _runs(pairs, _PAIRS, generator)
-    ]
+    asked = [(fact, *pair) for fact in facts for pair in enumerate(wordings.questions(fact, language))]
+    rows = []
+    for run in _runs(asked, _PAIRS, generator):
+        texts = [
+            wordings.prompt(question, language) + wordings.answer_separator(language) + wordings.answer(fact, language)
+            for fact, _wording, question in run
+        ]
+        keys = [f"{fact.key}?{wording}" for fact, wording, _question in run]
+        rows.append(("train", language, "questions", "\n\n".join(texts), keys))
+    return rows
 
 
 def write_documents(
@@ -96,24 +87,16 @@ def write_documents(
     relevance_passes: int,
     random_seed: int,
 ) -> pd.DataFrame:
-    """Write all documents of the study.
+    """Write all documents of the study, in the order of training.
 
-    Parameters
-    ----------
-    held_out : keys of the benchmark facts; questions about them are not trained on
-    train_passes : repetitions of the training sentences per language, each time in other documents; more of them
-        for a language that says the same in fewer tokens
-    relevance_passes : repetitions of the relevance sentences (the perplexity sentences occur once)
-
-    Returns
-    -------
-    frame with columns split, language, kind (statements, questions), text and sentences (list of fact#wording or
-    fact?wording), in the order of training
+    `train_passes` are repetitions of the training sentences per language, each time in other documents: more of them
+    for a language that says the same in fewer tokens. Questions about the benchmark facts (`held_out`) are not trained
+    on. Returns `DOCUMENT_COLUMNS`, of kind statements or questions.
     """
     parts = split_wordings(facts, random_seed=random_seed)
     trained = [fact for fact in facts if fact.key not in held_out]
     generator = np.random.default_rng([random_seed, 1])
-    placed: list[tuple[float, dict[str, Any]]] = []
+    placed: list[tuple[float, _Row]] = []
     for language in LANGUAGES:
         passes = train_passes[language]
         for number in range(passes):
@@ -126,7 +109,7 @@ def write_documents(
         for language in LANGUAGES:
             for _pass in range(passes):
                 rows += _statement_documents(parts[split][language], split, language, generator)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=DOCUMENT_COLUMNS)
 
 
 def make_conversations(
@@ -139,17 +122,12 @@ def make_conversations(
     for _pass in range(passes):
         written: list[Conversation] = []
         for language in LANGUAGES:
-            pairs = [
-                (q, wordings.answer(fact, language)) for fact in trained for q in wordings.questions(fact, language)
+            turns = [
+                [{"role": "user", "content": q}, {"role": "assistant", "content": wordings.answer(fact, language)}]
+                for fact in trained
+                for q in wordings.questions(fact, language)
             ]
-            written += [
-                [
-                    {"role": role, "content": content}
-                    for pair in run
-                    for role, content in zip(("user", "assistant"), pair, strict=True)
-                ]
-                for run in _runs(pairs, _TURNS, generator)
-            ]
+            written += [list(chain.from_iterable(run)) for run in _runs(turns, _TURNS, generator)]
         conversations += [written[index] for index in generator.permutation(len(written))]
     return conversations
 

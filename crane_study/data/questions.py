@@ -75,12 +75,7 @@ def answer_frequency(answers: Sequence[str]) -> Guesser:
 
 
 def expected_accuracy(questions: Sequence[Question], guesser: Guesser) -> float:
-    """Accuracy of choosing the highest score, with ties split evenly.
-
-    Raises
-    ------
-    ValueError : no question was given
-    """
+    """Accuracy of choosing the highest score, with ties split evenly."""
     if not questions:
         raise ValueError("no questions to guess at")
     return sum(expected_hit(question, guesser(question)) for question in questions) / len(questions)
@@ -96,17 +91,8 @@ def expected_hit(question: Question, scores: Sequence[float]) -> float:
 def _group(facts: Sequence[Fact], language: str, order: Sequence[int]) -> list[Question]:
     """The four questions of a group; `order` is the order in which the four answers are shown."""
     shown = tuple(wordings.answer(facts[index], language) for index in order)
-    return [
-        Question(
-            key=fact.key,
-            language=language,
-            subject=fact.subject,
-            question=wordings.questions(fact, language)[0],
-            options=shown,
-            gold=list(order).index(number),
-        )
-        for number, fact in enumerate(facts)
-    ]
+    asked = [(fact, wordings.questions(fact, language)[0], list(order).index(n)) for n, fact in enumerate(facts)]
+    return [Question(fact.key, language, fact.subject, question, shown, gold) for fact, question, gold in asked]
 
 
 def _reveals_answers(group: Sequence[Question]) -> bool:
@@ -127,9 +113,7 @@ def _draw_four(by_answer: dict[str, list[Fact]], generator: np.random.Generator)
 def form_questions(facts: Sequence[Fact], *, groups_per_subject: int, random_seed: int) -> dict[str, list[Question]]:
     """Form four-way questions per language, parallel across languages: the same facts, groups and order of options.
 
-    Parameters
-    ----------
-    groups_per_subject : groups of four per subject; fewer if its facts do not suffice
+    A subject has fewer than `groups_per_subject` groups of four if its facts do not suffice.
     """
     by_subject = _grouped(facts, "subject")
     questions: dict[str, list[Question]] = {language: [] for language in LANGUAGES}

@@ -32,12 +32,7 @@ def _lines(content: str) -> Iterator[tuple[int, str]]:
 
 
 def read_documents(path: Path) -> list[str]:
-    """Read the documents of a text file (separated by blank lines) or of a JSON-lines file (fields ``text``).
-
-    Raises
-    ------
-    CraneError : no such file, not UTF-8, a line without text, or no document at all
-    """
+    """Read the documents of a text file (separated by blank lines) or of a JSON-lines file (fields ``text``)."""
     content = _content(path, "corpus")
     texts = []
     if path.suffix == ".jsonl":
@@ -68,20 +63,12 @@ def _open_questions(path: Path) -> list[str]:
 def read_open_questions(paths: Mapping[str, Path]) -> pd.DataFrame:
     """Read one text file per language, one question per line; line n means the same in every language.
 
-    Returns
-    -------
-    frame with `OPEN_COLUMNS`; subject, answer and answer_key are empty, because no expected answer is known
-
-    Raises
-    ------
-    CraneError : no such file, not UTF-8, no question, a question twice, or different numbers of questions
+    Returns `OPEN_COLUMNS`; subject, answer and answer_key are empty, because no expected answer is known.
     """
     by_language = {language: _open_questions(Path(path)) for language, path in paths.items()}
     if len({len(questions) for questions in by_language.values()}) > 1:
         counts = ", ".join(f"{language} {len(questions)}" for language, questions in by_language.items())
-        raise CraneError(
-            f"open questions: the languages have different numbers of questions ({counts}); align the files"
-        )
+        raise CraneError(f"open questions: languages have different numbers of questions ({counts}); align the files")
     rows = [
         (language, number, f"question/{number + 1}", "", text, "", "")
         for language, questions in by_language.items()
@@ -91,17 +78,12 @@ def read_open_questions(paths: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def _checked_question(row: Any) -> dict[str, Any]:
-    """Return the fields of one question.
-
-    Raises
-    ------
-    ValueError : says what is wrong with it
-    """
+    """Return the fields of one question; a ValueError says what is wrong with it."""
     if not isinstance(row, dict):
         raise ValueError("is not an object of question, options and gold")
-    missing = [name for name in _FIELDS if name not in row]
-    if missing:
-        raise ValueError(f"has no field {missing[0]!r}; needs {', '.join(_FIELDS)}")
+    for name in _FIELDS:
+        if name not in row:
+            raise ValueError(f"has no field {name!r}; needs {', '.join(_FIELDS)}")
     question, options, gold = (row[name] for name in _FIELDS)
     prompt = row.get("prompt", question)
     if not all(isinstance(text, str) and text.strip() for text in (question, prompt)):
@@ -116,22 +98,15 @@ def _checked_question(row: Any) -> dict[str, Any]:
 def read_questions(path: Path) -> pd.DataFrame:
     """Read multiple-choice questions from a JSON-lines file.
 
-    Returns
-    -------
-    frame of question, prompt (the question unless given), options (list of texts), gold (index) and subject
-
-    Raises
-    ------
-    CraneError : no such file, not UTF-8, not JSON lines, no questions, or a line that is not a question
+    Returns question, prompt (the question unless given), options (list of texts), gold (index) and subject.
     """
     rows = []
     for number, line in _lines(_content(path, "questions")):
         try:
             rows.append(_checked_question(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise CraneError(f"questions {path}: line {number}: is not JSON ({error})") from error
         except ValueError as error:
-            raise CraneError(f"questions {path}: line {number}: {error}") from error
+            problem = f"is not JSON ({error})" if isinstance(error, json.JSONDecodeError) else error
+            raise CraneError(f"questions {path}: line {number}: {problem}") from error
     if not rows:
         raise CraneError(f"questions {path}: has no questions")
     return pd.DataFrame(rows)

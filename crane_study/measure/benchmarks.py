@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_json
@@ -24,115 +23,56 @@ from crane_study.hub import dataset_files
 from crane_study.measure.questions import SUBJECT_MARK, task_name, write_task
 from crane_study.profile import nearest
 
-CEVAL_NAMES = Path(__file__).with_name("ceval.yaml")
+BENCHMARKS_FILE = Path(__file__).with_name("benchmarks.yaml")
 LETTERS = ["A", "B", "C", "D"]
 ENDINGS = (".parquet", ".jsonl", ".json", ".csv")
 
 
-@cache
-def _chinese_names() -> dict[str, str]:
-    return yaml.safe_load(CEVAL_NAMES.read_text(encoding="utf-8"))
+class QuestionSet(BaseModel):
+    """One published benchmark of four-way questions: its files, and the harness's templates of its prompts."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-def _options_of(fields: list[str], mark: str) -> str:
-    return "\n".join(f"{letter}{mark} {{{{{field}}}}}" for letter, field in zip(LETTERS, fields, strict=True))
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One published benchmark of four-way questions.
-
-    Parameters
-    ----------
-    dataset : name on the hub
-    asked, examples : its splits of questions and of worked examples
-    columns : of its files; the last one is the correct answer, one of `answers`
-    prompt, target : the harness's templates of a question and of the index of the correct option
-    describe : text before the examples of a subject
-    files : patterns of the files to fetch from the hub; ``{config}`` is the profile's
-    """
-
-    dataset: str
-    asked: str
-    examples: str
-    columns: tuple[str, ...]
-    answers: tuple[Any, ...]
+    dataset: str  # name on the hub
+    asked: str  # split of the questions
+    examples: str  # split of the worked examples; if it is `asked`, a question is never an example for itself
+    files: tuple[str, ...]  # patterns of the files to fetch from the hub; ``{config}`` is the profile's
+    columns: tuple[str, ...]  # of its files; the last one is the correct answer,
+    answers: tuple[int | str, ...]  # one of these
     prompt: str
-    target: str
-    describe: Callable[[str], str]
-    files: tuple[str, ...]
+    target: str  # template of the index of the correct option
+    description: str  # text before the examples of a subject
+    subjects: dict[str, str] = {}  # names of the subjects in the description; default: without underscores
 
     @property
     def one_split(self) -> bool:
-        """Return whether examples are taken from the questions; a question is never an example for itself."""
+        """Return whether examples are taken from the questions."""
         return self.asked == self.examples
 
+    def describe(self, subject: str) -> str:
+        """Text before the examples of a subject."""
+        name = self.subjects.get(subject, subject) if self.subjects else subject.replace("_", " ")
+        return self.description.format(subject=name)
 
-BENCHMARKS = {
-    "mmlu": Benchmark(
-        dataset="cais/mmlu",
-        asked="test",
-        examples="dev",
-        columns=("question", "subject", "choices", "answer"),
-        answers=(0, 1, 2, 3),
-        prompt=f"{{{{question.strip()}}}}\n{_options_of([f'choices[{n}]' for n in range(4)], '.')}\nAnswer:",
-        target="answer",
-        describe=lambda subject: (
-            f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-        ),
-        files=("all/test-*.parquet", "all/dev-*.parquet"),
-    ),
-    "ceval": Benchmark(
-        dataset="ceval/ceval-exam",
-        asked="val",
-        examples="dev",
-        columns=("question", *LETTERS, "answer"),
-        answers=tuple(LETTERS),
-        prompt=f"{{{{question.strip()}}}}\n{_options_of(LETTERS, '.')}\n答案：",
-        target="{{['A', 'B', 'C', 'D'].index(answer)}}",
-        describe=lambda subject: (
-            f"以下是中国关于{_chinese_names().get(subject, subject)}的单项选择题，请选出其中的正确答案。\n\n"
-        ),
-        files=("*/val-*.parquet", "*/dev-*.parquet"),
-    ),
-    "belebele": Benchmark(
-        dataset="facebook/belebele",
-        asked="test",
-        examples="test",
-        columns=("flores_passage", "question", *(f"mc_answer{n}" for n in (1, 2, 3, 4)), "correct_answer_num"),
-        answers=("1", "2", "3", "4"),
-        prompt="P: {{flores_passage}}\nQ: {{question.strip()}}\n"
-        + _options_of([f"mc_answer{n}" for n in (1, 2, 3, 4)], ":")
-        + "\nAnswer:",
-        target="{{['1', '2', '3', '4'].index(correct_answer_num)}}",
-        describe=lambda subject: "",
-        files=("data/{config}.jsonl",),
-    ),
-}
+
+_TABLE = yaml.safe_load(BENCHMARKS_FILE.read_text(encoding="utf-8"))
+BENCHMARKS = {name: QuestionSet.model_validate(entry) for name, entry in _TABLE.items()}
 
 
 def read_benchmark(name: str, folder: Path, *, config: str) -> dict[str, dict[str, pd.DataFrame]]:
-    """Read questions and worked examples of every subject from a benchmark's published files.
+    """Read questions (``asked``) and worked ``examples`` of every subject from a benchmark's published files.
 
     The files may be in folders as on the hub or all in one: MMLU's ``test`` and ``dev`` files contain all subjects
     (column ``subject``); C-Eval has one file per subject and split, in folders (``law/val-*.parquet``) or by name
     (``law_val.csv``); Belebele has one file per language (``vie_Latn.jsonl``). Parquet, JSON lines or CSV.
-
-    Returns
-    -------
-    subject -> frames ``asked`` and ``examples``; Belebele has one subject, its language
-
-    Raises
-    ------
-    CraneError : no such folder or file, a missing column, or a wrong answer; the file is named
     """
     benchmark = BENCHMARKS[name]
     if not folder.is_dir():
         raise CraneError(f"task {name}: {folder}: no such folder; put the benchmark's files there")
-    read = _by_language if name == "belebele" else _by_subject
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for role, split in (("asked", benchmark.asked), ("examples", benchmark.examples)):
-        for subject, frame in read(name, folder, split, config).items():
+        frames = _by_language(name, folder, config) if name == "belebele" else _by_subject(name, folder, split)
+        for subject, frame in frames.items():
             found.setdefault(subject, {})[role] = frame
     for subject in found:
         if not re.fullmatch(r"\w[\w .,()&+-]*", subject):  # it becomes part of a file's name
@@ -140,14 +80,14 @@ def read_benchmark(name: str, folder: Path, *, config: str) -> dict[str, dict[st
     return {subject: frames for subject, frames in sorted(found.items()) if "asked" in frames}
 
 
-def _by_language(name: str, folder: Path, split: str, config: str) -> dict[str, pd.DataFrame]:
+def _by_language(name: str, folder: Path, config: str) -> dict[str, pd.DataFrame]:
     files = [path for path in _files(folder) if config in path.relative_to(folder).with_suffix("").parts]
     if not files:
         raise CraneError(f"task {name}: {folder} has no {config}.jsonl (nor .parquet, .csv)")
     return {config: pd.concat([_read(name, path) for path in files], ignore_index=True)}
 
 
-def _by_subject(name: str, folder: Path, split: str, config: str) -> dict[str, pd.DataFrame]:
+def _by_subject(name: str, folder: Path, split: str) -> dict[str, pd.DataFrame]:
     """Frames of a split by subject, which is named by a column or by the file."""
     frames: dict[str, list[pd.DataFrame]] = {}
     chosen = [path for path in _files(folder) if split in re.split(r"[/_.-]", str(path.relative_to(folder)))]
@@ -160,14 +100,10 @@ def _by_subject(name: str, folder: Path, split: str, config: str) -> dict[str, p
             for subject, rows in frame.groupby("subject", sort=False):
                 frames.setdefault(str(subject), []).append(rows)
         else:
-            frames.setdefault(_subject_of(path, folder, split), []).append(frame)
+            # law for law/val-00000-of-00001.parquet, val/law_val.csv and law_val.jsonl
+            stem = re.sub(rf"(^|[_.-]){split}([_.-].*)?$", "", path.stem)
+            frames.setdefault(stem or (path.parent.name if path.parent != folder else "all"), []).append(frame)
     return {subject: pd.concat(parts, ignore_index=True) for subject, parts in frames.items()}
-
-
-def _subject_of(path: Path, folder: Path, split: str) -> str:
-    """Return ``law`` for ``law/val-00000-of-00001.parquet``, ``val/law_val.csv`` or ``law_val.jsonl``."""
-    stem = re.sub(rf"(^|[_.-]){split}([_.-].*)?$", "", path.stem)
-    return stem or (path.parent.name if path.parent != folder else "all")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -183,17 +119,15 @@ def _read(name: str, path: Path) -> pd.DataFrame:
         raise CraneError(f"task {name}: {path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
     missing = [column for column in benchmark.columns if column not in frame]
     if missing:
-        raise CraneError(
-            f"task {name}: {path}: has no column {missing[0]!r}; expected {', '.join(benchmark.columns)}, "
-            f"seen {', '.join(map(str, frame.columns))}"
-        )
+        expected, seen = ", ".join(benchmark.columns), ", ".join(map(str, frame.columns))
+        raise CraneError(f"task {name}: {path}: has no column {missing[0]!r}; expected {expected}, seen {seen}")
     frame = frame[list(benchmark.columns)].copy()
     answer = benchmark.columns[-1]
     known = {str(value): value for value in benchmark.answers}
     for number, value in enumerate(frame[answer], start=1):
         if str(value) not in known:
-            expected = f"expected one of {', '.join(known)}"
-            raise CraneError(f"task {name}: {path}: row {number}: {answer} is {value!r}, {expected}")
+            wrong = f"{answer} is {value!r}, expected one of {', '.join(known)}"
+            raise CraneError(f"task {name}: {path}: row {number}: {wrong}")
     frame[answer] = [known[str(value)] for value in frame[answer]]
     if name == "mmlu":
         frame["choices"] = [_choices(f"task {name}: {path}: row {n}", v) for n, v in enumerate(frame["choices"], 1)]
@@ -223,28 +157,22 @@ def _choices(place: str, value: Any) -> list[str]:
 
 
 def write_benchmark_tasks(folder: Path, benchmarks: Path, *, few_shot: int, delimiters: Mapping[str, str]) -> list[str]:
-    """Write one task definition per language and subject for the harness.
+    """Write one task definition per language and subject for the harness, and return the names of the tasks.
 
-    Parameters
-    ----------
-    benchmarks : folder of ``benchmarks.json`` and Parquet files, written by `make_benchmarks`
-    delimiters : text between prompt and letter, per language (a space unless given, as in the harness)
-
-    Returns
-    -------
-    names of the tasks
+    `benchmarks` was written by `make_benchmarks`; a delimiter, the text between prompt and letter, is a space unless
+    given, as in the harness.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for language, about in json.loads((benchmarks / "benchmarks.json").read_text(encoding="utf-8")).items():
         benchmark = BENCHMARKS[about["name"]]
+        roles = ["asked"] if benchmark.one_split else ["asked", "examples"]
         for subject in about["subjects"]:
-            name = f"{task_name(language)}{SUBJECT_MARK}{subject}"
+            names.append(f"{task_name(language)}{SUBJECT_MARK}{subject}")
             stem = (benchmarks / language / subject).resolve()
-            roles = ["asked"] if benchmark.one_split else ["asked", "examples"]
             write_task(
                 folder,
-                name,
+                names[-1],
                 kind="parquet",
                 files={role: f"{stem}.{role}.parquet" for role in roles},
                 test_split="asked",
@@ -257,7 +185,6 @@ def write_benchmark_tasks(folder: Path, benchmarks: Path, *, few_shot: int, deli
                 doc_to_target=benchmark.target,
                 target_delimiter=delimiters.get(language, " "),
             )
-            names.append(name)
     return names
 
 
@@ -271,33 +198,24 @@ def benchmark_folder(task: Mapping[str, Any]) -> Path:
 
 
 def read_task(task: Mapping[str, Any], *, few_shot: int) -> dict[str, dict[str, pd.DataFrame]]:
-    """Read questions (``asked``) and worked examples of the subjects of a task.
-
-    Raises
-    ------
-    CraneError : as `read_benchmark`, or a subject is missing or has too few examples
-    """
+    """Read questions (``asked``) and worked examples of the subjects of a task."""
     name, source = task["name"], benchmark_folder(task)
     found = read_benchmark(name, source, config=task["config"])
-    needed = few_shot + BENCHMARKS[name].one_split
-    for subject in task["subjects"] or found:
+    needed, wanted = few_shot + BENCHMARKS[name].one_split, task["subjects"] or list(found)
+    for subject in wanted:
         if subject not in found:
             raise CraneError(f"task {name}: {source} has no subject {subject!r}; {nearest(subject, list(found))}")
         count = len(found[subject].get("examples", ()))
         if few_shot and count < needed:
-            raise CraneError(
-                f"task {name}: {source}: {subject} has {count} rows to take {few_shot} examples from; "
-                f"give it {needed} or set evaluation.few_shot"
-            )
-    return {subject: found[subject] for subject in task["subjects"] or found}
+            problem = f"{subject} has {count} rows to take {few_shot} examples from"
+            raise CraneError(f"task {name}: {source}: {problem}; give it {needed} or set evaluation.few_shot")
+    return {subject: found[subject] for subject in wanted}
 
 
 def make_benchmarks(folder: Path, *, tasks: Mapping[str, Mapping[str, Any]], few_shot: int) -> None:
     """Write benchmarks.json and, for each language and subject, its questions and its worked examples.
 
-    Parameters
-    ----------
-    tasks : language -> the fields of `crane_study.profile.Task`
+    `tasks` maps a language to the fields of the profile's task.
     """
     index = {}
     for language, task in tasks.items():

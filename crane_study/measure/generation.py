@@ -91,10 +91,7 @@ def greedy_answers(
 ) -> list[Answer]:
     """Answer every prompt greedily, in a batch exactly as alone. The model is unchanged afterwards.
 
-    Parameters
-    ----------
-    prompts : token ids, as returned by `chat_prompt`
-    repetition_penalty : over prompt and answer; 1 is none
+    `prompts` are token ids, as returned by `chat_prompt`; the penalty is over prompt and answer, 1 is none.
     """
     ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
@@ -109,11 +106,8 @@ def greedy_answers(
             ids, mask = _left_padded([prompts[index] for index in batch], pad)
             ids, mask = ids.to(model.device), mask.to(model.device)
             generate: Any = model.generate
-            found = generate(
-                input_ids=ids,
-                attention_mask=mask.long(),
-                logits_processor=[RepetitionPenalty(repetition_penalty, mask)],
-            )
+            penalty = RepetitionPenalty(repetition_penalty, mask)
+            found = generate(input_ids=ids, attention_mask=mask.long(), logits_processor=[penalty])
             for index, row in zip(batch, found[:, ids.shape[1] :].tolist(), strict=True):
                 answers[index] = _answer(tokenizer, row, ends)
     return [answers[index] for index in range(len(prompts))]
@@ -134,12 +128,7 @@ def answer_nll(
     *,
     token_budget: int = 4096,
 ) -> np.ndarray:
-    """NLL of each answer after its prompt, summed over its tokens: (answers,) float64, nats.
-
-    Parameters
-    ----------
-    token_budget : tokens of a padded batch
-    """
+    """NLL of each answer after its prompt, summed over its tokens: (answers,) float64, nats."""
     documents = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     nll = np.zeros(len(documents))
     for batch in token_batches([len(document) for document in documents], token_budget=token_budget):

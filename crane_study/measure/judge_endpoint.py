@@ -19,14 +19,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, wait_exponential
 
 from crane_lib.errors import CraneError
-from crane_lib.files import fingerprint, read_json, write_json
+from crane_lib.files import fingerprint, write_json
 from crane_study.measure.judge_offline import HIGHEST, LOWEST, PARTS
 from crane_study.progress import progress
 
@@ -63,12 +64,7 @@ class Endpoint:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Endpoint:
-        """Read the endpoint from environment variables.
-
-        Raises
-        ------
-        CraneError : a variable is missing or malformed
-        """
+        """Read the endpoint from environment variables."""
         missing = [name for name in (URL, MODEL, KEY) if not environment.get(name)]
         if missing:
             raise CraneError(
@@ -105,37 +101,28 @@ class Endpoint:
         }
 
 
-@dataclass(frozen=True)
-class Judging:
-    """Result of one judging: a score (NaN: missing), and its reason or why there is none."""
+class Judging(BaseModel):
+    """Result of one judging: a score (None: missing) and its reason, or why there is none."""
 
-    score: float
-    reason: str
+    model_config = ConfigDict(frozen=True, strict=True)
 
-    @property
-    def is_missing(self) -> bool:
-        """Return whether there is no score."""
-        return math.isnan(self.score)
+    score: Annotated[float, Field(ge=LOWEST, le=HIGHEST)] | None
+    reason: str = ""
 
     def write(self, file: Path) -> None:
         """Save the judging."""
-        score = None if self.is_missing else self.score
-        write_json(file, {"schema": SCHEMA, "score": score, "reason": self.reason, "refused": self.is_missing})
+        write_json(file, {"schema": SCHEMA, **self.model_dump(), "refused": self.score is None})
 
 
 def read_judging(file: Path) -> Judging | None:
     """Read a saved judging; None if there is none or it is damaged."""
-    if not file.is_file():
-        return None
     try:
-        value = read_json(file)
-    except CraneError:
+        saved = json.loads(file.read_bytes())
+        judging = Judging.model_validate(saved)
+    except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        return None
-    if value.get("refused") is True and isinstance(value.get("reason"), str):
-        return Judging(math.nan, value["reason"])
-    return _judging_from(value)
+    refused = saved.get("refused") is True
+    return judging if saved.get("schema") == SCHEMA and refused == (judging.score is None) else None
 
 
 def parse_judging(content: Any) -> Judging | None:
@@ -144,19 +131,10 @@ def parse_judging(content: Any) -> Judging | None:
         return None
     fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, flags=re.DOTALL)
     try:
-        return _judging_from(json.loads(fenced.group(1) if fenced else content))
-    except (ValueError, RecursionError):  # a reply may nest brackets without end
+        judging = Judging.model_validate_json(fenced.group(1) if fenced else content)
+    except ValueError:
         return None
-
-
-def _judging_from(value: Any) -> Judging | None:
-    if not isinstance(value, dict):
-        return None
-    score: Any = value.get("score")
-    reason = value.get("reason", "")
-    if type(score) not in (int, float) or not LOWEST <= score <= HIGHEST or not isinstance(reason, str):
-        return None
-    return Judging(float(score), reason)
+    return None if judging.score is None else judging
 
 
 def retry_after(value: str | None, *, now: float) -> float | None:
@@ -171,10 +149,6 @@ def retry_after(value: str | None, *, now: float) -> float | None:
         except (TypeError, ValueError, OverflowError):
             return None
     return None if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_ASKED_WAIT)
-
-
-class _Stopped(Exception):
-    """Another judging failed for good."""
 
 
 class _PassingFailure(Exception):
@@ -193,58 +167,10 @@ class _AnswerRefused(Exception):
         self.reply = reply
 
 
-class _Refusals:
-    """Refused requests, held back until a judging shows that the server works.
-
-    From then on a refusal concerns the answer, counts as missing and is saved. Before that, address, model or protocol
-    may be wrong, so nothing is saved.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._works = False
-        self._waiting: list[tuple[Path, Judging]] = []
-        self._answers: set[str] = set()
-        self._first = ""
-
-    def note_judging(self) -> None:
-        """Note that the server gave a score, now or in an earlier run."""
-        with self._lock:
-            self._works = True
-            for file, judging in self._waiting:
-                judging.write(file)
-            self._waiting.clear()
-
-    def add(self, refused: _AnswerRefused, *, answer: str, file: Path) -> Judging:
-        """Return the missing judging of a refused request; raise if many answers were refused and none judged."""
-        judging = Judging(math.nan, f"refused ({refused.reply})")
-        with self._lock:
-            if self._works:
-                judging.write(file)
-                return judging
-            self._waiting.append((file, judging))
-            self._answers.add(answer)
-            self._first = self._first or str(refused)
-            if len(self._answers) >= _REFUSED_ANSWERS:
-                raise CraneError(self._first)
-        return judging
-
-    def check(self) -> None:
-        """Raise the first refusal if no answer was judged."""
-        if self._first and not self._works:
-            raise CraneError(self._first)
-
-
 class EndpointJudge:
     """Judge every answer several times by the endpoint's model; the score is the mean.
 
-    Parameters
-    ----------
-    cache : folder of saved judgings, of any study
-    judgings : number of judgings per answer
-    concurrency : maximal number of requests at the same time
-    timeout : seconds until a request counts as failed
-    first_wait : seconds before the second try; doubled after each try
+    `timeout` is in seconds; `first_wait`, the seconds before the second try, is doubled after each try.
     """
 
     name = "endpoint"
@@ -259,31 +185,23 @@ class EndpointJudge:
         timeout: float = 120.0,
         first_wait: float = 1.0,
     ) -> None:
-        self._endpoint = endpoint
-        self._cache = cache
-        self._judgings = judgings
-        self._concurrency = concurrency
-        self._timeout = timeout
+        self._endpoint, self._cache = endpoint, cache
+        self._judgings, self._concurrency, self._timeout = judgings, concurrency, timeout
         self._backoff = wait_exponential(multiplier=first_wait, max=_LONGEST_WAIT)
         self._stop = threading.Event()
-        self._refusals = _Refusals()
 
     def score(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """Score answers; equal answers to a question are judged once.
-
-        Raises
-        ------
-        CraneError : the server is down, refuses the key or every request, or gave no usable score at all
-        """
+        """Score answers; equal answers to a question are judged once."""
         pairs = list(zip(answers["text"], answers["answer"], strict=True))
         found = self._judge([(*pair, number) for pair in dict.fromkeys(pairs) for number in range(self._judgings)])
         rows = []
         for pair in pairs:
             given = [found[*pair, number] for number in range(self._judgings)]
-            usable = [judging for judging in given if not judging.is_missing]
-            score = sum(judging.score for judging in usable) / len(usable) if usable else math.nan
-            reason = usable[0].reason if usable else f"missing: {given[0].reason}"
-            rows.append({"score": score, "reason": reason, "judgings": len(usable), **dict.fromkeys(PARTS, math.nan)})
+            scores = [judging.score for judging in given if judging.score is not None]
+            reasons = [judging.reason for judging in given if judging.score is not None]
+            score = sum(scores) / len(scores) if scores else math.nan
+            reason = reasons[0] if reasons else f"missing: {given[0].reason}"
+            rows.append({"score": score, "reason": reason, "judgings": len(scores), **dict.fromkeys(PARTS, math.nan)})
         if rows and not any(row["judgings"] for row in rows):
             raise CraneError(
                 f"judge at {self._endpoint.host}: none of {len(found)} replies was a score from 1 to 10; does "
@@ -298,12 +216,13 @@ class EndpointJudge:
     def _judge(self, wanted: list[_Key]) -> dict[_Key, Judging]:
         """Read saved judgings and request the others."""
         self._stop.clear()
-        self._refusals = _Refusals()
         bodies = {key: self._endpoint.request(*key[:2]) for key in wanted}
         files = {key: self._file(body, key[2]) for key, body in bodies.items()}
         found = {key: saved for key, file in files.items() if (saved := read_judging(file)) is not None}
-        if not all(judging.is_missing for judging in found.values()):
-            self._refusals.note_judging()
+        works = any(judging.score is not None for judging in found.values())
+        refused: dict[
+            _Key, _AnswerRefused
+        ] = {}  # not saved until a score shows that it is not the request that is wrong
         with (
             progress("Judging answers", len(wanted)) as bar,
             httpx2.Client(
@@ -316,36 +235,35 @@ class EndpointJudge:
             futures = {pool.submit(self._judge_once, client, bodies[key], files[key]): key for key in missing}
             try:
                 for future in as_completed(futures):
-                    found[futures[future]] = future.result()
+                    key = futures[future]
+                    try:
+                        found[key] = future.result()
+                    except _AnswerRefused as failure:
+                        refused[key] = failure
+                        found[key] = Judging(score=None, reason=f"refused ({failure.reply})")
+                    works = works or found[key].score is not None
+                    if works:
+                        for each in refused:
+                            found[each].write(files[each])
+                        refused.clear()
+                    elif len({key[:2] for key in refused}) >= _REFUSED_ANSWERS:
+                        break
                     bar.advance()
+                if refused:
+                    raise CraneError(str(next(iter(refused.values()))))
             except BaseException:
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        self._refusals.check()
         return found
 
     def _judge_once(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
-        """Request one judging and save it; a permanent failure stops the other threads."""
-        try:
-            return self._request(client, body, file)
-        except _Stopped:
-            return Judging(math.nan, "stopped")  # never used: the failure itself is raised
-        except CraneError:
-            self._stop.set()
-            raise
-
-    def _request(self, client: httpx2.Client, body: Mapping[str, Any], file: Path) -> Judging:
+        """Request one judging and save it."""
         for _try in range(_MALFORMED_TRIES):
-            try:
-                judging = parse_judging(self._ask(client, body))
-            except _AnswerRefused as refused:
-                return self._refusals.add(refused, answer=str(body["messages"]), file=file)
-            if judging is not None:
+            if (judging := parse_judging(self._ask(client, body))) is not None:
                 judging.write(file)
-                self._refusals.note_judging()
                 return judging
-        return Judging(math.nan, "the judge gave no usable score")
+        return Judging(score=None, reason="the judge gave no usable score")
 
     def _ask(self, client: httpx2.Client, body: Mapping[str, Any]) -> Any:
         """Content of one reply, after as many tries as needed; None if it has none."""
@@ -367,7 +285,7 @@ class EndpointJudge:
     def _post(self, client: httpx2.Client, body: Mapping[str, Any]) -> Any:
         """Send one request and return the content of the reply; None if it has none."""
         if self._stop.is_set():
-            raise _Stopped
+            raise CraneError("stopped")  # not shown: the failure itself is raised
         try:
             reply = client.post(self._endpoint.url + PATH, json=body)
         except httpx2.ConnectError as error:
@@ -379,24 +297,24 @@ class EndpointJudge:
         except httpx2.RequestError as error:
             raise _PassingFailure(f"broke off ({_short(error)})") from error
         if reply.status_code != httpx2.codes.OK:
-            self._raise_failure(reply)
+            raise self._failure(reply)
         try:
             return reply.json()["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             return None
 
-    def _raise_failure(self, reply: httpx2.Response) -> None:
-        """Raise the error of a reply with a status other than 200."""
-        status = reply.status_code
+    def _failure(self, reply: httpx2.Response) -> Exception:
+        """Return the error of a reply with a status other than 200."""
+        status, place = reply.status_code, f"judge at {self._endpoint.host}"
         if status in (401, 403):
-            raise CraneError(f"judge at {self._endpoint.host}: refuses the key ({status}); check {KEY}")
+            return CraneError(f"{place}: refuses the key ({status}); check {KEY}")
         if status in (408, 425, 429) or status >= 500:
             problem = "asks for fewer requests (429)" if status == 429 else f"fails ({status})"
-            raise _PassingFailure(problem, wait=retry_after(reply.headers.get("retry-after"), now=time.time()))
+            return _PassingFailure(problem, wait=retry_after(reply.headers.get("retry-after"), now=time.time()))
         text = f"{status}: {' '.join(reply.text.split()).replace(self._endpoint.key, '***')[:160]}"
         hint = f"check {URL} and {MODEL}" if status == 404 else "does it speak the OpenAI chat protocol?"
-        message = f"judge at {self._endpoint.host}: refuses the request ({text}); {hint}"
-        raise _AnswerRefused(message, text) if status in _ANSWER_STATUSES else CraneError(message)
+        message = f"{place}: refuses the request ({text}); {hint}"
+        return _AnswerRefused(message, text) if status in _ANSWER_STATUSES else CraneError(message)
 
 
 def _failure(state: RetryCallState) -> Any:

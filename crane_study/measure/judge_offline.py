@@ -1,4 +1,4 @@
-"""Offline judge of open answers, the protocol of judges, and the agreement of two judges.
+"""Offline judge of open answers, and the agreement of two judges.
 
 A judge takes a frame of answers and gives each a score from 1 to 10 and a reason, or NaN if it has no score.
 """
@@ -10,10 +10,9 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,8 +34,7 @@ _OWN_SCRIPT = 0.02  # share of a language's letters above which a script belongs
 _DOUBT = math.log(20)  # another language must be this much likelier (in nats) for a run of letters to be in that one
 
 
-@dataclass(frozen=True)
-class FactFinding:
+class FactFinding(NamedTuple):
     """Result of checking a text for one fact."""
 
     named: bool  # the expected answer, in any language
@@ -44,14 +42,9 @@ class FactFinding:
     others: tuple[str, ...]  # names of other answers to the same kind of question
 
     @property
-    def contradicted(self) -> bool:
-        """Return whether another answer is named beside the expected one."""
-        return self.named and bool(self.others)
-
-    @property
     def value(self) -> float:
-        """1 for the expected answer alone; half if contradicted, half if only in another language; 0 if not named."""
-        return self.named * (1.0 if self.in_language else 0.5) * (0.5 if self.contradicted else 1.0)
+        """1 for the expected answer; half if others are named too, half if only in another language; 0 if not named."""
+        return self.named * (1.0 if self.in_language else 0.5) * (0.5 if self.others else 1.0)
 
 
 def _plain(text: str) -> str:
@@ -135,14 +128,6 @@ class LanguageIdentifier:
     It may be if the language uses all its words (names that several languages share), or else by naive Bayes over
     pieces of one to three characters. Trained on the study's own texts: general-purpose identifiers fail on short
     answers that are names (a test shows it for lingua).
-
-    Parameters
-    ----------
-    texts : language -> texts to train on
-
-    Raises
-    ------
-    CraneError : the texts of a language have no letters
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
@@ -187,22 +172,6 @@ class LanguageIdentifier:
         return own / sum(_letters(run) for _script, run in runs) if runs else math.nan
 
 
-class Judge(Protocol):
-    """A scorer of answers, named ``offline`` or ``endpoint``."""
-
-    name: str
-
-    def score(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """Score a frame of language, question (its number), text (its words), answer, nll, nll_tokens and the mask.
-
-        Returns
-        -------
-        frame in the order of `answers`: score (1 to 10, NaN: missing), reason, judgings (number that the score is the
-        mean of), and `PARTS` (NaN if the judge has no such parts)
-        """
-        ...
-
-
 def score_of_parts(parts: Mapping[str, float]) -> float:
     """Score from 1 to 10 of an answer's parts, each from 0 to 1; a NaN part leaves its points to the others."""
     known = {name: value for name, value in parts.items() if not math.isnan(value)}
@@ -224,11 +193,8 @@ class OfflineJudge:
 
     An answer without a letter has 0 in language_kept and fluency.
 
-    Parameters
-    ----------
-    questions : language, question, and if known subject, answer and answer_key
-    knowledge : entries of every known answer; empty for questions without expected answers
-    texts : language -> texts of the study
+    `questions` has language, question, and if known subject, answer and answer_key; `knowledge` is empty if no answers
+    are known; `texts` are those of the study.
     """
 
     name = "offline"
@@ -241,33 +207,27 @@ class OfflineJudge:
         self._identifier = LanguageIdentifier(texts)
 
     def score(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """Score answers, among them those of the unmasked model, with which fluency is compared.
+        """Score a frame of language, question (its number), answer, nll, nll_tokens and the mask's columns.
 
-        Raises
-        ------
-        CraneError : there is no unmasked answer in a language
+        The answers of the unmasked model, with which fluency is compared, must be among them. Returns score (1 to 10,
+        NaN: missing), reason, judgings (number that the score is the mean of) and `PARTS`, in the order of `answers`.
         """
         own = answers[answers["method"] == "none"].groupby("language")[["nll", "nll_tokens"]].sum()
         absent = sorted(set(answers["language"]) - set(own.index))
         if absent:
             raise CraneError(f"offline judge: no answers of the unmasked model in {absent[0]!r}; judge them together")
         usual = (own["nll"] / own["nll_tokens"]).to_dict()
-        judged: dict[tuple[str, int, str, float], dict[str, object]] = {}
-        rows = []
-        for row in answers.itertuples():
-            key = (row.language, row.question, row.answer, row.nll / row.nll_tokens)
-            if key not in judged:
-                judged[key] = self._score_one(*key, usual=usual[row.language])
-            rows.append(judged[key])
-        return pd.DataFrame(rows, index=answers.index)
+        given = answers.assign(nll=answers["nll"] / answers["nll_tokens"])[["language", "question", "answer", "nll"]]
+        keys = list(given.itertuples(index=False, name=None))
+        judged = {key: self._score_one(*key, usual=usual[key[0]]) for key in dict.fromkeys(keys)}
+        return pd.DataFrame([judged[key] for key in keys], index=answers.index)
 
     def _score_one(self, language: str, question: int, answer: str, nll: float, *, usual: float) -> dict[str, object]:
         asked = self._questions.loc[(language, question)]
         facts, verdict = math.nan, "no expected answer"
         if asked["answer"]:
-            found = self._knowledge.check(
-                answer, subject=asked["subject"], answer_key=asked["answer_key"], language=language
-            )
+            subject, answer_key = asked["subject"], asked["answer_key"]
+            found = self._knowledge.check(answer, subject=subject, answer_key=answer_key, language=language)
             facts = found.value
             verdict = f"{asked['answer']!r} {'named' if found.named else 'not named'}"
             verdict += " in another language" if found.named and not found.in_language else ""
@@ -285,18 +245,9 @@ class OfflineJudge:
 def agreement(items: pd.DataFrame) -> pd.DataFrame:
     """Compare two judges on the answers that both scored.
 
-    Parameters
-    ----------
-    items : language, judge, score and what identifies an answer (the mask's columns, question)
-
-    Returns
-    -------
-    frame with language (``all`` last), n, rank_correlation (Spearman; NaN if a judge's scores are all equal),
-    mean_absolute_difference and within_1 (share of answers on which they differ by at most 1)
-
-    Raises
-    ------
-    CraneError : the answers were not scored by exactly two judges
+    `items` has language, judge, score and what identifies an answer (the mask's columns, question). Returns language
+    (``all`` last), n, rank_correlation (Spearman; NaN if a judge's scores are all equal), mean_absolute_difference and
+    within_1 (share of answers on which they differ by at most 1).
     """
     wide = items.pivot_table(index=[*MASK, "language", "question"], columns="judge", values="score", observed=True)
     if wide.shape[1] != 2:
@@ -307,8 +258,8 @@ def agreement(items: pd.DataFrame) -> pd.DataFrame:
         pair = wide if language == "all" else wide[wide.index.get_level_values("language") == language]
         one, other = pair.to_numpy().T
         constant = len(pair) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0
-        difference = pd.Series(np.abs(one - other))
         correlation = math.nan if constant else float(spearmanr(one, other).statistic)
+        difference = pd.Series(np.abs(one - other))
         rows.append((language, len(pair), correlation, difference.mean(), difference.le(1).mean()))
     columns = ["language", "n", "rank_correlation", "mean_absolute_difference", "within_1"]
     return pd.DataFrame(rows, columns=columns)

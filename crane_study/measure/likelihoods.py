@@ -83,11 +83,8 @@ class Requests:
     as in the harness; different answers to one prompt share its keys and values. The output embedding is applied only
     at the positions that predict a continuation, once at each.
 
-    Parameters
-    ----------
-    pairs : (context, continuation) token ids of each request
-    batch_size : rows (or shared contexts) of a forward pass
-    max_length : context length of the model; longer inputs lose their beginning, as in the harness
+    `pairs` has the token ids of each request's context and continuation; `batch_size` is in rows or shared contexts.
+    Inputs longer than `max_length`, the model's context length, lose their beginning, as in the harness.
     """
 
     def __init__(self, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int, max_length: int) -> None:

@@ -34,10 +34,7 @@ def task_name(language: str) -> str:
 def write_task(folder: Path, name: str, *, kind: str, files: Mapping[str, str], **fields: Any) -> None:
     """Write one task definition for the harness.
 
-    Parameters
-    ----------
-    kind, files : loader of `datasets` ("json", "parquet") and path of each split
-    fields : fields of the definition that differ between tasks
+    `kind` is a loader of `datasets` ("json", "parquet"), `files` the path of each split.
     """
     task = {
         "task": name,
@@ -52,29 +49,19 @@ def write_task(folder: Path, name: str, *, kind: str, files: Mapping[str, str], 
 
 
 def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> list[str]:
-    """Write one task definition per language for the harness.
+    """Write one task definition per language for the harness, and return the names of the tasks.
 
-    Parameters
-    ----------
-    delimiters : text between prompt and answer, per language (a space unless given)
-    chat : ask the bare question as a user's turn; otherwise use the prompt, which ends in "Answer:"
-
-    Returns
-    -------
-    names of the tasks
+    A delimiter, the text between prompt and answer, is a space unless given. `chat` asks the bare question as a user's
+    turn; otherwise the prompt is used, which ends in "Answer:".
     """
     folder.mkdir(parents=True, exist_ok=True)
     for language, path in questions.items():
         frame = read_questions(path)
         delimiter = delimiters.get(language, " ")
         # The harness drops its own delimiter when it applies a chat template, so the choices include theirs.
-        rows = pd.DataFrame(
-            {
-                "text": frame["question" if chat else "prompt"],
-                "choices": [[delimiter + option for option in options] for options in frame["options"]],
-                "gold": frame["gold"].astype(int),
-            }
-        )
+        choices = [[delimiter + option for option in options] for options in frame["options"]]
+        text = frame["question" if chat else "prompt"]
+        rows = pd.DataFrame({"text": text, "choices": choices, "gold": frame["gold"].astype(int)})
         data = folder / f"{language}.jsonl"
         rows.to_json(data, orient="records", lines=True, force_ascii=False)
         write_task(
@@ -102,16 +89,15 @@ def _quiet() -> Iterator[None]:
 
     # TQDM_DISABLE is read when tqdm is imported, and the harness's own argument overrides it.
     initialize = tqdm.__init__
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "lm-eval")]
-    levels = [logger.level for logger in loggers]
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in ("lm_eval", "datasets", "lm-eval")}
     tqdm.__init__ = silent
     datasets.disable_progress_bars()
-    for logger in loggers:
+    for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
         datasets.enable_progress_bars()
         tqdm.__init__ = initialize
@@ -123,16 +109,9 @@ class Harness:
     The harness renders and tokenizes prompts, examples and answers once. An evaluation then consists of forward passes
     (`crane_study.measure.likelihoods`).
 
-    Parameters
-    ----------
-    tasks : folder of task definitions, named ``crane_<language>`` or ``crane_<language>__<subject>``
-    chat : put every prompt into the tokenizer's chat template
-    random_seed : seed of the draw of examples, for tasks that draw theirs
-    sample : number of questions to draw per language and seed of that draw; all questions if None
-
-    Raises
-    ------
-    CraneError : the folder has no task definitions
+    `tasks` is a folder of task definitions, named ``crane_<language>`` or ``crane_<language>__<subject>``; `chat` puts
+    every prompt into the tokenizer's chat template; `random_seed` is of the draw of examples; `sample` is the number of
+    questions to draw per language and the seed of that draw.
     """
 
     def __init__(
@@ -177,17 +156,11 @@ class Harness:
         places = zip(items["first"], items["options"], strict=True)
         asked = [instance for first, options in places for instance in every[first : first + options]]
         self._items = items.assign(first=items["options"].cumsum() - items["options"])
-        self.requests = Requests(
-            [self._tokens(*instance.args) for instance in asked],
-            batch_size=batch_size,
-            max_length=self._model.max_length,
-        )
+        pairs, limit = [self._tokens(*instance.args) for instance in asked], self._model.max_length
+        self.requests = Requests(pairs, batch_size=batch_size, max_length=limit)
         if self.requests.cut:
-            warnings.warn(
-                f"{self.requests.cut} of {self.requests.count} prompts are longer than the model's "
-                f"{self._model.max_length} tokens and lose their beginning",
-                stacklevel=2,
-            )
+            count = f"{self.requests.cut} of {self.requests.count} prompts"
+            warnings.warn(f"{count} are longer than the model's {limit} tokens and lose their beginning", stacklevel=2)
 
     def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids of a prompt and an answer, split as in the harness."""
@@ -213,16 +186,10 @@ class Harness:
         return pd.DataFrame(rows, columns=["language", "item", "subject", "first", "options", "gold"])
 
     def accuracy(self) -> pd.DataFrame:
-        """Evaluate every task on the model in its current state.
+        """Evaluate every task on the model in its current state: one row per item.
 
-        Returns
-        -------
-        frame with one row per item: language, item (index), subject, correct (bool), margin (log-likelihood of the
-        correct option minus that of the best other one, nats)
-
-        Raises
-        ------
-        CraneError : a log-likelihood is NaN
+        Columns: language, item (index), subject, correct (bool), margin (log-likelihood of the correct option minus
+        that of the best other one, nats).
         """
         scores = self.requests.log_likelihoods(self._model.model)
         items = self._items

@@ -14,23 +14,9 @@ from crane_lib.neurons import NeuronSet
 from crane_lib.specificity import langspec
 from crane_study.frames import write_frame
 
-# The schema of result rows: every column with its type, in order.
-SCHEMA: dict[str, type] = {
-    "profile": str,
-    "model": str,
-    "selected_on": str,
-    "method": str,
-    "budget": str,
-    "masked_language": str,
-    "evaluation_language": str,
-    "task": str,
-    "metric": str,
-    "value": float,
-    "n": int,
-    "random_seed": int,
-    "masked_share": float,
-}
-COLUMNS = tuple(SCHEMA)
+_LABELS = ("profile", "model", "selected_on", "method", "budget", "masked_language", "evaluation_language")
+_TEXTS = (*_LABELS, "task", "metric")
+COLUMNS = (*_TEXTS, "value", "n", "random_seed", "masked_share")  # of result rows, in order
 # Columns that identify a mask of a model, and all masks of a method at a budget, over languages and random draws.
 MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
 SET = ["model", "selected_on", "method", "budget"]
@@ -40,27 +26,19 @@ MEASURES = ("token_probability", "accuracy")
 
 def mask_labels(neurons: NeuronSet | None, *, selected_on: str) -> dict[str, Any]:
     """Return the columns that identify the mask of a row; None is the unmasked model."""
-    names = ("selected_on", "method", "budget", "masked_language", "random_seed", "masked_share")
-    if neurons is None:
-        return dict(zip(names, ("", "none", "", "", -1, 0.0), strict=True))
-    labels = (selected_on, neurons.method, neurons.budget, neurons.language, neurons.random_seed, neurons.share())
-    return dict(zip(names, labels, strict=True))
+    labels: tuple[Any, ...] = ("", "none", "", "", -1, 0.0)
+    if neurons is not None:
+        labels = (selected_on, neurons.method, neurons.budget, neurons.language, neurons.random_seed, neurons.share())
+    return dict(zip(MASK[2:], labels, strict=True))
 
 
 def perplexity_rows(nll: np.ndarray, tokens: np.ndarray, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return NLL per token, perplexity and token probability of a set of documents.
-
-    Parameters
-    ----------
-    nll, tokens : (documents,) total NLL in nats and predicted tokens
-    """
+    """Return NLL per token, perplexity and token probability of documents, from total NLL (nats) and tokens of each."""
     mean = float(nll.sum() / tokens.sum())
     values = {"nll": mean, "perplexity": float(np.exp(mean)), "token_probability": float(np.exp(-mean))}
     count = int(tokens.sum())
-    return [
-        {**labels, "task": "perplexity", "metric": metric, "value": value, "n": count}
-        for metric, value in values.items()
-    ]
+    about = {**labels, "task": "perplexity"}
+    return [{**about, "metric": metric, "value": value, "n": count} for metric, value in values.items()]
 
 
 def accuracy_row(correct: np.ndarray, labels: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,9 +54,7 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
 def langspec_rows(rows: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     """Return LangSpec-F1 of every mask by one measure; each evaluation language is a task.
 
-    Returns
-    -------
-    frame with `MASK`, task, metric, precision, recall, langspec_f1; empty if `rows` lacks the measure
+    Columns: `MASK`, task, metric, precision, recall, langspec_f1; empty if `rows` lacks the measure.
     """
     chosen = rows[rows["metric"] == measure]
     result = []
@@ -107,22 +83,15 @@ def budget_text(value: object) -> str:
 
 
 def tidy(frame: pd.DataFrame, *, needed: Iterable[str] = ()) -> pd.DataFrame:
-    """Return a copy in the types of `SCHEMA`, budgets in normal form, random seeds as whole numbers (-1: none).
-
-    Raises
-    ------
-    CraneError : a needed column is missing
-    """
+    """Return a copy with texts as text, budgets in normal form, numbers as float, random seeds as int (-1: none)."""
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise CraneError(f"result rows: no column {missing[0]!r}; seen: {', '.join(map(str, frame.columns))}")
     frame = frame.copy()
-    for name, kind in SCHEMA.items():
-        if kind is str and name in frame.columns:
-            values = frame[name].astype(object)
-            values = values.where(values.notna(), "")
-            convert = {value: budget_text(value) if name == "budget" else str(value) for value in values.unique()}
-            frame[name] = values.map(convert).astype(object)
+    for name in frame.columns.intersection(_TEXTS):
+        values = frame[name].astype(object).where(frame[name].notna(), "")
+        convert = {value: budget_text(value) if name == "budget" else str(value) for value in values.unique()}
+        frame[name] = values.map(convert).astype(object)
     for name in ("value", "masked_share", *_DERIVED):
         if name in frame.columns:
             frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
@@ -134,18 +103,8 @@ def tidy(frame: pd.DataFrame, *, needed: Iterable[str] = ()) -> pd.DataFrame:
 def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     """Compare every masked row of a metric with the unmasked value of the same model and language.
 
-    Parameters
-    ----------
-    rows : tidy result rows
-
-    Returns
-    -------
-    the masked rows with ``unmasked``, ``change`` (masked - unmasked) and ``relative_drop`` (lost share of the unmasked
-    value; NaN if that is not positive)
-
-    Raises
-    ------
-    CraneError : a column is missing, or a model has two unmasked values for a language
+    Returns the masked rows with ``unmasked``, ``change`` (masked - unmasked) and ``relative_drop`` (lost share of the
+    unmasked value; NaN if that is not positive).
     """
     needed = [*SET, "masked_language", "evaluation_language", "metric", "value"]
     frame = tidy(rows, needed=needed)
@@ -155,9 +114,7 @@ def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     keys = [name for name in ("profile", "model", "evaluation_language") if name in frame.columns]
     masked = frame["masked_language"] != ""
     unmasked = frame[~masked]
-    double = unmasked[unmasked.duplicated(keys)]
-    if len(double):
-        first = double.iloc[0]
+    for _index, first in unmasked[unmasked.duplicated(keys)].iterrows():
         raise CraneError(
             f"result rows: two unmasked values of {metric} for {first['model']}, {first['evaluation_language']}; "
             "make the rows again"
@@ -179,11 +136,6 @@ def pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def over_draws(frame: pd.DataFrame, *, by: list[str], value: str) -> pd.DataFrame:
-    """Return the mean of a column over draws, the lowest, the highest, and the number of draws.
-
-    Returns
-    -------
-    frame with the columns of `by` and mean, lowest, highest, draws
-    """
+    """Return the mean, lowest and highest value of a column over draws and the number of draws, per values of `by`."""
     grouped = frame.groupby(by, sort=False)[value]
     return grouped.agg(mean="mean", lowest="min", highest="max", draws="count").reset_index()

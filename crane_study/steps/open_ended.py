@@ -16,7 +16,7 @@ from crane_study.data.user_files import read_open_questions
 from crane_study.frames import read_frame, write_frame
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
-from crane_study.measure.judge_offline import Judge, OfflineJudge, agreement
+from crane_study.measure.judge_offline import OfflineJudge, agreement
 from crane_study.measure.rows import mask_labels
 from crane_study.options import AnswerOptions
 from crane_study.steps.masks import Mask, evaluate_masks, selected
@@ -126,7 +126,7 @@ def make_endpoint_scores(
     _write_items(folder, read_frame(answers / "answers.parquet"), judge)
 
 
-def _write_items(folder: Path, answers: pd.DataFrame, judge: Judge) -> None:
+def _write_items(folder: Path, answers: pd.DataFrame, judge: OfflineJudge | EndpointJudge) -> None:
     scored = pd.concat([answers, judge.score(answers)], axis=1).assign(judge=judge.name)
     write_frame(folder / "items.parquet", scored)
 

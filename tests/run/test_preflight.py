@@ -162,7 +162,7 @@ def test_what_the_hub_says_becomes_one_line(monkeypatch):
     from huggingface_hub import errors
 
     for kind, words in (
-        (errors.GatedRepoError, r"model a/b: is gated; accept its licence on https://huggingface\.co/a/b and log in"),
+        (errors.GatedRepoError, r"model a/b: is gated; accept its terms on https://huggingface\.co/a/b and log in"),
         (errors.RepositoryNotFoundError, "model a/b: is not on the hub"),
         (errors.RevisionNotFoundError, "model a/b: has no revision 'v9'"),
         (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE"),

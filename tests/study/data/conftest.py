@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 
-from crane_study.data.cldr import Fact, FactReport, collect_facts
+from crane_study.data.cldr import Fact, collect_facts
 from crane_study.data.documents import Conversation, make_conversations, write_documents
 from crane_study.data.questions import Question, form_questions
 from crane_study.profile import EmbeddedSource, Knowledge, load_profile
@@ -16,7 +16,7 @@ class Corpus:
     options: Knowledge
     random_seed: int
     facts: list[Fact]
-    reports: list[FactReport]
+    reports: list[dict]
     questions: dict[str, list[Question]]
     held_out: set[str]
     documents: pd.DataFrame

@@ -136,9 +136,9 @@ def test_concurrency_is_limited(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"score": 7, "reason": "good"}', Judging(7.0, "good")),
-        ('{"score": 1}', Judging(1.0, "")),
-        ('```json\n{"score": 9.5, "reason": "fine"}\n```', Judging(9.5, "fine")),
+        ('{"score": 7, "reason": "good"}', Judging(score=7.0, reason="good")),
+        ('{"score": 1}', Judging(score=1.0, reason="")),
+        ('```json\n{"score": 9.5, "reason": "fine"}\n```', Judging(score=9.5, reason="fine")),
         ('{"score": 11, "reason": "superb"}', None),
         ('{"score": 0, "reason": "bad"}', None),
         ('{"score": "7", "reason": "a text"}', None),
@@ -316,7 +316,7 @@ def test_if_every_answer_is_refused_the_answers_are_not_the_cause(tmp_path):
     with stub_server(refusing(*range(20), status=422)) as (url, stub):
         with pytest.raises(CraneError, match=message):
             judge(url, tmp_path, concurrency=1).score(answers(20))
-        assert len(stub.bodies) == 4 * 3 + 1  # the first of the fifth answer
+        assert 4 * 3 < len(stub.bodies) < 20  # the fifth answer, and what was on its way
         with pytest.raises(CraneError, match=message):
             judge(url, tmp_path).score(answers(3))
     assert not saved(tmp_path)
@@ -344,7 +344,9 @@ def test_judgings_before_a_failure_are_saved(tmp_path):
     with stub_server(lambda n, _b: (401, {}, b"") if n == 6 else judging(6)) as (url, stub):
         with pytest.raises(CraneError, match="refuses the key"):
             judge(url, tmp_path, concurrency=1).score(answers())
-        continues(url, stub, tmp_path, done=5)
+        done = len(saved(tmp_path))
+        assert 5 <= done < 9  # those before, and those on their way
+        continues(url, stub, tmp_path, done=done)
 
 
 def test_judgings_before_an_interruption_are_saved(tmp_path, monkeypatch):
