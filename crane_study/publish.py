@@ -35,6 +35,7 @@ REHEARSAL = "REHEARSAL (random model, made-up data; not a result)"
 MISSING = "–"
 
 _HEADERS = {
+    "roc_auc": "ROC AUC",
     "paper_method": "Method in the paper",
     "own_published": "Its score: published",
     "own_ours": "Its score: ours",

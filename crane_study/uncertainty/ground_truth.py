@@ -179,7 +179,8 @@ def retrieval(
         measured = specific(measured)
     records = []
     for method, values in scores.items():
-        for language, effect in measured.items():
+        for language in values:
+            effect = measured[language]
             relevant = effect >= np.sort(effect)[-max(1, round(share * effect.size))]
             ranks = rankdata(values[language].ravel())  # scores may be infinite, which scikit-learn refuses
             precision, area = average_precision_score(relevant, ranks), roc_auc_score(relevant, ranks)
