@@ -17,8 +17,10 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "crane_run.cli" in line]
 
 
-def test_the_page_has_commands():
-    assert len(COMMANDS) == 8
+def parsed(words):
+    """Values of a command's arguments and options; an error where it does not have them."""
+    command = typer.main.get_command(cli.app).commands[words[0]]
+    return command.make_context(words[0], words[1:]).params
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -35,17 +37,9 @@ def test_a_command_is_understood(line):
     assert parsed(words[ours + 1 :])
 
 
-def parsed(words):
-    """Values of a command's arguments and options; an error where it does not have them."""
-    command = typer.main.get_command(cli.app).commands[words[0]]
-    return command.make_context(words[0], words[1:]).params
-
-
-def test_an_option_that_does_not_exist_would_be_found():
+def test_every_command_is_tried_and_a_wrong_option_would_be_found():
+    assert len(COMMANDS) == 8
     with pytest.raises(Exception, match="No such option: --nodes"):
         parsed(["relevance", "--profile", "x", "--nodes", "2"])
-
-
-def test_the_settings_of_a_profile_exist():
     (settings,) = [yaml.safe_load(block) for kind, block in BLOCKS if kind == "yaml"]
     assert Relevance(**settings["relevance"]).processes == 8
