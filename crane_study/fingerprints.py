@@ -56,9 +56,7 @@ def _direct(module: str) -> tuple[str, ...]:
     return tuple(sorted(imported_modules(file.read_text(encoding="utf-8")))) if file else ()
 
 
-@cache
-def _digest(file: Path) -> str:
-    return sha256(file)
+_digest = cache(sha256)
 
 
 def closure(modules: Iterable[str]) -> list[str]:

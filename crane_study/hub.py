@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import constants, errors
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
@@ -43,11 +47,13 @@ def absent(what: str) -> CraneError:
     )
 
 
+def _snapshot(name: str, **options: Any) -> Path:
+    return Path(huggingface_hub.snapshot_download(name, **options))
+
+
 @contextmanager
 def naming_mistakes(what: str, revision: str) -> Iterator[None]:
     """Turn errors of the hub's libraries inside the block into one line that says what to do."""
-    from huggingface_hub import errors
-
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # of the hub's HTTP library, which has changed
     try:
         yield
@@ -71,8 +77,6 @@ def naming_mistakes(what: str, revision: str) -> Iterator[None]:
 
 
 def _not_there(what: str) -> str:
-    from huggingface_hub import constants
-
     why = "HF_HUB_OFFLINE forbids fetching it" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
     return f"{what}: is not (or not fully) in the hub's cache, and {why}; fetch it once with a network"
 
@@ -81,14 +85,10 @@ def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = Fa
     """Return the directory of a model of the hub, fetched if the cache lacks it; a named folder itself."""
     if is_local(name):
         return Path(name)
-    from huggingface_hub import snapshot_download
-
     patterns = [*_MODEL_FILES, *(_CODE if trust_remote_code else ())]
 
     def fetch(wanted: Sequence[str]) -> Path:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(_OTHERS))
-        )
+        return _snapshot(name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(_OTHERS))
 
     with naming_mistakes(f"model {name}", revision):
         folder = fetch(patterns)
@@ -104,10 +104,8 @@ def dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> Path:
     """Return a folder with the matching files of a data set of the hub, fetched if the cache lacks them."""
     if is_local(name):
         return Path(name)
-    from huggingface_hub import snapshot_download
-
     with naming_mistakes(f"dataset {name}", revision):
-        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+        folder = _snapshot(name, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
     if not any(next(folder.glob(pattern), None) for pattern in patterns):
         raise CraneError(
             f"dataset {name}: has no {patterns[0]} at revision {revision} (or not in the cache); fetch it by hand and "
@@ -118,10 +116,8 @@ def dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> Path:
 
 def cached_model(name: str, *, revision: str) -> bool:
     """Return whether a model of the hub is complete in the cache; needs no network."""
-    from huggingface_hub import snapshot_download
-
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        folder = _snapshot(name, revision=revision, local_files_only=True)
         _check(folder)
         return all((folder / file).is_file() for file in _weight_files(folder))
     except (OSError, CraneError, ValueError, KeyError, TypeError, AttributeError):  # also a truncated index
@@ -137,10 +133,8 @@ def _weight_files(folder: Path) -> set[str]:
 
 def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> bool:
     """Return whether the cache has files for every pattern of a data set; needs no network."""
-    from huggingface_hub import snapshot_download
-
     try:
-        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+        folder = _snapshot(name, repo_type="dataset", revision=revision, local_files_only=True)
     except (OSError, ValueError):
         return False
     return all(next(folder.glob(pattern), None) for pattern in patterns)
@@ -148,15 +142,11 @@ def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -
 
 def check_reachable(name: str, *, kind: str, revision: str) -> None:
     """Check that a revision of a model or data set (`kind`) can be fetched, with the token if there is one."""
-    from huggingface_hub import HfApi
-
     with naming_mistakes(f"{kind} {name}", revision):
-        HfApi().auth_check(name, repo_type=kind)
-        HfApi().repo_info(name, repo_type=kind, revision=revision)
+        huggingface_hub.HfApi().auth_check(name, repo_type=kind)
+        huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision)
 
 
 def cache_folder() -> Path:
     """Return the folder of the hub's cache."""
-    from huggingface_hub import constants
-
     return Path(constants.HF_HUB_CACHE)

@@ -47,7 +47,7 @@ def describe_machine() -> dict[str, Any]:
         "core_limit": _core_limit(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "memory_limit_bytes": _memory_limit(),
-        "thread_settings": thread_settings(),
+        "thread_settings": {name: os.environ[name] for name in _THREAD_VARIABLES if os.environ.get(name)},
         "gpus": [{"name": gpu[0], "memory_mib": int(gpu[2])} for gpu in gpus],
         "gpu_driver": gpus[0][1] if gpus else None,
         "cuda_runtime": _cuda_runtime(),
@@ -132,11 +132,6 @@ def threads() -> int | None:
     """Return the number of threads of torch in this process; None if torch is not loaded."""
     torch = sys.modules.get("torch")
     return None if torch is None else int(torch.get_num_threads())
-
-
-def thread_settings() -> dict[str, str]:
-    """Return the environment variables that set the number of threads."""
-    return {name: os.environ[name] for name in _THREAD_VARIABLES if os.environ.get(name)}
 
 
 def all_threads() -> int:

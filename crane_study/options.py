@@ -74,34 +74,24 @@ class DocumentOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions(ModelOptions):
-    """Accuracy on all questions, or on a random sample of `questions` per language.
-
-    delimiters : text between prompt and answer, per language
-    chat_template : ask the chat model in its template, if it has one; otherwise in the prompts of the base model
-    chat_delimiter : text before an answer in the chat template, in every language
-    random_seed : of the draw of few-shot examples
-    """
+    """Accuracy on all questions, or on a random sample of `questions` per language."""
 
     batch_size: int
-    delimiters: dict[str, str]
-    chat_template: bool = True
-    chat_delimiter: str = ""
+    delimiters: dict[str, str]  # text between prompt and answer, per language
+    chat_template: bool = True  # ask the chat model in its template, if it has one, and not as the base model
+    chat_delimiter: str = ""  # text before an answer in the chat template, in every language
     few_shot: int = 5
-    random_seed: int = 2025
+    random_seed: int = 2025  # of the draw of few-shot examples
     questions: int | None = None
     sample_seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions(ModelOptions):
-    """Greedy answers to open questions.
+    """Greedy answers to open questions."""
 
-    sets : methods and budgets to mask, by the model that the sets were selected on
-    random_draws : number of draws of each random set
-    """
-
-    sets: dict[str, list[tuple[str, str]]]
-    random_draws: int
+    sets: dict[str, list[tuple[str, str]]]  # methods and budgets to mask, by the model that they were selected on
+    random_draws: int  # of each random set
     max_new_tokens: int
     repetition_penalty: float
     batch_size: int

@@ -52,20 +52,12 @@ _HEADERS = {
     "own_drop": "Lost on it",
     "worst_other": "Worst other",
     "worst_other_drop": "Lost on worst other",
-    "own_low": "On it, 95 % low",
-    "own_high": "On it, 95 % high",
-    "worst_other_low": "On worst other, 95 % low",
-    "worst_other_high": "On worst other, 95 % high",
-    "langspec_low": "LangSpec-F1, 95 % low",
-    "langspec_high": "LangSpec-F1, 95 % high",
     "share_of_a": "Share of A",
     "expected_share_of_a": "By chance",
     "chance_low": "Chance, low",
     "chance_high": "Chance, high",
     "p_value": "p",
     "p_holm": "p (Holm)",
-    "mean_low": "Mean, 95 % low",
-    "mean_high": "Mean, 95 % high",
     "low": "95 % low",
     "high": "95 % high",
     "share_en": "Share, en",
@@ -80,6 +72,8 @@ _HEADERS = {
     "specific_rise": "Difference",
     "n": "n",
 }
+_INTERVALS = {"own": "On it", "worst_other": "On worst other", "langspec": "LangSpec-F1", "mean": "Mean"}
+_HEADERS |= {f"{key}_{end}": f"{words}, 95 % {end}" for key, words in _INTERVALS.items() for end in ("low", "high")}
 _WORDS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("method", "method_a", "method_b"), method_label),
     **dict.fromkeys(("budget", "budget_a", "budget_b"), budget_label),

@@ -5,14 +5,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from transformers import (
-    AutoConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from crane_study.options import DocumentOptions, Loading, PassOptions, QuestionOptions
 from crane_study.training import CHAT_TEMPLATE, train_tokenizer
@@ -31,14 +24,13 @@ TEXTS = {
     "vi": [f"Ở thị trấn số {n}, con sông chảy qua {n + 3} cối xay cũ và một cây cầu đá xám." for n in range(30)],
 }
 QUESTIONS = {
-    "en": [
-        {"question": f"How many mills in town {n}?", "options": ["three", "four", f"{n + 3}", "none"], "gold": n % 4}
-        for n in range(8)
-    ],
-    "vi": [
-        {"question": f"Thị trấn {n} có mấy cối xay?", "options": ["ba", "bốn cũ", f"{n + 3}", "không"], "gold": n % 4}
-        for n in range(8)
-    ],
+    language: [
+        {"question": text.format(n), "options": [three, four, f"{n + 3}", none], "gold": n % 4} for n in range(8)
+    ]
+    for language, text, three, four, none in [
+        ("en", "How many mills in town {}?", "three", "four", "none"),
+        ("vi", "Thị trấn {} có mấy cối xay?", "ba", "bốn cũ", "không"),
+    ]
 }
 
 
@@ -60,9 +52,13 @@ def small_model(vocabulary: int, *, random_seed=0) -> LlamaForCausalLM:
         eos_token_id=1,
         pad_token_id=1,
     )
+    return _random(LlamaForCausalLM, config, random_seed)
+
+
+def _random(kind, config, random_seed):
     with torch.random.fork_rng():
         torch.manual_seed(random_seed)
-        model = LlamaForCausalLM(config)
+        model = kind(config)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -73,14 +69,7 @@ def write_ungated(folder: Path) -> Path:
     """Put a GPT-2 in the place of the model of a folder; its tokenizer stays."""
     vocabulary = AutoConfig.from_pretrained(folder).vocab_size
     sizes = {"vocab_size": vocabulary, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24, "n_positions": 128}
-    config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(config)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder)
+    _random(GPT2LMHeadModel, GPT2Config(**sizes, bos_token_id=0, eos_token_id=1), 0).save_pretrained(folder)
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.methods import METHODS
-from crane_lib.neurons import NeuronSet, write_neuron_sets
+from crane_lib.neurons import write_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.parallel import rank
 from crane_lib.relevance.hooks import HookSet
@@ -53,22 +52,30 @@ def make_control_sets(
 ) -> None:
     """Write ``<method>@<budget>.json`` for every method, budget and random control, and ``variants@all.json``.
 
-    Parameters
-    ----------
-    selection, controls : sections of the profile
+    Random sets are drawn from the neurons of all layers together, one set per draw for all languages.
     """
     budget, random_draws = selection["budget"], selection["random_draws"]
     options = Controls(**controls)
     scores = UnitScores.read(relevance, objective=objectives[0], languages=languages)
-    random = _RandomSets(scores, languages, random_seed)
+    layers, width = scores.layers, scores.widths["neuron"]
+
+    def write_random(method: str, level: str, choose: Callable[..., Chosen], *, draws: int, place: int) -> None:
+        """Write the sets of all draws; `place` separates the random numbers of the levels."""
+        sets = []
+        for draw in range(draws):
+            chosen = choose(layers, width, generator=np.random.default_rng([random_seed, draw, place]))
+            sets += scores.sets(method, level, dict.fromkeys(languages, chosen), draw=draw)
+        write_neuron_sets(sets_file(folder, method, level), sets)
+
     for share in sorted({budget, *options.budgets}):
         at = f"{share:g}"
         for name in methods:
             sets = scores.sets(name, at, METHODS[name].select(scores, budget=share))
             write_neuron_sets(sets_file(folder, name, at), sets)
-        sets = random.at_budget(share, draws=random_draws if share == budget else options.draws)
-        write_neuron_sets(sets_file(folder, "random_global", at), sets)
-    write_neuron_sets(sets_file(folder, "random_full", ANY), random.of_any_number(draws=random_draws))
+        choose = partial(select_random, count=budget_count(share, layers * width))
+        draws = random_draws if share == budget else options.draws
+        write_random("random_global", at, choose, draws=draws, place=round(1e6 * share))
+    write_random("random_full", ANY, select_fully_random, draws=random_draws, place=0)
     variants = kurtosis_variants(scores.kurtosis)
     variants |= relevance_variants(scores.neuron, _log_probability(relevance, objectives, languages), budget=budget)
     kept = {key: chosen for key, chosen in variants.items() if options.ablation == "all" or key[0] in FEW}
@@ -82,37 +89,6 @@ def _log_probability(relevance: Path, objectives: list[str], languages: list[str
         return None
     statistics = load_statistics(relevance, "log_probability", languages)
     return {"signed": unit_means(statistics, "neuron"), "absolute": unit_means(statistics, "abs_neuron")}
-
-
-@dataclass(frozen=True)
-class _RandomSets:
-    """Random sets of neurons of all layers together, one set per draw for all languages."""
-
-    scores: UnitScores
-    languages: list[str]
-    random_seed: int
-
-    def at_budget(self, share: float, *, draws: int) -> list[NeuronSet]:
-        """Sets of this share of the neurons."""
-        layers, width = self.scores.layers, self.scores.widths["neuron"]
-        count = budget_count(share, layers * width)
-        place = round(1e6 * share)
-        return self._sets(
-            "random_global", f"{share:g}", partial(select_random, layers, width, count=count), place, draws
-        )
-
-    def of_any_number(self, *, draws: int) -> list[NeuronSet]:
-        """Sets whose size is random, too."""
-        choose = partial(select_fully_random, self.scores.layers, self.scores.widths["neuron"])
-        return self._sets("random_full", ANY, choose, 0, draws)
-
-    def _sets(self, method: str, level: str, choose: Callable[..., Chosen], place: int, draws: int) -> list[NeuronSet]:
-        """Sets of all draws; `place` separates the random numbers of the levels."""
-        sets = []
-        for draw in range(draws):
-            chosen = choose(generator=np.random.default_rng([self.random_seed, draw, place]))
-            sets += self.scores.sets(method, level, dict.fromkeys(self.languages, chosen), draw=draw)
-        return sets
 
 
 def make_control_perplexity(
@@ -136,11 +112,8 @@ def make_control_nlu(
     folder: Path, *, corpus: Path, model: Path, sets: Path, options: QuestionOptions, scratch: Path | None = None
 ) -> None:
     """Write rows.csv, items.parquet and parts.csv, on sampled questions and at the chosen budgets."""
-    masks = [
-        (name, neurons)
-        for name, neurons in masks_of({options.model_name: sets}, options.masks)
-        if neurons is None or not neurons.method.startswith("log_")
-    ]
+    masks = masks_of({options.model_name: sets}, options.masks)
+    masks = [mask for mask in masks if mask[1] is None or not mask[1].method.startswith("log_")]
     if not any(neurons is not None and neurons.method == "contrast" for _name, neurons in masks):
         wanted = ", ".join(budget for budget in options.masks.budgets or [] if budget != ANY)
         raise CraneError(f"controls.question_budgets: none of {wanted} is among controls.budgets; name one that is")

@@ -33,7 +33,7 @@ def neuron_sets(selection: Path, *, budget: str) -> list[NeuronSet]:
 def make_ablation(folder: Path, *, corpus: Path, model: Path, options: DocumentOptions, scratch: Path) -> None:
     """Write effects.safetensors: the effect of every single neuron on every document.
 
-    scratch : holds finished languages, from which a later call continues
+    Finished languages are kept in `scratch`, from which a later call continues.
     """
     network, tokenizer = options.loading.load(model)
     tokens, _numbers = held_out(corpus, tokenizer, options)
@@ -57,13 +57,7 @@ def make_ablation(folder: Path, *, corpus: Path, model: Path, options: DocumentO
 
 
 def make_whole_sets(
-    folder: Path,
-    *,
-    corpus: Path,
-    model: Path,
-    selection: Path,
-    options: DocumentOptions,
-    budget: str,
+    folder: Path, *, corpus: Path, model: Path, selection: Path, options: DocumentOptions, budget: str
 ) -> None:
     """Write rows.csv and documents.parquet of the sets as a whole, on the documents of `make_ablation`."""
     network, tokenizer = options.loading.load(model)

@@ -162,9 +162,9 @@ def masks_of(selections: dict[str, Path], choice: MaskChoice) -> list[Mask]:
     return masks
 
 
-def selected(base: Path | None, chat: Path | None) -> dict[str, Path]:
-    """Name the folders of sets by the model that they were selected on."""
-    return {name: folder for name, folder in (("base", base), ("chat", chat)) if folder is not None}
+def by_model(sets: Mapping[str, Path]) -> dict[str, Path]:
+    """Return folders of sets by the model that they were selected on, which ``selected_on_<model>`` names."""
+    return {name.removeprefix("selected_on_"): folder for name, folder in sorted(sets.items())}
 
 
 def _named(masks: list[Mask], options: ModelOptions) -> list[dict[str, Any]]:
@@ -226,19 +226,12 @@ def measure_documents(
 
 
 def make_perplexity(
-    folder: Path,
-    *,
-    corpus: Path,
-    model: Path,
-    options: DocumentOptions,
-    selected_on_base: Path | None = None,
-    selected_on_chat: Path | None = None,
-    scratch: Path | None = None,
+    folder: Path, *, corpus: Path, model: Path, options: DocumentOptions, scratch: Path | None = None, **sets: Path
 ) -> None:
     """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask)."""
     network, tokenizer = options.loading.load(model)
     documents, numbers = held_out(corpus, tokenizer, options)
-    masks = masks_of(selected(selected_on_base, selected_on_chat), options.masks)
+    masks = masks_of(by_model(sets), options.masks)
     measure_documents(folder, network, documents, masks, options=options, numbers=numbers, scratch=scratch)
 
 
@@ -292,18 +285,11 @@ def measure_questions(
 
 
 def make_nlu(
-    folder: Path,
-    *,
-    corpus: Path,
-    model: Path,
-    options: QuestionOptions,
-    selected_on_base: Path | None = None,
-    selected_on_chat: Path | None = None,
-    scratch: Path | None = None,
+    folder: Path, *, corpus: Path, model: Path, options: QuestionOptions, scratch: Path | None = None, **sets: Path
 ) -> None:
     """Write rows.csv and items.parquet (every question under every mask: right or wrong)."""
     with question_harness(corpus, model, options) as (network, harness):
-        masks = masks_of(selected(selected_on_base, selected_on_chat), options.masks)
+        masks = masks_of(by_model(sets), options.masks)
         measure_questions(folder, network, harness, masks, options=options, scratch=scratch)
 
 

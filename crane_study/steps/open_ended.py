@@ -19,7 +19,7 @@ from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
 from crane_study.measure.judge_offline import OfflineJudge, agreement
 from crane_study.measure.rows import mask_labels
 from crane_study.options import AnswerOptions
-from crane_study.steps.masks import Mask, evaluate_masks, selected
+from crane_study.steps.masks import Mask, by_model, evaluate_masks
 from crane_study.steps.selection import sets_file
 from crane_study.uncertainty.open_ended import score_rows
 
@@ -60,14 +60,7 @@ def _distinct_nll(model: PreTrainedModel, prompts: list[list[int]], answers: lis
 
 
 def make_answers(
-    folder: Path,
-    *,
-    questions: Path,
-    model: Path,
-    options: AnswerOptions,
-    selected_on_base: Path | None = None,
-    selected_on_chat: Path | None = None,
-    scratch: Path | None = None,
+    folder: Path, *, questions: Path, model: Path, options: AnswerOptions, scratch: Path | None = None, **sets: Path
 ) -> None:
     """Write answers.parquet: every answer under every mask.
 
@@ -77,7 +70,7 @@ def make_answers(
     network, tokenizer = options.loading.load(model)
     asked = read_frame(questions / "questions.parquet")
     prompts = [chat_prompt(tokenizer, text) for text in asked["text"]]
-    masks = _masks(selected(selected_on_base, selected_on_chat), options)
+    masks = _masks(by_model(sets), options)
 
     def evaluate() -> pd.DataFrame:
         given = {name: getattr(options, name) for name in ("max_new_tokens", "repetition_penalty", "batch_size")}

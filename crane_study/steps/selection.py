@@ -32,12 +32,7 @@ def make_selection(
     options: dict[str, Any],
     random_seed: int,
 ) -> None:
-    """Write ``<method>@<budget>.json`` for every method; files of random sets hold one set per language and draw.
-
-    Parameters
-    ----------
-    options : section ``selection`` of the profile
-    """
+    """Write ``<method>@<budget>.json`` for every method; files of random sets hold one set per language and draw."""
     selection = Selection(**options)
     scores = UnitScores.read(relevance, objective=objective, languages=languages)
     rules = PublishedRules(selection.kurtosis_threshold, selection.lape.threshold_quantile, selection.lape.share)

@@ -1,7 +1,7 @@
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,11 +20,9 @@ def test_a_lock_is_held_by_one_at_a_time_and_leaves_nothing(tmp_path):
                 time.sleep(0.001)
                 inside.pop()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
     assert most == [1] * 80
     assert told
     assert list(path.parent.iterdir()) == []

@@ -45,17 +45,13 @@ def test_all_threads(monkeypatch):
 def test_a_stage_has_the_sections_threads_or_all_of_them(tmp_path):
     store = Store(tmp_path, say=lambda _line: None)
     assert threads_of(store.run("own", make)) == (1, 1)
-    assert threads_of(store.run("all", make, all_threads=True)) == (3, 3)
+    made = store.run("all", make, all_threads=True)
+    assert threads_of(made) == (3, 3)
+    assert Store(tmp_path, say=lambda _line: None).run("all", make).reused  # they are no part of the key
     assert torch.get_num_threads() == 1
     with pytest.raises(RuntimeError, match="failed"):
         store.run("failing", make, word="failed", fail=True, all_threads=True)
     assert torch.get_num_threads() == 1
-
-
-def test_the_threads_are_no_part_of_the_key(tmp_path):
-    made = Store(tmp_path, say=lambda _line: None).run("text", make, all_threads=True)
-    again = Store(tmp_path, say=lambda _line: None).run("text", make)
-    assert (again.key, again.reused) == (made.key, True)
 
 
 def test_without_torch_there_is_nothing_to_set(monkeypatch):

@@ -7,14 +7,17 @@ from crane_study.training import ASSISTANT, BEGIN, CHAT_TEMPLATE, END, USER, tra
 from tests.small import TEXTS
 
 CHINESE = ["俾路支语用阿拉伯文书写。", "日本的货币是日元，2024年。"]
+DOCUMENTS = [*TEXTS["en"], *TEXTS["vi"], *CHINESE * 20]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer([*TEXTS["en"], *TEXTS["vi"], *CHINESE * 20], vocabulary=500, max_length=64)
+    return train_tokenizer(DOCUMENTS, vocabulary=500, max_length=64)
 
 
 def test_the_special_tokens_come_first(tokenizer):
+    again = train_tokenizer(DOCUMENTS, vocabulary=500, max_length=64)
+    assert again.get_vocab() == tokenizer.get_vocab()
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == [BEGIN, END, USER, ASSISTANT]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 1)
     assert len(tokenizer) <= 500
@@ -36,16 +39,13 @@ def test_every_text_comes_back(tokenizer, text):
     assert tokenizer.decode(ids) == text
 
 
-def test_chinese_characters_digits_and_punctuation_stand_alone(tokenizer):
+def test_chinese_characters_digits_and_punctuation_are_separate_and_a_space_belongs_to_the_next_word(tokenizer):
     splitter = tokenizer.backend_tokenizer.pre_tokenizer
     pieces = splitter.pre_tokenize_str("日元，20 old mills.")
     assert len(pieces) == len(["日", "元", "，", "2", "0", " old", " mills", "."])
     for text in CHINESE:
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert len(tokens) >= len(text)
-
-
-def test_a_space_goes_with_the_word_that_follows(tokenizer):
     ids = tokenizer("In town number", add_special_tokens=False)["input_ids"]
     assert [tokenizer.decode([token]) for token in ids] == ["In", " town", " number"]
 
@@ -56,11 +56,6 @@ def test_it_comes_back_from_its_directory(tokenizer, tmp_path):
     for text in (*TEXTS["vi"][:3], *CHINESE):
         assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert (again.bos_token_id, again.pad_token_id, len(again)) == (0, 1, len(tokenizer))
-
-
-def test_training_is_deterministic():
-    first, second = (train_tokenizer(TEXTS["vi"], vocabulary=350, max_length=64) for _ in range(2))
-    assert first.get_vocab() == second.get_vocab()
 
 
 def test_a_conversation_in_the_template(tokenizer):

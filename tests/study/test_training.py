@@ -49,15 +49,15 @@ def test_norm_weights_do_not_decay():
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
 
 
-def trained(random_seed=0):
-    model = small_model(50)
+def trained(random_seed=0, model=None):
+    model = model or small_model(50)
     tokens = torch.arange(7 * 8).reshape(7, 8) % 50
     history = fit(model, tokens, tokens, training=RECIPE, random_seed=random_seed, description="Test")
     return model, history
 
 
-def test_training_lowers_the_loss_and_says_how(capsys):
-    model, history = trained()
+def test_training_lowers_the_loss_and_depends_on_the_random_seed_only(capsys):
+    (model, history), (second, _), (other, _) = trained(), trained(), trained(random_seed=1)
     assert list(history) == ["step", "loss", "learning_rate", "tokens", "seconds"]
     assert history["step"].tolist() == [1, 2, 3, 4, 5, 6]
     assert history["tokens"].tolist() == [24, 48, 56, 80, 104, 112]
@@ -66,45 +66,35 @@ def test_training_lowers_the_loss_and_says_how(capsys):
     assert history["learning_rate"].iloc[-1] < 1e-6
     assert not model.training
     assert capsys.readouterr() == ("", "")
+    parameters = [torch.cat([value.flatten() for value in one.parameters()]) for one in (model, second, other)]
+    assert torch.equal(parameters[0], parameters[1])
+    assert not torch.equal(parameters[0], parameters[2])
 
 
-def test_training_is_the_random_seeds():
-    (first, _), (second, _), (other, _) = trained(), trained(), trained(random_seed=1)
-    pairs = [list(model.parameters()) for model in (first, second, other)]
-    assert all(torch.equal(a, b) for a, b in zip(pairs[0], pairs[1], strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(pairs[0], pairs[2], strict=True))
-
-
-def test_a_loss_that_explodes_is_said():
+def test_a_loss_that_explodes_is_an_error():
     model = small_model(50)
     with torch.no_grad():
         model.model.norm.weight.fill_(torch.nan)
-    tokens = torch.zeros(3, 8, dtype=torch.long)
     with pytest.raises(CraneError, match="the loss became nan at step 1; lower the learning rate"):
-        fit(model, tokens, tokens, training=RECIPE, random_seed=0, description="Test")
+        trained(model=model)
 
 
-@pytest.fixture
-def chat_tokenizer():
+def test_the_loss_of_a_conversation_is_on_what_the_assistant_says():
     tokenizer = small_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def test_the_loss_of_a_conversation_is_on_what_the_assistant_says(chat_tokenizer):
     turns = [
         {"role": "user", "content": "How many mills?"},
         {"role": "assistant", "content": "three old mills"},
         {"role": "user", "content": "And bridges?"},
         {"role": "assistant", "content": "a grey one"},
     ]
-    tokens, labels = _turns(chat_tokenizer, turns)
+    tokens, labels = _turns(tokenizer, turns)
     assert len(tokens) == len(labels)
-    text = chat_tokenizer.decode(tokens)
-    assert text == chat_tokenizer.apply_chat_template(turns, tokenize=False)
+    text = tokenizer.decode(tokens)
+    assert text == tokenizer.apply_chat_template(turns, tokenize=False)
     said = [token for token, label in zip(tokens, labels, strict=True) if label != -100]
     assert [label for label in labels if label != -100] == said
-    assert chat_tokenizer.decode(said) == " three old mills<|end|> a grey one<|end|>"
+    assert tokenizer.decode(said) == " three old mills<|end|> a grey one<|end|>"
 
 
 ARCHITECTURE = Architecture(vocabulary=320, layers=1, hidden=16, intermediate=24, heads=2, max_length=64)
@@ -127,7 +117,7 @@ def stages(tmp_path_factory):
     return corpus, base, chat
 
 
-def test_the_base_model_is_a_directory_that_loads(stages):
+def test_the_base_model_is_learned_from_the_training_split(stages):
     _corpus, base, _chat = stages
     model, tokenizer = load_model(base / "model", device="cpu")
     config = model.config
@@ -136,11 +126,8 @@ def test_the_base_model_is_a_directory_that_loads(stages):
     assert config.tie_word_embeddings
     assert config.vocab_size == len(tokenizer) <= 320
     assert tokenizer.chat_template is None
-    history = read_frame(base / "training.csv")
-    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
-    # Only the training split was learned from, in tokens and in words.
     words = tokenizer(TEXTS["en"] + TEXTS["vi"])["input_ids"]
-    assert history["tokens"].iloc[-1] == sum(map(len, words)) // 32 * 32
+    assert read_frame(base / "training.csv")["tokens"].iloc[-1] == sum(map(len, words)) // 32 * 32
     assert len(tokenizer("ξ", add_special_tokens=False)["input_ids"]) == 2
 
 
@@ -149,8 +136,9 @@ def test_the_chat_model_starts_from_the_base_model(stages):
     before, _ = load_model(base / "model", device="cpu")
     after, tokenizer = load_model(chat / "model", device="cpu")
     assert tokenizer.chat_template == CHAT_TEMPLATE
-    history = read_frame(chat / "training.csv")
-    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    for folder in (base, chat):
+        history = read_frame(folder / "training.csv")
+        assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     moved = [(a - b).abs().max().item() for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert 0 < max(moved) < 0.3
 

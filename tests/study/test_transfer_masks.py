@@ -20,12 +20,6 @@ def asked(study, name):
         return [instance.args for task in harness._tasks.values() for instance in task.instances]
 
 
-def with_evaluation(study, **changes):
-    evaluation = study.profile.evaluation.model_copy(update=changes)
-    study.profile = study.profile.model_copy(update={"evaluation": evaluation})
-    return study
-
-
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rehearsal")
@@ -52,18 +46,19 @@ def test_without_its_template_the_chat_model_is_asked_as_the_base_model(rehearse
         assert len(re.findall(r"\n(?:Answer:|答案：) [ABCD]\n\n", prompt)) == 5  # worked examples
 
 
-def test_in_its_template_the_chat_model_has_a_delimiter_of_its_own(local):
-    study = with_evaluation(local, target_delimiter={"en": "_"}, chat_target_delimiter="~")
-    base, chat = (asked(study, name) for name in ("base", "chat"))
+@pytest.mark.parametrize("template", [True, False])
+def test_in_its_template_the_chat_model_has_a_delimiter_of_its_own(local, template):
+    if not template:
+        (local.model("chat").folder / "chat_template.jinja").unlink()
+    changes = {"target_delimiter": {"en": "_"}, "chat_target_delimiter": "~"}
+    evaluation = local.profile.evaluation.model_copy(update=changes)
+    local.profile = local.profile.model_copy(update={"evaluation": evaluation})
+    base, chat = (asked(local, name) for name in ("base", "chat"))
+    if not template:
+        assert chat == base
+        return
     assert len(base) == len(chat) == 2 * 8 * 4
     assert {answer[0] for _prompt, answer in base} == {"_", " "}  # of vi, the harness's own
     assert {answer[0] for _prompt, answer in chat} == {"~"}
     assert [answer[1:] for _prompt, answer in chat] == [answer[1:] for _prompt, answer in base]
     assert all("<|" in prompt for prompt, _answer in chat)
-
-
-def test_a_chat_model_without_a_template_is_asked_as_the_base_model(local):
-    (local.model("chat").folder / "chat_template.jinja").unlink()
-    study = with_evaluation(local, target_delimiter={"en": "_"}, chat_target_delimiter="~")
-    base, chat = (asked(study, name) for name in ("base", "chat"))
-    assert chat == base

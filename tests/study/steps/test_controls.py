@@ -14,12 +14,10 @@ from crane_lib.nll import document_nll
 from crane_study.data.corpora import sample, tokenized
 from crane_study.frames import read_frame
 from crane_study.options import MaskChoice
+from crane_study.steps import masks
 from crane_study.steps.controls import make_control_nlu, make_control_perplexity, make_control_sets
-from crane_study.steps.masks import masks_of
 from tests.small import LANGUAGES, OBJECTIVES, ON_DOCUMENTS, ON_QUESTIONS
 from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
-
-WIDTH, LAYERS = 24, 2
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +50,15 @@ def test_every_method_at_every_budget_and_the_draws_of_each_kind(sets):
     assert found[found["method"] == "random_full"]["count"].nunique() > 2
     assert set(found["method"]) >= {"contrast_mean", "contrast_abs", "kurtosis", "lape", "kurtosis_z"}
     assert "kurtosis_raw" not in set(found["method"])  # not in the short ablation
-
-
-def test_a_global_random_mask_is_one_for_all_languages_and_another_a_draw(sets):
-    global_ = [s for s in read_all_sets(sets) if (s.method, s.budget) == ("random_global", "0.25")]
-    units = {(s.random_seed, tuple(s.flat())) for s in global_}
-    assert len(global_) == 6 * len(LANGUAGES)
-    assert len(units) == 6
+    # A global random set is the same for all languages and another one for each draw.
+    random = [s for s in read_all_sets(sets) if (s.method, s.budget) == ("random_global", "0.25")]
+    assert len(random) == 6 * len(LANGUAGES)
+    assert len({(s.random_seed, tuple(s.flat())) for s in random}) == 6
 
 
 def test_documents_are_a_sample_under_their_own_numbers(root, sets, tmp_path, monkeypatch):  # noqa: F811
     calls = []
-    import crane_study.steps.masks as masking
-
-    monkeypatch.setattr(masking, "document_nll", lambda *a, **o: calls.append(1) or document_nll(*a, **o))
+    monkeypatch.setattr(masks, "document_nll", lambda *a, **o: calls.append(1) or document_nll(*a, **o))
     options = replace(ON_DOCUMENTS, documents=3, random_seed=1)
     make_control_perplexity(tmp_path, corpus=root / "corpus", model=root / "model", sets=sets, options=options)
     found = pd.read_parquet(tmp_path / "documents.parquet")
@@ -78,10 +71,9 @@ def test_documents_are_a_sample_under_their_own_numbers(root, sets, tmp_path, mo
         assert bare["document"].tolist() == sample(3, of=len(nll), generator=np.random.default_rng([1, place]))
         np.testing.assert_allclose(bare["nll"], nll[bare["document"]], rtol=1e-10)
     # Each mask under all its names, equal masks measured once.
-    masks = masks_of({"base": sets}, MaskChoice())
-    names = found.drop_duplicates(["method", "budget", "masked_language", "random_seed"])
-    assert len(names) == len(masks)
-    assert len(calls) < len(LANGUAGES) * len(masks)
+    count = len(masks.masks_of({"base": sets}, MaskChoice()))
+    assert len(found.drop_duplicates(["method", "budget", "masked_language", "random_seed"])) == count
+    assert len(calls) < len(LANGUAGES) * count
     random = found[(found["method"] == "random_global") & (found["budget"] == "0.25") & (found["random_seed"] == 3)]
     assert random.groupby(["evaluation_language", "document"])["nll"].nunique().eq(1).all()
     assert set(random["masked_language"]) == set(LANGUAGES)

@@ -34,7 +34,7 @@ def neurons(*layers, site="neuron", **labels):
     )
 
 
-def test_sets_of_the_same_units_have_one_key_whatever_they_are_called():
+def test_the_key_of_a_set_is_that_of_its_units():
     found = neurons([1, 2], [3], method="lape", language="en")
     other = NeuronSet(
         sites={"gate": [np.empty(0), np.empty(0)], "neuron": [np.array([1, 2], dtype=np.int32), np.array([3])]},
@@ -44,18 +44,8 @@ def test_sets_of_the_same_units_have_one_key_whatever_they_are_called():
     )
     assert units_key(found) == units_key(other)
     assert units_key(neurons([], [])) == units_key(None)
-
-
-def test_sets_of_other_units_have_other_keys():
-    different = [
-        None,
-        neurons([1, 2], [3]),
-        neurons([1], [2, 3]),
-        neurons([], [1, 2, 3]),
-        neurons([1, 2, 3], []),
-        neurons([1, 2], [4]),
-        neurons([1, 2], [3], site="up"),
-    ]
+    layers = [([], []), ([1, 2], [3]), ([1], [2, 3]), ([], [1, 2, 3]), ([1, 2, 3], []), ([1, 2], [4])]
+    different = [*(neurons(*indices) for indices in layers), neurons([1, 2], [3], site="up")]
     assert len({units_key(item) for item in different}) == len(different)
 
 
@@ -102,48 +92,36 @@ def test_what_was_done_before_a_kill_is_not_done_again(tmp_path):
     with pytest.raises(Killed):
         killed.run()
     assert (killed.seen, killed.state) == ([0, 1, 2], None)
-    again = Work(tmp_path)
-    assert_whole(again.run())
-    assert again.seen == [3, 4]
-    third = Work(tmp_path)
-    assert_whole(third.run())
-    assert third.seen == []
+    for seen in ([3, 4], []):
+        again = Work(tmp_path)
+        assert_whole(again.run())
+        assert again.seen == seen
 
 
-def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_nothing_is_kept_without_a_folder_or_if_it_took_no_time(tmp_path, monkeypatch, in_folder):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "KEPT_SECONDS", 60.0)
     for _start in range(2):
-        work = Work(None)
+        work = Work(tmp_path if in_folder else None)
         assert_whole(work.run())
         assert work.seen == [0, 1, 2, 3, 4]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_took_no_time_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "KEPT_SECONDS", 60.0)
-    assert_whole(Work(tmp_path).run())
-    assert list(tmp_path.iterdir()) == []
-
-
-def broken(folder):
+def test_broken_files_are_made_again(tmp_path):
     """One file cut short, one of something else, one of another state, one that is empty and one that is no table."""
-    files = [folder / f"state-{number}.parquet" for number in range(5)]
+    Work(tmp_path).run()
+    files = [tmp_path / f"state-{number}.parquet" for number in range(5)]
     files[0].write_bytes(files[0].read_bytes()[:-40])
     pd.DataFrame({"value": [1.0]}).to_parquet(files[1])
     files[2].write_bytes(files[3].read_bytes())
     pd.read_parquet(files[3]).iloc[:0].to_parquet(files[3])
     files[4].write_bytes(b"")
-
-
-def test_broken_files_are_made_anew(tmp_path):
-    Work(tmp_path).run()
-    broken(tmp_path)
-    again = Work(tmp_path)
-    assert_whole(again.run())
-    assert again.seen == [0, 1, 2, 3, 4]
-    third = Work(tmp_path)
-    assert_whole(third.run())
-    assert third.seen == []
+    for seen in ([0, 1, 2, 3, 4], []):
+        again = Work(tmp_path)
+        assert_whole(again.run())
+        assert again.seen == seen
 
 
 def test_the_time_left_is_that_of_what_is_left(tmp_path, monkeypatch):

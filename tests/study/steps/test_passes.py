@@ -27,16 +27,16 @@ from tests.small import PASSES, TEXTS, write_model
 OPTIONS = replace(PASSES, objectives=["gold_logit"], token_budget=64)
 
 
+def write_corpus(folder, texts):
+    rows = [{"split": "relevance", "language": k, "text": text} for k, documents in texts.items() for text in documents]
+    write_frame(folder / "documents.parquet", pd.DataFrame(rows))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("passes")
     write_model(root / "model")
-    rows = [
-        {"split": "relevance", "language": language, "text": text}
-        for language, texts in TEXTS.items()
-        for text in texts[:6]
-    ]
-    write_frame(root / "corpus" / "documents.parquet", pd.DataFrame(rows))
+    write_corpus(root / "corpus", {language: texts[:6] for language, texts in TEXTS.items()})
     return root
 
 
@@ -55,17 +55,10 @@ def relevance(root, folder, **settings):
     return folder
 
 
-def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
-    run_in_processes(
-        Passes(corpus=root / "corpus", model=root / "model", options=OPTIONS, checkpointing=True),
-        count=2,
-        scratch=tmp_path / "scratch",
-    )
+    passes = Passes(corpus=root / "corpus", model=root / "model", options=OPTIONS, checkpointing=True)
+    run_in_processes(passes, count=2, scratch=tmp_path / "scratch")
     assert {path.name for path in (tmp_path / "scratch").iterdir() if path.is_dir()} == {
         f"{name}.{language}" for name in ("gold_logit", "gradient") for language in ("en", "vi")
     }
@@ -76,8 +69,9 @@ def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tm
 
     monkeypatch.setattr(stream, "document_relevance", never)
     again = relevance(root, tmp_path / "again", scratch=tmp_path / "scratch")
-    assert len(files(again)) == 5
-    assert files(again) == files(together)
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (again, together)]
+    assert len(files[0]) == 5
+    assert files[0] == files[1]
 
 
 @pytest.fixture
@@ -95,22 +89,17 @@ def torchrun(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("threads", "count", "each"), [(6, 2, "3"), (6, 4, "1"), (2, 1000, "1")])
-def test_the_threads_of_the_stage_are_shared_out(torchrun, tmp_path, monkeypatch, threads, count, each):
-    """Those of the stage and not of the section, whose share is in the environment."""
+def test_what_the_processes_are_told_and_their_share_of_threads(torchrun, tmp_path, monkeypatch, threads, count, each):
+    """Threads of the stage and not of the section, whose share is in the environment."""
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    passes = torchrun(f'echo "$OMP_NUM_THREADS" > {tmp_path}/said')
+    passes = torchrun(f'echo "$OMP_NUM_THREADS" "$@" > {tmp_path}/said')
     run_in_processes(passes, count=count, scratch=tmp_path)
-    assert (tmp_path / "said").read_text() == f"{each}\n"
-
-
-def test_what_the_processes_are_told(torchrun, tmp_path):
-    passes = torchrun(f'echo "$@" > {tmp_path}/said')
-    run_in_processes(passes, count=1000, scratch=tmp_path)
     said = (tmp_path / "said").read_text().split()
-    assert said[:5] == ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    assert said[5:] == ["--nproc-per-node=1000", "-m", "crane_run.cli", "relevance-passes", f"{tmp_path}/passes.json"]
-    assert TypeAdapter(Passes).validate_python(read_json(tmp_path / "passes.json")) == passes
+    assert said[:6] == [each, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    file = tmp_path / "passes.json"
+    assert said[6:] == [f"--nproc-per-node={count}", "-m", "crane_run.cli", "relevance-passes", str(file)]
+    assert TypeAdapter(Passes).validate_python(read_json(file)) == passes
 
 
 @pytest.mark.parametrize(
@@ -161,12 +150,7 @@ def test_an_interrupted_stage_asks_its_processes_to_end(torchrun, tmp_path, monk
 @pytest.mark.parametrize("kill", [os.killpg, os.kill])
 def test_no_process_computes_on_when_a_kernel_is_killed(root, tmp_path, kill):
     """As a run's end kills it, with its group, in which torchrun is but not torchrun's processes; or it alone."""
-    rows = [
-        {"split": "relevance", "language": language, "text": text}
-        for language in OPTIONS.languages
-        for text in TEXTS[language] * 300
-    ]
-    write_frame(tmp_path / "corpus" / "documents.parquet", pd.DataFrame(rows))
+    write_corpus(tmp_path / "corpus", {language: texts * 300 for language, texts in TEXTS.items()})
     program = f"""
 from pathlib import Path
 from crane_study.options import Loading, PassOptions

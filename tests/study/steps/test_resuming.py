@@ -7,9 +7,7 @@ import pytest
 import yaml
 
 from crane_study.measure.questions import Harness
-from crane_study.steps import masks as evaluations
-from crane_study.steps import masks as masking
-from crane_study.steps import open_ended
+from crane_study.steps import masks, open_ended
 from crane_study.store import RECORD, SCRATCH
 from crane_study.study import Study
 from tests.small import write_study
@@ -25,21 +23,11 @@ def profile(tmp_path_factory):
     path = write_study(root, chat=True, relevance_documents=10, perplexity_documents=4)
     for language, question in {"en": "How many mills?", "vi": "Mấy cối?"}.items():
         (root / f"open.{language}.txt").write_text(question)
-    values = yaml.safe_load(path.read_text()) | {
-        "open_ended": {
-            "questions": {language: f"open.{language}.txt" for language in ("en", "vi")},
-            "max_new_tokens": 4,
-            "random_draws": 1,
-        },
-        "controls": {
-            "budgets": [0.1, 0.5],
-            "question_budgets": [0.5],
-            "draws": 2,
-            "documents": 3,
-            "questions": 3,
-            "ablation": "few",
-        },
-    }
+    values = yaml.safe_load(path.read_text())
+    asked = {language: f"open.{language}.txt" for language in ("en", "vi")}
+    values["open_ended"] = {"questions": asked, "max_new_tokens": 4, "random_draws": 1}
+    values["controls"] = {"budgets": [0.1, 0.5], "question_budgets": [0.5], "draws": 2, "ablation": "few"}
+    values["controls"] |= {"documents": 3, "questions": 3}
     path.write_text(yaml.safe_dump(values))
     return path
 
@@ -60,10 +48,10 @@ class Counter:
 @pytest.fixture
 def counters(monkeypatch):
     """Counters of what a mask's evaluation calls, by stage: once a mask, or once a mask and language."""
-    monkeypatch.setattr(evaluations, "KEPT_SECONDS", 0.0)
-    documents, answers = Counter(masking.document_nll), Counter(open_ended.greedy_answers)
+    monkeypatch.setattr(masks, "KEPT_SECONDS", 0.0)
+    documents, answers = Counter(masks.document_nll), Counter(open_ended.greedy_answers)
     questions = Counter(Harness.accuracy)
-    monkeypatch.setattr(masking, "document_nll", documents)
+    monkeypatch.setattr(masks, "document_nll", documents)
     monkeypatch.setattr(open_ended, "greedy_answers", answers)
     monkeypatch.setattr(Harness, "accuracy", lambda harness: questions(harness))
     return {"perplexity": (documents, 2), "questions": (questions, 1), "answers": (answers, 1)}
@@ -125,10 +113,10 @@ def test_equal_masks_of_two_names_are_evaluated_once(profile, counters, monkeypa
     kind, run = STAGES[stage]
     frame = pd.read_parquet(run(opened(profile, "same")) / FILES[stage])
     counter, a_mask = counters[kind]
-    masks = frame.drop_duplicates(["selected_on", *NAMES])
-    twice = masks[masks.duplicated(NAMES)]
+    distinct = frame.drop_duplicates(["selected_on", *NAMES])
+    twice = distinct[distinct.duplicated(NAMES)]
     assert len(twice) > 4
-    assert counter.calls <= a_mask * (len(masks) - len(twice))
+    assert counter.calls <= a_mask * (len(distinct) - len(twice))
     for names in twice[NAMES].itertuples(index=False, name=None):
         mine = frame[(frame[NAMES] == list(names)).all(axis=1)]
         parts = [part.drop(columns="selected_on").reset_index(drop=True) for _on, part in mine.groupby("selected_on")]
