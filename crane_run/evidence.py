@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from crane_study.frames import read_frame
 from crane_study.labels import budget_label, language_name
@@ -49,11 +50,10 @@ class Evidence:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._published = {item["id"]: item for item in judge_published()}
+        self.published = {item["id"]: item for item in judge_published()}
         scores = published_langspec(published_rows())
         self._means = scores[scores["model"] == "base"].groupby("method")["langspec_f1"].mean()
-        shared = published_overlaps()
-        self._shared = {(row.language_a, row.language_b): float(row.share_of_a) for row in shared.itertuples()}
+        self._shared = published_overlaps().set_index(["language_a", "language_b"])["share_of_a"].to_dict()
 
     def rows(self, case: Case) -> list[Quantity]:
         """Numbers behind one verdict."""
@@ -64,108 +64,91 @@ class Evidence:
 
     def _damage(self, case: Case) -> list[Quantity]:
         """Share of its score that each masked language loses, and the other language that loses most."""
-        model = "base" if case["id"] == "C1" else "chat"
-        drops = self._published[case["id"]]["numbers"].get("relative_drop", {}) if _is_published(case) else {}
-        rows = []
-        for language, found in case["numbers"]["relative_drop"].items():
-            stated = drops.get(language)
-            rows.append(
-                Quantity(
-                    f"{language_name(language)} masked, share lost",
-                    _percent(found["own"]),
-                    self._share_lost(case, model=model, language=language),
-                    _worst(found),
-                    f"{_percent(stated['own'])}, against {_worst(stated)}" if stated else MISSING,
-                )
+        drops = self.published[case["id"]]["numbers"].get("relative_drop", {}) if _is_published(case) else {}
+        stated = {language: f"{_percent(drop['own'])}, against {_worst(drop)}" for language, drop in drops.items()}
+        return [
+            Quantity(
+                f"{language_name(language)} masked, share lost",
+                _percent(found["own"]),
+                self._share_lost(case, language),
+                _worst(found),
+                stated.get(language, MISSING),
             )
-        return rows
+            for language, found in case["numbers"]["relative_drop"].items()
+        ]
 
-    def _share_lost(self, case: Case, *, model: str, language: str) -> str:
+    def _share_lost(self, case: Case, language: str) -> str:
         """Interval of the share of its score that a masked language loses."""
         measure = case["measure"]
-        where = {**_labels(case, model=model), "masked_language": language}
-        if model == "chat":
-            return _interval(self._look(f"07_transfer_{measure}", where, "own_low", "own_high"), _percent)
+        where = {**_labels(case), "masked_language": language}
+        if case["id"] == "C5":
+            chat = {**where, "model": "chat"}
+            return _interval(self._look(f"tables/07_transfer_{measure}.csv", chat, "own_low", "own_high"), _percent)
         change = "nll_rise" if measure == "token_probability" else "accuracy_drop"
         where["evaluation_language"] = language
-        found = self._look(f"{_SECTIONS[measure]}_{change}", where, "low", "high")
+        found = self._look(_table(case, change), where, "low", "high")
         if found is None:
             return MISSING
         if measure == "token_probability":  # exp(-NLL), so the share lost follows from the rise of the NLL
             return _interval([1 - np.exp(-end) for end in found], _percent)
-        before = self._unmasked_score(model, measure, language)
-        return _interval([-end / before for end in reversed(found)], _percent) if before else MISSING
-
-    def _unmasked_score(self, model: str, metric: str, language: str) -> float:
-        path = self._folder / "results.csv"
-        if not path.is_file():
-            return 0.0
-        found = pick(tidy(read_frame(path)), model=model, metric=metric, masked_language="")
-        values = found.loc[found["evaluation_language"] == language, "value"]
-        return float(values.iloc[0]) if len(values) else 0.0
+        unmasked = {"model": "base", "metric": measure, "masked_language": "", "evaluation_language": language}
+        before = self._look("results.csv", unmasked, "value")
+        return _interval([-end / before[0] for end in reversed(found)], _percent) if before and before[0] else MISSING
 
     def _rival(self, case: Case) -> list[Quantity]:
         """Mean LangSpec-F1 and that of LAPE, as published and at the common budget."""
         numbers = case["numbers"]
-        common = budget_label(numbers["common_budget"])
-        stated = f"{self._means['kurtosis']:.3f}, against {self._means['lape']:.3f}"
-        rows = [
-            Quantity(
-                f"Mean LangSpec-F1, {budget_label(case['budget'])}",
-                _score(numbers["own"]),
-                self._mean_interval(case, case["budget"]),
-                f"{numbers['lape_published']:.3f} (LAPE, as published)",
-                stated if _is_published(case) else MISSING,
-            ),
-            Quantity(
-                f"Mean LangSpec-F1, both at {common}",
-                _score(numbers["own_common"]),
-                self._mean_interval(case, numbers["common_budget"]),
-                f"{numbers['lape_common']:.3f} (LAPE, {common})",
-            ),
-        ]
-        table = f"{_SECTIONS[case['measure']]}_differences_{case['method']}"
+        own, common, means = case["budget"], numbers["common_budget"], self._means
+        name, compared = (
+            f"Mean LangSpec-F1, {budget_label(own)}",
+            f"{numbers['lape_published']:.3f} (LAPE, as published)",
+        )
+        stated = f"{means['kurtosis']:.3f}, against {means['lape']:.3f}"
+        rows = [self._mean(case, own, name, numbers["own"], compared, stated)]
+        name, compared = (
+            f"both at {budget_label(common)}",
+            f"{numbers['lape_common']:.3f} (LAPE, {budget_label(common)})",
+        )
+        rows.append(self._mean(case, common, f"Mean LangSpec-F1, {name}", numbers["own_common"], compared))
         lape = {"model": "base", "selected_on": "base", "method": "lape", "budget": "published"}
-        if found := self._look(table, lape, "difference", "low", "high"):
+        found = self._look(_table(case, f"differences_{case['method']}"), lape, "difference", "low", "high")
+        if found:
             name = "Difference from LAPE, as published"
             rows.append(Quantity(name, _score(found[0]), _interval(found[1:], _score), "0"))
         return rows
 
     def _random(self, case: Case) -> list[Quantity]:
         """Mean LangSpec-F1 and those of the random draws."""
-        numbers = case["numbers"]
-        found = self._look(f"{_SECTIONS[case['measure']]}_langspec", _labels(case), "p_value", "p_holm")
-        p = f", p = {found[0]:.2g} ({found[1]:.2g} with Holm's correction over the table)" if found else ""
+        numbers, means = case["numbers"], self._means
+        found = self._look(_table(case, "langspec"), _labels(case), "p_value", "p_holm")
         draws = f"{numbers['random_highest']:.3f}, highest of {numbers['draws']} random draws"
-        stated = f"{self._means['kurtosis']:.3f}, against {self._means['random_like_kurtosis']:.3f} (one draw)"
-        return [
-            Quantity(
-                "Mean LangSpec-F1",
-                _score(numbers["own"]),
-                self._mean_interval(case, case["budget"]),
-                f"{draws} (mean {numbers['random_mean']:.3f}){p}",
-                stated if _is_published(case) else MISSING,
-            )
-        ]
+        draws += f" (mean {numbers['random_mean']:.3f})"
+        if found:
+            draws += f", p = {found[0]:.2g} ({found[1]:.2g} with Holm's correction over the table)"
+        stated = f"{means['kurtosis']:.3f}, against {means['random_like_kurtosis']:.3f} (one draw)"
+        return [self._mean(case, case["budget"], "Mean LangSpec-F1", numbers["own"], draws, stated)]
 
-    def _mean_interval(self, case: Case, budget: str) -> str:
-        where = {**_labels(case), "budget": str(budget)}
-        return _interval(self._look(f"{_SECTIONS[case['measure']]}_langspec", where, "mean_low", "mean_high"), _score)
+    def _mean(
+        self, case: Case, budget: str, name: str, own: float, compared: str, published: str = MISSING
+    ) -> Quantity:
+        """A mean LangSpec-F1 with its interval."""
+        found = self._look(_table(case, "langspec"), {**_labels(case), "budget": str(budget)}, "mean_low", "mean_high")
+        stated = published if _is_published(case) else MISSING
+        return Quantity(name, _score(own), _interval(found, _score), compared, stated)
 
     def _shares(self, case: Case) -> list[Quantity]:
         """Share of a language's set that is also in another language's, and the share expected by chance."""
         rows = []
         for pair, found in case["numbers"]["pairs"].items():
             first, other = pair.split("-")
-            where = {"method": case["method"], "budget": str(case["budget"])}
-            where |= {"language_a": first, "language_b": other}
-            chance = self._look("02_overlaps", where, "chance_low", "chance_high")
+            where = {"method": case["method"], "budget": str(case["budget"]), "language_a": first, "language_b": other}
+            chance = self._look("tables/02_overlaps.csv", where, "chance_low", "chance_high")
             within = f" ({_interval(chance, _percent)})" if chance else ""
-            stated, random = self._shared.get((first, other)), self._shared.get((first, _RANDOM))
             told = MISSING
-            if stated is not None and case["method"] == _PUBLISHED_CASE[0]:
-                beside = "" if random is None else f", against {_percent(random)} of a random set"
-                told = f"{_percent(stated)}{beside}"
+            if (first, other) in self._shared and case["method"] == _PUBLISHED_CASE[0]:
+                random = self._shared.get((first, _RANDOM))
+                told = _percent(self._shared[first, other])
+                told += "" if random is None else f", against {_percent(random)} of a random set"
             rows.append(
                 Quantity(
                     f"Share of {language_name(first)} that is also {language_name(other)}",
@@ -179,10 +162,8 @@ class Evidence:
 
     def _look(self, table: str, where: Mapping[str, str], *columns: str) -> tuple[float, ...] | None:
         """Numbers of the first row of one of the run's tables that has these values; None if there is none."""
-        path = self._folder / "tables" / f"{table}.csv"
-        if not path.is_file():
-            return None
-        frame = tidy(read_frame(path))
+        path = self._folder / table
+        frame = tidy(read_frame(path)) if path.is_file() else pd.DataFrame()
         if any(name not in frame for name in (*where, *columns)):
             return None
         found = pick(frame, **where)[list(columns)].astype(float).dropna().to_numpy()
@@ -194,8 +175,13 @@ def _is_published(case: Case) -> bool:
     return (case["method"], case["measure"]) == _PUBLISHED_CASE
 
 
-def _labels(case: Case, *, model: str = "base") -> dict[str, str]:
-    return {"model": model, "selected_on": "base", "method": case["method"], "budget": str(case["budget"])}
+def _table(case: Case, name: str) -> str:
+    """Path of a table of the section that has a verdict's measure."""
+    return f"tables/{_SECTIONS[case['measure']]}_{name}.csv"
+
+
+def _labels(case: Case) -> dict[str, str]:
+    return {"model": "base", "selected_on": "base", "method": case["method"], "budget": str(case["budget"])}
 
 
 def _worst(found: Mapping[str, Any]) -> str:

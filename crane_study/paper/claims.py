@@ -300,7 +300,7 @@ def read_claims(path: Path) -> list[dict[str, Any]]:
     return value["verdicts"]
 
 
-def _case_label(item: Mapping[str, Any], separator: str) -> str:
+def case_label(item: Mapping[str, Any], separator: str) -> str:
     """Method and measure of a verdict."""
     measure = METRIC_LABELS.get(item["measure"], item["measure"]).lower()
     return method_label(item["method"], item["budget"]) + (separator + measure if measure else "")
@@ -311,7 +311,7 @@ def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     A claim without a measure has its one verdict per method in that method's first column.
     """
-    headings = {(item["method"], item["measure"]): _case_label(item, ": ") for item in verdicts if item["measure"]}
+    headings = {(item["method"], item["measure"]): case_label(item, ": ") for item in verdicts if item["measure"]}
     first = dict(reversed(headings))
     found = {
         (item["id"], item["method"], item["measure"] or first.get(item["method"], "")): item["verdict"]
@@ -329,5 +329,5 @@ def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def not_run(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line with the reason for every verdict that could not be reached."""
     return [
-        f"{item['id']}, {_case_label(item, ', ')}: {item['detail']}" for item in verdicts if item["verdict"] == NOT_RUN
+        f"{item['id']}, {case_label(item, ', ')}: {item['detail']}" for item in verdicts if item["verdict"] == NOT_RUN
     ]

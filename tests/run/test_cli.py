@@ -30,30 +30,41 @@ def call(*arguments):
     return CliRunner().invoke(cli.app, arguments)
 
 
-def main(monkeypatch, capsys, *arguments):
+@pytest.fixture
+def main(monkeypatch, capsys):
     """The entry point as the shell runs it: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["crane", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    seen = capsys.readouterr()
-    return stop.value.code or 0, seen.out, seen.err
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["crane", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
-def process(*arguments, **environment):
-    command = [sys.executable, "-m", "crane_run.cli", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120, check=False
-    )
+@pytest.fixture
+def complaint(main):
+    """The one line on standard error of a call that is refused."""
+
+    def run(*arguments):
+        code, _out, err = main(*arguments)
+        assert (code, err.count("\n"), err[:7]) == (2, 1, "error: ")
+        return err
+
+    return run
 
 
-def test_the_program_as_a_process(tmp_path):
-    listed = process("run", "--list")
-    assert (listed.returncode, listed.stderr) == (0, "")
-    wrong = process("run", "--profile", "minni", "--artifacts", tmp_path)
-    assert wrong.returncode == 2
-    assert wrong.stderr == "error: unknown profile 'minni'; did you mean 'mini'?\n"
-    assert wrong.stdout == ""
-    assert list(tmp_path.iterdir()) == []
+def process(*command, **environment):
+    """A program as a process in this Python, with one thread."""
+    environment = os.environ | {"CRANE_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | environment
+    command = [str(part) for part in command]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300, check=False)
+
+
+CRANE = (sys.executable, "-m", "crane_run.cli")
+SEVERAL = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "crane_run.cli")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--list"), ("run", "--help")])
@@ -63,52 +74,43 @@ def test_what_computes_nothing_does_not_load_what_computes(arguments):
         "try: cli.main()\n"
         "finally: print([name for name in ('torch', 'papermill') if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT)
+    done = process(sys.executable, "-c", program, *arguments)
     assert (done.returncode, done.stderr) == (0, "[]\n")
-
-
-def script(*arguments):
-    """./run_all.sh in this Python."""
-    environment = os.environ | {"CRANE_PYTHON": sys.executable}
-    command = ["./run_all.sh", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("mistake", [["--no-such-option"], ["run"], ["--jobs", "none"]])
 def test_a_mistake_with_the_script_is_told_in_its_name(mistake):
-    done = script(*mistake)
+    done = process("./run_all.sh", *mistake)
     assert done.returncode == 2
     assert "Usage: ./run_all.sh [OPTIONS]\n" in re.sub(" +", " ", done.stderr)
     assert "Try './run_all.sh --help' for help" in done.stderr
 
 
-def test_the_script_runs_the_study():
-    usage, listed, wrong = script("--help"), script("--list"), script("--profile", "minni")
-    assert (usage.returncode, listed.returncode, wrong.returncode) == (0, 0, 2)
+def test_the_script_and_the_program_run_the_study(tmp_path):
+    usage, listed = process("./run_all.sh", "--help"), process("./run_all.sh", "--list")
+    assert (usage.returncode, listed.returncode) == (0, 0)
     assert "Usage: ./run_all.sh [OPTIONS]" in usage.stdout
-    assert listed.stdout == process("run", "--list").stdout
-    assert wrong.stderr.endswith("error: unknown profile 'minni'; did you mean 'mini'?\n")
+    assert listed.stdout == process(*CRANE, "run", "--list").stdout
+    for command in (["./run_all.sh"], [*CRANE, "run"]):
+        wrong = process(*command, "--profile", "minni", "--artifacts", tmp_path)
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        assert wrong.stderr.endswith("error: unknown profile 'minni'; did you mean 'mini'?\n")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_name_of_the_script_is_for_no_other_command_and_no_other_process(monkeypatch, capsys):
+def test_the_name_of_the_script_is_for_no_other_command_and_no_other_process(main, monkeypatch):
     monkeypatch.setenv("CRANE_PROGRAM", "./run_all.sh")
-    monkeypatch.setattr(sys, "argv", ["crane", "verify", "--no-such-option"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    assert "run_all.sh" not in capsys.readouterr().err
+    code, _out, err = main("verify", "--no-such-option")
+    assert (code, "run_all.sh" in err) == (2, False)
     assert "CRANE_PROGRAM" not in os.environ
 
 
-def test_a_run_in_a_container_says_what_its_manifest_lacks(tmp_path, monkeypatch):
+def test_a_run_in_a_container_says_what_its_manifest_lacks(tmp_path, monkeypatch, main):
     monkeypatch.setattr(runner, "run_sections", lambda *_study, **_options: 0)
-    asked = ("run", "--profile", "smoke", "--artifacts", str(tmp_path))
-    assert call(*asked).output == ""
+    asked = ("run", "--profile", "smoke", "--artifacts", tmp_path)
+    assert main(*asked) == (0, "", "")
     monkeypatch.setenv("CRANE_IMAGE", "crane")
-    result = call(*asked)
-    assert result.exit_code == 0
-    assert result.output.startswith("note: the manifest will not name ")
-    assert result.output.count("\n") == 1
+    assert "".join(main(*asked)[1:]).startswith("note: the manifest will not name ")
 
 
 def test_listing_names_every_section_and_profile():
@@ -121,20 +123,14 @@ def test_listing_names_every_section_and_profile():
         assert f"profile  {name}" in result.output
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
-    result = call(
-        "run", "--profile", "smoke", "--dry-run", "--only", "03,04", "--only", "01", "--artifacts", str(tmp_path)
-    )
-    assert result.exit_code == 0
-    lines = result.output.splitlines()
-    assert [line[:2] for line in lines] == ["01", "03", "04"]
-    assert all("would run" in line for line in lines)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "is_current", lambda self, section, key: section.number == "00")
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, monkeypatch):
     asked = ("run", "--profile", "smoke", "--dry-run", "--artifacts", str(tmp_path))
+    result = call(*asked, "--only", "03,04", "--only", "01")
+    assert result.exit_code == 0
+    assert [line[:2] for line in result.output.splitlines()] == ["01", "03", "04"]
+    assert result.output.count("would run") == 3
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Run, "is_current", lambda self, section, key: section.number == "00")
     lines = call(*asked).output.splitlines()
     assert ["reused" in line for line in lines] == [True] + [False] * (len(lines) - 1)
     assert "reused" not in call(*asked, "--fresh").output
@@ -154,32 +150,22 @@ def test_a_dry_run_knows_what_would_be_reused(tmp_path, monkeypatch):
         (("run", "--profile", "smoke", "-p", "profil=x"), "unknown parameter 'profil'; did you mean 'profile'?"),
     ],
 )
-def test_a_mistake_in_the_call_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
-    code, out, err = main(monkeypatch, capsys, *arguments, *(["--artifacts", tmp_path / "a"]))
-    assert code == 2
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert words in err
+def test_a_mistake_in_the_call_is_one_line_and_exit_code_2(tmp_path, complaint, arguments, words):
+    assert words in complaint(*arguments, "--artifacts", tmp_path / "a")
     assert not list(tmp_path.glob("a/*/s*"))
+    (tmp_path / "file").write_text("")
+    assert "choose another --artifacts" in complaint("run", "--profile", "smoke", "--artifacts", tmp_path / "file")
 
 
 @pytest.mark.parametrize("arguments", [("run", "--unknown"), ("run", "stray"), ("walk",), ("mask", "only-one")])
-def test_unknown_options_and_commands_are_exit_code_2(monkeypatch, capsys, arguments):
-    code, _out, err = main(monkeypatch, capsys, *arguments)
+def test_unknown_options_and_commands_are_exit_code_2(main, arguments):
+    code, _out, err = main(*arguments)
     assert code == 2
     assert "Usage" in err
 
 
-def test_an_artifacts_folder_that_is_a_file(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
-    code, _out, err = main(monkeypatch, capsys, "run", "--profile", "smoke", "--artifacts", tmp_path / "file")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "choose another --artifacts" in err
-
-
 @pytest.mark.parametrize(("result", "code"), [(0, 0), (1, 1)])
-def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
+def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, main, result, code):
     given = []
 
     def run_sections(run, *, fresh, console):
@@ -187,73 +173,54 @@ def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, capsys, result, code):
         return result
 
     monkeypatch.setattr(runner, "run_sections", run_sections)
-    arguments = ["--artifacts", tmp_path, "--from", "07", "--fresh", "--jobs", "3"]
-    arguments += ["-p", "count=3", "-p", "name=[a, b]"]
-    assert main(monkeypatch, capsys, "run", "--profile", "smoke", *arguments)[0] == code
-    assert given == [("smoke", tmp_path / "smoke", ["07", "08", "09", "10"], {"count": 3, "name": ["a", "b"]}, 3, True)]
+    monkeypatch.setenv("CRANE_ARTIFACTS", str(tmp_path / "there"))
+    options = ["--from", "07", "--fresh", "--jobs", "3", "-p", "count=3", "-p", "name=[a, b]"]
+    assert main("run", "--profile", "smoke", *options)[0] == code
+    assert main("run", "--profile", "smoke", *options, "--artifacts", tmp_path)[0] == code
+    expected = (["07", "08", "09", "10"], {"count": 3, "name": ["a", "b"]}, 3, True)
+    assert given == [("smoke", tmp_path / "there" / "smoke", *expected), ("smoke", tmp_path / "smoke", *expected)]
 
 
-def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path, monkeypatch, main, complaint):
     monkeypatch.setattr(estimate, "disk_free", lambda _folder: 0.01)
     arguments = ("run", "--profile", "smoke", "--artifacts", tmp_path / "new")
-    code, out, err = main(monkeypatch, capsys, *arguments)
-    assert (code, out) == (2, "")
-    assert err == (
+    assert complaint(*arguments) == (
         f"error: {tmp_path / 'new' / 'smoke'}: profile smoke needs 50 MB more disk, 10 MB are free; free some space or "
         "choose another --artifacts\n"
     )
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(runner, "run_sections", lambda run, **_options: 0)
-    assert main(monkeypatch, capsys, *arguments, "--skip-preflight")[0] == 0
+    assert main(*arguments, "--skip-preflight")[0] == 0
 
 
-def test_ctrl_c_is_exit_code_130(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_is_exit_code_130(tmp_path, monkeypatch, main):
     def run_sections(run, *, fresh, console):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "run_sections", run_sections)
-    code, _out, err = main(monkeypatch, capsys, "run", "--profile", "smoke", "--artifacts", tmp_path)
-    assert code == 130
-    assert err == "interrupted; start again to go on where it stopped\n"
+    code, _out, err = main("run", "--profile", "smoke", "--artifacts", tmp_path)
+    assert (code, err) == (130, "interrupted; start again to go on where it stopped\n")
 
 
-def test_artifacts_come_from_the_environment_where_not_given(tmp_path, monkeypatch, capsys):
-    folders = []
-    monkeypatch.setattr(runner, "run_sections", lambda run, **_options: folders.append(run.folder) or 0)
-    monkeypatch.setenv("CRANE_ARTIFACTS", str(tmp_path / "there"))
-    main(monkeypatch, capsys, "run", "--profile", "smoke")
-    main(monkeypatch, capsys, "run", "--profile", "smoke", "--artifacts", tmp_path / "here")
-    assert folders == [tmp_path / "there" / "smoke", tmp_path / "here" / "smoke"]
-
-
-def test_help_without_arguments():
+def test_the_help_names_every_command_and_shows_examples():
     result = call()
+    assert "relevance-passes" not in result.output
     for command in ("run", "statistics", "relevance", "masks", "mask"):
         assert f" {command} " in result.output
-    assert "relevance-passes" not in result.output
-
-
-@pytest.mark.parametrize("command", ["run", "statistics", "relevance", "masks", "mask"])
-def test_every_command_shows_an_example(command):
-    assert "Example" in call(command, "--help").output
+        assert "Example" in call(command, "--help").output
 
 
 @pytest.mark.parametrize(
-    ("error", "rank", "seconds"),
-    [
-        (CraneError("x"), None, 0.0),
-        (CraneError("x"), "0", 0.0),
-        (CraneError("x"), "3", 3.5),
-        (OtherProcessEnded("x"), "0", 10.0),
-    ],
+    ("kind", "rank", "seconds"),
+    [(CraneError, None, 0.0), (CraneError, "0", 0.0), (CraneError, "3", 3.5), (OtherProcessEnded, "0", 10.0)],
 )
-def test_a_process_lets_the_one_that_knows_more_speak_first(monkeypatch, error, rank, seconds):
+def test_a_process_lets_the_one_that_knows_more_speak_first(monkeypatch, kind, rank, seconds):
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     naps = []
     monkeypatch.setattr(cli.time, "sleep", naps.append)
-    cli._let_others_speak(error)
+    cli._let_others_speak(kind("x"))
     assert naps == [seconds]
 
 
@@ -279,7 +246,7 @@ def test_statistics_of_a_file_of_texts(model, texts, tmp_path):
     assert seen.labels == {"texts": "vi.jsonl"}
     assert f"{output}: 9 documents, {seen.tokens} tokens in " in result.output
     assert result.output.endswith(" tokens/s)\n")
-    assert [path.name for path in output.parent.iterdir()] == ["vi.safetensors"]
+    assert list(output.parent.iterdir()) == [output]
 
 
 @pytest.mark.parametrize(
@@ -291,22 +258,12 @@ def test_statistics_of_a_file_of_texts(model, texts, tmp_path):
         (("--device", "quantum"), "device 'quantum': not a device"),
     ],
 )
-def test_mistakes_in_options_of_statistics(model, texts, tmp_path, monkeypatch, capsys, changes, words):
-    code, _out, err = main(monkeypatch, capsys, "statistics", model, texts, tmp_path / "x", *changes)
-    assert (code, err.count("\n")) == (2, 1)
-    assert words in err
+def test_mistakes_in_statistics(model, texts, tmp_path, complaint, changes, words):
+    assert words in complaint("statistics", model, texts, tmp_path / "x", *changes)
+    assert "is a directory; give the file" in complaint("statistics", model, texts, tmp_path)
+    assert "no such directory" in complaint("statistics", tmp_path / "absent", texts, tmp_path / "x")
+    assert "no such file" in complaint("statistics", model, tmp_path / "absent.txt", tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_mistakes_in_files_of_statistics(model, texts, tmp_path, monkeypatch, capsys):
-    def complaint(*arguments):
-        code, _out, err = main(monkeypatch, capsys, "statistics", *arguments, "--device", "cpu")
-        assert (code, err.count("\n")) == (2, 1)
-        return err
-
-    assert f"{tmp_path}: is a directory; give the file" in complaint(model, texts, tmp_path)
-    assert "no such directory" in complaint(tmp_path / "absent", texts, tmp_path / "x")
-    assert "no such file" in complaint(model, tmp_path / "absent.txt", tmp_path / "x")
 
 
 @pytest.fixture(scope="module")
@@ -320,47 +277,30 @@ def study(tmp_path_factory):
     return profile, folder
 
 
-def test_relevance_made_by_the_command_is_used_by_the_study(study):
+def test_relevance_made_by_the_command_is_the_studys_and_that_of_two_processes(study):
     profile, folder = study
     said = []
     Study.open(str(profile), artifacts=folder / "one", say=said.append).relevance("base")
     assert [line.split(" (")[0] for line in said] == ["corpus: reused", "relevance_base: reused"]
     assert not (folder / "one" / "small" / "stages" / ".scratch").exists()
-
-
-def test_two_processes_make_the_same_relevance(study):
-    profile, folder = study
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "crane_run.cli", "relevance", "--profile", str(profile), "--artifacts", str(folder / "two")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    done = process(*SEVERAL, "relevance", "--profile", profile, "--artifacts", folder / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("relevance_base: made in ") == 1
     one, two = (folder / name / "small" / "stages" / "relevance_base" for name in ("one", "two"))
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
     assert len(names) == 8
-    for name in names:
-        if name.endswith(".safetensors"):
-            first, second = Statistics.load(one / name), Statistics.load(two / name)
-            assert (first.corpus, first.provenance) == (second.corpus, second.provenance)
-            torch.testing.assert_close(first.moments["up"].m2, second.moments["up"].m2, rtol=1e-4, atol=1e-9)
+    for name in [name for name in names if name.endswith(".safetensors")]:
+        first, second = Statistics.load(one / name), Statistics.load(two / name)
+        assert (first.corpus, first.provenance) == (second.corpus, second.provenance)
+        torch.testing.assert_close(first.moments["up"].m2, second.moments["up"].m2, rtol=1e-4, atol=1e-9)
 
 
 def test_two_processes_evaluate_the_same_masks(study):
     profile, folder = study
     shutil.copytree(folder / "one", folder / "both")  # with the same relevance, to the last bit
-    command = ["-m", "crane_run.cli", "masks", "--profile", str(profile), "--artifacts"]
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for name, launcher in (("one", []), ("both", several)):
-        done = subprocess.run(
-            [sys.executable, *launcher, *command, str(folder / name)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            timeout=300,
-        )
+    for name, command in (("one", CRANE), ("both", SEVERAL)):
+        done = process(*command, "masks", "--profile", profile, "--artifacts", folder / name)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("control_perplexity: made in ") == 1
         assert not (folder / name / "small" / "stages" / ".scratch").exists()
@@ -369,20 +309,14 @@ def test_two_processes_evaluate_the_same_masks(study):
         assert one.read_bytes() == both.read_bytes()
 
 
-def test_mistakes_in_relevance(study, tmp_path, monkeypatch, capsys):
+def test_mistakes_in_relevance(study, complaint):
     profile, folder = study
-
-    def complaint(*arguments):
-        code, _out, err = main(monkeypatch, capsys, "relevance", *arguments)
-        assert (code, err.count("\n")) == (2, 1)
-        return err
-
-    there = ("--artifacts", folder / "one")
-    assert "unknown profile 'smok'" in complaint("--profile", "smok", *there)
-    assert "--model 'bas': expected one of base, chat" in complaint("--profile", profile, *there, "--model", "bas")
-    assert "--model 'chat': expected one of base" in complaint("--profile", profile, *there, "--model", "chat")
+    there = ("relevance", "--artifacts", folder / "one", "--profile")
+    assert "unknown profile 'smok'" in complaint(*there, "smok")
+    assert "--model 'bas': expected one of base, chat" in complaint(*there, profile, "--model", "bas")
+    assert "--model 'chat': expected one of base" in complaint(*there, profile, "--model", "chat")
     with runner.alone(folder / "one" / "small"):
-        assert "another run is at work there" in complaint("--profile", profile, *there)
+        assert "another run is at work there" in complaint(*there, profile)
 
 
 # --- mask ----------------------------------------------------------------------------------------------------
@@ -390,9 +324,8 @@ def test_mistakes_in_relevance(study, tmp_path, monkeypatch, capsys):
 
 def neuron_set(language, *, random_seed=-1, width=24):
     sites = {"neuron": [np.array([1, 5 + random_seed]), np.array([0, 2, 4])]}
-    return NeuronSet(
-        sites=sites, widths={"neuron": width}, model="m", method="lape", language=language, random_seed=random_seed
-    )
+    about = {"model": "m", "method": "lape", "language": language, "random_seed": random_seed}
+    return NeuronSet(sites=sites, widths={"neuron": width}, **about)
 
 
 @pytest.fixture(scope="module")
@@ -414,39 +347,31 @@ def test_a_masked_checkpoint_is_written(model, tmp_path):
         assert torch.equal(zeroed(ids).logits, whole(ids).logits)
 
 
-def test_mistakes_in_masking(model, tmp_path, monkeypatch, capsys):
-    sets = tmp_path / "sets.json"
+def test_mistakes_in_masking(model, tmp_path, complaint):
+    sets, output = tmp_path / "sets.json", tmp_path / "out"
     write_neuron_sets(sets, [neuron_set("en"), neuron_set("vi", random_seed=2)])
-
-    def complaint(*arguments):
-        code, _out, err = main(monkeypatch, capsys, "mask", *arguments)
-        assert (code, err.count("\n")) == (2, 1)
-        return err
-
-    output = tmp_path / "out"
-    assert (
-        "has no set for --language de --draw -1; it has --language en --draw -1; --language vi --draw 2"
-        in complaint(model, sets, output, "--language", "de")
-    )
-    assert "no such directory" in complaint(tmp_path / "absent", sets, output, "--language", "en")
-    assert "no such file" in complaint(model, tmp_path / "absent.json", output, "--language", "en")
     (tmp_path / "broken.json").write_text(json.dumps({"schema": "crane.neurons/1"}))
-    assert "has no list 'sets'" in complaint(model, tmp_path / "broken.json", output, "--language", "en")
-    assert "is not empty" in complaint(model, sets, tmp_path, "--language", "en")
+    for arguments, words in (
+        (
+            (model, sets, output, "--language", "de"),
+            "has no set for --language de --draw -1; it has --language en --dr",
+        ),
+        ((tmp_path / "absent", sets, output, "--language", "en"), "no such directory"),
+        ((model, tmp_path / "absent.json", output, "--language", "en"), "no such file"),
+        ((model, tmp_path / "broken.json", output, "--language", "en"), "has no list 'sets'"),
+        ((model, sets, tmp_path, "--language", "en"), "is not empty"),
+    ):
+        assert words in complaint("mask", *arguments)
     write_neuron_sets(sets, [neuron_set("en", width=99)])
-    assert "neuron is 99 wide, in the model 24" in complaint(model, sets, output, "--language", "en")
+    assert "neuron is 99 wide, in the model 24" in complaint("mask", model, sets, output, "--language", "en")
     assert not output.exists()
 
 
-def test_seeds_are_planned_and_refused_where_nothing_is_trained(tmp_path, monkeypatch, capsys):
+def test_seeds_are_planned_and_refused_where_nothing_is_trained(tmp_path, main, complaint):
     asked = ("run", "--profile", "smoke", "--seeds", "2", "--dry-run", "--artifacts", tmp_path / "out")
-    code, out, _err = main(monkeypatch, capsys, *asked)
+    code, out, _err = main(*asked)
     assert code == 0
     assert f"Random seed 1, {tmp_path / 'out' / 'smoke-seed1'}:" in out
     assert out.count("would run") == 2 * len(all_sections())
-    profile = write_study(tmp_path)
-    capsys.readouterr()  # what saving a model says
-    code, _out, err = main(monkeypatch, capsys, "run", "--profile", profile, "--seeds", "2")
-    assert code == 2
-    assert err.startswith("error: --seeds: profile small has models of its own")
-    assert err.count("\n") == 1
+    told = complaint("run", "--profile", write_study(tmp_path), "--seeds", "2")
+    assert told.startswith("error: --seeds: profile small has models of its own")

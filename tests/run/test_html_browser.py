@@ -37,6 +37,7 @@ CONTRAST = """() => {
   }
   return found;
 }"""
+OPEN = "document.querySelectorAll('details').forEach(d => d.open = true)"
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +68,10 @@ def page(browser, address, request):
     context.close()
 
 
-def test_it_loads_alone_and_without_complaint(page, address):
-    took = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
-    print(f"loaded in {took:.0f} ms")
+def test_it_loads_alone_without_complaint_and_does_not_scroll_sideways(page, address):
     assert page.said == []
     assert [asked for asked in page.asked if not asked.startswith("data:")] == [address]
-
-
-def test_the_page_does_not_scroll_sideways(page):
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate(OPEN)
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     cut = page.evaluate(
         """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, .skip') &&
@@ -84,44 +80,32 @@ def test_the_page_does_not_scroll_sideways(page):
     assert cut == []
 
 
-def test_every_text_has_contrast(page):
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+def test_every_text_has_contrast_and_figures_stay_on_white(page):
+    page.evaluate(OPEN)
     found = page.evaluate(CONTRAST)
     assert len(found) > 100
     assert [entry for entry in found if entry[0] < 4.5] == []
-
-
-def test_dark_is_dark_and_figures_stay_on_white(page):
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert back == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
     assert page.evaluate("getComputedStyle(document.querySelector('img')).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_pictures_are_there_and_described(page):
-    pictures = page.evaluate("[...document.images].map(i => [i.complete, i.naturalWidth, i.alt, i.closest('figure')])")
-    assert pictures
-    for complete, width, words, figure in pictures:
-        assert complete
-        assert width > 0
-        assert len(words) > 10
-        assert figure is not None
-
-
 def test_structure_for_those_who_listen(page, made):
-    levels = [
-        int(level) for level in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => h.tagName[1])")
-    ]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
+    levels = [int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => h.tagName)")]
+    assert (levels[0], levels.count(1)) == (1, 1)
     assert all(after - before <= 1 for before, after in pairwise(levels))
     for landmark in ("header", "nav[aria-label]", "main", "footer"):
         assert page.locator(landmark).count() == 1
     assert page.get_attribute("html", "lang") == "en"
-    captioned = "[...document.querySelectorAll('table')].every(t => t.caption && t.caption.textContent.trim())"
-    assert page.evaluate(captioned)
-    assert page.evaluate("[...document.querySelectorAll('th')].every(t => t.scope)")
-    assert page.evaluate("[...document.querySelectorAll('.scroll[tabindex]')].every(s => s.getAttribute('aria-label'))")
+    for every, holds in (
+        ("table", "e.caption && e.caption.textContent.trim()"),
+        ("th", "e.scope"),
+        (".scroll[tabindex]", "e.getAttribute('aria-label')"),
+        ("img", "e.complete && e.naturalWidth && e.alt.length > 10 && e.closest('figure')"),
+    ):
+        assert page.locator(every).count()
+        assert page.evaluate(f"[...document.querySelectorAll('{every}')].every(e => {holds})")
     headings = page.locator("h3").all_inner_texts()
     for item in read_json(made / "claims.json")["verdicts"]:
         assert f"{item['id']}. {item['title']}" in headings
@@ -134,27 +118,18 @@ def test_the_keyboard_reaches_the_content(page):
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.keyboard.press("Tab")
-    style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert style == "solid"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
 @pytest.fixture(scope="module")
 def paper(browser, made, tmp_path_factory):
     """The page on A4 paper, with a table as wide as the widest of the study."""
     folder = shutil.copytree(made, tmp_path_factory.mktemp("paper") / "mini")
-    names = (
-        "method",
-        "budget",
-        "random_seed",
-        "language_a",
-        "language_b",
-        "count_a",
-        "count_b",
-        "shared",
-        "share_of_a",
-    )
-    names += ("jaccard", "expected_share_of_a", "chance_low", "chance_high", "expected_jaccard", "p_more", "p_fewer")
-    wide = pd.DataFrame({name: ["activation_contrast", "en"] if name in names[:5] else 0.123456 for name in names})
+    columns = [
+        *("method", "budget", "random_seed", "language_a", "language_b"),
+        *(f"expected_share_{n}" for n in range(11)),
+    ]
+    wide = pd.DataFrame({name: ["activation_contrast", "en"] if name in columns[:5] else 0.123456 for name in columns})
     write_table(wide, folder / "tables" / "02_wide", caption="Wide.")
     write_json(folder / "captions.json", {**read_json(folder / "captions.json"), "tables/02_wide": "Wide."})
     write_reports(folder)
@@ -162,12 +137,9 @@ def paper(browser, made, tmp_path_factory):
         yield page
 
 
-def test_print_is_black_on_white_without_navigation(paper):
+def test_print_is_black_on_white_without_navigation_and_fits(paper):
     assert paper.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert paper.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
-
-
-def test_nothing_is_wider_than_the_paper(paper):
     assert paper.locator("table").count() > 5
     assert wider_than_paper(paper) == []
 

@@ -19,14 +19,16 @@ from crane_study.study import Study
 MODELS = {"llama2-7b": "llama", "qwen2.5-0.5b": "qwen2", "qwen3-8b": "qwen3"}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_models_and_tasks_of_every_real_profile(tmp_path, name):
+@pytest.mark.parametrize(("name", "judge"), zip(MODELS, ("endpoint", "both", "offline"), strict=True))
+def test_models_tasks_and_judges_of_every_real_profile(tmp_path, name, judge):
     real = load_profile(name)
+    real = real.model_copy(update={"open_ended": real.open_ended.model_copy(update={"judge": judge})})
     profile = rehearsal_profile(real, tmp_path)
-    assert profile.name == f"{name}-rehearsal"
-    assert profile.rehearsal
+    assert (profile.name, profile.rehearsal) == (f"{name}-rehearsal", True)
+    assert profile.open_ended.judge == "offline"  # no judge that is paid for is asked
     study = Study.open(profile, artifacts=tmp_path, say=lambda line: None)
     assert load_profile(str(study.folder / "profile.yaml")) == profile
+    assert set(study.judges) <= {"offline"}
     config = AutoConfig.from_pretrained(study.model("base").folder)
     given = real.source.architecture
     assert config.model_type == MODELS[name]
@@ -50,22 +52,12 @@ def test_profiles_that_download_nothing_need_no_rehearsal(tmp_path):
         rehearsal_profile(bare, tmp_path)
 
 
-@pytest.mark.parametrize("judge", ["endpoint", "both"])
-def test_no_rehearsal_asks_a_judge_that_is_paid_for(tmp_path, judge):
-    real = load_profile("llama2-7b")
-    real = real.model_copy(update={"open_ended": real.open_ended.model_copy(update={"judge": judge})})
-    profile = rehearsal_profile(real, tmp_path)
-    assert profile.open_ended.judge == "offline"
-    assert Study.open(profile, artifacts=tmp_path, say=lambda line: None).judges == ["offline"]
-
-
 @pytest.mark.slow
 def test_a_rehearsal_goes_through_every_section(tmp_path):
     command = [sys.executable, "-m", "crane_run.cli", "run", "--profile", "llama2-7b", "--rehearse"]
+    command += ["--artifacts", str(tmp_path)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    done = subprocess.run(
-        [*command, "--artifacts", str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "llama2-7b-rehearsal"
     assert f"All {len(all_sections())} sections done" in done.stdout
@@ -73,8 +65,8 @@ def test_a_rehearsal_goes_through_every_section(tmp_path):
         assert list((folder / "tables").glob(f"{section}_*.csv"))
     tables = sorted((folder / "tables").glob("*.md"))
     assert len(tables) >= 10
-    assert all("REHEARSAL" in path.read_text(encoding="utf-8") for path in tables)
-    assert all("REHEARSAL" in path.with_suffix(".tex").read_text(encoding="utf-8") for path in tables)
+    files = [path.with_suffix(suffix) for path in tables for suffix in (".md", ".tex")]
+    assert all("REHEARSAL" in path.read_text(encoding="utf-8") for path in files)
     captions = json.loads((folder / "captions.json").read_text())
     assert sum(name.startswith("figures/") for name in captions) >= 8
     assert all("REHEARSAL" in caption for caption in captions.values())

@@ -4,7 +4,7 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
-from crane_run.report import ReportContext, write_reports
+from crane_run.report import report_context, write_reports
 from crane_study.publish import LOCK, NOT_RUN_FILE, Publisher, forget_not_run, read_not_run
 
 REASON = "the profile names no chat model (source.chat_model)"
@@ -35,7 +35,7 @@ def test_a_section_that_runs_again_replaces_what_it_recorded(tmp_path):
 def test_both_reports_say_it_with_its_section(run):
     Publisher(run, "07").not_run("transfer to the chat model", REASON)
     line = f"Section 07, transfer to the chat model: {REASON}."
-    assert line in ReportContext.read(run).missing
+    assert line in report_context(run)["missing"]
     write_reports(run)
     assert f"- {line}" in (run / "report.md").read_text(encoding="utf-8")
     assert f"<li>{line}</li>" in (run / "report.html").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_both_reports_say_it_with_its_section(run):
 
 def test_sections_that_never_ran_are_named_with_their_command(run):
     command = "./run_all.sh --profile mini --only 01"
-    lines = ReportContext.read(run).missing
+    lines = report_context(run)["missing"]
     assert f"Section 01_relevance: was never run; `{command}` runs it." in lines
     assert not any(line.startswith(("Section 00", "Section 03")) for line in lines)  # these ran
     assert [line for line in lines if line.startswith("Section 05")] == ["Section 05_transfer: E: x"]  # this one failed
