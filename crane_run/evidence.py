@@ -20,6 +20,7 @@ _SECTIONS = {"token_probability": "03", "accuracy": "04"}  # measure -> section 
 _PUBLISHED_CASE = ("kurtosis", "accuracy")  # the method and measure that the paper has numbers for
 _RANDOM = "random"
 Case = Mapping[str, Any]  # one verdict of claims.json
+_score = "{:z.3f}".format
 
 
 class Quantity(NamedTuple):
@@ -97,24 +98,19 @@ class Evidence:
 
     def _rival(self, case: Case) -> list[Quantity]:
         """Mean LangSpec-F1 and that of LAPE, as published and at the common budget."""
-        numbers = case["numbers"]
-        own, common, means = case["budget"], numbers["common_budget"], self._means
-        name, compared = (
-            f"Mean LangSpec-F1, {budget_label(own)}",
-            f"{numbers['lape_published']:.3f} (LAPE, as published)",
-        )
+        numbers, means, common = case["numbers"], self._means, budget_label(case["numbers"]["common_budget"])
+        compared = f"{numbers['lape_published']:.3f} (LAPE, as published)"
         stated = f"{means['kurtosis']:.3f}, against {means['lape']:.3f}"
-        rows = [self._mean(case, own, name, numbers["own"], compared, stated)]
-        name, compared = (
-            f"both at {budget_label(common)}",
-            f"{numbers['lape_common']:.3f} (LAPE, {budget_label(common)})",
-        )
-        rows.append(self._mean(case, common, f"Mean LangSpec-F1, {name}", numbers["own_common"], compared))
+        rows = [self._mean(case, case["budget"], f", {budget_label(case['budget'])}", numbers["own"], compared, stated)]
+        own, compared = numbers["own_common"], f"{numbers['lape_common']:.3f} (LAPE, {common})"
+        rows.append(self._mean(case, numbers["common_budget"], f", both at {common}", own, compared, MISSING))
         lape = {"model": "base", "selected_on": "base", "method": "lape", "budget": "published"}
         found = self._look(_table(case, f"differences_{case['method']}"), lape, "difference", "low", "high")
         if found:
-            name = "Difference from LAPE, as published"
-            rows.append(Quantity(name, _score(found[0]), _interval(found[1:], _score), "0"))
+            difference, *ends = found
+            rows.append(
+                Quantity("Difference from LAPE, as published", _score(difference), _interval(ends, _score), "0")
+            )
         return rows
 
     def _random(self, case: Case) -> list[Quantity]:
@@ -126,15 +122,13 @@ class Evidence:
         if found:
             draws += f", p = {found[0]:.2g} ({found[1]:.2g} with Holm's correction over the table)"
         stated = f"{means['kurtosis']:.3f}, against {means['random_like_kurtosis']:.3f} (one draw)"
-        return [self._mean(case, case["budget"], "Mean LangSpec-F1", numbers["own"], draws, stated)]
+        return [self._mean(case, case["budget"], "", numbers["own"], draws, stated)]
 
-    def _mean(
-        self, case: Case, budget: str, name: str, own: float, compared: str, published: str = MISSING
-    ) -> Quantity:
+    def _mean(self, case: Case, budget: str, words: str, own: float, compared: str, published: str) -> Quantity:
         """A mean LangSpec-F1 with its interval."""
         found = self._look(_table(case, "langspec"), {**_labels(case), "budget": str(budget)}, "mean_low", "mean_high")
         stated = published if _is_published(case) else MISSING
-        return Quantity(name, _score(own), _interval(found, _score), compared, stated)
+        return Quantity(f"Mean LangSpec-F1{words}", _score(own), _interval(found, _score), compared, stated)
 
     def _shares(self, case: Case) -> list[Quantity]:
         """Share of a language's set that is also in another language's, and the share expected by chance."""
@@ -190,10 +184,6 @@ def _worst(found: Mapping[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:z.1f} %"
-
-
-def _score(value: float) -> str:
-    return f"{value:z.3f}"
 
 
 def _interval(ends: Sequence[float] | None, text: Callable[[float], str]) -> str:

@@ -23,7 +23,7 @@ from crane_run.evidence import HEADINGS, Evidence, tolerance
 from crane_run.manifest import HTML_REPORT, MARKDOWN_REPORT, REPORTS
 from crane_run.manifest import NAME as MANIFEST
 from crane_run.sections import absent_sections
-from crane_study.labels import METRIC_LABELS, first_sentence, method_label
+from crane_study.labels import first_sentence, method_label
 from crane_study.paper.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
@@ -36,7 +36,7 @@ from crane_study.paper.claims import (
 )
 from crane_study.paper.published import judge_published
 from crane_study.profile import REHEARSAL_SUFFIX
-from crane_study.publish import CAPTIONS, MISSING, TableText, escape_markdown, read_not_run, read_table
+from crane_study.publish import CAPTIONS, MISSING, TableText, escape_markdown, read_not_run, read_object, read_table
 
 SEEDS = "seeds"  # folder of the summary over model seeds
 SEEDS_RECORD = "seeds.json"
@@ -62,7 +62,7 @@ _NOT_MADE_WITH = ("schema", "sections", "stages", "outputs", "packages", "profil
 
 def report_context(folder: Path, manifest: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Everything that both templates read, from a run's folder; missing files are reported, not refused."""
-    manifest = _read_object(folder / MANIFEST) if manifest is None else manifest
+    manifest = read_object(folder / MANIFEST) if manifest is None else manifest
     settings = manifest.get("profile", {})
     profile, rehearsal = str(settings.get("name") or folder.name), bool(settings.get("rehearsal"))
     shown = profile.removesuffix(REHEARSAL_SUFFIX) + " --rehearse" if rehearsal else profile
@@ -180,14 +180,6 @@ def sentence(text: str, *, stop: str = ".") -> str:
     return text[:1].upper() + text[1:] + ("" if not text or text.endswith(".") else stop)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Object in a JSON file, empty if there is no such file."""
-    value = read_json(path) if path.is_file() else {}
-    if not isinstance(value, dict):
-        raise CraneError(f"{path}: expected an object, saw {type(value).__name__}; delete it and run again")
-    return value
-
-
 def _output(folder: Path, name: str, caption: str) -> dict[str, Any]:
     """A table or figure; `name` is the path of its files without suffix, relative to the folder."""
     is_table, words = _is_table(name), folder / f"{name}.txt"
@@ -210,13 +202,10 @@ def _is_table(name: str) -> bool:
 def _overview(verdicts: Verdicts) -> dict[str, Any]:
     """All verdicts in one table with one row per claim, and a sentence per set on how many claims hold."""
     sets: dict[str, dict[str, set[str]]] = {}  # set -> claim -> its verdicts
-    columns = []
     for item in verdicts:
         label = method_label(item["method"], item["budget"])
         sets.setdefault(label, {}).setdefault(item["id"], set()).add(item["verdict"])
-        if item["measure"]:
-            columns.append((label, str(METRIC_LABELS.get(item["measure"], item["measure"]))))
-    columns, summary = list(dict.fromkeys(columns)), []
+    summary = []
     for label, cases in sets.items():
         kinds = {claim: _SOME if REPRODUCED in found else NOT_REPRODUCED for claim, found in cases.items()}
         kinds |= {claim: min(found) for claim, found in cases.items() if len(found) == 1}
@@ -224,9 +213,11 @@ def _overview(verdicts: Verdicts) -> dict[str, Any]:
         told = ", ".join(f"{counts[kind]} {text}" for kind, text in _SUMMARY.items() if counts[kind])
         summary.append(f"{label}: of {len(cases)} claims {told}.")
     published = {item["id"]: HOLDS[item["verdict"]] for item in judge_published()}
+    table = verdict_table(verdicts)
+    columns = [heading.rsplit(": ", 1) for heading in table.columns[2:]]
     rows = [
         (claim, statement, [found or MISSING for found in rest], published.get(claim, MISSING))
-        for claim, statement, *rest in verdict_table(verdicts).itertuples(index=False, name=None)
+        for claim, statement, *rest in table.itertuples(index=False, name=None)
     ]
     return {"columns": columns, "sets": Counter(label for label, _ in columns), "rows": rows, "summary": summary}
 
@@ -263,7 +254,7 @@ def _sections(folder: Path, manifest: Mapping[str, Any], command: str) -> list[d
     captions = {
         name: caption
         for name, caption in sorted(
-            _read_object(folder / CAPTIONS).items(), key=lambda one: (not _is_table(one[0]), one)
+            read_object(folder / CAPTIONS).items(), key=lambda one: (not _is_table(one[0]), one)
         )
         if (folder / f"{name}{'.csv' if _is_table(name) else '.png'}").is_file()
     }

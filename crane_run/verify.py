@@ -52,10 +52,6 @@ class ReferenceTable(BaseModel):
     columns: list[str]
     rows: dict[str, list[Cell]]
 
-    def metric(self, row: str) -> str:
-        """Metric of a row, empty where the table names none."""
-        return row.split(_BETWEEN)[self.key.index("metric")] if "metric" in self.key else ""
-
     def half_width(self, row: str, column: str) -> float:
         """Half the width of the interval of a column in a row, 0 where there is none.
 
@@ -281,6 +277,7 @@ class Comparison:
         self.information += [Difference(name, "", column, remark="the column is new") for column in new]
         unknown = [row for row in ours.rows if row not in theirs.rows]
         self.differences += [Difference(name, row, remark="the row is not in the reference") for row in unknown]
+        metric = theirs.key.index("metric") if "metric" in theirs.key else None
         for row, cells in theirs.rows.items():
             if row not in ours.rows:
                 self.differences.append(Difference(name, row, remark="the row is missing"))
@@ -290,7 +287,7 @@ class Comparison:
                 if column in values:
                     reach = self.rules.widening * theirs.half_width(row, column)
                     place = Difference(name, row, column, values[column], cell)
-                    self.add_cell(place, metric=theirs.metric(row), reach=reach)
+                    self.add_cell(place, metric="" if metric is None else row.split(_BETWEEN)[metric], reach=reach)
 
     def add_cell(self, place: Difference, *, metric: str, reach: float) -> None:
         """Compare the two values at a place; `reach` is half the width of the row's interval, widened."""
@@ -364,6 +361,7 @@ class VerifiedRun:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)  # sections that were never run
+    unfinished: str = ""  # how many were never run, and the command that runs them
     files: int = 0  # that were checked
     manifest: Manifest | None = None
     reference: Reference | None = None
@@ -374,16 +372,6 @@ class VerifiedRun:
     def holds(self) -> bool:
         """Return whether nothing is wrong."""
         return not self.problems and not (self.comparison and self.comparison.differences)
-
-    @property
-    def unfinished(self) -> str:
-        """Sections that are missing and the command that runs them; empty if the run is complete."""
-        if self.manifest is None or not self.absent:
-            return ""
-        count = f"{len(self.absent)} sections were" if len(self.absent) > 1 else "1 section was"
-        profile, only = self.manifest.profile.get("name"), ",".join(name[:2] for name in self.absent)
-        command = f"./run_all.sh --profile {profile} --only {only}"
-        return f"{count} never run ({', '.join(self.absent)}); {command} runs what is lacking"
 
 
 def verify(folder: Path, *, against: str = "", exact: bool = False) -> VerifiedRun:
@@ -414,7 +402,12 @@ def verify(folder: Path, *, against: str = "", exact: bool = False) -> VerifiedR
         if section.status != "done"
     ]
     finding.absent = [section.name for section in absent_sections(one.section for one in manifest.sections)]
-    finding.notes += [*([finding.unfinished] if finding.absent else []), *_leftovers(manifest)]
+    if finding.absent:
+        count = f"{len(finding.absent)} sections were" if len(finding.absent) > 1 else "1 section was"
+        command = f"./run_all.sh --profile {profile} --only {','.join(name[:2] for name in finding.absent)}"
+        finding.unfinished = f"{count} never run ({', '.join(finding.absent)}); {command} runs what is lacking"
+        finding.notes.append(finding.unfinished)
+    finding.notes += _leftovers(manifest)
     if chosen is None:
         finding.notes.append(f"its numbers were compared with nothing: {name}")
         return finding

@@ -193,7 +193,7 @@ def table_words(frame: pd.DataFrame, *, digits: int = 3) -> TableText:
 
 def read_table(path: Path) -> TableText:
     """Read the CSV of a table (`path` without suffix) and show it as its Markdown file does."""
-    about = _read(path.with_name(COLUMNS)).get(path.name, {"digits": 3, "texts": []})
+    about = read_object(path.with_name(COLUMNS)).get(path.name, {"digits": 3, "texts": []})
     frame = read_frame(path.with_name(f"{path.name}.csv"), texts=about["texts"])
     return table_words(frame, digits=about["digits"])
 
@@ -211,7 +211,7 @@ def write_table(frame: pd.DataFrame, path: Path, *, caption: str, digits: int = 
     return caption
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; an empty one if there is no such file."""
     value = read_json(path) if path.is_file() else {}
     if not isinstance(value, dict):
@@ -223,7 +223,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _changing(path: Path) -> Iterator[dict[str, Any]]:
     """Lock and change a JSON object that sections share; it is deleted when nothing is left in it."""
     with locked(path.with_name(LOCK)):
-        entries = _read(path)
+        entries = read_object(path)
         yield entries
         if entries:
             write_json(path, dict(sorted(entries.items())))
@@ -233,7 +233,7 @@ def _changing(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_not_run(folder: Path) -> dict[str, dict[str, str]]:
     """Return what each section of a run could not do and why, by its number; empty if everything ran."""
-    entries = _read(folder / NOT_RUN_FILE)
+    entries = read_object(folder / NOT_RUN_FILE)
     if not all(isinstance(reasons, dict) for reasons in entries.values()):
         raise CraneError(f"{folder / NOT_RUN_FILE}: expected an object of objects; delete it and run again")
     return entries

@@ -164,7 +164,7 @@ def test_an_empty_run(tmp_path):
     ("name", "text", "message"),
     [
         ("captions.json", "{", "is not JSON"),
-        ("captions.json", "[]", "expected an object, saw list"),
+        ("captions.json", "[]", "expected an object; delete it"),
         ("figures/00_guessers.png", "no picture", "cannot be read as a picture"),
     ],
 )

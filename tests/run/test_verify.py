@@ -121,7 +121,7 @@ def test_what_is_wrong_with_the_files_is_named(run, damage, problems):
 
 
 def test_a_run_that_cannot_be_checked_is_one_line(run):
-    pd.DataFrame({"method": ["lape"], "surprise": 0.5}).to_csv(run / "tables" / "03_new.csv")
+    pd.DataFrame({"method": ["lape"], "surprise": 0.5}).to_csv(run / "tables" / "03_new.csv", index=False)
     with pytest.raises(CraneError, match=r"tolerances.yaml: no rule .* is for tables/03_new.csv, column 'surprise'"):
         verify(run, against=str(run))
     (run / "manifest.json").write_text('{"schema": "crane.manifest/1"}')
