@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,18 +55,11 @@ class _OpenPart(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class Gpu(_Part):
-    """One GPU."""
-
-    name: str
-    memory_mib: int
-
-
 class Machine(_OpenPart):
     """Processor, GPUs, and the rest of `crane_study.machine.describe_machine`."""
 
     processor: str
-    gpus: list[Gpu]
+    gpus: list[dict[str, Any]]
 
 
 class ModelOrigin(_OpenPart):
@@ -109,8 +103,6 @@ class StageRecord(_Part):
 class Manifest(_Part):
     """Content of manifest.json."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     schema_: Literal["crane.manifest/2"] = Field(alias="schema")
     written_at: str
     profile: dict[str, Any]
@@ -133,11 +125,10 @@ class Manifest(_Part):
 
 def _git(*arguments: str) -> str | None:
     """Output of a git command in the repository, None if it fails."""
-    try:
+    with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        return done.stdout.strip() if done.returncode == 0 else None
+    return None
 
 
 def describe_commit() -> dict[str, Any]:
@@ -167,13 +158,10 @@ def describe_image() -> dict[str, str | None] | None:
 
 def missing_in_container() -> str:
     """One line on what a manifest made in this container cannot name and how to provide it; empty if nothing."""
-    image = describe_image()
-    if image is None:
-        return ""
-    lacking = {}
-    if not describe_commit()["commit"]:
+    image, lacking = describe_image(), {}
+    if image and not describe_commit()["commit"]:
         lacking["the commit"] = "build the image with --build-arg COMMIT=..."
-    if not image["digest"]:
+    if image and not image["digest"]:
         lacking["the image's digest"] = f"start the container with -e {DIGEST_VARIABLE}=..."
     if not lacking:
         return ""
@@ -185,17 +173,15 @@ def missing_in_container() -> str:
 
 def installed_version(package: str) -> str | None:
     """Version of an installed package, None if it is not installed."""
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def describe_locks(folder: Path = ROOT / "requirements") -> dict[str, Any]:
     """Hashes of the lock files, and every locked package of which another version is installed.
 
-    Both together determine the version of every installed package. Locked packages that are not installed (for another
-    system, another build of torch) are left out; the local part of a version, such as ``+cpu``, is ignored.
+    Locked packages that are not installed are left out; the local part of a version, such as ``+cpu``, is ignored.
     """
     differing = {}
     files = sorted(folder.glob("*.lock"))
@@ -231,11 +217,10 @@ def _model_origin(model: Path | HubModel) -> dict[str, Any]:
     from huggingface_hub import snapshot_download
 
     about: dict[str, Any] = {"kind": "hub", "id": model.id, "revision": model.revision, "commit": None, "weights": {}}
-    try:
+    with suppress(OSError, ValueError):  # not in the cache
         folder = Path(snapshot_download(model.id, revision=model.revision, local_files_only=True))
-    except (OSError, ValueError):
-        return about
-    return {**about, "commit": folder.name, "weights": _weight_hashes(folder)}
+        about |= {"commit": folder.name, "weights": _weight_hashes(folder)}
+    return about
 
 
 def _weight_hashes(folder: Path) -> dict[str, str]:
@@ -269,9 +254,8 @@ def describe_data(profile: Profile, stages: Path, records: Records) -> dict[str,
         about["open_questions"] = {"sha256": _file_hashes(profile.open_ended.questions)}
     if profile.paper.lape_list is not None:
         about["lape_list"] = {"sha256": _file_hashes({"neurons": profile.paper.lape_list})}
-    sampled = [record for name, record in records.items() if name in ("corpus", "benchmarks")]
-    about["samples"] = {file: value for record in sampled for file, value in _stage_hashes(record).items()}
-    return about
+    samples = [_stage_hashes(record) for name, record in records.items() if name in ("corpus", "benchmarks")]
+    return {**about, "samples": {file: value for sample in samples for file, value in sample.items()}}
 
 
 def _file_hashes(files: Mapping[str, Path]) -> dict[str, str | None]:
@@ -286,11 +270,10 @@ def _stage_hashes(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _kept_object(path: Path) -> dict[str, Any]:
     """Object in a JSON file, empty if there is none."""
-    try:
+    with suppress(CraneError):
         value = read_json(path)
-    except CraneError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return value if isinstance(value, dict) else {}
+    return {}
 
 
 def describe_seeds(profile: Profile, records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -351,7 +334,7 @@ def describe_run(folder: Path, profile: Profile, sections: Sequence[Mapping[str,
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Check the content of a manifest, add the hashes of the reports that are there, and write it."""
+    """Check the content of a manifest, and write it with the hashes of the reports that are there."""
     reports = {name: sha256(folder / name) for name in REPORTS if (folder / name).is_file()}
     content = {**content, "outputs": dict(sorted({**content["outputs"], **reports}.items()))}
     Manifest.model_validate(content)

@@ -92,7 +92,7 @@ def reference_of(folder: Path, manifest: Manifest) -> Reference:
         "processor": manifest.machine.processor,
         "threads": sorted({stage.threads for stage in manifest.stages if stage.threads is not None}),
         "jobs": sorted({section.jobs for section in manifest.sections if section.jobs is not None}),
-        "gpus": [gpu.name for gpu in manifest.machine.gpus],
+        "gpus": [gpu["name"] for gpu in manifest.machine.gpus],
     }
     hashes = {
         name: value

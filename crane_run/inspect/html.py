@@ -82,7 +82,7 @@ def frame_table(frame: pd.DataFrame, *, caption: str = "") -> str:
 
 def raw_table(frame: pd.DataFrame, *, caption: str) -> str:
     """Frame of a file as a table with long texts cut."""
-    cells = frame.map(lambda value: number(value) if isinstance(value, float | np.floating) else _cut(str(value), 80))
+    cells = frame.map(lambda value: number(value) if isinstance(value, float) else _cut(str(value), 80))
     return table(list(map(str, frame.columns)), cells.to_numpy().tolist(), caption=caption)
 
 
@@ -173,10 +173,9 @@ def texts_html(readings: Sequence[Reading]) -> str:
     told = f"Top documents of {len(readings)} read in {language_name(readings[0].language)}"
     caption = "Tokens at which the neuron contributes most, summed over all texts read."
     pieces = top_pieces(readings, count=PIECES)
+    rates = pieces["fires"].map("{:.0%}".format)
     names = {"piece": "Token", "fires": "Fires at", "relevance": "Relevance, summed"}
-    below = frame_table(
-        pieces.assign(fires=pieces["fires"].map("{:.0%}".format)).rename(columns=names), caption=caption
-    )
+    below = frame_table(pieces.assign(fires=rates).rename(columns=names), caption=caption)
     return heading(told) + readings_html(top_documents(readings, count=_TOP)) + below
 
 
@@ -272,16 +271,12 @@ def column_figure(values: pd.Series, path: Path) -> str:
 def sets_figure(sets: list[NeuronSet], path: Path) -> str:
     """Units of neuron sets by layer, one panel per site; for random draws their mean."""
     sites = [site for site in sets[0].sites if any(len(layer) for item in sets for layer in item.sites[site])]
+    languages = ordered_languages(item.language for item in sets)
     with drawing(path, width=max(3.6, 2.2 * len(sites)), height=2.5) as figure:
         panels = figure.subplots(1, max(len(sites), 1), squeeze=False, sharey=True)[0]
         for panel, site in zip(panels, sites, strict=False):
-            units = {
-                language: np.mean(
-                    [[len(layer) for layer in item.sites[site]] for item in sets if item.language == language], axis=0
-                )
-                for language in ordered_languages(item.language for item in sets)
-            }
-            by_layer(panel, units)
+            counts = [(item.language, [len(layer) for layer in item.sites[site]]) for item in sets]
+            by_layer(panel, {code: np.mean([own for of, own in counts if of == code], axis=0) for code in languages})
             panel.set_title(site)
         panels[0].set_ylabel("Units")
         legend_below(figure, panels[0])

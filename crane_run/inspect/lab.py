@@ -35,27 +35,24 @@ def working_copy(artifacts: Path, run: str) -> Path:
         raise CraneError(f"{NOTEBOOK}: no such notebook; run from a clone of the repository")
     path = artifacts / COPIES / run / NOTEBOOK.name
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    if path.is_file() and _is_kept(path, original=_cells(notebook)):
-        return path
-    notebook.metadata["crane"] = {_COPIED: _cells(notebook)}
+    original = _cells(notebook)
+    if path.is_file():
+        try:
+            copy = nbformat.read(path, as_version=4)
+        except ValueError as error:
+            raise CraneError(f"{path}: is no notebook; move it away for a new copy") from error
+        copied = copy.metadata.get("crane", {}).get(_COPIED)
+        if copied not in (original, _cells(copy)):
+            told = "has changes of yours and is kept; move it away for the present notebook"
+            print(f"note: {path}: {told}", file=sys.stderr)
+        if copied == original or copied != _cells(copy):
+            return path
+    notebook.metadata["crane"] = {_COPIED: original}
     for cell in notebook.cells:
         if cell.cell_type == "code":  # the outputs that the repository keeps are of another run
             cell.outputs, cell.execution_count = [], None
     write_text(path, nbformat.writes(notebook))
     return path
-
-
-def _is_kept(path: Path, *, original: str) -> bool:
-    """Return whether a copy stays: it is of the present original, or has changes of the user, who is told so."""
-    try:
-        copy = nbformat.read(path, as_version=4)
-    except ValueError as error:
-        raise CraneError(f"{path}: is no notebook; move it away for a new copy") from error
-    copied = copy.metadata.get("crane", {}).get(_COPIED)
-    if copied != original and copied != _cells(copy):
-        print(f"note: {path}: has changes of yours and is kept; move it away for the present notebook", file=sys.stderr)
-        return True
-    return bool(copied == original)
 
 
 def _cells(notebook: NotebookNode) -> str:

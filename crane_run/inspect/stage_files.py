@@ -55,22 +55,18 @@ def load_file(run: FinishedRun, name: str) -> LoadedFile:
     if path.suffix not in ENDINGS:
         raise CraneError(f"{name}: cannot be drawn; files that can end in {', '.join(ENDINGS)}")
     try:
-        return _load(path)
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return LoadedFile(path, "tensors", tuple(sorted(file.keys())))
+        if path.suffix == ".json":
+            value = read_json(path)
+            if isinstance(value, dict) and value.get("schema") == NEURON_SETS:
+                return LoadedFile(path, "sets", (), read_neuron_sets(path))
+            return LoadedFile(path, "json", (), value)
+        frame = pd.read_json(path, lines=True, dtype=False) if path.suffix == ".jsonl" else read_frame(path)
+        return LoadedFile(path, "table", tuple(map(str, frame.columns)), frame)
     except (SafetensorError, ValueError, OSError) as error:
         raise CraneError(f"{path}: is damaged ({' '.join(str(error).split())[:120]}); run its section again") from error
-
-
-def _load(path: Path) -> LoadedFile:
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return LoadedFile(path, "tensors", tuple(sorted(file.keys())))
-    if path.suffix == ".json":
-        value = read_json(path)
-        if isinstance(value, dict) and value.get("schema") == NEURON_SETS:
-            return LoadedFile(path, "sets", (), read_neuron_sets(path))
-        return LoadedFile(path, "json", (), value)
-    frame = pd.read_json(path, lines=True, dtype=False) if path.suffix == ".jsonl" else read_frame(path)
-    return LoadedFile(path, "table", tuple(map(str, frame.columns)), frame)
 
 
 def read_tensor(loaded: LoadedFile, name: str) -> np.ndarray:

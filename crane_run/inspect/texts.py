@@ -15,8 +15,8 @@ from crane_lib.relevance import document_relevance
 from crane_run.inspect.ranks import Neuron, check_neuron
 from crane_run.inspect.run import FinishedRun
 
+Offsets = Sequence[tuple[int, int]]  # start and end of each token in its text
 _JOINER = "\u200d"
-_SHORTEST = 2  # tokens: below that there is nothing to predict
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _cuts(text: str, position: int) -> bool:
     return _JOINER in (before, after) or unicodedata.category(after).startswith("M")
 
 
-def whole_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
+def whole_spans(text: str, offsets: Offsets) -> list[tuple[int, int, list[int]]]:
     """Group tokens so that no group cuts a character: start, end and the tokens' places of each group.
 
     Tokens that are bytes of one character share its offsets; tokens of a letter and of its combining mark have offsets
@@ -73,7 +73,7 @@ def whole_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int
     return groups
 
 
-def pieces_of(text: str, offsets: Sequence[tuple[int, int]], names: Sequence[str], values: np.ndarray) -> list[Piece]:
+def pieces_of(text: str, offsets: Offsets, names: Sequence[str], values: np.ndarray) -> list[Piece]:
     """Split a text into pieces, in NFC, by its tokens' offsets and relevance, activation and firing (3, T).
 
     The tokens' own `names` are shown for special tokens, which have no place in the text.
@@ -113,7 +113,7 @@ def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> 
         for number, text in texts.items()
     }
     ids = {number: np.array(one["input_ids"], dtype=np.int64) for number, one in encoded.items()}
-    numbers = [number for number in ids if len(ids[number]) >= _SHORTEST]
+    numbers = [number for number in ids if len(ids[number]) >= 2]  # of one token there is nothing to predict
     if not numbers:
         raise CraneError("no text has two tokens or more; give a longer one")
     readings: dict[int, Reading] = {}
@@ -137,12 +137,10 @@ def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> 
     return [readings[number] for number in numbers]
 
 
-def read_documents(
-    run: FinishedRun, neuron: Neuron, language: str, *, count: int, split: str = "relevance"
-) -> list[Reading]:
-    """Read a fixed random sample of a run's texts of a language."""
+def read_documents(run: FinishedRun, neuron: Neuron, language: str, *, count: int) -> list[Reading]:
+    """Read a fixed random sample of the texts of a language that relevance was measured on."""
     run.check(language=language)
-    return _read(run, neuron, language, run.sample(split, language, count=count))
+    return _read(run, neuron, language, run.sample("relevance", language, count=count))
 
 
 def read_sentence(run: FinishedRun, neuron: Neuron, language: str, text: str) -> Reading:

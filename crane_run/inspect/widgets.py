@@ -36,24 +36,18 @@ class Inspector:
         models = [(MODEL_LABELS.get(name, name), name) for name in run.models]
         languages = [(language_name(code), code) for code in run.languages]
         methods = [(method_label(name), name) for name in method_scores(run, neuron.model)]
-        self.model = _dropdown("Model", models, value=neuron.model)
-        self.language = _dropdown("Language", languages, value=language)
-        self.layer = _number("Layer", neuron.layer)
-        self.neuron = _number("Neuron", neuron.index)
-        self.method = _dropdown("Go to rank of", methods, value="contrast")
-        self.rank = _number("Rank", 1)
+        self.model = _dropdown("Model", models, self._refresh, value=neuron.model)
+        self.language = _dropdown("Language", languages, self._refresh, value=language)
+        self.layer = _number("Layer", neuron.layer, self._refresh)
+        self.neuron = _number("Neuron", neuron.index, self._refresh)
+        self.method = _dropdown("Go to rank of", methods, self._go_to_rank, value="contrast")
+        self.rank = _number("Rank", 1, self._go_to_rank)
         self.status, self.facts, self.texts, self.sentence, self.cost, self.file = (ipywidgets.HTML() for _ in range(6))
         self.text = ipywidgets.Textarea(placeholder="A text of your own", layout={"width": "95%", "height": "5em"})
-        self.measure = ipywidgets.Button(description="Mask it and measure", layout={"width": _WIDTH})
-        self.read = ipywidgets.Button(description="Read this text", layout={"width": _WIDTH})
-        self.name = _dropdown("File", list_files(run), width="40em")
-        self.part = _dropdown("Part", [], width="24em")
-        self.panel = self._laid_out()
-        self._watch()
-        self._refresh()
-        self._open_file()
-
-    def _laid_out(self) -> ipywidgets.VBox:
+        self.measure = _button("Mask it and measure", lambda: self._fill(self.cost, self._cost_html))
+        self.read = _button("Read this text", lambda: self._fill(self.sentence, self._sentence_html))
+        self.name = _dropdown("File", list_files(run), self._open_file, width="40em")
+        self.part = _dropdown("Part", [], self._draw_file, width="24em")
         pages = {
             "Values and ranks": self.facts,
             "Texts": self.texts,
@@ -63,17 +57,9 @@ class Inspector:
         }
         tabs = ipywidgets.Tab(children=list(pages.values()), titles=list(pages))
         chosen = _in_a_row(self.model, self.language, self.layer, self.neuron)
-        return ipywidgets.VBox([chosen, _in_a_row(self.method, self.rank), self.status, tabs])
-
-    def _watch(self) -> None:
-        for control in (self.model, self.layer, self.neuron, self.language):
-            control.observe(lambda _: self._refresh(), "value")
-        for control in (self.method, self.rank):
-            control.observe(lambda _: self._go_to_rank(), "value")
-        self.name.observe(lambda _: self._open_file(), "value")
-        self.part.observe(lambda _: self._draw_file(), "value")
-        self.measure.on_click(lambda _: self._fill(self.cost, self._cost_html))
-        self.read.on_click(lambda _: self._fill(self.sentence, self._sentence_html))
+        self.panel = ipywidgets.VBox([chosen, _in_a_row(self.method, self.rank), self.status, tabs])
+        self._refresh()
+        self._open_file()
 
     @property
     def chosen(self) -> Neuron:
@@ -104,21 +90,14 @@ class Inspector:
         model, language, method = self.model.value, self.language.value, self.method.value
         with _error_in(self.status):
             found = highest_ranked(self._run, model, language, method=method, rank=self.rank.value)
-            with self._together():
-                self.layer.value, self.neuron.value = found.place
+            self._moving = True
+            self.layer.value, self.neuron.value = found.place
+            self._moving = False
             self._refresh()
 
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        """Set several controls in the block without computing anything in between."""
-        self._moving = True
-        try:
-            yield
-        finally:
-            self._moving = False
-
     def _facts_html(self) -> str:
-        return html.facts_html(self.chosen, neuron_facts(self._run, self.chosen), neuron_ranks(self._run, self.chosen))
+        run, neuron = self._run, self.chosen
+        return html.facts_html(neuron, neuron_facts(run, neuron), neuron_ranks(run, neuron))
 
     def _texts_html(self) -> str:
         return html.texts_html(read_documents(self._run, self.chosen, self.language.value, count=self._documents))
@@ -133,8 +112,10 @@ class Inspector:
     def _open_file(self) -> None:
         if self.name.value is not None:
             with _error_in(self.file):
-                with self._together():
-                    self.part.options = load_file(self._run, self.name.value).parts  # chooses the first
+                parts = load_file(self._run, self.name.value).parts
+                self._moving = True
+                self.part.options = parts  # chooses the first
+                self._moving = False
                 self._draw_file()
 
     def _draw_file(self) -> None:
@@ -158,12 +139,24 @@ def _in_a_row(*controls: ipywidgets.Widget) -> ipywidgets.HBox:
     return ipywidgets.HBox(controls, layout={"flex_flow": "row wrap"})
 
 
-def _dropdown(name: str, options: Any, *, width: str = _WIDTH, **value: str) -> ipywidgets.Dropdown:
-    return ipywidgets.Dropdown(description=name, options=options, style=_STYLE, layout={"width": width}, **value)
+def _dropdown(
+    name: str, options: Any, act: Callable[[], None], *, width: str = _WIDTH, **value: str
+) -> ipywidgets.Dropdown:
+    control = ipywidgets.Dropdown(description=name, options=options, style=_STYLE, layout={"width": width}, **value)
+    control.observe(lambda _: act(), "value")
+    return control
 
 
-def _number(name: str, value: int) -> ipywidgets.IntText:
-    return ipywidgets.IntText(description=name, value=value, style=_STYLE, layout={"width": "10em"})
+def _number(name: str, value: int, act: Callable[[], None]) -> ipywidgets.IntText:
+    control = ipywidgets.IntText(description=name, value=value, style=_STYLE, layout={"width": "10em"})
+    control.observe(lambda _: act(), "value")
+    return control
+
+
+def _button(name: str, act: Callable[[], None]) -> ipywidgets.Button:
+    control = ipywidgets.Button(description=name, layout={"width": _WIDTH})
+    control.on_click(lambda _: act())
+    return control
 
 
 def show_panel(run: FinishedRun, neuron: Neuron, language: str, *, documents: int) -> Inspector:

@@ -16,35 +16,30 @@ from tests.run.small_run import make_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("made") / "mini")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CRANE_JUDGE_KEY", "HF_TOKEN"):
+            patch.setenv(name, "sk-very-secret")
+        return make_run(tmp_path_factory.mktemp("made") / "mini")
 
 
-def test_a_manifest_has_its_form_and_no_secret(run, tmp_path, monkeypatch):
-    for name in ("CRANE_JUDGE_KEY", "HF_TOKEN"):
-        monkeypatch.setenv(name, "sk-very-secret")
-    folder = make_run(tmp_path / "mini")
-    text = (folder / "manifest.json").read_text()
+def test_a_manifest_has_its_form_and_no_secret(run):
+    text = (run / "manifest.json").read_text()
     assert "sk-very-secret" not in text
-    assert str(tmp_path) not in text
+    assert str(run.parent) not in text
     found = Manifest.model_validate_json(text)
-    assert found == manifest.read_manifest(folder)
+    assert found == manifest.read_manifest(run)
     assert {"tables/03_langspec.csv", "sections/00_models.json", "report.md", "profile.yaml"} <= set(found.outputs)
     assert "manifest.json" not in found.outputs
-    assert found.outputs["report.md"] == sha256(folder / "report.md")
+    assert found.outputs["report.md"] == sha256(run / "report.md")
 
 
-def test_stages_have_their_memory_and_the_hash_of_their_record(run):
+def test_stages_models_and_seeds(run):
     found = manifest.read_manifest(run)
     stage = {one.name: one for one in found.stages}["base_model"]
-    assert stage.record == sha256(run / "stages" / "base_model" / "stage.json")
+    path = run / "stages" / "base_model" / "stage.json"
+    assert (stage.record, stage.inputs) == (sha256(path), read_json(path)["inputs"])
     assert stage.peak_memory_mib > 10
     assert stage.memory_measure
-    record = read_json(run / "stages" / "base_model" / "stage.json")
-    assert stage.inputs == record["inputs"]
-
-
-def test_the_embedded_model_and_seeds(run):
-    found = manifest.read_manifest(run)
     weights = run / "stages" / "base_model" / "model" / "model.safetensors"
     assert found.models["base"].weights == {"model/model.safetensors": sha256(weights)}
     assert found.models["base"].kind == "trained here"
@@ -54,19 +49,17 @@ def test_the_embedded_model_and_seeds(run):
 
 
 def test_a_local_models_files_are_hashed(tmp_path):
-    for language in ("en", "vi"):
-        write_text(tmp_path / f"{language}.txt", language)
-    write_text(tmp_path / "model" / "model.safetensors", "weights")
-    write_text(tmp_path / "model" / "config.json", "{}")
     texts = {language: f"{language}.txt" for language in ("en", "vi")}
+    for name in (*texts.values(), "model/model.safetensors", "model/config.json"):
+        write_text(tmp_path / name, name)
     profile = {"description": "mine", "languages": {"en": "English", "vi": "Vietnamese"}}
     profile["source"] = {"kind": "local", "base_model": "model", "texts": texts}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
     loaded = load_profile(str(tmp_path / "mine.yaml"))
     records = {"relevance_base": {"name": "relevance_base", "inputs": {"model": "abc"}, "outputs": {}}}
-    found = manifest.describe_models(loaded, records)
-    assert found["base"]["weights"] == {"model.safetensors": sha256(tmp_path / "model" / "model.safetensors")}
-    assert found["base"]["fingerprint"] == "abc"
+    found = manifest.describe_models(loaded, records)["base"]
+    assert found["weights"] == {"model.safetensors": sha256(tmp_path / "model" / "model.safetensors")}
+    assert found["fingerprint"] == "abc"
     data = manifest.describe_data(loaded, tmp_path, records)
     assert data["source"]["sha256"] == {name: sha256(tmp_path / f"{name}.txt") for name in ("en", "vi")}
 
@@ -99,11 +92,8 @@ def test_without_git_the_commit_is_told_by_the_image_or_the_archive(tmp_path, mo
     write_text(tmp_path / manifest.ARCHIVED, f"commit: {'ab' * 20}\n")
     assert manifest.describe_commit()["commit"] == "ab" * 20
     monkeypatch.setenv(manifest.COMMIT_VARIABLE, "cd" * 20 + "-dirty")
-    assert manifest.describe_commit() == {
-        "commit": "cd" * 20,
-        "uncommitted_changes": True,
-        "commit_from": manifest.COMMIT_VARIABLE,
-    }
+    told = {"commit": "cd" * 20, "uncommitted_changes": True, "commit_from": manifest.COMMIT_VARIABLE}
+    assert manifest.describe_commit() == told
 
 
 def test_git_is_believed_before_all_others(git, tmp_path, monkeypatch):
@@ -119,28 +109,22 @@ def test_git_is_believed_before_all_others(git, tmp_path, monkeypatch):
     assert manifest.describe_commit()["uncommitted_changes"] is True
 
 
-def test_the_image_comes_from_the_environment(monkeypatch):
-    monkeypatch.delenv(manifest.IMAGE_VARIABLE, raising=False)
-    monkeypatch.delenv(manifest.DIGEST_VARIABLE, raising=False)
-    assert manifest.describe_image() is None
-    monkeypatch.setenv(manifest.DIGEST_VARIABLE, "sha256:12")
-    assert manifest.describe_image() == {"name": None, "digest": "sha256:12"}
+CONTAINERS = [
+    ({}, None),  # no container
+    ({manifest.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
+    ({manifest.IMAGE_VARIABLE: "crane", manifest.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
+    ({manifest.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
+    ({manifest.DIGEST_VARIABLE: "sha256:12", manifest.COMMIT_VARIABLE: "ab"}, None),
+]
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({}, None),  # no container
-        ({manifest.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
-        ({manifest.IMAGE_VARIABLE: "crane", manifest.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
-        ({manifest.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
-        ({manifest.DIGEST_VARIABLE: "sha256:12", manifest.COMMIT_VARIABLE: "ab"}, None),
-    ],
-)
+@pytest.mark.parametrize(("given", "words"), CONTAINERS)
 def test_what_a_container_was_not_told_is_said_in_a_line(tmp_path, monkeypatch, given, words):
     monkeypatch.setattr(manifest, "ROOT", tmp_path)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
+    name, digest = given.get(manifest.IMAGE_VARIABLE), given.get(manifest.DIGEST_VARIABLE)
+    assert manifest.describe_image() == ({"name": name, "digest": digest} if given else None)
     said = manifest.missing_in_container()
     assert "\n" not in said
     assert said == "" if words is None else words in said
@@ -150,54 +134,46 @@ def test_what_a_container_was_not_told_is_said_in_a_line(tmp_path, monkeypatch, 
 
 def test_packages_that_are_not_the_locked_ones(tmp_path):
     numpy, pandas = map(manifest.installed_version, ("numpy", "pandas"))
-    text = f"numpy=={numpy} \\\n    --hash=sha256:00\npandas==0.0.1 ; sys_platform == 'linux'\n"
+    text = f"numpy=={numpy} \\\n    --hash=sha256:00\npandas==0.0.1 ; sys_platform == 'linux'\nnot-installed==1\n"
     write_text(tmp_path / "a.lock", text)
-    write_text(tmp_path / "b.lock", "surely-not-installed==1\n")
     found = manifest.describe_locks(tmp_path)
     assert found["differing"] == {"pandas": {"locked": "0.0.1", "installed": pandas}}
-    assert found["files"]["a.lock"] == sha256(tmp_path / "a.lock")
+    assert found["files"] == {"a.lock": sha256(tmp_path / "a.lock")}
 
 
 def test_gpus_as_nvidia_smi_lists_them(monkeypatch):
     def answers(text, code=0):
         done = subprocess.CompletedProcess([], code, text, "")
         monkeypatch.setattr(machine.subprocess, "run", lambda *_command, **_options: done)
-        return machine.describe_machine()
+        found = machine.describe_machine()
+        return found["gpus"], found["gpu_driver"]
 
-    found = answers("NVIDIA H100, 570.1, 81559\nNVIDIA H100, 570.1, 81559\n")
-    assert found["gpus"] == [{"name": "NVIDIA H100", "memory_mib": 81559}] * 2
-    assert found["gpu_driver"] == "570.1"
-    assert answers("Failed to initialize", 9)["gpus"] == []
-    assert answers("A GPU, [N/A], [N/A]\n")["gpu_driver"] is None
-
-
-def test_limits_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    assert machine.describe_machine()["core_limit"] is None
-    write_text(tmp_path / "cpu.max", "150000 100000\n")
-    write_text(tmp_path / "memory.max", "1073741824\n")
-    found = machine.describe_machine()
-    assert (found["core_limit"], found["memory_limit_bytes"]) == (1.5, 1 << 30)
-    assert machine.granted_memory() == 1 << 30
-    write_text(tmp_path / "cpu.max", "max 100000\n")
-    assert machine.describe_machine()["core_limit"] is None
+    gpu = {"name": "NVIDIA H100", "memory_mib": 81559}
+    assert answers("NVIDIA H100, 570.1, 81559\nNVIDIA H100, 570.1, 81559\n") == ([gpu, gpu], "570.1")
+    assert answers("Failed to initialize", 9)[0] == []
+    assert answers("A GPU, [N/A], [N/A]\n")[1] is None
 
 
 LIMITS = [(4, "max 100000", 4), (4, "250000 100000", 2), (4, "50000 100000", 1), (2, "800000 100000", 2)]
 
 
 @pytest.mark.parametrize(("usable", "limit", "granted"), [*LIMITS, (None, "max 1", 1)])
-def test_cores_that_a_container_grants(tmp_path, monkeypatch, usable, limit, granted):
+def test_cores_and_memory_that_a_container_grants(tmp_path, monkeypatch, usable, limit, granted):
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(machine, "_usable_cores", lambda: usable)
+    assert machine.describe_machine()["core_limit"] is None
     write_text(tmp_path / "cpu.max", limit)
+    write_text(tmp_path / "memory.max", "1073741824\n")
     assert machine.granted_cores() == granted
     assert machine.cores_are_limited() == (granted < (usable or 1))
+    found = machine.describe_machine()
+    cores, _, period = limit.partition(" ")
+    assert found["core_limit"] == (None if cores == "max" else int(cores) / int(period))
+    assert found["memory_limit_bytes"] == machine.granted_memory() == 1 << 30
 
 
 def test_an_earlier_form_is_not_current(tmp_path):
     assert not manifest.is_current(tmp_path)
-    write_text(tmp_path / "manifest.json", json.dumps({"schema": "crane.manifest/1"}))
-    assert not manifest.is_current(tmp_path)
-    write_text(tmp_path / "manifest.json", json.dumps({"schema": manifest.SCHEMA}))
-    assert manifest.is_current(tmp_path)
+    for schema in ("crane.manifest/1", manifest.SCHEMA):
+        write_text(tmp_path / "manifest.json", json.dumps({"schema": schema}))
+        assert manifest.is_current(tmp_path) == (schema == manifest.SCHEMA)

@@ -14,13 +14,8 @@ from crane_study import ROOT
 
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab/tree/_lab/\w+/inspect\.ipynb\?token=\w+")
 _FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
 )
 
 
@@ -45,11 +40,9 @@ def jupyter(command, environment, *, folder):
     log = folder / "jupyter.log"
     private = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
     private |= {"IPYTHONDIR": str(folder / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    path = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    private["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     with log.open("w") as stream:
-        server = subprocess.Popen(
-            command, env=os.environ | environment | private | {"PYTHONPATH": path}, stdout=stream, stderr=stream
-        )
+        server = subprocess.Popen(command, env=os.environ | environment | private, stdout=stream, stderr=stream)
         try:
             yield _address(server, log)
         finally:
@@ -59,23 +52,21 @@ def jupyter(command, environment, *, folder):
 
 def _address(server, log):
     patience = time.monotonic() + 300
-    while time.monotonic() < patience:
+    while time.monotonic() < patience and server.poll() is None:
         if found := _ADDRESS.search(log.read_text()):
             return found.group()
-        if server.poll() is not None:
-            break
         time.sleep(0.2)
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
 
 
 @contextmanager
-def page_on(address, *, executable, width=1280, height=1500):
-    """A page of a headless Chromium that has opened an address."""
+def page_on(address, *, executable):
+    """A page of a headless Chromium that has opened an address, and the addresses that it asks for."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=executable, args=list(_FLAGS))
-        page = browser.new_page(viewport={"width": width, "height": height})
+        page = browser.new_page(viewport={"width": 1280, "height": 1500})
         page.set_default_timeout(120_000)
         asked = []
         page.on("request", lambda request: asked.append(request.url))

@@ -1,4 +1,4 @@
-"""JupyterLab on the inspection notebook: how it is started, and that a person can use it."""
+"""JupyterLab on the inspection notebook: how it is started, its copies, and that a person can use it."""
 
 import sys
 import time
@@ -13,6 +13,8 @@ from crane_run import cli
 from crane_run.inspect import lab
 from crane_study.profile import load_profile
 from tests.run.inspect.browser import chromium, free_port, jupyter, page_on, run_all_cells
+
+BOTH = pytest.mark.parametrize("words", [("lab",), ("run", "--lab")])
 
 
 class Started(Exception):
@@ -39,37 +41,27 @@ def started(monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("words", [("lab",), ("run", "--lab")])
-def test_both_commands_start_it_for_the_profile_given(started, tmp_path, words, capsys):
+@BOTH
+def test_both_commands_start_it_for_the_profile_given(started, study_root, tmp_path, words, capsys, monkeypatch):
     command, environment = started(*words, "--profile", "smoke", "--artifacts", tmp_path)
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert {
-        f"--ServerApp.root_dir={tmp_path}",
-        "--LabApp.default_url=/lab/tree/_lab/smoke/inspect.ipynb",
-    } <= set(command)
+    shown = {f"--ServerApp.root_dir={tmp_path}", "--LabApp.default_url=/lab/tree/_lab/smoke/inspect.ipynb"}
+    assert {*shown, "--ServerApp.ip=127.0.0.1"} <= set(command)
     assert (tmp_path / "_lab" / "smoke" / "inspect.ipynb").is_file()
-    assert "--ServerApp.ip=127.0.0.1" in command
     assert environment == {"CRANE_PROFILE": "smoke", "CRANE_ARTIFACTS": str(tmp_path)}
     assert capsys.readouterr().err.startswith(f"note: {tmp_path / 'smoke'}: nothing has been run there yet")
     assert [path.name for path in tmp_path.iterdir()] == ["_lab"]
-
-
-@pytest.mark.parametrize("words", [("lab",), ("run", "--lab")])
-def test_in_a_container_it_listens_where_it_is_told_and_keeps_its_token(started, tmp_path, words):
+    # In a container it listens where it is told, and keeps its token.
     command, _ = started(*words, "--artifacts", tmp_path, "--ip", "0.0.0.0", "--port", "9123")
-    assert "--ServerApp.ip=0.0.0.0" in command
-    assert {"--ServerApp.port=9123", "--ServerApp.port_retries=0"} <= set(command)
+    assert {"--ServerApp.ip=0.0.0.0", "--ServerApp.port=9123", "--ServerApp.port_retries=0"} <= set(command)
     assert not [argument for argument in command if "token" in argument.lower() or "password" in argument.lower()]
-
-
-def test_a_profile_by_file_is_found_from_the_folder_of_the_notebook(started, study_root, monkeypatch):
+    # A profile by file is found from the folder of the notebook.
     monkeypatch.chdir(study_root)
-    _, environment = started("lab", "--profile", "small.yaml", "--artifacts", "artifacts")
+    _, environment = started(*words, "--profile", "small.yaml", "--artifacts", tmp_path)
     assert environment["CRANE_PROFILE"] == str(study_root / "small.yaml")
-    assert environment["CRANE_ARTIFACTS"] == str(study_root / "artifacts")
 
 
-@pytest.mark.parametrize("words", [("lab",), ("run", "--lab")])
+@BOTH
 def test_a_misspelt_profile_starts_nothing(monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", ["crane", *words, "--profile", "minni"])
     with pytest.raises(SystemExit) as stop:
@@ -85,8 +77,9 @@ def test_without_a_notebook_or_a_screen(monkeypatch, tmp_path):
     assert not lab.has_screen()
     monkeypatch.setenv("DISPLAY", ":0")
     assert lab.has_screen()
-    assert "--no-browser" in lab.lab_command(lab.NOTEBOOK, root=lab.NOTEBOOKS)
-    assert "--no-browser" not in lab.lab_command(lab.NOTEBOOK, root=lab.NOTEBOOKS, browser=True)
+    for browser in (False, True):
+        command = lab.lab_command(lab.NOTEBOOK, root=lab.NOTEBOOKS, browser=browser)
+        assert ("--no-browser" in command) != browser
     monkeypatch.setattr(lab, "NOTEBOOK", tmp_path / "inspect.ipynb")
     with pytest.raises(CraneError, match=r"inspect\.ipynb: no such notebook; run from a clone"):
         lab.open_lab("mini", tmp_path, run_folder=tmp_path)
@@ -100,8 +93,7 @@ def original(tmp_path, monkeypatch):
 
     def write(*sources):
         cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
-        for cell in cells:
-            cell.outputs = [nbformat.v4.new_output("stream", text="of smoke")]
+        cells[0].outputs = [nbformat.v4.new_output("stream", text="of smoke")]
         path.parent.mkdir(exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
 
@@ -120,48 +112,35 @@ def sources(path):
     return [cell.source for cell in nbformat.read(path, as_version=4).cells]
 
 
-def test_the_copy_has_no_outputs_and_the_original_stays_as_it_was(original, tmp_path):
+def test_a_copy_follows_the_original_until_it_is_changed(original, tmp_path, capsys):
     before = lab.NOTEBOOK.read_bytes()
-    copy = lab.working_copy(tmp_path / "artifacts", "mini")
+    copy = lab.working_copy(tmp_path, "mini")
+    assert lab.working_copy(tmp_path, "smoke") != copy
     assert lab.NOTEBOOK.read_bytes() == before
     (cell,) = nbformat.read(copy, as_version=4).cells
     assert (cell.source, cell.outputs, cell.execution_count) == ("a = 1", [], None)
-    assert lab.working_copy(tmp_path / "artifacts", "smoke") != copy
-
-
-def test_a_copy_that_was_only_executed_follows_the_original(original, tmp_path, capsys):
-    copy = lab.working_copy(tmp_path, "mini")
     change(copy, outputs=[nbformat.v4.new_output("stream", text="of mini")], execution_count=3)
     executed = copy.read_bytes()
     assert lab.working_copy(tmp_path, "mini").read_bytes() == executed
     original("a = 2", "b = 3")
     assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 2", "b = 3"]
-    assert capsys.readouterr().err == ""
-
-
-def test_a_copy_with_changes_stays_and_that_is_said_once_it_is_behind(original, tmp_path, capsys):
-    copy = lab.working_copy(tmp_path, "mini")
     change(copy, source="a = 'mine'")
-    assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 'mine'"]
+    assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 'mine'", "b = 3"]
     assert capsys.readouterr().err == ""
-    original("a = 2")
-    assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 'mine'"]
+    original("a = 4")
+    assert sources(lab.working_copy(tmp_path, "mini")) == ["a = 'mine'", "b = 3"]
     assert capsys.readouterr().err.startswith(f"note: {copy}: has changes of yours and is kept; ")
 
 
-def test_a_copy_that_cannot_be_read_or_written_is_one_line(original, tmp_path):
-    copy = lab.working_copy(tmp_path, "mini")
-    copy.write_text("{")
+def test_a_copy_that_cannot_be_read_or_written_is_one_line(original, study_root, tmp_path):
+    lab.working_copy(tmp_path, "mini").write_text("{")
     with pytest.raises(CraneError, match=r"inspect\.ipynb: is no notebook; move it away"):
         lab.working_copy(tmp_path, "mini")
     (tmp_path / "file").touch()
     with pytest.raises(CraneError, match="cannot be written"):
         lab.working_copy(tmp_path / "file", "mini")
-
-
-def test_no_run_can_take_the_folder_of_the_copies(study_root):
     profile = load_profile(str(study_root / "small.yaml"))
-    with pytest.raises(ValueError, match="name"):
+    with pytest.raises(ValueError, match="name"):  # no run can take the folder of the copies
         type(profile).model_validate({**profile.model_dump(), "name": lab.COPIES})
 
 

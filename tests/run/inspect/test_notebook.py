@@ -32,25 +32,22 @@ def test_it_reads_well_without_a_kernel(study_root, tmp_path):
     (panel,) = outputs(book, "inspect-panel")
     assert "application/vnd.jupyter.widget-view+json" in panel.data
     assert "./run_all.sh --lab" in panel.data["text/plain"]
-    (facts,) = outputs(book, "inspect-facts")
-    assert "Rank under every method" in facts.data["text/html"]
-    assert "kurtosis_gate" in facts.data["text/plain"]
-    (texts,) = outputs(book, "inspect-texts")
-    assert "Top documents of 6 read in Vietnamese" in texts.data["text/html"]
-    (others,) = outputs(book, "inspect-others")
-    assert 'lang="zh"' in others.data["text/html"]
+    facts, texts, others = (outputs(book, f"inspect-{cell}")[0].data for cell in ("facts", "texts", "others"))
+    assert "Rank under every method" in facts["text/html"]
+    assert "kurtosis_gate" in facts["text/plain"]
+    assert "Top documents of 6 read in Vietnamese" in texts["text/html"]
+    assert 'lang="zh"' in others["text/html"]
     for cell in ("inspect-cost", "inspect-files", "inspect-sets"):
         assert any("image/png" in one.get("data", {}) for one in outputs(book, cell))
     assert not [one for cell in book.cells for one in cell.get("outputs", []) if one.output_type == "stream"]
 
 
 def test_parameters_are_honoured_and_a_mistake_is_one_line(study_root, tmp_path):
-    assert {"profile", "artifacts", "model", "language", "layer", "neuron", "documents", "panel"} == set(
-        known_parameters(NOTEBOOK)
-    )
+    names = {"profile", "artifacts", "model", "language", "layer", "neuron", "documents", "panel"}
+    assert set(known_parameters(NOTEBOOK)) == names
+    message = "neuron 99: a layer of the base model has the neurons 0 to 23"
     with pytest.raises(PapermillExecutionError) as error:
         executed(study_root, tmp_path / "inspect.ipynb", layer=0, neuron=99)
-    message = "neuron 99: a layer of the base model has the neurons 0 to 23"
     assert error.value.evalue == message
     failed = nbformat.read(tmp_path / "inspect.ipynb", as_version=4)
     (shown,) = (one for one in outputs(failed, "inspect-open") if one.output_type == "error")

@@ -25,7 +25,7 @@ def test_looking_writes_nothing(study_root, run):
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
 
 
-def test_what_was_never_run_is_said_with_the_command_that_runs_it(tmp_path):
+def test_what_was_never_run_is_said_with_the_command_that_runs_it(run, tmp_path):
     with pytest.raises(CraneError) as error:
         open_run("mini", artifacts=tmp_path)
     expected = f"{tmp_path / 'mini'}: nothing has been run there; start ./run_all.sh --profile mini first"
@@ -33,23 +33,21 @@ def test_what_was_never_run_is_said_with_the_command_that_runs_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CraneError, match="unknown profile 'minni'; did you mean 'mini'"):
         open_run("minni", artifacts=tmp_path)
+    with pytest.raises(CraneError, match="model 'chat': this run has base"):
+        run.model("chat")
 
 
-def test_a_run_without_a_stage_names_the_section_that_makes_it(study_root, tmp_path):
-    shutil.copytree(study_root / "artifacts" / "small", tmp_path / "small")
-    shutil.rmtree(tmp_path / "small" / "stages" / "selection_base")
-    opened = open_run("small", artifacts=tmp_path)
-    assert opened.statistics("base").keys() == {"en", "vi", "zh"}
-    with pytest.raises(CraneError, match=r"no finished selection_base \(section 02 makes it\); start \./run_all\.sh"):
-        opened.sets("base")
-
-
-def test_stages_of_different_runs_are_not_mixed(study_root, tmp_path):
+def test_stages_that_are_missing_or_of_another_run(study_root, tmp_path):
     shutil.copytree(study_root / "artifacts" / "small", tmp_path / "small")
     path = tmp_path / "small" / "stages" / "relevance_base" / "stage.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "0" * 16}))
+    opened = open_run("small", artifacts=tmp_path)
+    assert opened.statistics("base").keys() == {"en", "vi", "zh"}
     with pytest.raises(CraneError, match="selection_base: was made from an earlier relevance_base"):
-        open_run("small", artifacts=tmp_path).sets("base")
+        opened.sets("base")
+    shutil.rmtree(tmp_path / "small" / "stages" / "selection_base")
+    with pytest.raises(CraneError, match=r"no finished selection_base \(section 02 makes it\); start \./run_all\.sh"):
+        opened.sets("base")
 
 
 def test_samples_are_of_the_split_and_always_the_same(run):
@@ -61,9 +59,3 @@ def test_samples_are_of_the_split_and_always_the_same(run):
     assert len(run.sample("relevance", "vi", count=99)) == 12
     with pytest.raises(CraneError, match="no relevance texts in 'fr'"):
         run.sample("relevance", "fr", count=5)
-
-
-@pytest.mark.parametrize(("model", "message"), [("chat", "model 'chat': this run has base"), ("", "model ''")])
-def test_a_model_that_the_run_lacks(run, model, message):
-    with pytest.raises(CraneError, match=message):
-        run.model(model)

@@ -18,62 +18,51 @@ def text(widget):
     return re.sub(r"<[^>]+>", " ", widget.value.partition("</style>")[2])
 
 
-def test_it_opens_on_the_neuron_given(panel):
+def test_it_opens_on_the_neuron_given_and_follows_the_controls(panel, run):
     assert "Base model, layer 1, neuron 7" in text(panel.facts)
     assert "Top documents of 6 read in Vietnamese" in text(panel.texts)
     assert "Base model, layer 1, neuron 7; Vietnamese" in text(panel.status)
     assert panel.cost.value == ""
-
-
-def test_another_language_has_other_texts(panel):
+    panel.method.value, panel.rank.value = "lape", 3
+    expected = highest_ranked(run, "base", "vi", method="lape", rank=3)
+    assert panel.chosen == expected
+    assert f"layer {expected.layer}, neuron {expected.index}" in text(panel.facts)
     panel.language.value = "zh"
     assert "read in Chinese" in text(panel.texts)
     assert 'lang="zh"' in panel.texts.value
 
 
-def test_a_rank_moves_to_its_neuron(panel, run):
-    panel.method.value = "lape"
-    panel.rank.value = 3
-    expected = highest_ranked(run, "base", "vi", method="lape", rank=3)
-    assert panel.chosen == expected
-    assert f"layer {expected.layer}, neuron {expected.index}" in text(panel.facts)
-
-
-def test_masking_is_measured_when_asked_and_forgotten_with_the_neuron(panel):
+def test_masking_and_a_text_of_ones_own_are_computed_when_asked(panel):
     panel.measure.click()
     assert "NLL, masked" in text(panel.cost)
     assert "data:image/png;base64," in panel.cost.value
-    panel.neuron.value = 3
-    assert panel.cost.value == ""
-
-
-def test_a_text_of_ones_own(panel):
     panel.text.value = "Ở thị trấn số 3, con sông chảy."
     panel.read.click()
     assert "Ở" in panel.sentence.value
+    panel.neuron.value = 3
+    assert panel.cost.value == panel.sentence.value == ""
     panel.text.value = ""
     panel.read.click()
-    assert panel.sentence.value == ""
     assert "no text has two tokens or more" in text(panel.status)
 
 
-@pytest.mark.parametrize(
-    ("control", "value", "message"),
-    [
-        ("neuron", 24, "neuron 24: a layer of the base model has the neurons 0 to 23"),
-        ("neuron", -1, "neuron -1: a layer of the base model has the neurons 0 to 23"),
-        ("layer", 2, "layer 2: the base model has the layers 0 to 1"),
-        ("rank", 49, "rank 49: the base model has 48 neurons, ranks go from 1"),
-    ],
-)
-def test_what_is_out_of_range_is_said_and_put_right_again(panel, control, value, message):
-    getattr(panel, control).value = value
-    assert message in text(panel.status)
-    assert 'role="alert"' in panel.status.value
-    getattr(panel, control).value = 1
-    assert 'role="alert"' not in panel.status.value
-    assert "Values" not in text(panel.status)
-    assert panel.facts.value
+OUT_OF_RANGE = {
+    ("neuron", 24): "neuron 24: a layer of the base model has the neurons 0 to 23",
+    ("neuron", -1): "neuron -1: a layer of the base model has the neurons 0 to 23",
+    ("layer", 2): "layer 2: the base model has the layers 0 to 1",
+    ("rank", 49): "rank 49: the base model has 48 neurons, ranks go from 1",
+}
+
+
+def test_what_is_out_of_range_is_said_and_put_right_again(panel):
+    for (control, value), message in OUT_OF_RANGE.items():
+        getattr(panel, control).value = value
+        assert message in text(panel.status)
+        assert 'role="alert"' in panel.status.value
+        getattr(panel, control).value = 1
+        assert 'role="alert"' not in panel.status.value
+        assert "Values" not in text(panel.status)
+        assert panel.facts.value
 
 
 def test_files_are_chosen_and_drawn_part_by_part(panel):
