@@ -42,10 +42,6 @@ def _nothing(what: str) -> CraneError:
     return CraneError(f"figure: the rows have no {what}; run the sections that evaluate first")
 
 
-def _model_label(model: str) -> str:
-    return MODEL_LABELS.get(model, model).lower()
-
-
 def delta_matrices(
     rows: pd.DataFrame,
     path: Path,
@@ -82,10 +78,10 @@ def delta_matrices(
     draws = int(cells["draws"].max())
     spread = f" Random sets: mean over {draws} draws, below it their lowest to highest." if draws > 1 else ""
     spread += "" if intervals is None else " Other sets: below it the 95 % interval of a paired bootstrap over items."
-    source = "" if selected_on == model else f", units selected on the {_model_label(selected_on)}"
+    source = "" if selected_on == model else f", units selected on the {MODEL_LABELS[selected_on].lower()}"
     return (
         f"{sentence} when a language's units are masked (rows), evaluated on each language (columns); "
-        f"{_model_label(model)}{source}. One colour scale for all panels.{spread}"
+        f"{MODEL_LABELS[model].lower()}{source}. One colour scale for all panels.{spread}"
     )
 
 
@@ -121,7 +117,7 @@ def langspec_bars(
     dots = f" Random sets: bars are means over {draws} draws, each draw a dot." if draws > 1 else ""
     dots += "" if intervals is None else " Lines: 95 % intervals of a paired bootstrap over items."
     return (
-        f"LangSpec-F1 of each method's masks, per language and on average; {_model_label(model)}, "
+        f"LangSpec-F1 of each method's masks, per language and on average; {MODEL_LABELS[model].lower()}, "
         f"judged by {' and by '.join(METRIC_LABELS[metric].lower() for metric in metrics)}.{dots}"
     )
 

@@ -11,12 +11,7 @@ from crane_lib.errors import CraneError
 
 
 def read_rules(path: Path) -> Any:
-    """Content of a YAML file of ``expected/``.
-
-    Raises
-    ------
-    CraneError : the file is missing or is not YAML
-    """
+    """Content of a YAML file of ``expected/``."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

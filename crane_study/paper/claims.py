@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ SCHEMA = "crane.claims/1"
 RULES_SCHEMA = "crane.claim-rules/1"
 RULES = ROOT / "expected" / "claims.yaml"
 COMMON = "common"
+Results: TypeAlias = pd.DataFrame | None  # None: not measured
 
 
 class _Missing(Exception):
@@ -35,23 +36,16 @@ class _Missing(Exception):
 
 @dataclass(frozen=True)
 class _Case:
-    """One claim for one method and measure.
-
-    Attributes
-    ----------
-    rule : entry of the claim in the file of rules
-    budget, common : of the method's set, and the common budget
-    rows, langspec, overlaps : results, as for `judge`
-    """
+    """One claim for one method and measure: its rule, the set's and the common budget, and the results (`judge`)."""
 
     rule: Mapping[str, Any]
     method: str
     budget: str
     measure: str
     common: str
-    rows: pd.DataFrame | None
-    langspec: pd.DataFrame | None
-    overlaps: pd.DataFrame | None
+    rows: Results
+    langspec: Results
+    overlaps: Results
 
     @property
     def words(self) -> str:
@@ -139,15 +133,8 @@ def _draw_means(case: _Case, method: str, budget: str) -> pd.Series:
 
 def _judge_rival(case: _Case) -> Finding:
     """C2: mean LangSpec-F1 above LAPE's as published, and above LAPE's with both at the common budget."""
-    own, lape, own_common, lape_common = (
-        float(_draw_means(case, method, budget).mean())
-        for method, budget in (
-            (case.method, case.budget),
-            ("lape", "published"),
-            (case.method, case.common),
-            ("lape", case.common),
-        )
-    )
+    pairs = ((case.method, case.budget), ("lape", "published"), (case.method, case.common), ("lape", case.common))
+    own, lape, own_common, lape_common = (float(_draw_means(case, *pair).mean()) for pair in pairs)
     numbers = {"common_budget": budget_text(case.common), "own": own, "lape_published": lape}
     numbers |= {"own_common": own_common, "lape_common": lape_common}
     published, same = own > lape, own_common > lape_common
@@ -228,12 +215,7 @@ _JUDGES: dict[str, Callable[[_Case], Finding]] = {
 
 
 def load_rules(path: Path = RULES) -> dict[str, Any]:
-    """Read the claims, their rules, and the methods and measures they are judged for.
-
-    Raises
-    ------
-    CraneError : the file is missing, is not a file of claims, or has a claim that no function judges
-    """
+    """Read the claims, their rules, and the methods and measures they are judged for."""
     rules = read_rules(path)
     if not isinstance(rules, dict) or rules.get("schema") != RULES_SCHEMA:
         raise CraneError(f"{path}: is not a file of claims (expected schema {RULES_SCHEMA!r})")
@@ -244,26 +226,12 @@ def load_rules(path: Path = RULES) -> dict[str, Any]:
 
 
 def judge(
-    *,
-    rows: pd.DataFrame | None,
-    langspec: pd.DataFrame | None,
-    overlaps: pd.DataFrame | None,
-    budget: str | float,
-    rules: Mapping[str, Any] | None = None,
+    *, rows: Results, langspec: Results, overlaps: Results, budget: str | float, rules: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Judge every claim for every method and measure.
+    """Judge every claim for every method and measure; claims whose rows or overlaps are missing are NOT RUN.
 
-    Parameters
-    ----------
-    rows, langspec, overlaps : tidy result rows, LangSpec rows, frame of `crane_study.tables.overlap.overlaps`; if one
-        is None or lacks rows, the claims that need them are NOT RUN
-    budget : the common budget
-    rules : claims as returned by `load_rules`
-
-    Returns
-    -------
-    one entry per claim, method and measure: id, title, place, rule, reads, method, budget, measure (empty for C4, which
-    has none), verdict, numbers and detail (a sentence made of the numbers, or the reason for NOT RUN)
+    Returns one entry per claim, method and measure (empty for C4, which has none), with the words of its rule, verdict,
+    numbers and detail: a sentence made of the numbers, or the reason for NOT RUN.
     """
     rules = load_rules() if rules is None else rules
     common = str(budget)
@@ -288,12 +256,7 @@ def write_claims(path: Path, verdicts: Sequence[Mapping[str, Any]], *, profile: 
 
 
 def read_claims(path: Path) -> list[dict[str, Any]]:
-    """Verdicts written by `write_claims`.
-
-    Raises
-    ------
-    CraneError : no such file, or another schema
-    """
+    """Verdicts written by `write_claims`."""
     value = read_json(path)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise CraneError(f"{path}: is not a file of verdicts (expected schema {SCHEMA!r})")
@@ -328,6 +291,5 @@ def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def not_run(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line with the reason for every verdict that could not be reached."""
-    return [
-        f"{item['id']}, {case_label(item, ', ')}: {item['detail']}" for item in verdicts if item["verdict"] == NOT_RUN
-    ]
+    missing = [item for item in verdicts if item["verdict"] == NOT_RUN]
+    return [f"{item['id']}, {case_label(item, ', ')}: {item['detail']}" for item in missing]

@@ -42,13 +42,9 @@ Noise = Callable[[float, float], float]  # unmasked value, number of items -> sm
 
 @dataclass(frozen=True)
 class Published:
-    """Published scores of one model by one metric, and the precision of such scores.
+    """Published scores of one model by one metric (accuracy or judge score), and the precision of such scores.
 
-    Attributes
-    ----------
-    rows : tidy result rows with ``items``, the number of questions
-    metric : accuracy on the benchmarks, or judge score of open answers
-    form : of LangSpec-F on these scores
+    The rows are tidy result rows with items, the number of questions; `form` is that of LangSpec-F on these scores.
     """
 
     rows: pd.DataFrame
@@ -115,17 +111,7 @@ def _over_draws(rows: pd.DataFrame, *, model: str, metric: str) -> pd.DataFrame:
 
 
 def compare_values(rows: pd.DataFrame, published: Published, *, model: str) -> pd.DataFrame:
-    """Every published value, and ours.
-
-    Parameters
-    ----------
-    rows : our tidy result rows, of the paper's models on the paper's questions; missing ones are NOT RUN
-
-    Returns
-    -------
-    frame with method, budget, masked_language, evaluation_language, published, ours (mean over draws), difference,
-    tolerance and within (yes, no or NOT RUN)
-    """
+    """Every published value and ours, of the paper's models on the paper's questions; missing ones are NOT RUN."""
     keys = [*MASKED, "evaluation_language"]
     table = published.rows[[*keys, "value"]].rename(columns={"value": "published"})
     table = table.merge(_over_draws(rows, model=model, metric=published.metric), how="left", on=keys)
@@ -160,18 +146,11 @@ def _directions(frame: pd.DataFrame, column: str, *, noise: Noise) -> dict[MaskK
 
 
 def compare_directions(rows: pd.DataFrame, published: Published, *, model: str, metric: str = "") -> pd.DataFrame:
-    """The direction of every published change, and ours; values are not compared.
+    """The direction of every published change, and ours, from rows of any model; values are not compared.
 
-    Parameters
-    ----------
-    rows : our tidy result rows of any model
-    metric : of ours; the published one by default. Others are over so many tokens that any change is clear.
-
-    Returns
-    -------
-    frame with method, budget, masked_language, the direction of the masked language's score (own_published, own_ours:
-    falls, rises, no clear change), the language that loses the largest share of its score (most_published, most_ours),
-    and same_direction (yes, its score only, loses most only, no, NOT RUN)
+    A row says how the masked language's score changes (own: falls, rises, no clear change) and which language loses the
+    largest share of its score (most). `metric` is ours, by default the published one; others are over so many tokens
+    that any change is clear.
     """
     metric = metric or published.metric
     noise = published.noise if metric == published.metric else lambda _unmasked, _items: 0.0
@@ -191,24 +170,14 @@ def accuracy_langspec(rows: pd.DataFrame, *, model: str) -> dict[MaskKey, float]
 
 
 def score_langspec(found: pd.DataFrame) -> dict[MaskKey, float]:
-    """Our LangSpec-F of open answers in the released form, of every mask that has a value.
-
-    Parameters
-    ----------
-    found : frame of `crane_study.uncertainty.open_ended.open_langspec`, of the chat model
-    """
+    """Our LangSpec-F (`open_langspec`) of the chat model's answers in the released form, of every mask with a value."""
     part = pick(found, model="chat", form="released")
     part = part[part["masked_language"] != MEAN].dropna(subset="langspec")
     return {tuple(getattr(row, name) for name in MASKED): float(row.langspec) for row in part.itertuples()}
 
 
 def compare_langspec(ours: Mapping[MaskKey, float], published: Published) -> pd.DataFrame:
-    """LangSpec-F from the published scores, and ours.
-
-    Returns
-    -------
-    frame with method, budget, masked_language, published, ours (mean over draws), difference, tolerance and within
-    """
+    """LangSpec-F from the published scores and ours (mean over draws), with difference and tolerance."""
     records = []
     for key, before, after in masks_of(published.rows):
         stated, found = langspec(before, after, target=key[3], **published.form).f, ours.get(key, np.nan)
@@ -221,11 +190,7 @@ def compare_langspec(ours: Mapping[MaskKey, float], published: Published) -> pd.
 def compare_ranks(ours: Mapping[MaskKey, float], published: Published) -> pd.DataFrame:
     """Order of the methods by mean LangSpec-F, published and ours; 1 is the most specific.
 
-    Only sets that both sides have are ranked.
-
-    Returns
-    -------
-    frame with method, budget, rank_published, rank_ours (NOT RUN where a mask is missing), same_direction
+    Only sets that both sides have are ranked; NOT RUN where a mask is missing.
     """
     stated, found = _means(langspec_by_mask(published.rows, **published.form)), _means(ours)
     shared = [key for key in stated if key in found]
@@ -252,22 +217,11 @@ def _means(found: Mapping[MaskKey, float]) -> dict[MaskKey, float]:
 def compare_overlaps(
     overlaps: pd.DataFrame, *, with_random: float, tolerances: Tolerances, same_model: bool
 ) -> pd.DataFrame:
-    """Published overlaps of the released rule's sets, and ours, each compared with chance.
+    """Published overlaps of the released rule's sets and ours, each compared with chance; values on one model only.
 
     For ours, chance is a set with the second language's number of units in every layer and site. The paper gives one
-    value, the share of its English set in a random one, so other pairs have no published direction.
-
-    Parameters
-    ----------
-    overlaps : ours, of the released rule at its own threshold (`crane_study.tables.overlap.overlaps`)
-    with_random : expected share of our English set in a random one of the same counts
-    same_model : on the paper's model, values and tolerances too; otherwise directions only
-
-    Returns
-    -------
-    frame with language_a, language_b, published_direction, our_direction (more than chance, less than chance, no clear
-    difference: within the 95 % range) and same_direction; on the paper's model also published, ours, difference,
-    tolerance, within, and our expected_share_of_a, chance_low and chance_high
+    value, the share of its English set in a random one, so other pairs have no published direction. `with_random` is
+    the expected share of our English set in a random one of the same counts.
     """
     keys = ["language_a", "language_b"]
     ours = overlaps[[*keys, "share_of_a", *_CHANCE]].rename(columns={"share_of_a": "ours"})

@@ -50,10 +50,7 @@ def why_no_accuracies(study: Study, model: str) -> str:
 def why_no_scores(study: Study, items: pd.DataFrame, *, questions: int) -> str:
     """Reason why judge scores of open answers cannot be compared with published ones; empty if they can.
 
-    Parameters
-    ----------
-    items : judged answers; if there are none, their number is not checked
-    questions : number that the paper asks in each language
+    `questions` is the paper's number in each language; it is not checked if there are no judged answers.
     """
     if why := why_other_model(study, "chat") or _other_sets(study):
         return why

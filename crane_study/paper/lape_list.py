@@ -11,30 +11,25 @@ import pandas as pd
 import torch
 
 from crane_lib.errors import CraneError
-from crane_lib.neurons import NeuronSet
+from crane_lib.neurons import NEURON, NeuronSet
 from crane_lib.overlap import COMPARED, compare
 
 if TYPE_CHECKING:
     from crane_study.study import Study
 
 PUBLISHED_LIST = "lape_list"  # the method's name in tables
-NEURON = "neuron"
 # Language of each entry of a list, by number of entries; the file does not say it, the authors' code does.
 LANGUAGES = {7: ("en", "zh", "fr", "es", "vi", "id", "ja"), 6: ("en", "zh", "fr", "es", "vi", "id")}
 
 
-def _load(path: Path) -> Any:
+def _by_language(path: Path) -> dict[str, list[Any]]:
+    """Entries of the file per layer, for each language."""
     if not path.is_file():
         raise CraneError(f"{path}: no such file; paper.lape_list names the list that LAPE's authors published (.pth)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        value = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CraneError(f"{path}: is not a file of tensors that torch reads ({type(error).__name__})") from error
-
-
-def _by_language(path: Path) -> dict[str, list[Any]]:
-    """Entries of the file per layer, for each language."""
-    value = _load(path)
     if not isinstance(value, list) or not all(isinstance(entry, list) for entry in value):
         raise CraneError(f"{path}: expected a list over languages of lists over layers, saw {type(value).__name__}")
     if len(value) not in LANGUAGES:
@@ -44,12 +39,7 @@ def _by_language(path: Path) -> dict[str, list[Any]]:
 
 
 def check_lape_list(path: Path, *, layers: int | None, width: int | None) -> None:
-    """Make sure that a published list can be read, and fits a model where its sizes are known.
-
-    Raises
-    ------
-    CraneError : as `read_lape_list`
-    """
+    """Make sure that a published list can be read, and fits a model where its sizes are known."""
     if layers is None or width is None:
         _by_language(path)
     else:
@@ -73,40 +63,22 @@ def _layer(tensor: Any, *, place: str, width: int) -> np.ndarray:
 
 
 def read_lape_list(path: Path, *, layers: int, width: int, model: str = "") -> list[NeuronSet]:
-    """Read a published list: over languages, over layers, the indices of neurons.
+    """Read a published list (``.pth``) as one set per language, in its order.
 
-    Parameters
-    ----------
-    path : ``.pth`` file as LAPE's authors published it
-    layers, width : of the model's MLPs; the list must fit them
-    model : name of the model, for the sets
-
-    Returns
-    -------
-    one set per language, in the list's order
-
-    Raises
-    ------
-    CraneError : no such file, not such a list, or not one of this model (layers, or an index beyond the width)
+    It is refused if it is no such list or does not fit the layers and the width of the model's MLPs.
     """
     sets = []
     for language, by_layer in _by_language(path).items():
         if len(by_layer) != layers:
-            raise CraneError(
-                f"{path}: {language!r} has {len(by_layer)} layers, the model {layers}; it is of another model"
-            )
+            seen = f"{language!r} has {len(by_layer)} layers, the model {layers}"
+            raise CraneError(f"{path}: {seen}; it is of another model")
         indices = [_layer(t, place=f"{path}: {language!r}, layer {n}", width=width) for n, t in enumerate(by_layer)]
         sets.append(NeuronSet({NEURON: indices}, {NEURON: width}, model, PUBLISHED_LIST, "published", language))
     return sets
 
 
 def list_counts(sets: list[NeuronSet]) -> pd.DataFrame:
-    """Neurons of each language and of all together.
-
-    Returns
-    -------
-    frame with language (``all``: the union), neurons and share of the model's neurons
-    """
+    """Neurons of each language and of all together (all: the union), and their share of the model's neurons."""
     total = sets[0].widths[NEURON] * sets[0].layers
     counts = {item.language: item.count() for item in sets}
     counts["all"] = len(np.unique(np.concatenate([item.flat() for item in sets])))
@@ -114,32 +86,15 @@ def list_counts(sets: list[NeuronSet]) -> pd.DataFrame:
 
 
 def compare_with_list(listed: list[NeuronSet], ours: list[NeuronSet]) -> pd.DataFrame:
-    """Units that our LAPE sets share with the published list, for each language that both have.
-
-    Parameters
-    ----------
-    ours : our LAPE sets, one per language, of the same model
-
-    Returns
-    -------
-    frame with language and the values of `crane_lib.overlap.compare` (a: ours, b: the list)
-    """
+    """Units that our LAPE sets (a) share with the published list (b), for each language that both have (`compare`)."""
     by_language = {item.language: item for item in listed}
-    records = [
-        {"language": item.language, **compare(item, by_language[item.language])}
-        for item in ours
-        if item.language in by_language
-    ]
+    both = [item for item in ours if item.language in by_language]
+    records = [{"language": item.language, **compare(item, by_language[item.language])} for item in both]
     return pd.DataFrame(records, columns=["language", *COMPARED])
 
 
 def published_list(study: Study, ours: list[NeuronSet]) -> tuple[list[NeuronSet], str]:
-    """LAPE's published list in the study's languages, and the reason why there is none; empty if there is.
-
-    Raises
-    ------
-    CraneError : the profile names a list that cannot be read or is of another model
-    """
+    """LAPE's published list in the study's languages, and the reason why there is none; empty if there is."""
     path = study.profile.paper.lape_list
     if path is None:
         return [], "the profile names no published list (paper.lape_list)"

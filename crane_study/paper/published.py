@@ -67,12 +67,7 @@ def published_scores() -> pd.DataFrame:
 
 
 def published_overlaps() -> pd.DataFrame:
-    """The published overlaps of the released rule's sets.
-
-    Returns
-    -------
-    frame with language_a, language_b (``random``: a random set) and share_of_a
-    """
+    """The published overlaps of the released rule's sets; language_b may be ``random``, a random set."""
     frame = _read()
     frame = frame[frame["task"].str.startswith(_OVERLAP)]
     frame = frame.assign(language_b=frame["task"].str.removeprefix(_OVERLAP))
@@ -109,11 +104,7 @@ def langspec_by_mask(rows: pd.DataFrame, **form: Any) -> dict[MaskKey, float]:
 def recomputed_langspec() -> pd.DataFrame:
     """LangSpec-F computed from the published scores, and the published or stated values.
 
-    Benchmarks: F1, mean of the other drops. Open-ended answers: the released form of F with beta 4, mean of the others.
-
-    Returns
-    -------
-    frame with place, model, paper_method, masked_language, stated, recomputed, difference
+    Benchmarks: F1, mean of the other drops. Open-ended answers: the released form with beta 4, mean of the others.
     """
     rows = published_rows()
     by_accuracy = {model: langspec_by_mask(part) for model, part in rows.groupby("model")}

@@ -19,6 +19,7 @@ TOLERANCES = ROOT / "expected" / "tolerances.yaml"
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Scores = Mapping[str, float]  # by language
 _COVERED = 0.95  # share of the draws of LangSpec-F
 
 
@@ -51,12 +52,7 @@ class ToleranceRule(_Strict):
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns, name in wanted)
 
     def tolerance(self, reference: float, *, reach: float = 0.0) -> float:
-        """Largest tolerated difference from a reference value.
-
-        Parameters
-        ----------
-        reach : half the width of the row's interval, widened; counts if the rule has `interval`
-        """
+        """Largest tolerated difference from a reference; `reach` is half the row's interval, widened."""
         return self.absolute + self.relative * abs(reference) + self.interval * reach
 
 
@@ -79,12 +75,7 @@ class Reproduction(_Strict):
         return next(found, None)
 
     def rule(self, *, table: str, column: str, metric: str) -> ToleranceRule:
-        """The first rule for a place.
-
-        Raises
-        ------
-        CraneError : no rule is for it
-        """
+        """The first rule for a place."""
         found = self.find(table=table, column=column, metric=metric)
         if found is None:
             where = f"{table}, column {column!r}" + (f", metric {metric!r}" if metric else "")
@@ -95,12 +86,7 @@ class Reproduction(_Strict):
         return found
 
     def compares(self, *, table: str, column: str, metric: str, number: bool) -> bool:
-        """Return whether a place is compared; a text without a rule is.
-
-        Raises
-        ------
-        CraneError : it holds a number and no rule is for it
-        """
+        """Return whether a place is compared; a text without a rule is."""
         if number:
             return self.rule(table=table, column=column, metric=metric).compared
         rule = self.find(table=table, column=column, metric=metric)
@@ -163,14 +149,7 @@ class Tolerances(_Strict):
         return float(np.sqrt(count * published * (1 - published) / self.benchmarks[task].items))
 
     def accuracy(self, task: str, published: float, *, masked: bool, deviation: float = 0.0) -> float:
-        """Tolerance of an accuracy.
-
-        Parameters
-        ----------
-        published : the published accuracy
-        masked : True if units are masked
-        deviation : standard deviation over our random draws, 0 where nothing is drawn
-        """
+        """Tolerance of an accuracy; `deviation` is over our random draws, 0 where nothing is drawn."""
         return float(self.z * np.hypot(self._error(task, published, masked=masked), deviation))
 
     def judge_score(self) -> float:
@@ -185,42 +164,17 @@ class Tolerances(_Strict):
         """Smallest clear change of a mean judge score of so many questions."""
         return self.z * self.judge.deviation * float(np.sqrt(2 / items))
 
-    def langspec_f1(
-        self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, tasks: Mapping[str, str]
-    ) -> float:
-        """Tolerance of LangSpec-F1 from the errors of the masked accuracies.
-
-        Parameters
-        ----------
-        unmasked, masked : published accuracy per language
-        target : the masked language
-        tasks : language -> benchmark
-        """
+    def langspec_f1(self, unmasked: Scores, masked: Scores, *, target: str, tasks: Mapping[str, str]) -> float:
+        """Tolerance of LangSpec-F1 from the errors of the masked accuracies of each language's benchmark."""
         errors = {code: self._error(tasks[code], value, masked=True) for code, value in masked.items()}
         return self._langspec(unmasked, masked, errors, target=target)
 
-    def open_langspec(
-        self, unmasked: Mapping[str, float], masked: Mapping[str, float], *, target: str, **form: Any
-    ) -> float:
-        """Tolerance of LangSpec-F on judge scores from the errors of the masked scores.
-
-        Parameters
-        ----------
-        unmasked, masked : published judge score per language
-        form : beta and form, as for `crane_lib.specificity.langspec`
-        """
+    def open_langspec(self, unmasked: Scores, masked: Scores, *, target: str, **form: Any) -> float:
+        """Tolerance of LangSpec-F on judge scores from the errors of the masked scores; `form` as for `langspec`."""
         errors = dict.fromkeys(masked, self.judge_score() / self.z)
         return self._langspec(unmasked, masked, errors, target=target, **form)
 
-    def _langspec(
-        self,
-        unmasked: Mapping[str, float],
-        masked: Mapping[str, float],
-        errors: Mapping[str, float],
-        *,
-        target: str,
-        **form: Any,
-    ) -> float:
+    def _langspec(self, unmasked: Scores, masked: Scores, errors: Scores, *, target: str, **form: Any) -> float:
         """Distance from the published value within which 95 % of the draws of the masked scores are."""
         generator = np.random.default_rng(self.langspec.random_seed)
         centre = langspec(unmasked, masked, target=target, **form).f
@@ -233,12 +187,7 @@ class Tolerances(_Strict):
 
 
 def load_tolerances(path: Path = TOLERANCES) -> Tolerances:
-    """Read and check the tolerances.
-
-    Raises
-    ------
-    CraneError : no such file, not YAML, or a value that is missing, unknown or out of range
-    """
+    """Read and check the tolerances."""
     try:
         return Tolerances.model_validate(read_rules(path))
     except ValidationError as error:

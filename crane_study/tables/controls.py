@@ -37,23 +37,13 @@ _RULES = {
 
 
 def area(budgets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under a curve over the logarithm of the budget, divided by its width: 1 for a curve that is 1 throughout.
-
-    Parameters
-    ----------
-    budgets : (N,) rising; scores : (..., N)
-    """
+    """Area under scores (..., N) over the log of N rising budgets, divided by its width: 1 for a curve that is 1."""
     logs = np.log(budgets)
     return np.trapezoid(scores, logs, axis=-1) / (logs[-1] - logs[0])
 
 
 def dose_curves(found: Resampled) -> pd.DataFrame:
-    """Mean LangSpec-F1 of every method at every budget, with its interval and the range of random draws.
-
-    Returns
-    -------
-    frame with method, share (the budget), metric, mean, low and high (interval), lowest, highest and draws
-    """
+    """Mean LangSpec-F1 of every method at every budget (share), with its interval and the range of random draws."""
     sets, means, draws = set_means(found)
     low, high = interval(draws)
     table = sets.assign(mean=means, low=low, high=high, metric=found.metric)
@@ -83,12 +73,8 @@ def _curves(found: Resampled) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, n
 def area_table(found: Resampled) -> pd.DataFrame:
     """Area under each method's curve of LangSpec-F1 over the log budget, with its interval, and the highest point.
 
-    Methods that were not evaluated at every budget are left out.
-
-    Returns
-    -------
-    frame with method, metric, lowest_budget and highest_budget (the range of the curve), area, low and high,
-    best_budget, best, best_low and best_high (interval at that budget, as if it had not been chosen)
+    Methods that were not evaluated at every budget are left out. The interval of the highest point is that at its
+    budget, as if the budget had not been chosen.
     """
     budgets, curves = _curves(found)
     lowest, highest = f"{budgets[0]:g}", f"{budgets[-1]:g}"
@@ -108,10 +94,6 @@ def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
 
     In every resample each method has the budget that is its best there, so the interval includes that choice. A maximum
     is higher in a resample than as measured, and the more so the flatter and noisier its curve is.
-
-    Returns
-    -------
-    frame with method (the other one), metric, difference, low and high
     """
     _budgets, curves = _curves(found)
     records = []
@@ -124,12 +106,7 @@ def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
 
 
 def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:
-    """Random masks of every kind, and the methods at the common budget, compared with global random masks.
-
-    Returns
-    -------
-    frame with method, budget, metric, masked_share (mean), mean, low, high, lowest, highest, draws, p_value and p_holm
-    """
+    """Random masks of every kind, and the methods at the common budget, compared with global random masks."""
     sets, means, draws = set_means(found)
     sets["mean"], (sets["low"], sets["high"]) = means, interval(draws)
     by_draw = draw_means(found)
@@ -153,15 +130,9 @@ def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:
 
 
 def ablation_table(found: Resampled, *, budget: str) -> pd.DataFrame:
-    """Masked share and LangSpec-F1 of every variant of the selection rules.
+    """Masked share and LangSpec-F1 of every variant of the selection rules, per language.
 
-    Parameters
-    ----------
-    budget : the common one, at which methods with a dose-response curve are shown
-
-    Returns
-    -------
-    frame with rule, level, one share column per language, LangSpec-F1 per language, their mean, low and high
+    Methods with a dose-response curve are shown at the common budget.
     """
     rules = _RULES | {name: method.label for name, method in METHODS.items() if name not in _RULES}
     values, draws = langspec_draws(found)
@@ -182,13 +153,9 @@ def ablation_table(found: Resampled, *, budget: str) -> pd.DataFrame:
 
 def silenced_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Scores with the MLP or the attention of a layer silenced: part, layer, metric and one column per language."""
-    layers = (
-        frame["layer"].map(lambda number: "all" if number == -1 else str(number)).where(frame["part"] != "none", "")
-    )
-    frame = frame.assign(
-        part=frame["part"].map({"none": "nothing", "mlp": "MLP", "attention": "attention"}), layer=layers
-    )
-    table = frame.pivot_table(
-        index=["metric", "part", "layer"], columns="evaluation_language", values="value", sort=False
-    )
+    layers = frame["layer"].map(lambda number: "all" if number == -1 else str(number))
+    parts = frame["part"].map({"none": "nothing", "mlp": "MLP", "attention": "attention"})
+    frame = frame.assign(part=parts, layer=layers.where(frame["part"] != "none", ""))
+    keys = ["metric", "part", "layer"]
+    table = frame.pivot_table(index=keys, columns="evaluation_language", values="value", sort=False)
     return table.reset_index().rename_axis(columns=None)

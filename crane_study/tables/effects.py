@@ -22,16 +22,8 @@ from crane_study.uncertainty.permutation import p_value_table
 def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     """LangSpec-F1 of every method and budget, per language and on average.
 
-    Parameters
-    ----------
-    langspec : LangSpec rows
-    rows : tidy result rows, for the share of units that each method masks
-
-    Returns
-    -------
-    frame with model, selected_on, metric, method, budget, masked_share (of the units of the method's sites, mean over
-    languages), one column per language, their mean, the lowest and highest mean of a random draw (equal to the mean
-    for methods without random draws), and the number of draws
+    The result rows give masked_share, of the units of the method's sites, mean over languages. lowest and highest are
+    means of random draws, equal to the mean for methods without them.
     """
     frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1", "random_seed"])
     keys = [*SET, "metric"]
@@ -61,16 +53,9 @@ def matrix_table(
     selected_on: str | None = None,
     column: str = "value",
 ) -> pd.DataFrame:
-    """One metric of one method by masked and evaluated language, mean over draws.
+    """One metric of one method by masked (rows) and evaluated language (columns), mean over draws.
 
-    Parameters
-    ----------
-    selected_on : model the sets were selected on; by default the masked one
-    column : ``value``, ``change`` (masked - unmasked) or ``relative_drop``; with ``value`` the unmasked model first
-
-    Returns
-    -------
-    frame with masked_language and one column per evaluated language
+    `column` is value (the unmasked model comes first), change (masked - unmasked) or relative_drop.
     """
     selected_on = model if selected_on is None else selected_on
     found = pick(effects(rows, metric=metric), model=model, selected_on=selected_on, method=method, budget=budget)
@@ -86,13 +71,7 @@ def matrix_table(
 
 
 def perplexity_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """NLL, its rise and perplexity for every mask and language, mean over draws.
-
-    Returns
-    -------
-    frame with model, selected_on, method, budget, masked_language, evaluation_language, nll and perplexity (mean over
-    draws), delta_nll with its lowest and highest over draws, and the number of draws
-    """
+    """NLL, its rise (delta_nll, with its lowest and highest over draws) and perplexity for every mask and language."""
     keys = [*SET, "masked_language", "evaluation_language"]
     frame = tidy(rows, needed=[*keys, "metric", "value"])
     masked = effects(frame, metric="nll")
@@ -106,12 +85,7 @@ def perplexity_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_and_worst_other(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
-    """Cost of each mask for the masked language, and the largest cost for another one; mean over draws.
-
-    Returns
-    -------
-    frame with the columns of `SET`, masked_language, own, worst_other (a language) and worst_other_value
-    """
+    """Cost of each mask for the masked language, and the largest for another one (worst_other); means over draws."""
     keys = [*SET, "masked_language"]
     mean = cost.groupby([*keys, "evaluation_language"], sort=False)[value].mean().reset_index()
     mean[value] = mean[value].round(12)  # draws that gain and lose equally cancel, except for rounding
@@ -123,12 +97,9 @@ def own_and_worst_other(cost: pd.DataFrame, *, value: str) -> pd.DataFrame:
 
 
 def specificity_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """NLL rise under each set in its own language and in the worst other one, and their ratio.
+    """NLL rise under each set in its own language and in the worst other one, in nats per token, means over draws.
 
-    Returns
-    -------
-    frame with model, selected_on, method, budget, masked_language, own_rise and worst_other_rise (nats per token, means
-    over draws), worst_other (its language) and ratio (infinite where no other language's NLL rose)
+    Their ratio is infinite where no other language's NLL rose.
     """
     table = own_and_worst_other(effects(rows, metric="nll"), value="change")
     table = table.rename(columns={"own": "own_rise", "worst_other_value": "worst_other_rise"})
@@ -137,16 +108,12 @@ def specificity_table(rows: pd.DataFrame) -> pd.DataFrame:
     return in_study_order(table, [*SET, "masked_language"])
 
 
-def p_values(found: Resampled) -> pd.DataFrame:
-    """p of every method's mean LangSpec-F1 against random masks (`p_value_table`)."""
-    return p_value_table(found.masks, role_scores(found), languages=found.languages)
-
-
 def with_statistics(table: pd.DataFrame, found: Resampled) -> pd.DataFrame:
     """A main table with the interval of the mean, p, and p after Holm's correction."""
     means = mean_intervals(found).drop(columns="metric")
     table = table.merge(means, on=SET, how="left", validate="one_to_one")
-    return table.merge(p_values(found).drop(columns="control"), on=SET, how="left", validate="one_to_one")
+    tests = p_value_table(found.masks, role_scores(found), languages=found.languages)
+    return table.merge(tests.drop(columns="control"), on=SET, how="left", validate="one_to_one")
 
 
 def interval_table(found: Resampled) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from transformers import AutoConfig
@@ -36,26 +35,15 @@ def model_sizes(models: Mapping[str, Stage]) -> pd.DataFrame:
     rows = []
     for name, stage in models.items():
         config = AutoConfig.from_pretrained(model_directory(stage.folder))
-        width = _mlp_width(config)
+        # GPT-2 and BLOOM may leave the width out, and then have four times the hidden size.
+        width = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
         trained = (stage.folder / "training.csv").is_file()
-        rows.append(
-            {
-                "model": name,
-                "family": config.model_type,
-                "layers": config.num_hidden_layers,
-                "hidden": config.hidden_size,
-                "mlp_width": width,
-                "neurons": config.num_hidden_layers * width,
-                "vocabulary": config.vocab_size,
-                "training_tokens": int(read_frame(stage / "training.csv")["tokens"].iloc[-1]) if trained else 0,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _mlp_width(config: Any) -> int:
-    """Neurons per layer; GPT-2 and BLOOM may leave it out, and then have four times the hidden size."""
-    return getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+        tokens = int(read_frame(stage / "training.csv")["tokens"].iloc[-1]) if trained else 0
+        layers = config.num_hidden_layers
+        sizes = (layers, config.hidden_size, width, layers * width, config.vocab_size)
+        rows.append((name, config.model_type, *sizes, tokens))
+    columns = ["model", "family", "layers", "hidden", "mlp_width", "neurons", "vocabulary", "training_tokens"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def training_histories(models: Mapping[str, Stage]) -> dict[str, pd.DataFrame]:
@@ -64,12 +52,7 @@ def training_histories(models: Mapping[str, Stage]) -> dict[str, pd.DataFrame]:
 
 
 def guesser_scores(corpus: Path, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of guessers and of the models, per language.
-
-    Parameters
-    ----------
-    accuracy : result rows of the unmasked models' accuracy
-    """
+    """Accuracy of guessers and of the unmasked models (result rows), per language."""
     names = {"evaluation_language": "language", "model": "guesser", "value": "accuracy"}
     models = accuracy.rename(columns=names)[["language", "guesser", "accuracy", "n"]]
     models = models.assign(guesser=models["guesser"].map({"base": "model", "chat": "chat model"}))

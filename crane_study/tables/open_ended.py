@@ -41,17 +41,9 @@ def available_results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
 
 def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str) -> pd.DataFrame:
-    """LangSpec-F of every method and budget, per language and on average, with the interval of the mean.
+    """LangSpec-F (`open_langspec`) of every set, per language and on average, with the interval of the mean.
 
-    Parameters
-    ----------
-    langspec : frame of `crane_study.uncertainty.open_ended.open_langspec`
-    rows : result rows, for the share of units that each method masks
-
-    Returns
-    -------
-    frame with selected_on, method, budget, masked_share, one column per language, mean, low, high, draws, p_value and
-    p_holm
+    The result rows give the share of units that each method masks.
     """
     keys = ["selected_on", "method", "budget"]
     part = pick(langspec, form=form)
@@ -65,17 +57,9 @@ def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str
 
 
 def parts_table(items: pd.DataFrame, sets: Sequence[tuple[str, str]], *, selected_on: str = "base") -> pd.DataFrame:
-    """Parts of the judge's scores: means over questions, unmasked and under the masks of some methods.
+    """Parts of one judge's scores: means over questions, unmasked and under the masks of some methods and budgets.
 
-    Parameters
-    ----------
-    items : judged answers of one judge
-    sets : methods and budgets
-
-    Returns
-    -------
-    frame with method, budget, masked_language, evaluation_language, score, its parts given by the judge, tokens,
-    finished (share of the answers that ended) and missing (answers without a score)
+    finished is the share of the answers that ended, missing the number of answers without a score.
     """
     keys = ["method", "budget", "masked_language", "evaluation_language"]
     wanted = {("none", ""), *sets}
@@ -95,18 +79,10 @@ def _short(text: str) -> str:
 def example_answers(
     items: pd.DataFrame, *, method: str, budget: str, selected_on: str = "base", count: int = 4
 ) -> pd.DataFrame:
-    """Answers of the unmasked model and under the mask of each language.
+    """Answers (judged by one judge) of the unmasked model and under the mask of each language.
 
-    The questions are the first that the unmasked model answers well in every language, so that the effect of a mask
-    can be seen, and then the first others; they are not chosen by the effect.
-
-    Parameters
-    ----------
-    items : judged answers of one judge
-
-    Returns
-    -------
-    frame with language, question, unmasked and one column per masked language
+    The questions are the first that the unmasked model answers well in every language, so that the effect of a mask can
+    be seen, and then the first others; they are not chosen by the effect.
     """
     unmasked = pick(items, method="none")
     lowest = unmasked.groupby("question")["score"].min()

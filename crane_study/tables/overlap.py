@@ -38,16 +38,7 @@ def by_rule(sets: Sequence[NeuronSet]) -> dict[tuple[str, str], list[NeuronSet]]
 
 
 def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:
-    """Shared units of every ordered pair of languages, per model, method, budget and draw.
-
-    Returns
-    -------
-    frame with model, method, budget, random_seed, language_a, language_b and the values of `compare`
-
-    Raises
-    ------
-    CraneError : a language has two sets in a group, or two sets are of different models
-    """
+    """Shared units (`compare`) of every ordered pair of languages, per model, method, budget and draw."""
     groups: dict[tuple[str, str, str, int], dict[str, NeuronSet]] = {}
     for item in sets:
         group = groups.setdefault(_group(item), {})
@@ -63,12 +54,7 @@ def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:
 
 
 def set_counts(sets: Sequence[NeuronSet]) -> pd.DataFrame:
-    """Number of units of each set per layer and site.
-
-    Returns
-    -------
-    frame with model, method, budget, random_seed, language, site, layer, count and share (of that layer's units)
-    """
+    """Number of units of each set per layer and site, and their share of that layer's units."""
     records = [
         (*_group(item), item.language, site, layer, len(indices), len(indices) / item.widths[site])
         for item in sets
@@ -79,17 +65,9 @@ def set_counts(sets: Sequence[NeuronSet]) -> pd.DataFrame:
 
 
 def agreement(sets: Sequence[NeuronSet]) -> pd.DataFrame:
-    """Shared units of every ordered pair of methods, per language.
+    """Shared units (`compare`) of every ordered pair of methods, per language, of sets of one model.
 
     Two sets of rows are compared as rows. If one set is of neurons, both are compared as neurons (`as_neurons`).
-
-    Parameters
-    ----------
-    sets : of one model, one per method, budget and language
-
-    Returns
-    -------
-    frame with language, method_a, budget_a, method_b, budget_b, unit (neuron or row) and the values of `compare`
     """
     records = []
     for language in dict.fromkeys(item.language for item in sets):
@@ -99,26 +77,15 @@ def agreement(sets: Sequence[NeuronSet]) -> pd.DataFrame:
             pair = (first, second) if rows else (as_neurons(first), as_neurons(second))
             names = (language, first.method, first.budget, second.method, second.budget)
             records.append((*names, "row" if rows else NEURON, *compare(*pair).values()))
-    return pd.DataFrame(
-        records, columns=["language", "method_a", "budget_a", "method_b", "budget_b", "unit", *COMPARED]
-    )
+    columns = ["language", "method_a", "budget_a", "method_b", "budget_b", "unit", *COMPARED]
+    return pd.DataFrame(records, columns=columns)
 
 
 def intersections(sets: Sequence[NeuronSet]) -> pd.DataFrame:
-    """Number of units that lie in exactly the sets of some languages, for every combination that has or expects any.
+    """Number of units in exactly the sets of some languages, for every combination that has or expects any.
 
-    Parameters
-    ----------
-    sets : of one model, method and budget, one per language
-
-    Returns
-    -------
-    frame with languages (codes joined by ``+``), degree (number of languages), count and expected: the mean count for
-    sets placed at random with their counts kept per layer and site
-
-    Raises
-    ------
-    CraneError : two sets of one language
+    The sets are of one model, method and budget. expected is the mean count for sets placed at random with their counts
+    kept per layer and site.
     """
     languages = [item.language for item in sets]
     if len(set(languages)) != len(languages):

@@ -15,7 +15,7 @@ from crane_lib.files import read_json
 from crane_lib.relevance import Statistics
 from crane_lib.scores import load_statistics, row_kurtosis, unit_means
 from crane_lib.selection import kurtosis_z, row_sites
-from crane_study.figures import token_relevance_html
+from crane_study.figures.relevance import token_relevance_html
 from crane_study.labels import ordered_languages
 
 Example = tuple[str, list[str], list[float]]
@@ -44,14 +44,10 @@ def magnitudes(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
 
 
 def relevance_shares(statistics: ByLanguage) -> dict[str, dict[tuple[str, str], np.ndarray]]:
-    """Share (%) of a language's absolute relevance in each layer and site.
+    """Share (%) of a language's absolute relevance in each layer (L,), by site and language.
 
     The rows of gate, up and down have one statistic and add up to 100 % together; the neurons have another, and add up
     to 100 % by themselves.
-
-    Returns
-    -------
-    ``neurons`` and ``rows`` -> (site, language) -> percentage in every layer  (L,)
     """
     sums = {
         language: {site: np.abs(values).sum(axis=1) for site, values in sites.items()}
@@ -78,13 +74,9 @@ def mean_values(statistics: ByLanguage) -> dict[str, dict[str, np.ndarray]]:
 
 
 def tails_table(statistics: ByLanguage) -> pd.DataFrame:
-    """Weight of the tails of the mean values over units, and of the values over documents.
+    """Excess kurtosis of the mean values over units and, of the median unit, over documents (0: normal distribution).
 
-    Returns
-    -------
-    frame with language, site, units, kurtosis_over_units (excess kurtosis of the mean values; 0 for a normal
-    distribution), top_1_percent (share of the summed |mean| in the largest 1 % of the units), and
-    median_kurtosis_over_documents (excess kurtosis over documents of a unit, the median unit)
+    top_1_percent is the share of the summed |mean| in the largest 1 % of the units.
     """
     records = []
     for language, sites in mean_values(statistics).items():
@@ -93,16 +85,10 @@ def tails_table(statistics: ByLanguage) -> pd.DataFrame:
             sizes = np.sort(np.abs(values))[::-1]
             total = float(sizes.sum())
             top = float(sizes[: max(1, round(0.01 * len(sizes)))].sum())
-            record = {
-                "language": language,
-                "site": site,
-                "units": len(values),
-                "kurtosis_over_units": float(kurtosis(values, bias=False)),
-                "top_1_percent": top / total if total > 0 else float("nan"),
-                "median_kurtosis_over_documents": float(np.nanmedian(over_documents)),
-            }
-            records.append(record)
-    return pd.DataFrame(records)
+            over_units, share = float(kurtosis(values, bias=False)), top / total if total > 0 else float("nan")
+            records.append((language, site, len(values), over_units, share, float(np.nanmedian(over_documents))))
+    columns = ["language", "site", "units", "kurtosis_over_units", "top_1_percent", "median_kurtosis_over_documents"]
+    return pd.DataFrame(records, columns=columns)
 
 
 def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:
@@ -111,16 +97,7 @@ def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:
 
 
 def objective_correlations(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Rank correlation of the relevance of two objectives.
-
-    Parameters
-    ----------
-    first, second : language -> mean relevance of every neuron  (L, I)
-
-    Returns
-    -------
-    frame with language, layer (-1: all layers together) and rank_correlation (Spearman)
-    """
+    """Spearman correlation of the neurons' mean relevance (L, I) of two objectives; layer -1 is all layers together."""
     records = []
     for language in ordered_languages(set(first) & set(second)):
         one, other = np.asarray(first[language]), np.asarray(second[language])

@@ -22,29 +22,14 @@ _MASK = [*SET, "masked_language"]
 
 
 def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> pd.DataFrame:
-    """Units that the sets of both models share, per method, budget and language, against chance; without random sets.
-
-    Returns
-    -------
-    frame with method, budget, language, count_base, count_chat, shared, share_of_base, expected_share, chance_low,
-    chance_high, jaccard and p_value (`crane_lib.overlap`)
-    """
+    """Units that the sets of both models share, per method, budget and language, against chance; no random sets."""
     # `overlaps` compares the languages of one model; here the two models of one language take their places.
-    turned = [
-        replace(item, model=item.language, language=name)
-        for name, sets in (("base", base), ("chat", chat))
-        for item in sets
-        if item.random_seed == -1
-    ]
+    named = [*(("base", item) for item in base), *(("chat", item) for item in chat)]
+    turned = [replace(item, model=item.language, language=name) for name, item in named if item.random_seed == -1]
     found = overlaps(turned)
     found = found[(found["language_a"] == "base") & (found["language_b"] == "chat")].drop(columns=["language_a"])
-    names = {
-        "model": "language",
-        "count_a": "count_base",
-        "count_b": "count_chat",
-        "share_of_a": "share_of_base",
-        "expected_share_of_a": "expected_share",
-    }
+    names = {"model": "language", "count_a": "count_base", "count_b": "count_chat"}
+    names |= {"share_of_a": "share_of_base", "expected_share_of_a": "expected_share"}
     columns = ["method", "budget", "language", "count_base", "count_chat", "shared", "share_of_base", "expected_share"]
     columns += ["chance_low", "chance_high", "jaccard", "p_value"]
     return in_study_order(found.rename(columns=names)[columns], ["method", "budget", "language"])
@@ -53,10 +38,7 @@ def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> 
 def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     """Cost of each mask for the masked language and for the worst other one, on the base and on the chat model.
 
-    Returns
-    -------
-    frame with method, budget, masked_language, model, selected_on, own_drop and worst_other_drop (shares of the
-    unmasked score that are lost; negative: gained), worst_other (its language) and langspec_f1; means over draws
+    Drops are shares of the unmasked score that are lost (negative: gained); all values are means over draws.
     """
     lost = own_and_worst_other(effects(rows, metric=metric), value="relative_drop")
     lost = lost.rename(columns={"own": "own_drop", "worst_other_value": "worst_other_drop"})
@@ -68,17 +50,9 @@ def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -
 
 
 def with_drop_intervals(table: pd.DataFrame, found: Sequence[Resampled]) -> pd.DataFrame:
-    """A transfer table with the 95 % intervals of its drops and of LangSpec-F1, as means over draws.
+    """A transfer table with the 95 % intervals of its drops and of LangSpec-F1, each after its number.
 
-    Parameters
-    ----------
-    table : of `transfer_table`
-    found : the table's metric under resampling, of every model
-
-    Returns
-    -------
-    the table with own_low and own_high, worst_other_low and worst_other_high, langspec_low and langspec_high, each pair
-    after its number
+    `found` has the table's metric under resampling, of every model.
     """
     lost = tidy(pd.concat([_lost_intervals(one) for one in found], ignore_index=True))
     scores = tidy(pd.concat([_langspec_intervals(one) for one in found], ignore_index=True))
@@ -113,18 +87,9 @@ def _langspec_intervals(found: Resampled) -> pd.DataFrame:
 def transfer_matrix(
     langspec: pd.DataFrame, sets: Sequence[tuple[str, str]], *, intervals: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """LangSpec-F1 of the sets of both models on both models.
+    """LangSpec-F1 of the sets of both models on both models (model: the masked one).
 
-    Parameters
-    ----------
-    langspec : LangSpec rows of both models
-    sets : methods and budgets to show
-    intervals : of the means, rows of `crane_study.uncertainty.intervals.mean_intervals`
-
-    Returns
-    -------
-    frame with metric, method, budget, selected_on, model (the masked one), one column per language, mean, and with
-    intervals mean_low and mean_high
+    `intervals` of the means are rows of `mean_intervals`.
     """
     frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1"])
     chosen = pd.concat([frame[(frame["method"] == m) & (frame["budget"] == b)] for m, b in sets])

@@ -25,15 +25,9 @@ _BLOCK_VALUES = 1 << 24  # counts of resampled items that are in memory at once
 
 @dataclass(frozen=True)
 class Resampled:
-    """Scores of the masks of one model, as measured and under resampling.
+    """Scores in K languages of the M masks of one model, as measured and in B resamples.
 
-    Attributes
-    ----------
-    metric : name of the scores
-    languages : evaluation languages, the last axis (K)
-    masks : the columns of `MASK`, one row per mask (M)
-    unmasked, measured : (K,) and (M, K) as measured
-    unmasked_draws, draws : (B, K) and (B, M, K) under resampling
+    `masks` has the columns of `MASK`. Shapes: unmasked (K,), measured (M, K), unmasked_draws (B, K), draws (B, M, K).
     """
 
     metric: str
@@ -62,15 +56,9 @@ def generator_for(random_seed: int, language: int) -> np.random.Generator:
 
 
 def ratios(counts: np.ndarray, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient of two sums over items, each item counted `counts` (b, items) times; NaN for 0 / 0.
+    """Quotients of sums over items, each counted `counts` (b, items) times: (b, masks); NaN for 0 / 0.
 
-    Parameters
-    ----------
-    numerator, denominator : (masks, items); one row serves all masks
-
-    Returns
-    -------
-    (b, masks)
+    Numerator and denominator are (masks, items); one row serves all masks.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         return (counts @ numerator.T) / (counts @ denominator.T)
@@ -94,12 +82,7 @@ def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def number_masks(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Masks of one model, the unmasked model first, and the frame with the number of each row's mask (``_mask``).
-
-    Raises
-    ------
-    CraneError : several models, or no unmasked values
-    """
+    """Masks of one model, the unmasked model first, and the frame with the number of each row's mask (``_mask``)."""
     models = sorted(set(frame["model"]))
     if len(models) != 1:
         raise CraneError(f"bootstrap: expected the items of one model, saw {models}")
@@ -113,12 +96,7 @@ def number_masks(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def values_by_mask(numbered: pd.DataFrame, *, masks: int, item: str, value: str, language: str) -> pd.DataFrame:
-    """Values of one language, one row per mask and one column per item; NaN where a mask has none.
-
-    Raises
-    ------
-    CraneError : a mask has an item twice
-    """
+    """Values of one language, one row per mask and one column per item; NaN where a mask has none."""
     if numbered.duplicated(["_mask", item]).any():
         raise CraneError(f"bootstrap: a mask has an item of {language!r} twice; evaluate again")
     # Not pivot_table, which would turn missing values into zeros.
@@ -126,25 +104,11 @@ def values_by_mask(numbered: pd.DataFrame, *, masks: int, item: str, value: str,
 
 
 def _resample(
-    frame: pd.DataFrame,
-    metric: str,
-    *,
-    language: str,
-    item: str,
-    values: Sequence[str],
-    resamples: int,
-    random_seed: int,
+    frame: pd.DataFrame, metric: str, language: str, item: str, values: Sequence[str], resamples: int, random_seed: int
 ) -> Resampled:
     """Resample the mean of one value per item, or the quotient of the sums of two.
 
-    Parameters
-    ----------
-    language, item : columns that name an item
-    values : column of the numerator, and of the denominator if there is one; it is that of the unmasked model
-
-    Raises
-    ------
-    CraneError : several models, no unmasked values, or a mask that was not evaluated on the same items
+    The denominator, the second of `values`, is that of the unmasked model.
     """
     masks, numbered = number_masks(frame)
     languages = sorted(set(frame[language]))
@@ -172,25 +136,9 @@ def resample_documents(
     resamples: int = RESAMPLES,
     random_seed: int = 0,
 ) -> Resampled:
-    """Bootstrap over documents, weighted by tokens, as perplexity is.
-
-    Parameters
-    ----------
-    documents : rows of ``documents.parquet`` of one model
-
-    Raises
-    ------
-    CraneError : the frame has several models, no unmasked model, or masks on different documents
-    """
-    nll = _resample(
-        documents,
-        metric,
-        language="evaluation_language",
-        item="document",
-        values=("nll", "tokens"),
-        resamples=resamples,
-        random_seed=random_seed,
-    )
+    """Bootstrap over documents (``documents.parquet`` of one model), weighted by tokens, as perplexity is."""
+    values = ("nll", "tokens")
+    nll = _resample(documents, metric, "evaluation_language", "document", values, resamples, random_seed)
     if metric == "nll":
         return nll
     names = ("unmasked", "measured", "unmasked_draws", "draws")
@@ -199,18 +147,5 @@ def resample_documents(
 
 
 def resample_items(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> Resampled:
-    """Bootstrap over questions; `items` are rows of ``items.parquet`` of one model.
-
-    Raises
-    ------
-    CraneError : as `resample_documents`
-    """
-    return _resample(
-        items,
-        "accuracy",
-        language="language",
-        item="item",
-        values=("correct",),
-        resamples=resamples,
-        random_seed=random_seed,
-    )
+    """Bootstrap over questions; `items` are rows of ``items.parquet`` of one model."""
+    return _resample(items, "accuracy", "language", "item", ("correct",), resamples, random_seed)

@@ -31,10 +31,8 @@ OWN, SPECIFIC = "effect", "specific effect"
 class Effects:
     """Effect of every single neuron on the NLL of every document, by language.
 
-    Attributes
-    ----------
-    rise : rise of a document's NLL in nats when the neuron is set to zero  (documents, L, I)
-    tokens : predicted tokens of a document  (documents,)
+    `rise` (documents, L, I) is the rise of a document's NLL in nats when the neuron is set to zero; `tokens`
+    (documents,).
     """
 
     rise: dict[str, np.ndarray]
@@ -49,12 +47,7 @@ class Effects:
 
     @classmethod
     def load(cls, path: Path) -> Effects:
-        """Read a file written by `save`.
-
-        Raises
-        ------
-        CraneError : no such file
-        """
+        """Read a file written by `save`."""
         if not path.is_file():
             raise CraneError(f"ground truth {path}: no such file; run section 10")
         tensors = load_file(path)
@@ -62,15 +55,9 @@ class Effects:
         return cls({k: tensors[f"rise.{k}"] for k in languages}, {k: tensors[f"tokens.{k}"] for k in languages})
 
     def per_token(self, weights: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        """Mean effect of every neuron in nats per token, by language.
+        """Mean effect of every neuron in nats per token, by language: (N,) or (draws, N), as in `NeuronSet.flat`.
 
-        Parameters
-        ----------
-        weights : number of times each document counts, (documents,) or (draws, documents) by language; once if None
-
-        Returns
-        -------
-        language -> (N,) or (draws, N), N neurons of all layers in the order of `NeuronSet.flat`
+        Each document counts once or `weights` times, (documents,) or (draws, documents) by language.
         """
         found = {}
         for language, rise in self.rise.items():
@@ -97,18 +84,12 @@ class Halves:
 
 
 def halve(effects: Effects, *, halvings: int = HALVINGS, random_seed: int = 0) -> Halves:
-    """Halve the documents of every language at random, many times.
-
-    Raises
-    ------
-    CraneError : a language has too few documents
-    """
+    """Halve the documents of every language at random, many times."""
     weights = {}
     for place, (language, tokens) in enumerate(sorted(effects.tokens.items())):
         if len(tokens) < LEAST_DOCUMENTS:
-            raise CraneError(
-                f"ground truth: {len(tokens)} documents in {language!r}; {LEAST_DOCUMENTS} are needed to halve them"
-            )
+            seen = f"{len(tokens)} documents in {language!r}"
+            raise CraneError(f"ground truth: {seen}; {LEAST_DOCUMENTS} are needed to halve them")
         generator = np.random.default_rng([random_seed, 104729, place])
         order = generator.permuted(np.tile(np.arange(len(tokens)), (halvings, 1)), axis=1)
         weights[language] = order < len(tokens) // 2
@@ -117,13 +98,9 @@ def halve(effects: Effects, *, halvings: int = HALVINGS, random_seed: int = 0) -
 
 
 def reliability(effects: Effects, halves: Halves) -> pd.DataFrame:
-    """Agreement of the two halves of the documents on the ranks of single neurons.
+    """Agreement (mean rank correlation with its 95 % range) of the two halves of the documents on single neurons.
 
-    Returns
-    -------
-    frame with language, documents, tokens, of (effect or specific effect), halves_agree (mean rank correlation over the
-    halvings), low and high (their 95 % range), and whole_agrees: the expected correlation of two samples as large as
-    the whole one (Spearman and Brown)
+    whole_agrees is the expected correlation of two samples as large as the whole one (Spearman and Brown).
     """
     records = []
     for name, pairs in ((OWN, halves), (SPECIFIC, Halves(specific(halves.first), specific(halves.second)))):
@@ -144,20 +121,11 @@ def _row_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def rank_agreement(effects: Effects, scores: Mapping[str, Mapping[str, np.ndarray]], *, of: str) -> pd.DataFrame:
-    """Rank correlation of each method's scores with the measured effects, per language.
+    """Rank correlation of each method's scores, (L, I) by language, with the measured effects, per language.
 
-    Parameters
-    ----------
-    scores : method -> language -> (L, I)
-    of : `OWN`, or `SPECIFIC` for scores that compare languages
-
-    Returns
-    -------
-    frame with method, of, and one column per language
+    `of` is `OWN`, or `SPECIFIC` for scores that compare languages.
     """
-    measured = effects.per_token()
-    if of == SPECIFIC:
-        measured = specific(measured)
+    measured = effects.per_token() if of == OWN else specific(effects.per_token())
     records = [
         {"method": method, "of": of}
         | {language: float(spearmanr(values[language].ravel(), measured[language])[0]) for language in measured}
@@ -174,9 +142,7 @@ def retrieval(
     `scores` and `of` are those of `rank_agreement`; `share` of the neurons, those with the largest effects, count as
     relevant. Returns a frame with method, of, language, average_precision (`share` by chance), roc_auc (.5 by chance).
     """
-    measured = effects.per_token()
-    if of == SPECIFIC:
-        measured = specific(measured)
+    measured = effects.per_token() if of == OWN else specific(effects.per_token())
     records = []
     for method, values in scores.items():
         for language in values:
@@ -189,21 +155,13 @@ def retrieval(
 
 
 def captured(halves: Halves, sets: Sequence[NeuronSet]) -> pd.DataFrame:
-    """Effect of each method's sets, and its share of the effect that choosing by ablation finds.
+    """Effect of each method's sets of neurons, and its share of the effect that choosing by ablation finds.
 
     Choosing by ablation takes as many neurons as a set has, those with the largest effect on one half of the documents.
-    Both choices are valued by the sum of their neurons' effects on the other half. Shares are quotients of means over
-    the halvings. A method may come out above 1, because its statistics come from other and far more documents.
-
-    Parameters
-    ----------
-    sets : of neurons; several random draws of one method are averaged
-
-    Returns
-    -------
-    frame with method, budget, language, neurons, effect (nats per token, summed over the set), specific_effect (minus
-    the largest other language's), share and specific_share of the effect that choosing by ablation finds, each with low
-    and high (95 % range over the halvings); shares of a set without neurons are NaN
+    Both choices are valued by the sum of their neurons' effects (nats per token) on the other half; a specific effect
+    is minus the largest other language's. Shares are quotients of means over the halvings, with their 95 % range, NaN
+    for a set without neurons. A method may come out above 1, because its statistics come from other and far more
+    documents. Random draws of one method are averaged.
     """
     records = []
     for method, budget, language in dict.fromkeys((item.method, item.budget, item.language) for item in sets):
@@ -235,17 +193,9 @@ def _best(halves: Halves, count: int, language: str, *, of: str) -> np.ndarray:
 
 
 def additivity(effects: Effects, sets: Sequence[NeuronSet], documents: pd.DataFrame) -> pd.DataFrame:
-    """Sum of a set's single effects, and the effect of masking the set as a whole, on the same documents.
+    """Sum of a set's single effects, and the effect of masking it as a whole (nats per token), on the same documents.
 
-    Parameters
-    ----------
-    sets : of neurons, one per method and language
-    documents : rows of ``documents.parquet`` of the unmasked model and of these sets
-
-    Returns
-    -------
-    frame with method, budget, language, neurons, sum_of_singles and together (nats per token), and ratio (together /
-    sum)
+    `documents` are rows of ``documents.parquet`` of the unmasked model and of the sets, one per method and language.
     """
     single = effects.per_token()
     mask = ["method", "budget", "masked_language"]
@@ -262,13 +212,7 @@ def additivity(effects: Effects, sets: Sequence[NeuronSet], documents: pd.DataFr
 
 
 def by_layer(effects: Effects) -> pd.DataFrame:
-    """Sum of the effects, and of the positive ones, per layer and language.
-
-    Returns
-    -------
-    frame with layer, language, effect and positive (nats per token), and needed (share of neurons with an effect above
-    0)
-    """
+    """Sum of the effects, and of the positive ones, per layer and language; needed: share of neurons above 0."""
     records = []
     for language, values in effects.per_token().items():
         layers = values.reshape(effects.rise[language].shape[1:])  # (L, I)

@@ -14,27 +14,15 @@ from crane_study.uncertainty.bootstrap import Resampled, interval
 
 
 def group_means(draws: np.ndarray, groups: Iterable[np.ndarray]) -> np.ndarray:
-    """Mean over the masks of each group.
-
-    Parameters
-    ----------
-    draws : (B, M, ...)
-    groups : places of each group's masks on the second axis
-
-    Returns
-    -------
-    (B, groups, ...)
-    """
+    """Mean of draws (B, M, ...) over the masks of each group, given by their places: (B, groups, ...)."""
     return np.stack([draws[:, places].mean(axis=1) for places in groups], axis=1)
 
 
 def langspec_draws(found: Resampled) -> tuple[np.ndarray, np.ndarray]:
     """LangSpec-F1 of every mask as measured (M,) and under resampling (B, M)."""
     targets = np.array([found.languages.index(code) for code in found.masks["masked_language"]])
-    return (
-        langspec_values(found.unmasked[None], found.measured, targets),
-        langspec_values(found.unmasked_draws[:, None], found.draws, targets),
-    )
+    measured = langspec_values(found.unmasked[None], found.measured, targets)
+    return measured, langspec_values(found.unmasked_draws[:, None], found.draws, targets)
 
 
 def role_scores(found: Resampled) -> np.ndarray:
@@ -51,9 +39,7 @@ def draw_means(found: Resampled) -> pd.Series:
 def set_means(found: Resampled, by: list[str] = SET) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Mean LangSpec-F1 of the masks that agree in some columns: over languages and random draws unless these differ.
 
-    Returns
-    -------
-    the columns `by`, one row per group (N), means as measured (N,) and under resampling (B, N)
+    Returns the columns of each group, and the means as measured (N,) and under resampling (B, N).
     """
     values, draws = langspec_draws(found)
     groups = found.masks.groupby(by, sort=False).indices
@@ -71,12 +57,7 @@ def by_language(sets: pd.DataFrame, languages: Iterable[str], **values: np.ndarr
 
 
 def drop_intervals(found: Resampled) -> pd.DataFrame:
-    """Change of every language under every mask, with its interval.
-
-    Returns
-    -------
-    frame with the columns of `MASK`, evaluation_language, metric, change (masked - unmasked), low and high
-    """
+    """Change (masked - unmasked) of every language under every mask, with its interval."""
     change = found.measured - found.unmasked
     low, high = interval(found.draws - found.unmasked_draws[:, None])
     masks = found.masks.assign(metric=found.metric)
@@ -98,20 +79,9 @@ def mean_intervals(found: Resampled) -> pd.DataFrame:
 
 
 def difference_intervals(found: Resampled, *, of: tuple[str, str], selected_on: str = "base") -> pd.DataFrame:
-    """Mean LangSpec-F1 of one method minus that of each other one, on the same resamples.
+    """Mean LangSpec-F1 of one method and budget minus that of each other one, on the same resamples.
 
-    Parameters
-    ----------
-    of : method and budget
-    selected_on : the model that the method's sets were selected on
-
-    Returns
-    -------
-    the columns of `SET` of the others, metric, difference, low and high
-
-    Raises
-    ------
-    CraneError : there is no such method
+    The one method's sets were selected on the model `selected_on`.
     """
     sets, means, draws = set_means(found)
     own = (sets["method"] == of[0]) & (sets["budget"] == of[1]) & (sets["selected_on"] == selected_on)

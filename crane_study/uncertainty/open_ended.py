@@ -5,15 +5,20 @@ Masked and unmasked answers to the same questions are compared, and the question
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_lib.specificity import Form, langspec_roles, langspec_values
 from crane_study.measure.rows import COLUMNS, MASK, SET
-from crane_study.uncertainty.bootstrap import RESAMPLES, interval, number_masks, resample_ratios, values_by_mask
+from crane_study.uncertainty.bootstrap import (
+    RESAMPLES,
+    Resampled,
+    interval,
+    number_masks,
+    resample_ratios,
+    values_by_mask,
+)
 from crane_study.uncertainty.intervals import by_language, group_means
 from crane_study.uncertainty.permutation import p_value_table
 
@@ -24,42 +29,28 @@ FORMS: dict[str, tuple[float, Form]] = {"f1": (1.0, "standard"), "released": (4.
 MEAN = "mean"  # in place of a language
 
 
-def metric_of(judge: str, *, main: str) -> str:
-    """Name of the metric for a judge's mean score: the plain name for the study's main judge."""
-    return METRIC if judge == main else f"{METRIC}_{judge}"
-
-
 def score_rows(items: pd.DataFrame, *, main: str) -> pd.DataFrame:
-    """Tidy result rows: the mean score per mask, language and judge; n counts the answers that have a score."""
+    """Tidy result rows: the mean score per mask, language and judge; n counts the answers that have a score.
+
+    The metric has a plain name for the study's main judge, and those of other judges at its end.
+    """
     found = items.groupby([*MASK, "language", "judge"], sort=False)["score"].agg(value="mean", n="count").reset_index()
-    found = found.assign(task=TASK, metric=[metric_of(judge, main=main) for judge in found["judge"]])
+    metrics = [METRIC if judge == main else f"{METRIC}_{judge}" for judge in found["judge"]]
+    found = found.assign(task=TASK, metric=metrics)
     return found.rename(columns={"language": "evaluation_language"})[list(COLUMNS)]
 
 
-@dataclass(frozen=True)
-class _Paired:
-    """Mean scores under M masks and without them, in K languages, on the same questions.
+def _resample(items: pd.DataFrame, *, resamples: int, random_seed: int) -> tuple[Resampled, np.ndarray]:
+    """Mean scores of M masks in K languages, and the number of questions behind each (M, K).
 
-    For each mask these are the questions for which both its answer and the unmasked model's have a score: ``counts``
-    (M, K). ``unmasked`` and ``measured`` are (M, K), and under resampling ``unmasked_draws`` and ``draws`` (B, M, K);
-    NaN where there is no such question.
+    For each mask these are the questions for which both its answer and the unmasked model's have a score. So the
+    unmasked scores have an axis of masks, too, (M, K) and (B, M, K); NaN where there is no such question.
     """
-
-    languages: list[str]
-    masks: pd.DataFrame
-    counts: np.ndarray
-    unmasked: np.ndarray
-    measured: np.ndarray
-    unmasked_draws: np.ndarray
-    draws: np.ndarray
-
-
-def _resample(items: pd.DataFrame, *, resamples: int, random_seed: int) -> _Paired:
     judges = sorted(set(items["judge"]))
     if len(judges) != 1:
         raise CraneError(f"bootstrap: expected the scores of one judge, saw {judges}")
     masks, numbered = number_masks(items)
-    languages = list(dict.fromkeys(items["language"]))
+    languages = tuple(dict.fromkeys(items["language"]))
     counts, measured, draws = [], [], []
     for language in languages:
         part = numbered[numbered["language"] == language]
@@ -77,22 +68,16 @@ def _resample(items: pd.DataFrame, *, resamples: int, random_seed: int) -> _Pair
         counts.append(both.sum(1))
     (before, after), every = np.stack(measured, axis=-1), np.stack(draws, axis=-1)
     masks = masks.iloc[1:].reset_index(drop=True)
-    return _Paired(languages, masks, np.stack(counts, axis=-1), before, after, every[:, 0], every[:, 1])
+    found = Resampled(METRIC, languages, masks, before, after, every[:, 0], every[:, 1])
+    return found, np.stack(counts, axis=-1)
 
 
 def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> pd.DataFrame:
-    """Change of the score under the masks of each method, on the same questions; mean over random draws.
+    """Change of the score under the masks of each method, on the same questions (n); mean over random draws.
 
-    Parameters
-    ----------
-    items : judged answers of one model by one judge
-
-    Returns
-    -------
-    frame with model, selected_on, method, budget, masked_language, evaluation_language, unmasked, value, change, low
-    and high (95 %, bootstrap over questions), n (questions) and draws
+    The answers are of one model, judged by one judge; the interval is a bootstrap over questions.
     """
-    found = _resample(items, resamples=resamples, random_seed=random_seed)
+    found, asked = _resample(items, resamples=resamples, random_seed=random_seed)
     keys = [*SET, "masked_language"]
     groups = found.masks.groupby(keys, sort=False).indices
     unmasked, drawn = (group_means(draws, groups.values()) for draws in (found.unmasked_draws, found.draws))
@@ -102,7 +87,7 @@ def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
         np.array([[scores[rows, k].mean() for k in places] for rows in groups.values()])
         for scores in (found.unmasked, found.measured)
     )
-    counts = np.stack([found.counts[rows].min(axis=0) for rows in groups.values()])
+    counts = np.stack([asked[rows].min(axis=0) for rows in groups.values()])
     sets = pd.DataFrame(list(groups), columns=keys).assign(draws=[len(rows) for rows in groups.values()])
     values = {"unmasked": before, "value": after, "change": after - before, "low": low, "high": high, "n": counts}
     table = by_language(sets, found.languages, **values)
@@ -113,17 +98,10 @@ def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
 def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> pd.DataFrame:
     """LangSpec-F of the judge's scores: F1, and the paper's released form with beta 4; mean over random draws.
 
-    Parameters
-    ----------
-    items : judged answers of one model by one judge
-
-    Returns
-    -------
-    frame with form (``f1`` or ``released``), model, selected_on, method, budget, masked_language (``mean`` for the mean
-    over languages), langspec, low and high (95 %, bootstrap over questions), draws, and for the means p_value and
-    p_holm (against random sets of the same kind and budget, where there are some)
+    masked_language is ``mean`` for the mean over languages. Only the means have p-values, against random sets of the
+    same kind and budget, where there are some.
     """
-    found = _resample(items, resamples=resamples, random_seed=random_seed)
+    found, _asked = _resample(items, resamples=resamples, random_seed=random_seed)
     targets = np.array([found.languages.index(language) for language in found.masks["masked_language"]])
     records, tests = [], []
     for form, (beta, choice) in FORMS.items():

@@ -10,6 +10,7 @@ of p finer, but adds no random masks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from math import factorial, perm, prod
 
 import numpy as np
@@ -34,10 +35,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def _sums(groups: Sequence[np.ndarray]) -> np.ndarray:
     """Sums of every way to take one value of each group."""
-    found = np.zeros(1)
-    for values in groups:
-        found = np.add.outer(found, values).ravel()
-    return found
+    return reduce(lambda found, values: np.add.outer(found, values).ravel(), groups, np.zeros(1))
 
 
 def _count_at_least(groups: Sequence[np.ndarray], threshold: float) -> int:
@@ -62,14 +60,7 @@ def _partitions(items: Sequence[int]) -> Iterator[list[list[int]]]:
 def random_p_value(own: Sequence[float] | np.ndarray, draws: Sequence[Sequence[float] | np.ndarray]) -> float:
     """p of the mean over languages where each language has its own random sets (see the module).
 
-    Parameters
-    ----------
-    own : (K,) score of each language's set
-    draws : for each language the scores of its random sets
-
-    Returns
-    -------
-    NaN where a language has no random sets or a score is missing
+    `own` (K,) are the scores of each language's set. NaN where a language has no random sets or a score is missing.
     """
     scores = np.asarray(own, dtype=float)
     pools = [np.append(score, np.asarray(drawn, dtype=float)) for score, drawn in zip(scores, draws, strict=True)]
@@ -79,19 +70,11 @@ def random_p_value(own: Sequence[float] | np.ndarray, draws: Sequence[Sequence[f
 
 
 def shared_p_value(own: np.ndarray, draws: np.ndarray) -> float:
-    """p of the mean over languages where a random mask serves all of them.
+    """p of the mean over languages where a random mask serves all of them; NaN if there is none or a score is missing.
 
     All ways to give K of the D + K masks to the languages are then equally likely. No way gives one mask to two
-    languages, because their scores would not be independent; such ways are removed by inclusion and exclusion.
-
-    Parameters
-    ----------
-    own : (K, K) score of each language's mask (rows) as the mask of each language (columns)
-    draws : (D, K) score of each random mask as the mask of each language
-
-    Returns
-    -------
-    NaN where there are no random masks or a score is missing
+    languages, because their scores would not be independent; such ways are removed by inclusion and exclusion. Scores
+    of own (K, K) and random masks (D, K) are those as the mask of each language (columns).
     """
     own, pool = np.asarray(own, dtype=float), np.concatenate([own, draws])
     languages = len(own)
@@ -107,10 +90,8 @@ def shared_p_value(own: np.ndarray, draws: np.ndarray) -> float:
 def p_value_against(own: pd.DataFrame, control: pd.DataFrame, scores: np.ndarray, *, languages: Sequence[str]) -> float:
     """p of a method's masks against random ones; NaN where there are none.
 
-    Parameters
-    ----------
-    own, control : rows of the masks, the index being their place in `scores`
-    scores : (M, K) LangSpec-F of every mask as the mask of each language
+    `scores` (M, K) has LangSpec-F of every mask as the mask of each language; the index of the masks is their place in
+    it.
     """
     codes = list(own["masked_language"])
     columns = [list(languages).index(code) for code in codes]
@@ -132,16 +113,9 @@ def control_of(method: str, budget: str, sets: set[tuple[str, str]]) -> str:
 
 
 def p_value_table(masks: pd.DataFrame, scores: np.ndarray, *, languages: Sequence[str]) -> pd.DataFrame:
-    """p of every method's mean LangSpec-F against random masks, with Holm's correction over the methods.
+    """p of every method's mean LangSpec-F against random masks (control), with Holm's correction over the methods.
 
-    Parameters
-    ----------
-    masks, scores, languages : as for `p_value_against`
-
-    Returns
-    -------
-    frame with the columns of `SET`, control (the random masks), p_value and p_holm; missing where no random masks of
-    the same kind and budget were evaluated
+    Arguments are those of `p_value_against`; missing where no random masks of the same kind and budget were evaluated.
     """
     groups = {tuple(map(str, key)): part for key, part in masks.groupby(SET, sort=False)}
     records = []

@@ -35,47 +35,35 @@ def counts():
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, rows, langspec, shared_units):
     """A run's folder with two sections done and one failed."""
-    tmp_path = tmp_path_factory.mktemp("run")
-    captions = {}
-    guessers = synthetic.make_guessers()
-    captions["tables/00_guessers"] = write_table(
-        guesser_table(guessers), tmp_path / "tables" / "00_guessers", caption="Guessers."
-    )
-    captions["figures/00_guessers"] = figures.guessers(guessers, tmp_path / "figures" / "00_guessers")
-    captions["tables/03_perplexity"] = write_table(
-        tables.perplexity_table(rows), tmp_path / "tables" / "03_perplexity", caption="Perplexity."
-    )
-    captions["figures/05_gone"] = "No longer there."
-    write_json(tmp_path / "captions.json", captions)
+    folder = tmp_path_factory.mktemp("run")
+    guessers, captions = synthetic.make_guessers(), {"figures/05_gone": "No longer there."}
+    for name, table, caption in (
+        ("00_guessers", guesser_table(guessers), "Guessers."),
+        ("03_perplexity", tables.perplexity_table(rows), "Perplexity."),
+    ):
+        captions[f"tables/{name}"] = write_table(table, folder / "tables" / name, caption=caption)
+    captions["figures/00_guessers"] = figures.guessers(guessers, folder / "figures" / "00_guessers")
+    write_json(folder / "captions.json", captions)
     found = judge(rows=rows, langspec=langspec[langspec["method"] != "lape"], overlaps=shared_units, budget="0.1")
-    write_claims(tmp_path / "claims.json", found, profile="mini")
-    record = {"error": None, "key": "k", "outputs": []}
-    write_json(
-        tmp_path / "manifest.json",
-        {
-            "profile": {"name": "mini", "description": "a small study"},
-            "random_seed": 7,
-            "commit": "abc123",
-            "uncommitted_changes": True,
-            "python": "3.11",
-            "packages": {"torch": "2.13", "absent": None},
-            "machine": {"processor": "a processor", "cores": 2},
-            "sections": [
-                {**record, "section": "00_models", "title": "Models", "status": "done", "seconds": 12.25},
-                {**record, "section": "03_perplexity", "title": "Perplexity", "status": "done", "seconds": 3.0},
-                {
-                    **record,
-                    "section": "05_transfer",
-                    "title": "Chat",
-                    "status": "failed",
-                    "error": "E: x",
-                    "seconds": 1.0,
-                },
-            ],
-            "stages": [{"name": "base_model", "key": "k", "seconds": 99.5, "outputs": {}}],
-        },
-    )
-    return tmp_path
+    write_claims(folder / "claims.json", found, profile="mini")
+    sections = [
+        {"section": "00_models", "title": "Models", "status": "done", "seconds": 12.25},
+        {"section": "03_perplexity", "title": "Perplexity", "status": "done", "seconds": 3.0},
+        {"section": "05_transfer", "title": "Chat", "status": "failed", "error": "E: x", "seconds": 1.0},
+    ]
+    manifest = {
+        "profile": {"name": "mini", "description": "a small study"},
+        "random_seed": 7,
+        "commit": "abc123",
+        "uncommitted_changes": True,
+        "python": "3.11",
+        "packages": {"torch": "2.13", "absent": None},
+        "machine": {"processor": "a processor", "cores": 2},
+        "sections": [{"error": None, "key": "k", "outputs": [], **section} for section in sections],
+        "stages": [{"name": "base_model", "key": "k", "seconds": 99.5, "outputs": {}}],
+    }
+    write_json(folder / "manifest.json", manifest)
+    return folder
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from crane_lib.specificity import langspec
+from crane_lib.neurons import NeuronSet
+from crane_study.measure.rows import COLUMNS, langspec_of
 
 LANGUAGES = ("en", "zh", "vi")
 NLL = {"base": {"en": 0.69, "zh": 1.03, "vi": 0.53}, "chat": {"en": 0.81, "zh": 1.2, "vi": 0.66}}
@@ -56,50 +57,27 @@ def make_rows(methods=None, *, models=("base", "chat"), seed=0) -> pd.DataFrame:
                             rise *= generator.uniform(0.6, 1.4) if random else 1 + 0.05 * LANGUAGES.index(evaluated)
                             rise -= 0.02 * (random and draw == 0 and evaluated == "vi")
                             add(model, selected_on, method, budget, masked, evaluated, rise, draw, share)
-    columns = ["profile", "model", "selected_on", "method", "budget", "masked_language", "evaluation_language", "task"]
-    return pd.DataFrame(records, columns=[*columns, "metric", "value", "n", "random_seed", "masked_share"])
+    return pd.DataFrame(records, columns=list(COLUMNS))
 
 
 def make_langspec(rows: pd.DataFrame) -> pd.DataFrame:
     """LangSpec rows of tidy rows."""
-    records = []
-    for metric, task in (("token_probability", "perplexity"), ("accuracy", "nlu")):
-        part = rows[rows["metric"] == metric]
-        unmasked = {
-            model: group.set_index("evaluation_language")["value"].to_dict()
-            for model, group in part[part["masked_language"] == ""].groupby("model")
-        }
-        keys = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed"]
-        for key, group in part[part["masked_language"] != ""].groupby(keys, sort=False):
-            masked = group.set_index("evaluation_language")["value"].to_dict()
-            if set(masked) != set(LANGUAGES):
-                continue
-            score = langspec(unmasked[key[1]], masked, target=key[5])
-            records.append((*key[:6], task, metric, score.precision, score.recall, score.f, key[6]))
-    columns = ["profile", "model", "selected_on", "method", "budget", "masked_language", "task", "metric"]
-    return pd.DataFrame(records, columns=[*columns, "precision", "recall", "langspec_f1", "random_seed"])
+    return langspec_of(rows)
 
 
 def make_sets(*, layers=4, inner=640, hidden=160, seed=0) -> list:
     """Disjoint sets for contrast, overlapping row sets for kurtosis, small sets for LAPE, random draws."""
-    from crane_lib.neurons import NeuronSet  # brings transformers, which the figures do without
-
     generator = np.random.default_rng(seed)
     sets = []
     widths = {"neuron": inner, "gate": inner, "up": inner, "down": hidden}
     permuted = [generator.permutation(inner) for _ in range(layers)]
-    common = {
-        site: [generator.permutation(widths[site])[: widths[site] // 30] for _ in range(layers)] for site in widths
-    }
+    common = {site: [generator.permutation(n)[: n // 30] for _ in range(layers)] for site, n in widths.items()}
     for number, language in enumerate(LANGUAGES):
         part = [np.sort(permuted[k][number * 64 : (number + 1) * 64 - 8 * k]) for k in range(layers)]
         sets.append(NeuronSet({"neuron": part}, widths, "base", "contrast", "0.1", language))
         rows = {
-            site: [
-                np.unique(np.concatenate([common[site][k], generator.choice(widths[site], widths[site] // 20 + k)]))
-                for k in range(layers)
-            ]
-            for site in ("gate", "up", "down")
+            site: [np.union1d(common[site][k], generator.choice(width, width // 20 + k)) for k in range(layers)]
+            for site, width in list(widths.items())[1:]
         }
         sets.append(NeuronSet(rows, widths, "base", "kurtosis", "published", language))
         few = [np.sort(generator.choice(inner, 5 + 3 * number, replace=False)) for _ in range(layers)]
@@ -124,13 +102,8 @@ def make_relevance(seed=0, *, layers=4, inner=640, hidden=160) -> dict[str, dict
 def make_z(seed=0) -> dict[str, np.ndarray]:
     """Language -> z-scores with a heavy upper tail and a few rows without one."""
     generator = np.random.default_rng(seed)
-    result = {}
-    for language in LANGUAGES:
-        raw = generator.lognormal(0, 1.2, size=4 * (2 * 640 + 160))
-        z = (raw - raw.mean()) / raw.std()
-        z[:7] = np.nan
-        result[language] = z
-    return result
+    raw = {language: generator.lognormal(0, 1.2, size=4 * (2 * 640 + 160)) for language in LANGUAGES}
+    return {code: np.append([np.nan] * 7, (values - values.mean()) / values.std()) for code, values in raw.items()}
 
 
 def make_histories(seed=0) -> dict[str, pd.DataFrame]:
@@ -140,9 +113,7 @@ def make_histories(seed=0) -> dict[str, pd.DataFrame]:
     for model, steps, low in (("base", 3000, 0.6), ("chat", 400, 0.5)):
         step = np.arange(0, steps + 1, 10)
         loss = low + 7 * np.exp(-step / (steps / 8)) + generator.normal(0, 0.03, len(step))
-        result[model] = pd.DataFrame(
-            {"step": step, "loss": loss, "learning_rate": 1e-3, "tokens": step * 4096, "seconds": step * 0.2}
-        )
+        result[model] = pd.DataFrame({"step": step, "loss": loss, "tokens": step * 4096})
     return result
 
 
@@ -155,10 +126,8 @@ def make_guessers() -> pd.DataFrame:
         "shortest": (0.2, 0.27, 0.24),
         "answer_frequency": (0.26, 0.26, 0.26),
     }
-    return pd.DataFrame(
-        [(code, guesser, accuracy[i], 336) for guesser, accuracy in values.items() for i, code in enumerate(LANGUAGES)],
-        columns=["language", "guesser", "accuracy", "n"],
-    )
+    table = pd.DataFrame(values, index=LANGUAGES).rename_axis("language").reset_index()
+    return table.melt("language", var_name="guesser", value_name="accuracy").assign(n=336)
 
 
 def make_examples(seed=0) -> list[tuple[str, list[str], list[float]]]:

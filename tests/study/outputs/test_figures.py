@@ -1,7 +1,8 @@
 """Every figure is drawn in both formats with the seaborn style, says what it shows, and comes out the same twice."""
 
-import hashlib
+import base64
 import os
+import re
 import subprocess
 import sys
 from itertools import combinations
@@ -11,14 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import seaborn as sns
+from matplotlib.figure import Figure
 from PIL import Image
 
 from crane_lib.errors import CraneError
 from crane_study import ROOT, figures
 from crane_study.figures import panels, style
-from crane_study.figures.alt_text import number
+from crane_study.figures.alt_text import describe, number, tell, tell_line
 from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
-from crane_study.tables.overlap import agreement, intersections
+from crane_study.labels import language_name, method_label
+from crane_study.publish import Publisher
+from crane_study.tables.overlap import agreement, by_rule, intersections
 from crane_study.tables.relevance import objective_correlations
 from crane_study.tables.transfer import transfer_table
 from crane_study.uncertainty.open_ended import open_langspec, score_changes
@@ -26,8 +30,8 @@ from tests.study.outputs import synthetic
 from tests.study.uncertainty.test_open_ended import make_items
 
 
-def neuron_only(seed=0):
-    return {language: sites["neuron"] for language, sites in synthetic.make_relevance(seed).items()}
+def neuron_only(seed=0, **sizes):
+    return {language: sites["neuron"] for language, sites in synthetic.make_relevance(seed, **sizes).items()}
 
 
 def correlations():
@@ -39,15 +43,12 @@ def main_sets_of(frame):
     return frame[~frame["method"].str.startswith("random")]
 
 
-def one_a_rule():
+def one_per_rule():
     return [item for item in synthetic.make_sets() if not item.method.startswith("random")]
 
 
 def combined():
-    groups = {}
-    for item in one_a_rule():
-        groups.setdefault((item.method, item.budget), []).append(item)
-    return {rule: intersections(sets) for rule, sets in groups.items()}
+    return {rule: intersections(sets) for rule, sets in by_rule(one_per_rule()).items()}
 
 
 def synthetic_values():
@@ -88,31 +89,30 @@ def curves():
 
 def draw_all(folder, rows, langspec, shared_units, counts):
     """Every figure once; returns the captions."""
+    transferred = {"model": "chat", "selected_on": "base"}
+    effects = {code: (array / array.sum(), array / 100) for code, array in neuron_only().items()}
     return {
         "loss": figures.training_loss(synthetic.make_histories(), folder / "loss"),
         "guessers": figures.guessers(synthetic.make_guessers(), folder / "guessers"),
         "layers": figures.relevance_by_layer(synthetic.make_relevance(), folder / "layers"),
+        "lines": figures.relevance_by_layer(neuron_only(layers=32, inner=8), folder / "lines"),
         "tails": figures.heavy_tails(synthetic.make_z(), folder / "tails"),
         "objectives": figures.objective_agreement(correlations(), folder / "objectives"),
         "counts": figures.set_counts_figure(counts, folder / "counts"),
         "sites": figures.set_sites_figure(main_sets_of(counts), folder / "sites"),
         "combinations": figures.upset(combined(), folder / "combinations"),
         "jaccard": figures.jaccard_forest(main_sets_of(shared_units), folder / "jaccard"),
-        "rules": figures.rule_matrix(agreement(one_a_rule()), folder / "rules"),
+        "rules": figures.rule_matrix(agreement(one_per_rule()), folder / "rules"),
         "map": figures.relevance_map(synthetic_shares(), folder / "map"),
         "values": figures.value_tails(synthetic_values(), folder / "values"),
         "overlap": figures.overlap_matrix(shared_units, folder / "overlap"),
         "nll": figures.delta_matrices(rows, folder / "nll"),
-        "accuracy": figures.delta_matrices(
-            rows, folder / "accuracy", metric="accuracy", model="chat", selected_on="base"
-        ),
+        "accuracy": figures.delta_matrices(rows, folder / "accuracy", metric="accuracy", **transferred),
         "langspec": figures.langspec_bars(langspec, folder / "langspec"),
         "transfer": figures.transfer_figure(transfer(rows), folder / "transfer"),
         "dose": figures.dose_response(curves(), folder / "dose"),
         "captured": figures.captured_effects(captured(), folder / "captured"),
-        "effects": figures.relevance_against_effect(
-            {code: (array / array.sum(), array / 100) for code, array in neuron_only().items()}, folder / "effects"
-        ),
+        "effects": figures.relevance_against_effect(effects, folder / "effects"),
         "scores": figures.score_matrices(score_changes(make_items(), resamples=50), folder / "scores"),
         "forms": figures.open_langspec_bars(open_langspec(make_items(), resamples=50), folder / "forms"),
         "seeds": langspec_seeds(over_seeds(rows)[0], folder / "seeds"),
@@ -140,11 +140,10 @@ def drawn(tmp_path_factory, shared_units, counts):
 
 def legends_lie_free(figure):
     """No legend of the figure lies over a panel with its labels, or over a label of the whole."""
-    heads = [text for text in figure.texts if text.get_text()]
-    others = [axes.get_tightbbox() for axes in figure.axes] + [text.get_window_extent() for text in heads]
+    others = [axes.get_tightbbox() for axes in figure.axes]
+    others += [text.get_window_extent() for text in figure.texts if text.get_text()]
     for legend in figure.legends:
-        box = legend.get_window_extent()
-        assert not any(box.overlaps(other) for other in others), "a legend lies over something"
+        assert not any(legend.get_window_extent().overlaps(other) for other in others), "a legend lies over something"
 
 
 def test_both_formats_are_written(drawn):
@@ -161,18 +160,15 @@ def test_both_formats_are_written(drawn):
         assert not any(stamp in file for stamp in (b"CreationDate", b"matplotlib.org") for file in (pdf, png))
         assert "Panel 1 of" in (folder / f"{name}.txt").read_text(encoding="utf-8")
     assert not list(folder.glob(".*"))
-
-
-def test_captions_are_sentences_that_name_the_uncertainty(drawn):
-    _, captions = drawn
+    # Captions are sentences that name the uncertainty.
     assert all(caption.endswith(".") and len(caption) > 60 for caption in captions.values())
-    for name in ("nll", "accuracy", "langspec"):
-        assert "5 draws" in captions[name]
-    assert "units selected on the base model" in captions["accuracy"]
-    assert "Wilson" in captions["guessers"]
-    assert "21 rows" in captions["tails"]
-    assert "paired bootstrap over 30 questions" in captions["scores"]
-    assert "mean over 2 draws" in captions["scores"]
+    said = [
+        *((name, "5 draws") for name in ("nll", "accuracy", "langspec")),
+        ("guessers", "Wilson"),
+        ("tails", "21 rows"),
+    ]
+    said += [("accuracy", "selected on the base model"), ("scores", "paired bootstrap over 30 questions")]
+    assert all(words in captions[name] for name, words in [*said, ("scores", "mean over 2 draws")])
 
 
 def test_the_transfer_has_its_intervals_where_the_table_has_them(drawn, tmp_path):
@@ -190,10 +186,6 @@ def test_the_transfer_has_its_intervals_where_the_table_has_them(drawn, tmp_path
     assert f"Chat model, on the masked language: {told}" in text
 
 
-def digests(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-
-
 def test_same_bytes_in_another_process_and_without_torch(drawn, tmp_path):
     folder, _ = drawn
     program = (
@@ -206,23 +198,13 @@ def test_same_bytes_in_another_process_and_without_torch(drawn, tmp_path):
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment, cwd=ROOT)
-    made = digests(tmp_path)
+    made = sorted(tmp_path.iterdir())
     assert len(made) == 10
-    before = digests(folder)
-    assert made == {name: before[name] for name in made}
-
-
-def test_a_users_own_settings_change_nothing(drawn, tmp_path):
-    folder, _ = drawn
+    assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in made)
+    # A user's own settings change nothing either.
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30}):
         figures.guessers(synthetic.make_guessers(), tmp_path / "guessers")
     assert (tmp_path / "guessers.png").read_bytes() == (folder / "guessers.png").read_bytes()
-
-
-def test_many_layers_are_drawn_as_lines(tmp_path):
-    wide = {code: sites["neuron"] for code, sites in synthetic.make_relevance(layers=32, inner=8).items()}
-    figures.relevance_by_layer(wide, tmp_path / "layers")
-    assert (tmp_path / "layers.png").stat().st_size > 5000
 
 
 def test_tokens_that_no_font_has_are_numbered(tmp_path, monkeypatch):
@@ -232,9 +214,7 @@ def test_tokens_that_no_font_has_are_numbered(tmp_path, monkeypatch):
     page = (tmp_path / "tokens.html").read_text(encoding="utf-8")
     assert "欧元" in page
     assert 'lang="vi"' in page
-
-
-def test_the_html_is_escaped_and_its_shade_follows_the_sign():
+    # The HTML is escaped, and its shade follows the sign.
     page = figures.token_relevance_html([("en", ["<script>", "down", "none"], [2.0, -2.0, 0.0])])
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
@@ -264,9 +244,8 @@ def test_what_cannot_be_drawn_is_refused(draw, message, tmp_path):
 def test_heat_maps_stay_readable_with_many_languages(count, tmp_path, monkeypatch):
     codes = [f"{chr(97 + number // 5)}{chr(97 + number % 5)}b_Arab" for number in range(count)]
     cells = pd.DataFrame([(a, b) for a in codes for b in codes], columns=["row", "column"])
-    cells = cells.assign(
-        method="contrast", budget="0.1", value=np.linspace(-0.1, 1, len(cells)), text="0.123\n0.1\nto 0.2"
-    )
+    cells = cells.assign(method="contrast", budget="0.1", text="0.123\n0.1\nto 0.2")
+    cells["value"] = np.linspace(-0.1, 1, len(cells))
     boxes = []
 
     def labels_of(figure):
@@ -280,3 +259,86 @@ def test_heat_maps_stay_readable_with_many_languages(count, tmp_path, monkeypatc
     assert len(boxes) == 2 * count + {5: 2, 12: 1, 32: 0}[count] * count**2
     assert not any(one.shrunk(0.9, 0.9).overlaps(other.shrunk(0.9, 0.9)) for one, other in combinations(boxes, 2))
     assert len(set(style.language_colours(codes).values())) == count
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.12345, "0.123"), (12.345, "12.3"), (1234.5, "1,230"), (7.0, "7"), (-0.0004567, "-0.000457"),
+        (1e-9, "1.00e-09"), (208123.0, "208,123"), (9.999, "10.0"), (float("nan"), "none"), (0.0, "0"), (-0.0, "0"),
+    ],
+)  # fmt: skip
+def test_numbers_in_words(value, expected):
+    assert number(value) == expected
+
+
+def test_panels_series_and_lines():
+    figure = Figure()
+    axes, _empty = figure.subplots(1, 2)
+    axes.set(xscale="log", xlabel="Budget\n(share)", title="A\nB")
+    x = np.array([0.5, 1.0, 2.0])
+    tell(axes, "Gradient", x, x**2, low=x - 0.25, high=[0.75, np.nan, 2.25])
+    tell(axes, "row en", ["en", "zh"], ["0.1*", np.nan])
+    tell_line(axes, "Threshold", 0.25, vertical=True)
+    assert describe(figure).splitlines() == [
+        "Panel 1 of 1: A, B; across: Budget, (share) (logarithmic)",
+        "  Gradient: 0.500: 0.250 (0.250 to 0.750); 1: 1; 2: 4 (1.75 to 2.25)",
+        "  row en: en: 0.1*; zh: none",
+        "  Threshold: vertical line at 0.250",
+    ]
+
+
+def test_a_long_curve_is_told_by_its_ends_and_extremes(drawn):
+    text = (drawn[0] / "loss.txt").read_text(encoding="utf-8")
+    history = synthetic.make_histories()["base"]
+    lowest = history.loc[history["loss"].idxmin()]
+    assert f"{len(history)} points: {number(history['loss'].iloc[0])} at 0 (first" in text
+    assert f"{number(lowest['loss'])} at {int(lowest['step']):,} (lowest" in text
+    assert len(text) < 2000
+    # Every bar is told with its method and language.
+    panel = (drawn[0] / "langspec.txt").read_text(encoding="utf-8").partition("Panel 2")[0]
+    langspec = synthetic.make_langspec(synthetic.make_rows(synthetic.FEW_METHODS))
+    own = langspec[(langspec["metric"] == "token_probability") & (langspec["model"] == "base")]
+    own = own[own["selected_on"] == "base"]
+    for (method, budget, language), part in own.groupby(["method", "budget", "masked_language"]):
+        values = part["langspec_f1"]
+        line = re.search(rf"^  {language_name(language)}: (.+)$", panel, flags=re.MULTILINE).group(1)
+        spread = f" ({number(values.min())} to {number(values.max())})" if len(values) > 1 else ""
+        assert f"{method_label(method, budget)}: {number(values.mean())}{spread}" in line.split("; ")
+    assert "\n  Mean: " in panel
+
+
+def test_cells_intervals_thresholds_and_tokens(drawn, shared_units, tmp_path):
+    folder, _ = drawn
+    text = (folder / "nll.txt").read_text(encoding="utf-8")
+    assert text.startswith("Panel 1 of ")
+    assert "\n  row en: en: 1.400; zh: 0.032; vi: 0.033\n" in text
+    assert re.search(r"row vi: en: [-.\d]+ \([-.\d]+ to [-.\d]+\);", text), "the range over draws is told, too"
+    assert text.endswith("Colour: NLL rise (nats per token)\n")
+    text = (folder / "guessers.txt").read_text(encoding="utf-8")
+    assert "Chance (0.25): horizontal line at 0.25" in text
+    assert "Model: English: 0.480 (0.427 to 0.533)" in text
+    figures.token_relevance([("zh", ["法国", " 的", "欧元"], [1.0, -0.5, 0.0])], tmp_path / "tokens")
+    text = (tmp_path / "tokens.txt").read_text(encoding="utf-8")
+    assert text == "Panel 1 of 1\n  Chinese: 法国 +1.00; 的 -0.50; 欧元 +0.00\n"
+    row = shared_units[(shared_units["method"] == "kurtosis") & (shared_units["language_a"] == "en")]
+    jaccard = row.set_index("language_b").loc["vi", "jaccard"]
+    text = (folder / "jaccard.txt").read_text(encoding="utf-8")
+    assert f"Relevance kurtosis, as published, en–vi: {number(jaccard)}" in text
+    text = (folder / "combinations.txt").read_text(encoding="utf-8")
+    assert "Panel 3 of 3" in text
+    for row in next(iter(combined().values())).itertuples():
+        assert f"{' and '.join(row.languages.split('+'))}: {row.count:,}" in text
+
+
+def test_a_notebook_shows_the_picture_and_says_what_it_shows(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("crane_study.publish.display", lambda *given, **options: shown.append((given, options)))
+    with style.marked("REHEARSAL (no result)"):
+        Publisher(tmp_path, "00").figure("guessers", figures.guessers, synthetic.make_guessers())
+    (bundle,), options = shown[0]
+    assert options["raw"]
+    assert base64.b64decode(bundle["image/png"]) == (tmp_path / "figures" / "00_guessers.png").read_bytes()
+    assert bundle["text/plain"] == (tmp_path / "figures" / "00_guessers.txt").read_text(encoding="utf-8")
+    assert bundle["text/plain"].startswith("REHEARSAL (no result)\nPanel 1")
+    assert options["metadata"]["image/png"]["alt"].startswith("Accuracy on the held-out four-way questions")

@@ -9,21 +9,12 @@ from crane_study.frames import read_frame, write_frame
 from crane_study.measure.rows import budget_text, effects, over_draws, pick, tidy
 
 
-def test_budget_text():
-    assert [budget_text(value) for value in (0.1, "0.10", "0.1", "published", "", None, float("nan"))] == [
-        "0.1",
-        "0.1",
-        "0.1",
-        "published",
-        "",
-        "",
-        "",
-    ]
-
-
-def test_rows_survive_a_csv(rows, tmp_path):
-    write_frame(tmp_path / "rows.csv", rows)
-    pd.testing.assert_frame_equal(tidy(read_frame(tmp_path / "rows.csv")), tidy(rows))
+def test_budgets_and_draws():
+    values = (0.1, "0.10", "0.1", "published", "", None, float("nan"))
+    assert list(map(budget_text, values)) == ["0.1"] * 3 + ["published"] + [""] * 3
+    frame = pd.DataFrame({"method": ["a", "a", "b"], "x": [1.0, 3.0, 5.0]})
+    found = over_draws(frame, by=["method"], value="x")
+    assert found.to_numpy().tolist() == [["a", 2.0, 1.0, 3.0, 2], ["b", 5.0, 5.0, 5.0, 1]]
 
 
 def test_a_csv_with_numeric_budgets_only(rows, tmp_path):
@@ -42,24 +33,13 @@ def test_effects(rows):
     assert own["change"] == pytest.approx(1.4)
     assert own["relative_drop"] == pytest.approx(-1.4 / 0.69)
     assert (found["masked_language"] != "").all()
-
-
-def test_effects_where_nothing_can_be_lost(rows):
+    # Where nothing can be lost, there is no share of it.
     zero = rows.assign(value=np.where(rows["masked_language"] == "", 0.0, rows["value"]))
     assert effects(zero, metric="accuracy")["relative_drop"].isna().all()
 
 
-def test_effects_refuses_two_unmasked_values(rows):
+def test_rows_that_cannot_be_compared_are_refused(rows):
     with pytest.raises(CraneError, match="two unmasked values of nll for base, en"):
         effects(pd.concat([rows, rows.head(1)]), metric="nll")
-
-
-def test_missing_column_is_named(rows):
     with pytest.raises(CraneError, match="no column 'budget'"):
         effects(rows.drop(columns="budget"), metric="nll")
-
-
-def test_over_draws():
-    frame = pd.DataFrame({"method": ["a", "a", "b"], "x": [1.0, 3.0, 5.0]})
-    found = over_draws(frame, by=["method"], value="x")
-    assert found.to_numpy().tolist() == [["a", 2.0, 1.0, 3.0, 2], ["b", 5.0, 5.0, 5.0, 1]]

@@ -17,11 +17,7 @@ def test_it_is_printed_and_kept(tmp_path, capsys):
     assert list(read_not_run(tmp_path)) == ["05", "07"]
     assert read_json(tmp_path / NOT_RUN_FILE)["07"] == {"transfer to the chat model": REASON}
     assert not (tmp_path / LOCK).exists()
-
-
-def test_a_section_that_runs_again_replaces_what_it_recorded(tmp_path):
-    first = Publisher(tmp_path, "05")
-    first.not_run("open-ended answers", "no questions")
+    # A section that runs again replaces what it recorded.
     Publisher(tmp_path, "07").not_run("transfer", "no model")
     Publisher(tmp_path, "05").not_run("agreement of judges", "one judge only")
     assert read_not_run(tmp_path) == {"05": {"agreement of judges": "one judge only"}, "07": {"transfer": "no model"}}
@@ -39,15 +35,12 @@ def test_both_reports_say_it_with_its_section(run):
     write_reports(run)
     assert f"- {line}" in (run / "report.md").read_text(encoding="utf-8")
     assert f"<li>{line}</li>" in (run / "report.html").read_text(encoding="utf-8")
-
-
-def test_sections_that_never_ran_are_named_with_their_command(run):
+    # Sections that never ran are named with their command.
     command = "./run_all.sh --profile mini --only 01"
     lines = report_context(run)["missing"]
     assert f"Section 01_relevance: was never run; `{command}` runs it." in lines
     assert not any(line.startswith(("Section 00", "Section 03")) for line in lines)  # these ran
     assert [line for line in lines if line.startswith("Section 05")] == ["Section 05_transfer: E: x"]  # this one failed
-    write_reports(run)
     told = f"Section 01_relevance: was never run; <code>{command}</code> runs it."
     assert told in (run / "report.html").read_text(encoding="utf-8")
 

@@ -1,7 +1,6 @@
 """Tables and figures of open-ended generation."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
@@ -22,9 +21,8 @@ def items():
     number = frame["question"].astype(str)
     frame["text"] = frame["language"] + " question " + number
     frame["answer"] = frame["language"] + " answer " + number + " " + mask
-    return frame.assign(
-        facts=np.where(frame["score"] > 7, 1.0, 0.0), language_kept=0.5, fluency=np.nan, tokens=4, finished=True
-    )
+    parts = {"facts": np.where(frame["score"] > 7, 1.0, 0.0), "language_kept": 0.5, "fluency": np.nan}
+    return frame.assign(**parts, tokens=4, finished=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +41,7 @@ def test_langspec_table(items, rows):
         assert table["mean"][0] > table["mean"][1]
         assert table["p_value"][0] == table["p_holm"][0] == 1 / 3**3  # two draws in each of three languages
         assert table[["p_value", "p_holm"]].loc[1].isna().all()
-
-
-def test_the_matrix_of_scores_is_the_studys_own(rows):
+    # The matrix of scores is the study's own.
     table = tables.matrix_table(rows, "contrast", "judge_score", budget="0.1", model="chat", selected_on="base")
     assert table["masked_language"].tolist() == ["", "en", "zh", "vi"]
     drops = table.set_index("masked_language").drop("") - table.set_index("masked_language").loc[""]
@@ -65,7 +61,7 @@ def test_parts_table(items):
     assert (table["tokens"] == 4).all()
 
 
-def test_examples_are_the_first_that_were_answered_well(items):
+def test_examples_are_the_first_that_were_answered_well(items, tmp_path):
     table = tables_open.example_answers(items, method="contrast", budget="0.1", count=3)
     unmasked = items[items["method"] == "none"].groupby("question")["score"].min()
     good = [number for number, score in unmasked.items() if score >= 8][:3]
@@ -75,9 +71,7 @@ def test_examples_are_the_first_that_were_answered_well(items):
     assert first["unmasked"] == f"en answer {good[0]} none"
     assert first["Chinese masked"] == f"en answer {good[0]} contrastzh"
     assert list(table) == ["language", "question", "unmasked", "English masked", "Chinese masked", "Vietnamese masked"]
-
-
-def test_examples_without_good_answers_and_long_ones(items, tmp_path):
+    # Without good answers the first are shown, long ones cut.
     bad = items.assign(score=1.0, answer=lambda frame: frame["answer"] + "\n|<b>" + "x" * 400)
     bad.loc[bad["question"] == 0, "answer"] = " "
     table = tables_open.example_answers(bad, method="contrast", budget="0.1", count=2)
@@ -90,19 +84,14 @@ def test_examples_without_good_answers_and_long_ones(items, tmp_path):
     assert not any("<b>" in line for line in lines)
 
 
-def test_figures_without_sets_are_refused(items, tmp_path):
-    changes, langspec = score_changes(items, resamples=50), open_langspec(items, resamples=50)
+def test_two_languages_are_enough_but_sets_are_needed(items, tmp_path):
+    two = items[(items["language"] != "zh") & (items["masked_language"] != "zh")]
+    changes, langspec = score_changes(two, resamples=20), open_langspec(two, resamples=20)
+    assert set(langspec["masked_language"]) == {"en", "vi", "mean"}
     for draw, frame in ((figures.score_matrices, changes), (figures.open_langspec_bars, langspec)):
+        draw(frame, tmp_path / "two")
         with pytest.raises(CraneError, match="selected on the chat model"):
             draw(frame, tmp_path / "none", selected_on="chat")
-
-
-def test_two_languages_are_enough(items, tmp_path):
-    two = items[(items["language"] != "zh") & (items["masked_language"] != "zh")]
-    figures.score_matrices(score_changes(two, resamples=20), tmp_path / "scores")
-    table = open_langspec(two, resamples=20)
-    figures.open_langspec_bars(table, tmp_path / "bars")
-    assert set(pd.unique(table["masked_language"])) == {"en", "vi", "mean"}
 
 
 def test_scores_that_are_missing_are_a_dash_and_not_a_number(items, tmp_path):

@@ -58,21 +58,14 @@ def test_names():
     caption = "Share (p < 0.01) of units. Bars: 95 % intervals."
     assert labels.first_sentence(caption) == "Share (p < 0.01) of units"
     assert labels.first_sentence("One only.") == "One only"
-
-
-def test_order():
     assert labels.ordered_languages(["vi", "fr", "en", "zh", "en"]) == ["en", "zh", "vi", "fr"]
     sets = [("zzz", "0.1"), ("lape", "0.1"), ("lape", "published"), ("contrast", "0.1")]
     ordered = [("contrast", "0.1"), ("lape", "published"), ("lape", "0.1"), ("zzz", "0.1")]
     assert labels.ordered_sets(sets) == ordered
 
 
-def test_ink_is_readable():
-    assert style.ink_on("white") == "black"
-    assert style.ink_on("#30006a") == "white"
-
-
-def test_drawable(monkeypatch):
+def test_ink_is_readable_and_characters_drawable(monkeypatch):
+    assert (style.ink_on("white"), style.ink_on("#30006a")) == ("black", "white")
     assert style.drawable("的货币是欧元，。")
     monkeypatch.setattr(style, "families", lambda: (style.LATIN,))
     assert style.drawable("Đơn vị tiền tệ: người \n")

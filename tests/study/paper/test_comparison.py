@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from crane_lib.neurons import NeuronSet
-from crane_study.frames import read_frame
 from crane_study.paper.comparison import (
     Published,
     accuracy_langspec,
@@ -16,7 +15,7 @@ from crane_study.paper.comparison import (
     compare_values,
     score_langspec,
 )
-from crane_study.paper.published import PUBLISHED, published_rows, published_scores
+from crane_study.paper.published import published_rows, published_scores
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.open_ended import open_langspec
@@ -59,21 +58,18 @@ def test_a_value_beyond_the_tolerance_is_not_within(exact):
     assert outside["difference"].item() == pytest.approx(-0.02)
 
 
-def test_missing_rows_are_not_run_and_the_others_stay(exact):
+def test_missing_rows_are_not_run_and_draws_are_averaged(exact):
     table = values(exact[exact["method"] != "lape"])
     assert set(table.loc[table["method"] == "lape", "within"]) == {"NOT RUN"}
     assert set(table.loc[table["method"] != "lape", "within"]) == {"yes"}
     assert set(values(exact.iloc[:0])["within"]) == {"NOT RUN"}
     assert set(directions(exact.iloc[:0])["same_direction"]) == {"NOT RUN"}
-
-
-def test_random_draws_are_averaged_and_widen_the_tolerance(exact):
     drawn = exact[exact["method"] == "random_like_kurtosis"]
     two = [drawn.assign(value=drawn["value"] + step, random_seed=draw) for draw, step in ((0, -0.05), (1, 0.05))]
     table = values(pd.concat([exact[exact["method"] != "random_like_kurtosis"], *two]))
     random = table[table["method"] == "random_like_kurtosis"]
     assert random["difference"].abs().max() < 1e-12
-    assert (random["tolerance"] > 1.96 * 0.07).all()
+    assert (random["tolerance"] > 1.96 * 0.07).all()  # the spread of the draws widens it
 
 
 def test_directions_of_the_published_accuracies(exact):
@@ -83,9 +79,6 @@ def test_directions_of_the_published_accuracies(exact):
     assert table.loc[("kurtosis", "zh"), "own_published"] == "no clear change"
     assert table.loc[("kurtosis", "vi"), "most_published"] == "Vietnamese"
     assert set(table.loc["lape", "own_published"]) == {"no clear change"}
-
-
-def test_agreement_in_directions(exact):
     ours = exact.assign(n=10**9)  # so many questions that every change is clear
     better = (ours["method"] == "kurtosis") & (ours["masked_language"] == "vi")
     table = directions(ours.assign(value=ours["value"].where(~better, 0.9)))
@@ -93,10 +86,7 @@ def test_agreement_in_directions(exact):
     assert table.loc[("kurtosis", "en"), "same_direction"] == "yes"
     assert table.loc[("kurtosis", "zh"), "own_ours"] == "falls"
     assert not table.drop(columns=["budget"]).map(lambda cell: isinstance(cell, float)).to_numpy().any()
-
-
-def test_another_metric_has_no_noise(exact):
-    """An accuracy of ten questions changes unclearly; a token probability changes clearly."""
+    # An accuracy of ten questions changes unclearly; a token probability changes clearly.
     few = exact.assign(n=10)
     assert set(directions(few)["own_ours"]) == {"no clear change"}
     renamed = few.assign(metric="token_probability")
@@ -138,62 +128,38 @@ def ranks(rows):
     return compare_ranks(accuracy_langspec(rows, model="base"), BASE).set_index("method")
 
 
-def test_langspec_of_accuracies(exact):
+def test_langspec_and_ranks_of_accuracies(exact):
     table = langspec(exact)
     published = table.set_index(["method", "masked_language"])["published"]
     assert published["kurtosis", "vi"] == pytest.approx(0.4907, abs=6e-5)
     assert published["lape", "zh"] == pytest.approx(0.0337, abs=6e-5)
     assert set(table["within"]) == {"yes"}
     lacking = langspec(exact[exact["method"] != "lape"])
-    assert lacking.groupby("method")["within"].agg(set).to_dict() == {
-        "kurtosis": {"yes"},
-        "lape": {"NOT RUN"},
-        "random_like_kurtosis": {"yes"},
-    }
-
-
-def test_ranks(exact):
+    within = lacking.groupby("method")["within"].agg(set).to_dict()
+    assert within == {"kurtosis": {"yes"}, "lape": {"NOT RUN"}, "random_like_kurtosis": {"yes"}}
     table = ranks(exact)
     assert table["rank_published"].to_dict() == {"kurtosis": "1", "random_like_kurtosis": "2", "lape": "3"}
     assert set(table["same_direction"]) == {"yes"}
     lacking = ranks(exact[exact["method"] != "lape"])["rank_ours"]
     assert lacking.to_dict() == {"kurtosis": "1", "random_like_kurtosis": "2", "lape": "NOT RUN"}
-
-
-def test_methods_that_are_equal_share_a_rank(exact):
     unharmed = exact[exact["masked_language"] == ""].set_index(["model", "evaluation_language"])["value"]
     places = zip(exact["model"], exact["evaluation_language"], strict=True)
     table = ranks(exact.assign(value=[unharmed[place] for place in places]))
-    assert set(table["rank_ours"]) == {"1"}
+    assert set(table["rank_ours"]) == {"1"}  # equal methods share a rank
     assert table.loc["lape", "same_direction"] == "no"
-
-
-def test_sets_of_the_other_model_do_not_count(exact):
-    """A study masks its base model with the chat model's sets, too; the paper's are the base model's own."""
+    # A study masks its base model with the chat model's sets, too; the paper's are the base model's own.
     own = exact[(exact["model"] == "base") & (exact["method"] == "kurtosis")]
-    unmasked = exact[(exact["model"] == "base") & (exact["masked_language"] == "")]
-    harmless = unmasked.set_index("evaluation_language")["value"]
-    others = own.assign(selected_on="chat", value=own["evaluation_language"].map(harmless))
+    others = own.assign(selected_on="chat", value=own["evaluation_language"].map(unharmed["base"]))
     table = ranks(pd.concat([exact, others]))
     assert table.loc["kurtosis", "rank_ours"] == "1"
     assert len(table) == 3
 
 
-def test_open_answers_have_the_stated_values(found):
-    """The published LangSpec-F of open answers (released form, beta 4), to the rounding of the scores."""
+def test_langspec_and_ranks_of_open_answers(found):
     table = compare_langspec(score_langspec(found), ANSWERS)
     assert set(table["within"]) == {"yes"}
     assert table["difference"].abs().max() < 1e-9
-    stated = read_frame(PUBLISHED)
-    stated = stated[stated["metric"].str.startswith("langspec_f (")]
-    names = {"CRANE": ("kurtosis", "published"), "CRANE top 1%": ("kurtosis", "0.01"), "LAPE": ("lape", "published")}
-    ours = table.set_index([*SET, "masked_language"])["ours"]
-    assert len(stated) == len(table) == 9
-    for row in stated.itertuples():
-        assert ours[(*names[row.method], row.masked_language)] == pytest.approx(float(row.value), abs=1e-3)
-
-
-def test_open_answers_beyond_the_tolerance_or_missing(found):
+    assert len(table) == 9
     chosen = (found["method"] == "kurtosis") & (found["budget"] == "published") & (found["masked_language"] == "vi")
     moved = found.assign(langspec=found["langspec"].where(~chosen, 0.0))
     table = compare_langspec(score_langspec(moved[moved["method"] != "lape"]), ANSWERS)
@@ -201,15 +167,9 @@ def test_open_answers_beyond_the_tolerance_or_missing(found):
     assert within.pop(("kurtosis", "published", "vi")) == "no"
     assert {method: set(part) for method, part in within.groupby(level=0)} == {"kurtosis": {"yes"}, "lape": {"NOT RUN"}}
     assert set(compare_langspec({}, ANSWERS)["within"]) == {"NOT RUN"}
-
-
-def test_ranks_of_open_answers(found):
     table = compare_ranks(score_langspec(found), ANSWERS).set_index(SET)
-    assert table["rank_published"].to_dict() == {
-        ("kurtosis", "published"): "1",
-        ("kurtosis", "0.01"): "2",
-        ("lape", "published"): "3",
-    }
+    ranked = {("kurtosis", "published"): "1", ("kurtosis", "0.01"): "2", ("lape", "published"): "3"}
+    assert table["rank_published"].to_dict() == ranked
     assert set(table["same_direction"]) == {"yes"}
     raised = found.assign(langspec=found["langspec"].where(found["method"] != "lape", 1.0))
     assert compare_ranks(score_langspec(raised), ANSWERS).set_index("method").loc["lape", "rank_ours"] == "1"
@@ -247,13 +207,10 @@ def compared(table=OVERLAPS, *, same_model):
     return found.set_index(["language_a", "language_b"])
 
 
-def test_overlaps_of_another_model_have_directions():
+def test_overlaps_have_directions_and_values_on_the_papers_model():
     table = compared(same_model=False)
     assert not {"published", "ours"} & set(table)
     assert {pair: tuple(row) for pair, row in table.iterrows()} == DIRECTIONS
-
-
-def test_overlaps_of_the_papers_model_have_values():
     table = compared(same_model=True)
     assert table.drop(("en", "random"))["our_direction"].to_dict() == {k: v[1] for k, v in DIRECTIONS.items()}
     within = table["within"].to_dict()
@@ -262,12 +219,9 @@ def test_overlaps_of_the_papers_model_have_values():
     assert within[("vi", "zh")] == "NOT RUN"
     assert table.loc[("en", "random"), ["ours", "our_direction"]].tolist() == [0.09, ""]
     assert table.loc[("zh", "vi"), ["expected_share_of_a", "chance_low", "chance_high"]].tolist() == [0.36, 0.34, 0.38]
-
-
-@pytest.mark.parametrize("edge", ["chance_low", "chance_high"])
-def test_a_share_at_the_edge_of_chance_is_no_clear_difference(edge):
-    table = OVERLAPS.assign(share_of_a=OVERLAPS[edge])
-    assert compared(table, same_model=False)["our_direction"].iloc[0] == "no clear difference"
+    for edge in ("chance_low", "chance_high"):
+        table = compared(OVERLAPS.assign(share_of_a=OVERLAPS[edge]), same_model=False)
+        assert table["our_direction"].iloc[0] == "no clear difference"
 
 
 def test_sets_of_very_different_sizes():
@@ -279,7 +233,4 @@ def test_sets_of_very_different_sizes():
     table = compared(overlaps(sets), same_model=False)["our_direction"]
     assert table[("en", "vi")] == table[("vi", "en")] == "less than chance"
     assert set(table.drop([("en", "vi"), ("vi", "en")])) == {"NOT RUN"}
-
-
-def test_without_sets_nothing_is_compared():
     assert set(compared(overlaps([]), same_model=False)["same_direction"]) == {"NOT RUN"}

@@ -47,16 +47,12 @@ def test_the_published_list_of_mistral_has_six_languages_and_does_not_fit_llama(
         read_lape_list(path, layers=32, width=11008)
 
 
-def test_a_made_up_list(tmp_path):
-    sets = read_lape_list(made_up(tmp_path / "list.pth"), layers=3, width=20, model="x")
-    assert [layer.tolist() for layer in sets[2].sites["neuron"]] == [[2, 3], [2, 3, 4], [2, 3, 4, 5]]
-    counts = list_counts(sets).set_index("set")
+def test_a_made_up_list_compared_with_our_sets(tmp_path):
+    listed = read_lape_list(made_up(tmp_path / "list.pth"), layers=3, width=20, model="x")
+    assert [layer.tolist() for layer in listed[2].sites["neuron"]] == [[2, 3], [2, 3, 4], [2, 3, 4, 5]]
+    counts = list_counts(listed).set_index("set")
     assert counts["neurons"].to_dict() == dict.fromkeys(LANGUAGES[7], 9) | {"all": 8 + 9 + 10}
     assert counts.loc["en", "share"] == 9 / 60
-
-
-def test_our_sets_compared_with_the_list(tmp_path):
-    listed = read_lape_list(made_up(tmp_path / "list.pth"), layers=3, width=20)
     ours = [
         NeuronSet({"neuron": [np.array([1, 2]), np.array([1]), np.array([19])]}, {"neuron": 20}, language="zh"),
         NeuronSet({"neuron": [np.array([0])] * 3}, {"neuron": 20}, language="de"),
@@ -70,34 +66,26 @@ def test_our_sets_compared_with_the_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "asked", "message"),
+    ("content", "layers", "width", "message"),
     [
-        ({}, {"layers": 4, "width": 20}, "'en' has 3 layers, the model 4; it is of another model"),
-        ({}, {"layers": 3, "width": 9}, "'ja', layer 2: index 9 is out of range for a width of 9"),
-        ({"languages": 5}, {"layers": 3, "width": 20}, "has 5 languages, LAPE's lists have 7 or 6"),
-        ({"dtype": torch.float32}, {"layers": 3, "width": 20}, "expected indices .* saw torch.float32 of shape"),
+        ({}, 4, 20, "'en' has 3 layers, the model 4; it is of another model"),
+        ({}, 3, 9, "'ja', layer 2: index 9 is out of range for a width of 9"),
+        ({"languages": 5}, 3, 20, "has 5 languages, LAPE's lists have 7 or 6"),
+        ({"dtype": torch.float32}, 3, 20, "expected indices .* saw torch.float32 of shape"),
+        (None, 1, 20, r"no such file; paper\.lape_list"),
+        ("not tensors", 1, 20, "is not a file of tensors that torch reads"),
+        (torch.zeros(2), 1, 20, "expected a list over languages of lists over layers, saw Tensor"),
+        ([[torch.tensor([1, 1])]] * 7, 1, 20, "names a neuron twice"),
+        ([[torch.tensor([-1, 1])]] * 7, 1, 20, "index -1 is out of range"),
     ],
 )
-def test_a_list_that_does_not_fit_is_refused(tmp_path, options, asked, message):
-    with pytest.raises(CraneError, match=message):
-        read_lape_list(made_up(tmp_path / "list.pth", **options), **asked)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"no such file; paper\.lape_list"),
-        ("not tensors", "is not a file of tensors that torch reads"),
-        ({"a": torch.zeros(2)}, "expected a list over languages of lists over layers, saw dict"),
-        ([[torch.tensor([1, 1])]] * 7, "names a neuron twice"),
-        ([[torch.tensor([-1, 1])]] * 7, "index -1 is out of range"),
-    ],
-)
-def test_wrong_files_are_named(tmp_path, content, message):
+def test_a_wrong_list_is_named(tmp_path, content, layers, width, message):
     path = tmp_path / "list.pth"
-    if isinstance(content, str):
+    if isinstance(content, dict):
+        made_up(path, **content)
+    elif isinstance(content, str):
         path.write_text(content)
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(CraneError, match=message):
-        read_lape_list(path, layers=1, width=20)
+        read_lape_list(path, layers=layers, width=width)

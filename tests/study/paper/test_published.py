@@ -15,13 +15,8 @@ from crane_study.paper.published import (
 
 def test_published_numbers_by_the_same_rules():
     found = {item["id"]: item for item in judge_published()}
-    assert {claim: item["verdict"] for claim, item in found.items()} == {
-        "C1": "NOT REPRODUCED",
-        "C2": "NOT RUN",
-        "C3": "NOT RUN",
-        "C4": "NOT RUN",
-        "C5": "NOT REPRODUCED",
-    }
+    verdicts = {claim: item["verdict"] for claim, item in found.items()}
+    assert verdicts == dict.fromkeys(("C2", "C3", "C4"), "NOT RUN") | dict.fromkeys(("C1", "C5"), "NOT REPRODUCED")
     assert found["C1"]["numbers"]["satisfied"] == found["C5"]["numbers"]["satisfied"] == 1
     assert found["C1"]["numbers"]["relative_drop"]["vi"]["holds"]
 

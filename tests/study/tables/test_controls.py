@@ -12,7 +12,8 @@ from crane_study import figures
 from crane_study.measure.rows import MASK, langspec_rows
 from crane_study.tables import controls, effects
 from crane_study.uncertainty.bootstrap import resample_items
-from crane_study.uncertainty.intervals import drop_intervals, langspec_intervals, mean_intervals
+from crane_study.uncertainty.intervals import drop_intervals, langspec_intervals, mean_intervals, role_scores
+from crane_study.uncertainty.permutation import p_value_table
 
 LANGUAGES = ("en", "vi", "zh")
 BUDGETS = ("0.01", "0.1")
@@ -24,21 +25,9 @@ def mask_frames(method, budget, *, own, other, draw=-1, share=0.1):
     for masked in LANGUAGES if method != "none" else [""]:
         for language in LANGUAGES:
             lost = own if language == masked else other
-            yield pd.DataFrame(
-                {
-                    "profile": "p",
-                    "model": "base",
-                    "selected_on": "base" if masked else "",
-                    "method": method,
-                    "budget": budget,
-                    "masked_language": masked,
-                    "random_seed": draw,
-                    "masked_share": share,
-                    "language": language,
-                    "item": range(SIZE),
-                    "correct": np.arange(SIZE) >= lost,
-                }
-            )
+            labels = ("p", "base", "base" if masked else "", method, budget, masked, draw, share)
+            values = {"language": language, "item": range(SIZE), "correct": np.arange(SIZE) >= lost}
+            yield pd.DataFrame({**dict(zip(MASK, labels, strict=True)), **values})
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +65,8 @@ def f1(own, other):
 
 
 def test_p_is_against_matched_masks_or_masks_of_the_same_units_and_budget(found):
-    table = effects.p_values(found).set_index(["method", "budget"])
+    table = p_value_table(found.masks, role_scores(found), languages=found.languages)
+    table = table.set_index(["method", "budget"])
     assert table.loc[("contrast", "0.1"), "control"] == "random_global"
     assert table.loc[("contrast", "0.1"), "p_value"] == 1 / (7 * 6 * 5)  # of seven masks no other three come near
     # A mask that takes as much from every language scores the same as the mask of each: its own three lose 2 each.
@@ -107,25 +97,20 @@ def test_the_main_table_gets_intervals_and_keeps_its_columns(rows, found):
 
 def test_figures_draw_the_intervals_and_say_so(rows, found, tmp_path):
     langspec = langspec_rows(rows, measure="accuracy")
-    for name, draw, data, intervals in (
-        ("bars", figures.langspec_bars, langspec, langspec_intervals(found)),
-        ("map", figures.delta_matrices, rows, drop_intervals(found)),
+    for draw, data, intervals, options in (
+        (figures.langspec_bars, langspec, langspec_intervals(found), {}),
+        (figures.delta_matrices, rows, drop_intervals(found), {"metric": "accuracy"}),
     ):
-        options = {"metric": "accuracy"} if name == "map" else {}
-        assert "paired bootstrap" in draw(data, tmp_path / name, intervals=intervals, **options)
-        assert "bootstrap" not in draw(data, tmp_path / f"{name}_plain", **options)
-        with_them, without = (tmp_path / f"{name}{end}.png" for end in ("", "_plain"))
-        assert with_them.read_bytes() != without.read_bytes()
+        assert "paired bootstrap" in draw(data, tmp_path / "intervals", intervals=intervals, **options)
+        assert "bootstrap" not in draw(data, tmp_path / "plain", **options)
+        assert (tmp_path / "intervals.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
 
 
-def test_areas_of_curves_that_are_known():
+def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
     budgets = np.array([0.01, 0.1, 1.0])
     assert controls.area(budgets, np.ones(3)) == pytest.approx(1.0)
     assert controls.area(budgets, np.array([0.0, 0.5, 1.0])) == pytest.approx(0.5)  # straight in the logarithm
     assert controls.area(budgets, np.array([[0, 0, 0.0], [0, 1, 0.0]])) == pytest.approx([0, 0.5])
-
-
-def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
     table = controls.area_table(found).set_index("method")
     assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global"}
     assert table.loc["contrast", "area"] == pytest.approx((f1(10, 0) + f1(20, 0)) / 2)
@@ -133,16 +118,14 @@ def test_area_table_has_the_methods_of_every_budget_and_their_best_point(found):
     assert (set(table["lowest_budget"]), set(table["highest_budget"])) == ({"0.01"}, {"0.1"})
     assert (table["low"] <= table["high"]).all()
     assert table.loc["contrast", "best_low"] < f1(20, 0) < table.loc["contrast", "best_high"]
-
-
-def test_highest_points_are_compared_wherever_they_lie(found):
+    # Highest points are compared wherever they lie.
     table = controls.best_differences(found, of="contrast").set_index("method")
     assert set(table.index) == {"lape", "kurtosis", "random_global"}
     assert table.loc["lape", "difference"] == pytest.approx(f1(20, 0) - f1(2, 2))
     assert 0 < table.loc["lape", "low"] < table.loc["lape", "difference"] < table.loc["lape", "high"]
 
 
-def test_every_resample_chooses_the_best_budgets_anew():
+def test_every_resample_chooses_its_own_best_budget():
     """Two budgets that are equally good, on other questions: which is the better one differs between resamples."""
     frames = [*mask_frames("none", "", own=0, other=0, share=0.0)]
     for budget in BUDGETS:
@@ -153,22 +136,17 @@ def test_every_resample_chooses_the_best_budgets_anew():
     found = resample_items(pd.concat(frames, ignore_index=True), resamples=300)
     row = controls.best_differences(found, of="contrast").set_index("method").loc["lape"]
 
-    at = {key: list(part) for key, part in found.masks.groupby(["method", "budget"]).indices.items()}
+    at = found.masks.groupby(["method", "budget"]).indices
     differences, chosen = [], []
     for unmasked, measured in zip(found.unmasked_draws, found.draws, strict=True):
-        best = {}
-        for method in ("contrast", "lape"):
-            means = []
-            for budget in BUDGETS:
-                scores = []
-                for place in at[method, budget]:
-                    before, after = (dict(zip(found.languages, v, strict=True)) for v in (unmasked, measured[place]))
-                    scores.append(langspec(before, after, target=found.masks["masked_language"][place]).f)
-                means.append(np.mean(scores))
-            best[method] = max(means)
-            if method == "contrast":
-                chosen.append(int(np.argmax(means)))
-        differences.append(best["contrast"] - best["lape"])
+        before = dict(zip(found.languages, unmasked, strict=True))
+        scores = [
+            langspec(before, dict(zip(found.languages, after, strict=True)), target=target).f
+            for after, target in zip(measured, found.masks["masked_language"], strict=True)
+        ]
+        own, lape = ([np.mean(np.array(scores)[at[method, b]]) for b in BUDGETS] for method in ("contrast", "lape"))
+        chosen.append(int(np.argmax(own)))
+        differences.append(max(own) - max(lape))
     assert 100 < sum(chosen) < 200
     assert (row["low"], row["high"]) == pytest.approx(np.quantile(differences, [0.025, 0.975]))
 
@@ -180,9 +158,7 @@ def test_control_table_compares_neurons_with_global_masks_only(found):
     assert np.isnan(table.loc["kurtosis", "p_value"])
     assert (table.loc["random_global", "lowest"], table.loc["random_global", "draws"]) == (pytest.approx(f1(1, 1)), 4)
     assert table.loc["random_full", "masked_share"] == 0.5
-
-
-def test_ablation_says_what_a_variant_masks(found):
+    # The table of variants says what each masks.
     table = controls.ablation_table(found, budget="0.1").set_index("rule")
     row = table.loc["Kurtosis, z (released: > 1)"]
     assert (row["level"], row["share_en"], row["mean"]) == ("> 2", 0.03, pytest.approx(f1(4, 1)))
@@ -218,9 +194,5 @@ def test_silenced_parts_in_words():
         [(part, layer, k, "accuracy", 0.5) for part, layer in cases for k in LANGUAGES],
         columns=["part", "layer", "evaluation_language", "metric", "value"],
     )
-    table = controls.silenced_table(frame)
-    assert list(zip(table["part"], table["layer"], strict=True)) == [
-        ("nothing", ""),
-        ("MLP", "0"),
-        ("attention", "all"),
-    ]
+    words = controls.silenced_table(frame)[["part", "layer"]].to_numpy().tolist()
+    assert words == [["nothing", ""], ["MLP", "0"], ["attention", "all"]]

@@ -21,7 +21,7 @@ def statistics():
     }
 
 
-def test_shares_add_up(statistics):
+def test_shares_add_up_and_tails_are_measured(statistics):
     shares = tables.relevance_shares(statistics)
     for language in ("en", "vi"):
         for name, sites in (("neurons", ("neuron",)), ("rows", ("gate", "up", "down"))):
@@ -29,9 +29,6 @@ def test_shares_add_up(statistics):
     found = shares["rows"]["down", "en"]
     sums = {s: statistics["en"].moments[s].mean_absolute.numpy().sum(axis=1) for s in ("gate", "up", "down")}
     assert found == pytest.approx(100 * sums["down"] / sum(values.sum() for values in sums.values()))
-
-
-def test_tails(statistics):
     table = tables.tails_table(statistics).set_index(["language", "site"])
     assert table.loc[("en", "neuron"), "units"] == 2 * 24
     values = statistics["vi"].moments["up"].mean.numpy().ravel()

@@ -41,27 +41,18 @@ def made_up(*, documents=8, noise=0.0, seed=0):
 
 
 def neuron_set(units, *, language="en", method="contrast", draw=-1):
-    sites = [
-        np.array([unit - WIDTH * n for unit in units if unit // WIDTH == n], dtype=np.int64) for n in range(LAYERS)
-    ]
-    return NeuronSet(
-        sites={"neuron": sites},
-        widths={"neuron": WIDTH},
-        method=method,
-        budget="0.1",
-        language=language,
-        random_seed=draw,
-    )
+    layers = [np.array([u - WIDTH * n for u in units if u // WIDTH == n], dtype=np.int64) for n in range(LAYERS)]
+    return NeuronSet({"neuron": layers}, {"neuron": WIDTH}, "", method, "0.1", language, draw)
 
 
-def test_effects_a_token_are_weighted_by_tokens():
+def test_effects_per_token_and_their_file(tmp_path):
     effects = Effects({"en": np.array([[[2.0, 0.0]], [[4.0, 6.0]]])}, {"en": np.array([1, 2])})
     np.testing.assert_allclose(effects.per_token()["en"], [2.0, 2.0])
     drawn = effects.per_token({"en": np.array([[2, 0], [0, 1]])})["en"]
     np.testing.assert_allclose(drawn, [[2.0, 0.0], [2.0, 3.0]])
-
-
-def test_effects_are_read_as_they_were_written(tmp_path):
+    found = specific({"en": np.array([3.0, 1.0]), "zh": np.array([1.0, 1.5]), "vi": np.array([2.0, 0.0])})
+    np.testing.assert_allclose(found["en"], [1.0, -0.5])  # own minus the largest other
+    np.testing.assert_allclose(found["zh"], [-2.0, 0.5])
     effects, _truth = made_up()
     effects.save(tmp_path / "effects.safetensors")
     again = Effects.load(tmp_path / "effects.safetensors")
@@ -71,12 +62,6 @@ def test_effects_are_read_as_they_were_written(tmp_path):
         np.testing.assert_array_equal(again.tokens[language], effects.tokens[language])
     with pytest.raises(CraneError, match="no such file"):
         Effects.load(tmp_path / "other.safetensors")
-
-
-def test_specific_is_own_minus_the_largest_other():
-    found = specific({"en": np.array([3.0, 1.0]), "zh": np.array([1.0, 1.5]), "vi": np.array([2.0, 0.0])})
-    np.testing.assert_allclose(found["en"], [1.0, -0.5])
-    np.testing.assert_allclose(found["zh"], [-2.0, 0.5])
 
 
 def test_halves_share_no_document():
@@ -90,31 +75,23 @@ def test_halves_share_no_document():
     assert len(np.unique(first, axis=0)) > 10
     np.testing.assert_array_equal(halve(effects, halvings=50).first["en"], halves.first["en"])
     assert not np.array_equal(halve(effects, halvings=50, random_seed=1).first["en"], halves.first["en"])
-
-
-def test_too_few_documents_to_halve():
-    effects, _truth = made_up(documents=3)
     with pytest.raises(CraneError, match="3 documents in 'en'; 4 are needed"):
-        halve(effects)
+        halve(made_up(documents=3)[0])
 
 
 @pytest.mark.parametrize(("noise", "low", "high"), [(0.0, 0.999, 1.0), (0.01, 0.2, 0.7), (1e4, -0.2, 0.2)])
 def test_reliability_falls_with_noise(noise, low, high):
     effects, _truth = made_up(noise=noise)
-    table = reliability(effects, halve(effects, halvings=40))
+    halves = halve(effects, halvings=40)
+    table = reliability(effects, halves)
     assert table["of"].tolist() == [OWN] * 3 + [SPECIFIC] * 3
     own = table[table["of"] == OWN]
     assert own["halves_agree"].between(low, high + 1e-9).all()
     np.testing.assert_allclose(own["whole_agrees"], 2 * own["halves_agree"] / (1 + own["halves_agree"]))
     assert (table["low"] <= table["halves_agree"]).all()
-
-
-def test_reliability_is_the_rank_correlation_of_the_halves():
-    effects, _truth = made_up(noise=0.02)
-    halves = halve(effects, halvings=7)
-    expected = np.mean([spearmanr(a, b)[0] for a, b in zip(halves.first["vi"], halves.second["vi"], strict=True)])
-    table = reliability(effects, halves).set_index(["of", "language"])
-    assert table.loc[(OWN, "vi"), "halves_agree"] == pytest.approx(expected, abs=1e-12)
+    pairs = zip(halves.first["vi"], halves.second["vi"], strict=True)
+    expected = np.mean([spearmanr(a, b)[0] for a, b in pairs])
+    assert own.set_index("language").loc["vi", "halves_agree"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_scores_that_are_the_effects_agree_perfectly():
@@ -124,9 +101,8 @@ def test_scores_that_are_the_effects_agree_perfectly():
     table = rank_agreement(effects, {"relevance": shaped, "turned": turned}, of=OWN)
     np.testing.assert_allclose(table.set_index("method").loc["relevance"].drop("of").astype(float), 1.0)
     np.testing.assert_allclose(table.set_index("method").loc["turned"].drop("of").astype(float), -1.0)
-    table = rank_agreement(
-        effects, {"contrast": {k: v.reshape(LAYERS, WIDTH) for k, v in specific(truth).items()}}, of=SPECIFIC
-    )
+    contrast = {k: v.reshape(LAYERS, WIDTH) for k, v in specific(truth).items()}
+    table = rank_agreement(effects, {"contrast": contrast}, of=SPECIFIC)
     np.testing.assert_allclose(table.drop(columns=["method", "of"]).to_numpy(dtype=float), 1.0)
 
 
@@ -153,12 +129,15 @@ def test_without_noise_ablation_finds_what_there_is():
     largest = np.sort(truth["en"])[-5:].sum()
     assert table.loc["contrast", "effect"] == pytest.approx(truth["en"][[0, 1, 2, 3, 99]].sum())
     assert table.loc["contrast", "share"] == pytest.approx(truth["en"][[0, 1, 2, 3, 99]].sum() / largest)
-    assert table.loc["lape", "specific_effect"] == pytest.approx(
-        truth["en"][own].sum() - max(truth[k][own].sum() for k in ("zh", "vi"))
-    )
+    beyond = truth["en"][own].sum() - max(truth[k][own].sum() for k in ("zh", "vi"))
+    assert table.loc["lape", "specific_effect"] == pytest.approx(beyond)
     assert table.loc["lape", "specific_share"] == pytest.approx(1.0, abs=0.02)  # the shared neuron is not specific
     assert table.loc["lape", "share"] < 0.9 < table.loc["contrast", "share"]
     assert (table["share_low"] <= table["share"]).all()
+    draws = [neuron_set([unit], method="random_like_contrast", draw=n) for n, unit in enumerate((0, 60))]
+    table = captured(halves, draws)  # draws are averaged
+    assert len(table) == 1
+    assert table["effect"][0] == pytest.approx(truth["en"][[0, 60]].mean())
 
 
 def test_choosing_on_noise_gains_nothing():
@@ -172,41 +151,16 @@ def test_choosing_on_noise_gains_nothing():
     assert abs(table["share"][0]) > 2  # against next to nothing
 
 
-def test_random_draws_are_averaged():
-    effects, truth = made_up()
-    halves = halve(effects, halvings=10)
-    draws = [neuron_set([unit], method="random_like_contrast", draw=n) for n, unit in enumerate((0, 60))]
-    table = captured(halves, draws)
-    assert len(table) == 1
-    assert table["effect"][0] == pytest.approx(truth["en"][[0, 60]].mean())
-
-
-def test_sums_beside_the_whole():
+def test_sums_of_single_effects_and_the_whole():
     effects, truth = made_up()
     item = neuron_set([0, 99], language="zh")
-    languages = dict.fromkeys(LANGUAGES, 100)
-    frames = [
-        pd.DataFrame(
-            {
-                "method": method,
-                "budget": budget,
-                "masked_language": masked,
-                "evaluation_language": k,
-                "nll": nll * tokens,
-                "tokens": tokens,
-            }
-            for k, tokens in languages.items()
-        )
-        for method, budget, masked, nll in (("none", "", "", 0.5), ("contrast", "0.1", "zh", 3.5))
-    ]
-    table = additivity(effects, [item], pd.concat(frames))
+    masks = (("none", "", "", 50.0), ("contrast", "0.1", "zh", 350.0))
+    records = [(*labels, k, nll, 100) for *labels, nll in masks for k in LANGUAGES]
+    columns = ["method", "budget", "masked_language", "evaluation_language", "nll", "tokens"]
+    table = additivity(effects, [item], pd.DataFrame(records, columns=columns))
     assert table["together"][0] == pytest.approx(3.0)
     assert table["sum_of_singles"][0] == pytest.approx(truth["zh"][[0, 99]].sum())
     assert table["ratio"][0] == pytest.approx(3.0 / truth["zh"][[0, 99]].sum())
-
-
-def test_layers_add_up():
-    effects, truth = made_up()
     table = by_layer(effects)
     assert table[["layer", "language"]].apply(tuple, axis=1).is_unique
     found = table.groupby("language")["effect"].sum()

@@ -7,14 +7,8 @@ import pytest
 from crane_lib.errors import CraneError
 from crane_lib.specificity import langspec
 from crane_study.measure.rows import COLUMNS, MASK
-from crane_study.uncertainty.open_ended import (
-    FORMS,
-    langspec_f1_intervals,
-    langspec_f1_rows,
-    open_langspec,
-    score_changes,
-    score_rows,
-)
+from crane_study.uncertainty import open_ended
+from crane_study.uncertainty.open_ended import FORMS, open_langspec, score_changes, score_rows
 from crane_study.uncertainty.permutation import random_p_value
 
 LANGUAGES = ("en", "zh", "vi")
@@ -56,19 +50,14 @@ def mean(items, *, method, masked, language, draw=-1):
 
 def test_rows_are_means(items):
     rows = score_rows(items, main="offline")
-    assert list(rows) == list(COLUMNS)
-    assert len(rows) == (1 + 3 + 6) * 3
-    assert set(rows["task"]) == {"open_ended"}
-    assert set(rows["metric"]) == {"judge_score"}
+    assert (list(rows), len(rows)) == (list(COLUMNS), (1 + 3 + 6) * 3)
+    assert (set(rows["task"]), set(rows["metric"])) == ({"open_ended"}, {"judge_score"})
     for row in rows.itertuples():
         expected = mean(
             items, method=row.method, masked=row.masked_language, language=row.evaluation_language, draw=row.random_seed
         )
-        assert row.value == pytest.approx(expected)
-        assert row.n == QUESTIONS
-
-
-def test_a_second_judge_has_a_metric_of_its_own_and_missing_scores_do_not_count(items):
+        assert (row.value, row.n) == (pytest.approx(expected), QUESTIONS)
+    # A second judge has a metric of its own, and missing scores do not count.
     other = items.assign(judge="endpoint")
     lost = (other["question"] == 4) & (other["method"] == "contrast")
     other.loc[lost, "score"] = np.nan
@@ -103,22 +92,16 @@ def test_changes_and_their_intervals(items):
     assert first.value == pytest.approx(np.mean(two))
 
 
-def test_questions_that_no_judge_scored_are_left_out(items):
-    part = items.copy()
-    part.loc[(part["question"] == 3) & (part["method"] == "contrast"), "score"] = np.nan
-    table = score_changes(part, resamples=50)
-    contrast = table[table["method"] == "contrast"]
-    assert set(contrast["n"]) == {QUESTIONS - 1}
-    assert contrast[["change", "low", "high"]].notna().all(axis=None)
-
-
 def test_a_change_is_on_the_questions_that_both_answers_have_scores_for(items):
     part = items.copy()
     hard = (part["question"] < 5) & (part["method"] == "none") & (part["language"] == "zh")
     part.loc[hard, "score"] = 1.0
     part.loc[(part["question"] < 5) & (part["method"] == "contrast"), "score"] = np.nan
     table = score_changes(part, resamples=50)
-    row = table[(table["method"] == "contrast") & (table["masked_language"] == table["evaluation_language"])]
+    contrast = table[table["method"] == "contrast"]
+    assert set(contrast["n"]) == {QUESTIONS - 5}
+    assert contrast[["change", "low", "high"]].notna().all(axis=None)
+    row = contrast[contrast["masked_language"] == contrast["evaluation_language"]]
     both = part[(part["question"] >= 5) & (part["language"] == "zh")]
     expected = mean(both, method="none", masked="", language="zh")
     assert row.set_index("masked_language").loc["zh", "unmasked"] == pytest.approx(expected)
@@ -128,9 +111,7 @@ def test_a_change_is_on_the_questions_that_both_answers_have_scores_for(items):
     assert table.loc["vi", ["change", "low", "high"]].isna().all(axis=None)
     assert (table.loc["vi", "n"] == 0).all()
     assert table.loc["en", ["change", "low", "high"]].notna().all(axis=None)
-
-
-def test_no_langspec_is_invented_where_scores_are_missing(items):
+    # No LangSpec-F is invented where scores are missing.
     part = items.copy()
     part.loc[(part["method"] == "contrast") & (part["masked_language"] == "en"), "score"] = np.nan
     table = open_langspec(part, resamples=50)
@@ -158,53 +139,31 @@ def test_langspec_is_the_metrics_own(items):
     table = open_langspec(items, resamples=200)
     before = {code: mean(items, method="none", masked="", language=code) for code in LANGUAGES}
     for form, (beta, kind) in FORMS.items():
-        expected = []
-        for masked in LANGUAGES:
-            after = {code: mean(items, method="contrast", masked=masked, language=code) for code in LANGUAGES}
-            expected.append(langspec(before, after, target=masked, beta=beta, form=kind).f)
+
+        def score(method, masked, draw, beta=beta, kind=kind):
+            after = {k: mean(items, method=method, masked=masked, language=k, draw=draw) for k in LANGUAGES}
+            return langspec(before, after, target=masked, beta=beta, form=kind).f
+
+        expected = [score("contrast", masked, -1) for masked in LANGUAGES]
+        drawn = [[score("random_like_contrast", masked, draw) for draw in (0, 1)] for masked in LANGUAGES]
         mine = table[(table["form"] == form) & (table["method"] == "contrast")].set_index("masked_language")
         assert mine.loc[list(LANGUAGES), "langspec"].tolist() == pytest.approx(expected)
         assert mine.loc["mean", "langspec"] == pytest.approx(np.mean(expected))
         assert (mine["low"] <= mine["langspec"]).all()
         assert (mine["langspec"] <= mine["high"]).all()
         assert (mine["draws"] == 1).all()
+        p = random_p_value(expected, drawn)
+        assert mine.loc["mean", ["p_value", "p_holm"]].tolist() == pytest.approx([p, p])
+        assert mine["p_value"].drop("mean").isna().all()
     random = table[(table["method"] == "random_like_contrast") & (table["masked_language"] == "mean")]
     assert set(random["draws"]) == {2}
-
-
-@pytest.mark.parametrize("form", list(FORMS))
-def test_p_is_that_of_the_scores_of_each_language_and_draw(items, form):
-    beta, kind = FORMS[form]
-    weaker = items.copy()
-    lost = (weaker["method"] == "contrast") & (weaker["language"] == weaker["masked_language"])
-    weaker.loc[lost, "score"] += 2.85  # so that some draws come near
-    before = {code: mean(weaker, method="none", masked="", language=code) for code in LANGUAGES}
-
-    def score(method, masked, draw):
-        after = {k: mean(weaker, method=method, masked=masked, language=k, draw=draw) for k in LANGUAGES}
-        return langspec(before, after, target=masked, beta=beta, form=kind).f
-
-    own = [score("contrast", code, -1) for code in LANGUAGES]
-    expected = random_p_value(
-        own, [[score("random_like_contrast", code, draw) for draw in (0, 1)] for code in LANGUAGES]
-    )
-    assert 1 / 27 < expected < 1
-    table = open_langspec(weaker, resamples=5)
-    table = table[table["form"] == form]
-    told = table["masked_language"].eq("mean") & table["method"].eq("contrast")
-    assert table[told]["p_value"].item() == table[told]["p_holm"].item() == pytest.approx(expected)
-    assert table[~told]["p_value"].isna().all()
-
-
-def test_rows_beside_other_measures_hold_f1_by_language(items):
-    langspec = open_langspec(items, resamples=20)
-    rows = langspec_f1_rows(langspec)
+    rows = open_ended.langspec_f1_rows(table)  # to show with those of other measures
     assert set(rows["metric"]) == {"judge_score"}
-    assert sorted(set(rows["masked_language"])) == sorted(LANGUAGES)
+    f1 = table[table["form"] == "f1"].set_index(["method", "masked_language"])
     for row in rows.itertuples():
-        part = langspec[(langspec["form"] == "f1") & (langspec["method"] == row.method)]
-        assert row.langspec_f1 == part[part["masked_language"] == row.masked_language]["langspec"].item()
-    means = langspec_f1_intervals(langspec).set_index("method")
+        assert row.langspec_f1 == f1.loc[(row.method, row.masked_language), "langspec"]
+    assert sorted(set(rows["masked_language"])) == sorted(LANGUAGES)
+    means = open_ended.langspec_f1_intervals(table).set_index("method")
     assert (means["metric"] == "judge_score").all()
-    part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] == "mean")].set_index("method")
-    assert means.loc["contrast", ["mean_low", "mean_high"]].tolist() == part.loc["contrast", ["low", "high"]].tolist()
+    ends = f1.loc[("contrast", "mean"), ["low", "high"]].tolist()
+    assert means.loc["contrast", ["mean_low", "mean_high"]].tolist() == ends

@@ -50,19 +50,14 @@ def test_by_hand():
     assert random_p_value([0.7, 0.0, 0.1], [[0.1, 0.2], [0.1, 0.2], [0.2, 0.3]]) == 9 / 27  # .8 only with the own .7
     # Two own masks and one random one: of 3 x 2 ways only own in both places reaches .9 + .9.
     assert shared_p_value(np.array([[0.9, 0.1], [0.2, 0.9]]), np.array([[0.3, 0.3]])) == 1 / 6
-
-
-def test_draws_may_differ_in_number_and_be_many():
+    # The random mask is best in both places, but cannot be in both: with it twice the own ones would be beaten.
+    own, draws = np.array([[0.6, 0.0], [0.0, 0.6]]), np.array([[1.0, 1.0]])
+    assert shared_p_value(own, draws) == 3 / 6  # own twice (1.2), own and random (1.6) either way
+    # Draws may differ in number and be many.
     generator = np.random.default_rng(1)
     own, draws = [0.9, 0.8, 0.9], [generator.random(60), generator.random(50), generator.random(40)]
     sums = np.add.outer(np.add.outer([0.9, *draws[0]], [0.8, *draws[1]]), [0.9, *draws[2]])
     assert random_p_value(own, draws) == pytest.approx((sums >= 2.6 - 1e-9).mean(), abs=1e-12)
-
-
-def test_a_mask_is_given_to_one_language_only():
-    # The random mask is best in both places, but cannot be in both: with it twice the own ones would be beaten.
-    own, draws = np.array([[0.6, 0.0], [0.0, 0.6]]), np.array([[1.0, 1.0]])
-    assert shared_p_value(own, draws) == 3 / 6  # own twice (1.2), own and random (1.6) either way
 
 
 @pytest.mark.parametrize("kind", ["apart", "shared"])
@@ -88,9 +83,6 @@ def test_where_a_set_is_random_too_small_p_are_no_more_frequent_than_they_say(ki
 )
 def test_without_draws_or_scores_there_is_none(own, draws):
     assert np.isnan(random_p_value(own, draws))
-
-
-def test_without_shared_draws_or_scores_there_is_none():
     assert np.isnan(shared_p_value(np.eye(2), np.empty((0, 2))))
     assert np.isnan(shared_p_value(np.eye(2), np.array([[0.1, np.nan]])))
 
@@ -99,9 +91,8 @@ def masks_and_scores():
     """Own sets, random sets like them (in another order of languages) and global masks that serve both languages."""
     sets = [("contrast", "0.1", -1), ("kurtosis", "0.1", -1), ("lape", "0.1", -1), ("lape", "published", -1)]
     drawn = [(method, "0.1", draw) for draw in range(3) for method in ("random_like_contrast", "random_global")]
-    records = [(*key, code) for key in sets for code in ("vi", "en")] + [
-        (*key, code) for key in drawn for code in ("en", "vi")
-    ]
+    records = [(*key, code) for key in sets for code in ("vi", "en")]
+    records += [(*key, code) for key in drawn for code in ("en", "vi")]
     masks = pd.DataFrame(records, columns=["method", "budget", "random_seed", "masked_language"])
     scores = np.random.default_rng(2).random((len(masks), 2))
     shared = masks["method"] == "random_global"
@@ -120,19 +111,11 @@ def test_scores_are_those_of_the_language_that_is_masked():
     found = p_value_against(own, glob, scores, languages=("en", "vi"))
     assert found == pytest.approx(slow_shared(scores[[1, 0]], once))
     assert np.isnan(p_value_against(own, masks.head(0), scores, languages=("en", "vi")))
-
-
-def test_table_of_methods_and_their_controls():
-    masks, scores = masks_and_scores()
+    # The table finds the controls of every method.
     table = p_value_table(masks, scores, languages=("en", "vi"))
     controls = table.set_index(["method", "budget"])["control"].to_dict()
-    like = "random_like_contrast"
-    assert controls == {
-        ("contrast", "0.1"): like,
-        ("kurtosis", "0.1"): "",
-        ("lape", "0.1"): like,
-        ("lape", "published"): "",
-    }
+    matched = dict.fromkeys((("contrast", "0.1"), ("lape", "0.1")), "random_like_contrast")
+    assert controls == matched | dict.fromkeys((("kurtosis", "0.1"), ("lape", "published")), "")
     assert table["p_value"].notna().tolist() == [True, False, True, False]
     np.testing.assert_allclose(table["p_holm"], holm(table["p_value"]))
     assert control_of("lape", "0.1", {("random_global", "0.1"), ("random_global", "0.2")}) == "random_global"
