@@ -1,5 +1,6 @@
 """The README, the documents for users, and the commands in them."""
 
+import itertools
 import re
 import shlex
 
@@ -28,8 +29,8 @@ def commands() -> list[str]:
 def split(command: str) -> tuple[dict[str, str], list[str]]:
     """Settings before a command, and its words."""
     words = shlex.split(command)
-    count = next((number for number, word in enumerate(words) if not re.match(r"\w+=", word)), len(words))
-    return dict(word.split("=", 1) for word in words[:count]), words[count:]
+    settings = list(itertools.takewhile(re.compile(r"\w+=").match, words))
+    return dict(word.split("=", 1) for word in settings), words[len(settings) :]
 
 
 def starting(*start: str) -> list[str]:
