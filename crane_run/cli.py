@@ -19,24 +19,18 @@ from crane_lib.errors import CraneError
 if TYPE_CHECKING:
     from crane_run.console import Console
     from crane_run.runner import Run
-    from crane_run.verify import Comparison, VerifiedRun
+    from crane_run.schedule import Row
+    from crane_run.verify import VerifiedRun
     from crane_study.profile import Profile
     from crane_study.study import Study
 
 # Everything else is imported by the command that needs it, so that help and mistakes in the call take no time.
 
-Names = Annotated[
-    list[str],
-    typer.Option("--only", metavar="03", help="Run only this section, or those of a claim (C3); may be repeated."),
-]
-ProfileName = Annotated[
-    str, typer.Option("--profile", metavar="NAME", help="Profile: a name in configs/ or a YAML file.")
-]
+ProfileName = Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")]
 Artifacts = Annotated[
     str, typer.Option("--artifacts", metavar="DIR", help="Where results are (default: artifacts/ of the clone).")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")]
-_SHOWN = 20  # lines of a kind, unless --all
 
 app = typer.Typer(
     help="CRANE: which neurons of a multilingual language model a language needs.",
@@ -44,9 +38,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-# --- run, lab, preflight ----------------------------------------------------------------------------------------
 
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:
@@ -65,36 +56,23 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
 @app.command()
 def run(
     profile: ProfileName = "mini",
-    only: Names = [],  # noqa: B006 (typer copies it)
+    only: Annotated[
+        list[str], typer.Option(metavar="03", help="Run only this section, or those of a claim (C3); may be repeated.")
+    ] = [],  # noqa: B006 (typer copies it)
     first: Annotated[str, typer.Option("--from", metavar="03", help="Start at this section.")] = "",
     artifacts: Artifacts = "",
     parameter: Annotated[
         list[str], typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks.")
     ] = [],  # noqa: B006
     jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            "-j",
-            metavar="N",
-            min=1,
-            show_default=False,
-            help="Run up to N independent sections at once (default: as many as suit the profile and the machine).",
-        ),
+        int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Sections at once (default: what suits).")
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete this profile's results first.")] = False,
-    seeds: Annotated[
-        int,
-        typer.Option("--seeds", metavar="N", help="Repeat the study with N model seeds, then summarize (embedded)."),
-    ] = 0,
-    rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Walk the profile's path with a small random model and made-up data.")
-    ] = False,
-    skip_preflight: Annotated[
-        bool, typer.Option("--skip-preflight", help="Do not check first whether the profile's needs are met.")
-    ] = False,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Repeat with N model seeds (embedded models only).")] = 0,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Use a small random model and made-up data.")] = False,
+    skip_preflight: Annotated[bool, typer.Option("--skip-preflight", help="Do not check the needs first.")] = False,
     lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the inspection notebook instead.")] = False,
     ip: Annotated[str, typer.Option("--ip", help="With --lab: address to listen on (default: 127.0.0.1).")] = "",
     port: Annotated[int, typer.Option("--port", min=0, help="With --lab: port (default: 8888 or the next free).")] = 0,
@@ -106,15 +84,13 @@ def run(
     again; a run that was interrupted goes on where it stopped. The exit code is 0 if every section is done, 1 if one
     failed, 2 for a mistake in the call or a need that is not met, 130 after Ctrl-C or SIGTERM.
 
-    --jobs N shares the cores between N sections at once, each as soon as what it reads is made; each takes memory of
-    its own, on a GPU too. Texts, models, relevance and selection, on which all sections rest, are made with all cores
-    by whichever section comes first. By default the small embedded models have one section per core, at most four,
-    and other models one section at a time.
+    --jobs N shares the cores between N sections at once; each takes memory of its own, on a GPU too. Texts, models,
+    relevance and selection, on which all sections rest, are made with all cores. By default the small embedded models
+    have one section per core, at most four, and other models one section at a time.
 
     --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
     to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how
-    often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md. Started again, it goes on where it
-    stopped; N times as long as one run.
+    often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md.
 
     Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --only C3;
     run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --profile mini --seeds 3;
@@ -127,8 +103,7 @@ def run(
     from crane_run.sections import choose_sections
     from crane_study.profile import artifacts_root, load_profile
 
-    names = [name for group in only for name in group.split(",")]
-    sections = choose_sections(names, first or None)
+    sections = choose_sections([name for group in only for name in group.split(",")], first or None)
     console = Console()
     if list_:
         _list(console)
@@ -152,7 +127,7 @@ def run(
         return
     if not skip_preflight:
         work = fresh or any(not one.is_current(section, one.key(section)) for one in studies for section in sections)
-        if work and loaded.has_needs and not check_needs(loaded, study.folder, only_missing=True):
+        if work and loaded.has_needs and not _check_needs(loaded, study.folder, only_missing=True):
             raise typer.Exit(2)
         for one in studies if work else []:
             check_disk(one.profile, one.folder)
@@ -160,13 +135,11 @@ def run(
         console.say(remark)
     try:
         if seeds:
-            code = run_seeds(study, seeds, fresh=fresh, console=console)
-        else:
-            code = run_sections(study, fresh=fresh, console=console)
+            raise typer.Exit(run_seeds(studies, fresh=fresh, console=console))
+        raise typer.Exit(run_sections(study, fresh=fresh, console=console))
     except KeyboardInterrupt:
         print("interrupted; start again to go on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
-    raise typer.Exit(code)
 
 
 @app.command()
@@ -181,10 +154,9 @@ def lab(
     Examples: crane lab;  crane lab --profile my-study.yaml --port 9000;  in a container: crane lab --ip 0.0.0.0
     """
     from crane_run.inspect.lab import open_lab
-    from crane_study.profile import artifacts_root, load_profile
 
-    root = artifacts_root(artifacts or None)
-    open_lab(profile, root, run_folder=root / load_profile(profile).name, ip=ip, port=port)
+    _loaded, folder = _opened(profile, artifacts)
+    open_lab(profile, folder.parent, run_folder=folder, ip=ip, port=port)
 
 
 @app.command()
@@ -195,12 +167,18 @@ def preflight(profile: ProfileName, artifacts: Artifacts = "") -> None:
 
     Example: crane preflight --profile llama2-7b
     """
+    loaded, folder = _opened(profile, artifacts)
+    typer.echo(f"{loaded.name}: {_describe(loaded)}")
+    if not _check_needs(loaded, folder, only_missing=False):
+        raise typer.Exit(2)
+
+
+def _opened(profile: str, artifacts: str) -> tuple[Profile, Path]:
+    """A profile by name or file, and the folder of its run."""
     from crane_study.profile import artifacts_root, load_profile
 
     loaded = load_profile(profile)
-    typer.echo(f"{loaded.name}: {describe(loaded)}")
-    if not check_needs(loaded, artifacts_root(artifacts or None) / loaded.name, only_missing=False):
-        raise typer.Exit(2)
+    return loaded, artifacts_root(artifacts or None) / loaded.name
 
 
 def _list(console: Console) -> None:
@@ -208,9 +186,9 @@ def _list(console: Console) -> None:
     from crane_run.sections import all_claims, all_sections
     from crane_study.profile import load_profile, profile_names
 
-    console.plan([(section.number, section.title, section.path.name) for section in all_sections()])
-    console.plan([(name, claim.title, f"sections {', '.join(claim.numbers)}") for name, claim in all_claims().items()])
-    console.plan([("profile", name, describe(load_profile(name))) for name in profile_names()])
+    lines = [(section.number, section.title, section.path.name) for section in all_sections()]
+    lines += [(name, claim.title, f"sections {', '.join(claim.numbers)}") for name, claim in all_claims().items()]
+    console.plan([*lines, *(("profile", name, _describe(load_profile(name))) for name in profile_names())])
 
 
 def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
@@ -218,15 +196,15 @@ def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
     from crane_run.console import seconds_text
     from crane_run.runner import plan
 
-    board = plan(study, {section.number: study.key(section) for section in study.sections}, fresh=fresh)
-    lines = []
-    for row in board.rows:
+    def remark(row: Row) -> str:
         about = f"about {seconds_text(row.expected)}" if row.expected else "time not known yet"
-        lines.append((row.number, row.title, "would be reused" if row.state == "reused" else f"would run, {about}"))
-    console.plan(lines)
+        return "would be reused" if row.state == "reused" else f"would run, {about}"
+
+    board = plan(study, {section.number: study.key(section) for section in study.sections}, fresh=fresh)
+    console.plan([(row.number, row.title, remark(row)) for row in board.rows])
 
 
-def check_needs(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
+def _check_needs(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
     """Print what a profile needs and lacks; return whether it has all."""
     from crane_run.preflight import preflight as check_all
 
@@ -240,33 +218,22 @@ def check_needs(profile: Profile, folder: Path, *, only_missing: bool) -> bool:
     return not missing
 
 
-def describe(profile: Profile) -> str:
+def _describe(profile: Profile) -> str:
     """Describe a profile in one line: its description and its needs."""
     needs = profile.needs
-    sizes = zip(
-        ("GPU", "memory", "disk", "download"),
-        (needs.gpu_memory_gb, needs.memory_gb, needs.disk_gb, needs.download_gb),
-        strict=True,
-    )
-    parts = [f"{name} {size:g} GB" for name, size in sizes if size]
+    sizes = {"GPU": needs.gpu_memory_gb, "memory": needs.memory_gb, "disk": needs.disk_gb}
+    sizes["download"] = needs.download_gb
+    parts = [f"{name} {size:g} GB" for name, size in sizes.items() if size]
     parts += [f"about {needs.hours:g} h"] if needs.hours else []
     parts += ["licence to accept on the hub"] if profile.is_gated else []
     return profile.description + (f"; needs {', '.join(parts)}" if parts else "")
-
-
-# --- verify, reference ------------------------------------------------------------------------------------------
 
 
 @app.command()
 def verify(
     run: RunFolder,
     against: Annotated[
-        str,
-        typer.Option(
-            "--against",
-            metavar="REFERENCE",
-            help="A reference file, the folder of another run, or none (default: the profile's in expected/reference).",
-        ),
+        str, typer.Option(metavar="REFERENCE", help="A file, another run, or none (default: in expected/reference).")
     ] = "",
     exact: Annotated[bool, typer.Option("--exact", help="Allow no difference: for runs of the same machine.")] = False,
     all_: Annotated[bool, typer.Option("--all", help="Name every difference, not only the largest.")] = False,
@@ -283,7 +250,7 @@ def verify(
     from crane_run.verify import verify as check
 
     finding = check(run, against=against, exact=exact)
-    _tell(run, finding, limit=None if all_ else _SHOWN)
+    _tell(run, finding, limit=None if all_ else 20)
     if not finding.holds:
         raise typer.Exit(1)
 
@@ -292,9 +259,7 @@ def verify(
 def reference(
     run: RunFolder,
     output: Annotated[Path, typer.Argument(help="File to write, such as expected/reference/mini.json.")],
-    allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="Take a run made from a tree with uncommitted changes, too.")
-    ] = False,
+    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Take one with uncommitted changes, too.")] = False,
 ) -> None:
     """Write the numbers of a finished run into one small file, for others to compare theirs with.
 
@@ -306,17 +271,16 @@ def reference(
     from crane_run.verify import verify as check
 
     finding = check(run, against=NO_REFERENCE)
-    if finding.manifest is None or finding.problems:
-        more = f" (and {len(finding.problems) - 1} more)" if len(finding.problems) > 1 else ""
-        raise CraneError(f"{run}: is no reference: {finding.problems[0]}{more}; run the study again")
+    manifest, problems = finding.manifest, finding.problems
+    if manifest is None or problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise CraneError(f"{run}: is no reference: {problems[0]}{more}; run the study again")
     if finding.unfinished:
         raise CraneError(f"{run}: is no reference: {finding.unfinished}")
-    if finding.manifest.uncommitted_changes and not allow_dirty:
-        raise CraneError(
-            f"{run}: was made from a tree with uncommitted changes, which nobody else has; commit them and run the "
-            "study again, or give --allow-dirty"
-        )
-    made = reference_of(run, finding.manifest)
+    if manifest.uncommitted_changes and not allow_dirty:
+        advice = "commit them and run the study again, or give --allow-dirty"
+        raise CraneError(f"{run}: was made from a tree with uncommitted changes, which nobody else has; {advice}")
+    made = reference_of(run, manifest)
     write_reference(output, made)
     rows = sum(len(table.rows) for table in made.tables.values())
     kilobytes = output.stat().st_size / 1000
@@ -324,54 +288,43 @@ def reference(
 
 
 def _tell(run: Path, finding: VerifiedRun, *, limit: int | None) -> None:
-    manifest = finding.manifest
+    """Print what a check found, at most `limit` lines of a kind."""
+
+    def say_each(kind: str, lines: list[str]) -> None:
+        for line in lines[:limit]:
+            typer.echo(f"  {kind} {line}")
+        if more := len(lines) - len(lines[:limit]):
+            typer.echo(f"  ... and {more} more; --all names them")
+
+    manifest, found = finding.manifest, finding.comparison
     if manifest is not None:
         changed = ", with uncommitted changes" if manifest.uncommitted_changes else ""
         typer.echo(f"{run}: profile {manifest.profile.get('name')}, commit {manifest.commit or 'unknown'}{changed}")
         sections, stages = len(manifest.sections), len(manifest.stages)
         typer.echo(f"  files: {finding.files} looked at, of {sections} sections and {stages} stages")
-    _print_listed("PROBLEM", finding.problems, limit)
-    if finding.comparison is not None and finding.reference is not None:
-        _tell_comparison(finding.comparison, finding, limit=limit)
+    say_each("PROBLEM", finding.problems)
+    if found is not None and finding.reference is not None:
+        about = finding.reference.made_with
+        typer.echo(f"  reference: {finding.against} (made at commit {about.get('commit')} on {about.get('processor')})")
+        numbers = f"{found.numbers} in {found.tables} tables, {found.equal} equal to every digit kept"
+        typer.echo(f"  numbers: {numbers}; verdicts: {found.equal_verdicts} of {found.verdicts} equal")
+        if found.numbers:
+            share = round(100 * found.could_fail / found.numbers)
+            typer.echo(
+                f"  power: {found.could_fail} of these numbers ({share} %) would be out of tolerance if the run had "
+                f"reported 0 ({found.zeros} are 0 in the reference)"
+            )
+        say_each("DIFFERENT", [str(one) for one in found.differences])
+        if told := [str(one) for one in found.information]:
+            shown = told if limit is None else told[:3]
+            more = f", and {len(told) - len(shown)} more (--all names them)" if len(told) > len(shown) else ""
+            typer.echo(f"  note: {len(told)} differences that do not count: {'; '.join(shown)}{more}")
     for note in finding.notes:
         typer.echo(f"  note: {note}")
-    differences = len(finding.comparison.differences) if finding.comparison else 0
-    if finding.holds:
-        typer.echo(f"{run}: OK")
-    else:
-        counts = f"{len(finding.problems)} problems, {differences} differences from the reference"
-        typer.echo(f"{run}: NOT OK ({counts})")
-
-
-def _tell_comparison(found: Comparison, finding: VerifiedRun, *, limit: int | None) -> None:
-    about = finding.reference.made_with if finding.reference else {}
-    typer.echo(f"  reference: {finding.against} (made at commit {about.get('commit')} on {about.get('processor')})")
-    typer.echo(
-        f"  numbers: {found.numbers} in {found.tables} tables, {found.equal} equal to every digit kept; "
-        f"verdicts: {found.equal_verdicts} of {found.verdicts} equal"
+    counts = (
+        f"{len(finding.problems)} problems, {len(found.differences) if found else 0} differences from the reference"
     )
-    if found.numbers:
-        share = round(100 * found.could_fail / found.numbers)
-        typer.echo(
-            f"  power: {found.could_fail} of these numbers ({share} %) would be out of tolerance if the run had "
-            f"reported 0 ({found.zeros} are 0 in the reference)"
-        )
-    _print_listed("DIFFERENT", [str(one) for one in found.differences], limit)
-    told = [str(one) for one in found.information]
-    if told:
-        shown = told if limit is None else told[:3]
-        more = f", and {len(told) - len(shown)} more (--all names them)" if len(told) > len(shown) else ""
-        typer.echo(f"  note: {len(told)} differences that do not count: {'; '.join(shown)}{more}")
-
-
-def _print_listed(kind: str, lines: list[str], limit: int | None) -> None:
-    for line in lines if limit is None else lines[:limit]:
-        typer.echo(f"  {kind} {line}")
-    if limit is not None and len(lines) > limit:
-        typer.echo(f"  ... and {len(lines) - limit} more; --all names them")
-
-
-# --- mask, statistics, relevance, masks -------------------------------------------------------------------------
+    typer.echo(f"{run}: OK" if finding.holds else f"{run}: NOT OK ({counts})")
 
 
 @app.command()
@@ -405,18 +358,14 @@ def statistics(
     model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
     texts: Annotated[Path, typer.Argument(help="Texts: .txt (separated by blank lines) or .jsonl (field 'text').")],
     output: Annotated[Path, typer.Argument(help="File to write, such as vi.safetensors.")],
-    objective: Annotated[str, typer.Option("--objective", help="gold_logit or log_probability.")] = "gold_logit",
-    rule: Annotated[str, typer.Option("--rule", help="attnlrp, cplrp or gradient.")] = "attnlrp",
+    objective: Annotated[str, typer.Option(help="gold_logit or log_probability.")] = "gold_logit",
+    rule: Annotated[str, typer.Option(help="attnlrp, cplrp or gradient.")] = "attnlrp",
     max_length: Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")] = 2048,
     token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")] = 8192,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float64, or auto: as stored.")] = "auto",
-    device: Annotated[
-        str, typer.Option("--device", help="auto, cpu, cuda, or map: one model over all GPUs of this machine.")
-    ] = "auto",
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Compute every layer twice, for less memory.")
-    ] = False,
-    documents: Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts only (0: all).")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or map: one model over all GPUs here.")] = "auto",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.")] = False,
+    documents: Annotated[int, typer.Option(metavar="N", min=0, help="First N texts only (0: all).")] = 0,
 ) -> None:
     """Compute the relevance statistics of one file of texts on one model.
 
@@ -446,16 +395,7 @@ def statistics(
         if not tokens:
             raise CraneError(f"corpus {texts}: has no text of two tokens or more")
         started = time.monotonic()
-        before: list[int] = []  # documents done by an earlier start
         with progress("Relevance", len(tokens)) if rank() == 0 else nullcontext() as bar:
-            advance = advancing(bar) if bar is not None else None
-
-            def report(done: int, total: int) -> None:
-                if not before:
-                    before.append(done)
-                if advance is not None:
-                    advance(done, total)
-
             found = stream_statistics(
                 network,
                 tokens,
@@ -466,14 +406,15 @@ def statistics(
                 checkpointing=checkpointing,
                 folder=shards,
                 labels={"texts": texts.name},
-                progress=report,
+                progress=advancing(bar) if bar is not None else None,
             )
         seconds = time.monotonic() - started
         barrier()  # the others have read the shards too
-        if rank() == 0:
+        if bar is not None:
             found.save(output)
             shutil.rmtree(shards, ignore_errors=True)
-            speed = f"{before[0]} documents were done before" if before[0] else f"{found.tokens / seconds:.0f} tokens/s"
+            before = bar.skipped  # documents that an earlier start did
+            speed = f"{before} documents were done before" if before else f"{found.tokens / seconds:.0f} tokens/s"
             typer.echo(f"{output}: {found.documents} documents, {found.tokens} tokens in {seconds:.1f} s ({speed})")
 
 
@@ -516,11 +457,9 @@ def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
     """A profile's study, opened by every process that torchrun started; only the first one speaks."""
     from crane_lib.parallel import processes, rank
     from crane_run.runner import alone
-    from crane_study.profile import artifacts_root, load_profile
     from crane_study.study import Study
 
-    loaded = load_profile(profile)
-    folder = artifacts_root(artifacts or None) / loaded.name
+    loaded, folder = _opened(profile, artifacts)
     with processes(), alone(folder) if rank() == 0 else nullcontext():
         yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else lambda _line: None)
 
@@ -541,24 +480,17 @@ def _check_one_of(option: str, value: str, known: list[str]) -> None:
 
 
 def _let_others_speak(error: Exception) -> None:
-    """Wait a moment if other processes may report the same better: torchrun ends all as soon as one has ended.
-
-    So an error that all processes notice is reported once, by the first, and the error of one process is not followed
-    by those of the processes that waited for it.
-    """
+    """Wait a moment if other processes may report the same error better: torchrun ends all as soon as one has ended."""
     number = min(int(os.environ.get("RANK", "0")), 8)
     waiting = type(error).__name__ == "OtherProcessEnded"  # by name, for its module loads torch
     time.sleep(10.0 if waiting else 2.0 + number / 2 if number else 0.0)
 
 
 def main() -> None:
-    """Entry point: an error of the user's becomes one line and exit code 2.
-
-    Where CRANE_PROGRAM names the script that called ``run``, usage names the script instead.
-    """
-    script = os.environ.pop("CRANE_PROGRAM", "")  # removed: it is not for the processes that a run starts
+    """Entry point: an error of the user's becomes one line and exit code 2."""
+    script = os.environ.pop("CRANE_PROGRAM", "")  # which called `run`; not for the processes that a run starts
     try:
-        if script and sys.argv[1:2] == ["run"]:
+        if script and sys.argv[1:2] == ["run"]:  # usage names the script
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             alone.command()(run)
             alone(sys.argv[2:], prog_name=script)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.live import Live
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from crane_run.schedule import Board, Row
@@ -48,11 +48,6 @@ def shown(path: Path) -> str:
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
 
 
-def _is_quiet() -> bool:
-    """Return whether this is continuous integration, where a table that moves would fill the log."""
-    return os.environ.get("CI", "").lower() not in ("", "0", "false")
-
-
 class Console:
     """Standard output of a run."""
 
@@ -60,7 +55,8 @@ class Console:
         # soft_wrap: a line that is logged to a file is not cut at 80 columns.
         self._rich = RichConsole(highlight=False, soft_wrap=True)
         moves = self._rich.is_terminal and not self._rich.is_dumb_terminal and sys.stdout.isatty()
-        self._live = moves and not _is_quiet()
+        # In continuous integration, a table that moves would fill the log.
+        self._live = moves and os.environ.get("CI", "").lower() in ("", "0", "false")
         self._started = time.monotonic()
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -90,10 +86,7 @@ class Console:
         if not self._live:
             yield
             return
-        show = Live(
-            console=self._rich, get_renderable=lambda: self._table(board), refresh_per_second=4, redirect_stderr=False
-        )
-        with show:
+        with Live(console=self._rich, get_renderable=lambda: self._table(board), redirect_stderr=False) as show:
             try:
                 yield
             finally:
@@ -118,50 +111,42 @@ class Console:
             self.say(f"{failures} of {count} sections failed in {took}", style="bold red")
         else:
             self.say(f"All {count} sections done in {took}")
-        there = [name for name in RESULTS if (folder / name).exists()]
-        paths = {name: f"{shown(folder / name)}{'/' if (folder / name).is_dir() else ''}" for name in there}
-        width = max(map(len, paths.values()), default=0)
-        for name in there:
-            self.say(f"  {paths[name]:<{width}}  {RESULTS[name]}")
+        paths = {name: path for name in RESULTS if (path := folder / name).exists()}
+        texts = {name: f"{shown(path)}{'/' if path.is_dir() else ''}" for name, path in paths.items()}
+        width = max(map(len, texts.values()), default=0)
+        for name, text in texts.items():
+            self.say(f"  {text:<{width}}  {RESULTS[name]}")
 
     def _table(self, board: Board) -> Group:
         """Draw the table as it is now."""
+        table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+        table.add_column("", no_wrap=True)
+        table.add_column("section", no_wrap=True, overflow="ellipsis", ratio=2)
+        table.add_column("state", no_wrap=True, min_width=11)
+        table.add_column("elapsed", no_wrap=True, justify="right", min_width=11)
+        table.add_column("left", no_wrap=True, justify="right", min_width=11)
         details = self._rich.width >= _DETAILS_WIDTH
-        columns = [
-            Column("", no_wrap=True),
-            Column("section", no_wrap=True, overflow="ellipsis", ratio=2),
-            Column("state", no_wrap=True, min_width=11),
-            Column("elapsed", no_wrap=True, justify="right", min_width=11),
-            Column("left", no_wrap=True, justify="right", min_width=11),
-        ]
         if details:
-            columns.append(Column("now", no_wrap=True, overflow="ellipsis", ratio=3))
-        table = Table(*columns, box=None, expand=True, pad_edge=False, header_style="dim")
+            table.add_column("now", no_wrap=True, overflow="ellipsis", ratio=3)
         for row in board.rows:
             state = Text(row.state, _STYLES.get(row.state, "dim"))
-            cells: list[str | Text] = [row.number, Text(row.title), state, _elapsed(row), _left(row)]
-            if details:
-                cells.append(Text(row.doing() if row.state == "running" else "", "dim"))
-            table.add_row(*cells)
-        return Group(table, self._total(board))
+            now = [Text(row.doing() if row.state == "running" else "", "dim")] if details else []
+            table.add_row(row.number, Text(row.title), state, _elapsed(row), _left(row), *now)
+        return Group(table, Text(f"elapsed {seconds_text(time.monotonic() - self._started)}{_end(board)}", "dim"))
 
-    def _total(self, board: Board) -> Text:
-        """Write the line below the table: elapsed and remaining time, and the expected end."""
-        elapsed = seconds_text(time.monotonic() - self._started)
-        left = board.left
-        if not board.count("waiting", "running") or board.count("interrupted"):
-            return Text(f"elapsed {elapsed}", "dim")
-        if left is None:
-            return Text(f"elapsed {elapsed}, time left not known", "dim")
-        end = time.strftime("%H:%M", time.localtime(time.time() + left))
-        return Text(f"elapsed {elapsed}, about {seconds_text(left)} left (until {end})", "dim")
+
+def _end(board: Board) -> str:
+    """Time until the end of the run and the time of day then, after a comma."""
+    if not board.count("waiting", "running") or board.count("interrupted"):
+        return ""
+    if (left := board.left) is None:
+        return ", time left not known"
+    return f", about {seconds_text(left)} left (until {time.strftime('%H:%M', time.localtime(time.time() + left))})"
 
 
 def _elapsed(row: Row) -> str:
     """Time that a section has run or took; for a reused one the time when it was made, in brackets."""
-    if row.state == "waiting":
-        return ""
-    text = seconds_text(row.elapsed)
+    text = "" if row.state == "waiting" else seconds_text(row.elapsed)
     return f"({text})" if row.state == "reused" else text
 
 

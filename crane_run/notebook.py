@@ -1,9 +1,8 @@
 """Execution of one notebook: papermill in a process of its own, whose failure becomes one line.
 
 The runner starts ``python -m crane_run.notebook`` per section, writes what to do as one line of JSON to its standard
-input and keeps that pipe open. The process executes the notebook; what it and its kernel print goes into the section's
-log. When the pipe closes, because the runner interrupts the section or has died, even by SIGKILL, the process ends its
-kernel and itself. When the process dies, the kernel notices (ipykernel looks at its parent every second).
+input and keeps that pipe open. When the pipe closes, because the runner interrupts the section or has died, even by
+SIGKILL, the process ends its kernel and itself. When the process dies, the kernel notices by itself.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from crane_study.profile import nearest
 from crane_study.progress import FILE_VARIABLE
 
 _PATIENCE = 10.0  # seconds that a process has to end its kernel
-_START_SECONDS = 300  # a kernel may be slow to start on a busy machine
 _FAILED = 1  # exit code: a cell failed, standard output has the message
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _END = "end: "
@@ -46,28 +44,17 @@ def known_parameters(notebook: Path) -> list[str]:
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that a notebook does not have; papermill itself would only warn and continue.
-
-    Raises
-    ------
-    CraneError : a name is unknown; the message names the nearest known one
-    """
+    """Refuse parameters that a notebook does not have; papermill itself would only warn and continue."""
     known = known_parameters(notebook)
-    for name in parameters:
-        if name not in known:
-            raise CraneError(f"{notebook.name}: unknown parameter {name!r}; {nearest(name, known)}")
+    if unknown := [name for name in parameters if name not in known]:
+        raise CraneError(f"{notebook.name}: unknown parameter {unknown[0]!r}; {nearest(unknown[0], known)}")
 
 
 class Execution:
-    """A notebook that is being executed.
+    """A notebook that is being executed to `output`, or to ``<name>.failed.ipynb`` in the same folder.
 
-    Parameters
-    ----------
-    output : the executed copy, or ``<name>.failed.ipynb`` in the same folder
-    variables : environment of the process and its kernel, in addition to that of this process; the progress file among
-        them marks all processes of the section
-    log : file that gets all output; an unfinished log is continued, any other one is replaced
-    heading : first line of the log, such as ``03  Perplexity``
+    The environment gets `variables` in addition; the progress file among them marks all processes of the section.
+    `log` gets all output after `heading`; an unfinished log is continued, any other one is replaced.
     """
 
     def __init__(
@@ -87,7 +74,7 @@ class Execution:
         output.parent.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._stream = _open_log(log)
-        self.note(f"start: {heading}")
+        self._note(f"start: {heading}")
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "crane_run.notebook"],
@@ -144,13 +131,13 @@ class Execution:
             self._process.wait()
         self._running.unlink(missing_ok=True)
 
-    def note(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         """Write a line of the runner's own into the log, with the time of day."""
         self._stream.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
 
     def close(self, text: str, *, finished: bool = True) -> None:
         """Close the log with a last line; a log that is not finished is continued by the next start."""
-        self.note(f"{_END if finished else ''}{text}")
+        self._note(f"{_END if finished else ''}{text}")
         self._stream.close()
 
     def last_line(self) -> str:
@@ -166,27 +153,25 @@ def _open_log(path: Path) -> TextIO:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     unfinished = bool(lines) and f"] {_END}" not in lines[-1]
     stream = path.open("a" if unfinished else "w", encoding="utf-8", buffering=1)
-    if unfinished:
-        stream.write("\n")
+    stream.write("\n" if unfinished else "")
     return stream
 
 
 def end_processes(variable: str, value: str) -> None:
     """Kill all other processes whose environment has a variable set to a value."""
+
+    def is_marked(process: psutil.Process) -> bool:
+        with suppress(psutil.Error, OSError):
+            return process.pid != os.getpid() and process.environ().get(variable) == value
+        return False
+
     for _ in range(10):  # they may start others meanwhile
-        found = [process for process in psutil.process_iter() if _is_marked(process, variable, value)]
-        if not found:
+        if not (found := list(filter(is_marked, psutil.process_iter()))):
             return
         for process in found:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(found, timeout=1)
-
-
-def _is_marked(process: psutil.Process, variable: str, value: str) -> bool:
-    with suppress(psutil.Error, OSError):
-        return process.pid != os.getpid() and process.environ().get(variable) == value
-    return False
 
 
 def main() -> None:
@@ -198,8 +183,7 @@ def main() -> None:
         Thread(target=_end_with_runner, args=(sockets,), daemon=True).start()
         error = _execute(order["notebook"], order["output"], order["parameters"], sockets)
     if error is not None:
-        answer.write(error)
-        answer.flush()
+        print(error, file=answer, flush=True)
         raise SystemExit(_FAILED)
 
 
@@ -236,7 +220,7 @@ def _execute(notebook: str, output: str, parameters: Mapping[str, Any], sockets:
             log_output=True,
             stdout_file=sys.stderr,
             stderr_file=sys.stderr,
-            start_timeout=_START_SECONDS,
+            start_timeout=300,  # seconds; a kernel may be slow to start on a busy machine
             # Kernels talk through sockets in a folder of this user's own, which others cannot reach.
             config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             extra_arguments=["--IPKernelApp.log_level=50"],

@@ -39,13 +39,14 @@ class Host:
         """Memory of the GPU that a device name means; for ``map`` of all GPUs together."""
         import torch
 
-        if not torch.cuda.is_available():
-            return 0.0
-        sizes = [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]
-        if device == MAP:
-            return sum(sizes) / _GIGABYTE
-        number = device.partition(":")[2] or "0"
-        return sizes[int(number)] / _GIGABYTE if number.isdecimal() and int(number) < len(sizes) else 0.0
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        sizes = [torch.cuda.get_device_properties(number).total_memory for number in range(count)]
+        meant = (
+            sizes
+            if device == MAP
+            else [size for n, size in enumerate(sizes) if str(n) == (device.partition(":")[2] or "0")]
+        )
+        return sum(meant) / _GIGABYTE
 
     def memory_gb(self) -> float:
         """Memory of this machine."""
@@ -79,12 +80,7 @@ def _task_files(task: Task) -> tuple[str, list[str]]:
 
 
 def preflight(profile: Profile, folder: Path, machine: Host | None = None) -> list[Check]:
-    """Check everything that a profile needs.
-
-    Parameters
-    ----------
-    folder : of the run's results; a corpus that was sampled already is not asked for again
-    """
+    """Check everything that a profile needs; a corpus that is in the run's folder already is not asked for again."""
     machine = machine or Host()
     return [*_hardware(profile, folder, machine), *_sources(profile, folder, machine), *_beside(profile)]
 
@@ -96,7 +92,8 @@ def _hardware(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     if needs.memory_gb:
         yield _enough("memory", needs.memory_gb, machine.memory_gb())
     cache = hub.cache_folder()
-    download = needs.download_gb if any(not machine.cached_model(m) for m in _models(profile)) else 0
+    fetched = [model for model in _models(profile) if not hub.is_local(model.id)]
+    download = needs.download_gb if any(not machine.cached_model(model) for model in fetched) else 0
     disk = 0 if _sampled(folder) else needs.disk_gb
     if disk and download and machine.same_disk(folder, cache):
         yield _enough(f"disk for {folder} and for the hub's cache {cache}", disk + download, machine.free_gb(folder))
@@ -118,25 +115,20 @@ def _sampled(folder: Path) -> bool:
 
 
 def _models(profile: Profile) -> list[HubModel]:
-    """Models that come from the hub."""
-    if not isinstance(profile.source, HubSource):
-        return []
-    given = [profile.source.base_model, profile.source.chat_model]
-    return [model for model in given if model is not None and not hub.is_local(model.id)]
+    """Models of the hub's, or folders in its layout."""
+    source = profile.source
+    given = [source.base_model, source.chat_model] if isinstance(source, HubSource) else []
+    return [model for model in given if model is not None]
 
 
 def _sources(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     source = profile.source
     if isinstance(source, HubSource):
-        for model in (source.base_model, source.chat_model):
-            if model is not None:
-                yield _model(model, machine)
-        seen: set[tuple[str, str]] = set()
+        yield from (_model(model, machine) for model in _models(profile))
+        texts: dict[tuple[str, str], HubText] = {}
         for text in source.texts.values():
-            name = (str(text.file or text.dataset), text.revision)
-            if name not in seen:
-                seen.add(name)
-                yield _corpus(text, folder, machine)
+            texts.setdefault((str(text.file or text.dataset), text.revision), text)
+        yield from (_corpus(text, folder, machine) for text in texts.values())
     for task in profile.evaluation.tasks.values():
         yield _task(task, profile.evaluation.few_shot, machine)
 

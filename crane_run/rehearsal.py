@@ -1,7 +1,4 @@
-"""Rehearsal: a profile of published models run with made-up ones, through the same notebooks, tasks and code.
-
-Only the sources differ from the real run: folders in the layout of the hub instead of the hub.
-"""
+"""Rehearsal: a profile of published models run with made-up ones, in folders that have the layout of the hub."""
 
 from __future__ import annotations
 
@@ -22,18 +19,17 @@ from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, write_text
 from crane_study.fingerprints import code_fingerprint
 from crane_study.measure.benchmarks import LETTERS
-from crane_study.profile import REHEARSAL_SUFFIX, HubSource, Profile, Task
+from crane_study.profile import REHEARSAL_SUFFIX, HubSource, Profile
 from crane_study.training import CHAT_TEMPLATE, train_tokenizer
 
-_HAN = "天地人山水火木金土日月星风云雨雪花草树鸟鱼马牛羊门路城河海石"
 _SYLLABLES = {
-    "zh": list(_HAN),
+    "zh": list("天地人山水火木金土日月星风云雨雪花草树鸟鱼马牛羊门路城河海石"),
     "vi": ["đá", "sông", "cầu", "xám", "mưa", "nắng", "trời", "đất", "cây", "lá", "phố", "biển", "núi", "gió", "trăng"],
 }
 _LATIN = [a + b for a in "bdfklmnprst" for b in "aeiou"]
 _WORDS = 150
 _HEADS = 4
-_LONGEST = 2048
+_LONGEST = 2048  # tokens
 
 
 class Writer:
@@ -61,29 +57,29 @@ class Writer:
         """Index of a right answer."""
         return int(self._generator.integers(len(LETTERS)))
 
+    def choices(self, words: int) -> list[str]:
+        """Answers to choose from."""
+        return [self.words(words) for _ in LETTERS]
 
-def _lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
-
-def _parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(path, index=False)
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines or Parquet, by the ending of the path."""
+    if path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_parquet(path, index=False)
 
 
 def write_corpus(folder: Path, language: str, *, config: str | None, split: str, field: str, documents: int) -> None:
     """Write a data set in the layout of the hub: a card (configuration, split, files) and four files of JSON lines."""
     writer = Writer(language)
     for shard in range(4):
-        _lines(
-            folder / "files" / f"{split}.{shard:05d}-of-00004.jsonl",
-            [{field: writer.text(4), "url": f"made-up/{shard}/{n}"} for n in range(documents // 4)],
-        )
-    card = {
-        "configs": [{"config_name": config or "default", "data_files": [{"split": split, "path": "files/*.jsonl"}]}]
-    }
-    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n", encoding="utf-8")
+        rows = [{field: writer.text(4), "url": f"made-up/{shard}/{n}"} for n in range(documents // 4)]
+        _write_rows(folder / "files" / f"{split}.{shard:05d}-of-00004.jsonl", rows)
+    files = [{"split": split, "path": "files/*.jsonl"}]
+    card = yaml.safe_dump({"configs": [{"config_name": config or "default", "data_files": files}]})
+    write_text(folder / "README.md", f"---\n{card}---\n")
 
 
 def write_text_file(path: Path, language: str, *, documents: int) -> None:
@@ -91,45 +87,37 @@ def write_text_file(path: Path, language: str, *, documents: int) -> None:
     writer = Writer(language)
     texts = [writer.text(4) for _ in range(documents)]
     if path.suffix == ".jsonl":
-        _lines(path, [{"text": text} for text in texts])
+        _write_rows(path, [{"text": text} for text in texts])
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+        write_text(path, "\n\n".join(texts) + "\n")
 
 
 def write_mmlu(folder: Path, *, subjects: Sequence[str], questions: int) -> None:
     """Write questions in the schema of cais/mmlu."""
     writer = Writer("en")
+
+    def row(subject: str) -> dict[str, Any]:
+        question, choices = writer.words(8) + "?", writer.choices(2)
+        return {"question": question, "subject": subject, "choices": choices, "answer": writer.right()}
+
     for split, count in (("dev", 5), ("test", questions)):
-        rows = [
-            {
-                "question": writer.words(8) + "?",
-                "subject": subject,
-                "choices": [writer.words(2) for _ in LETTERS],
-                "answer": writer.right(),
-            }
-            for subject in subjects
-            for _ in range(count)
-        ]
-        _parquet(folder / "all" / f"{split}-00000-of-00001.parquet", rows)
+        rows = [row(subject) for subject in subjects for _ in range(count)]
+        _write_rows(folder / "all" / f"{split}-00000-of-00001.parquet", rows)
 
 
 def write_ceval(folder: Path, *, subjects: Sequence[str], questions: int) -> None:
     """Write questions in the schema of ceval/ceval-exam."""
     writer = Writer("zh")
+
+    def row(number: int, split: str) -> dict[str, Any]:
+        asked = {"id": number, "question": writer.words(8) + "____"}
+        asked |= dict(zip(LETTERS, writer.choices(2), strict=True))
+        return asked | {"answer": LETTERS[writer.right()], "explanation": writer.words(5) if split == "dev" else ""}
+
     for subject in subjects:
         for split, count in (("dev", 5), ("val", questions)):
-            rows = [
-                {
-                    "id": number,
-                    "question": writer.words(8) + "____",
-                    **{letter: writer.words(2) for letter in LETTERS},
-                    "answer": LETTERS[writer.right()],
-                    "explanation": writer.words(5) if split == "dev" else "",
-                }
-                for number in range(count)
-            ]
-            _parquet(folder / subject / f"{split}-00000-of-00001.parquet", rows)
+            rows = [row(number, split) for number in range(count)]
+            _write_rows(folder / subject / f"{split}-00000-of-00001.parquet", rows)
 
 
 def write_belebele(folder: Path, *, config: str, language: str, questions: int) -> None:
@@ -141,28 +129,22 @@ def write_belebele(folder: Path, *, config: str, language: str, questions: int) 
             "question_number": 1 + number % 2,
             "flores_passage": writer.text(3),
             "question": writer.words(7) + "?",
-            **{f"mc_answer{n}": writer.words(3) for n in (1, 2, 3, 4)},
+            **{f"mc_answer{n}": text for n, text in enumerate(writer.choices(3), start=1)},
             "correct_answer_num": str(1 + writer.right()),
             "dialect": config,
             "ds": "2023-05-01",
         }
         for number in range(questions)
     ]
-    _lines(folder / "data" / f"{config}.jsonl", rows)
+    _write_rows(folder / "data" / f"{config}.jsonl", rows)
 
 
-def scaled_down(architecture: Mapping[str, Any], *, vocabulary: int) -> dict[str, Any]:
-    """Shrink a configuration to a small model of the same kind; what is specific to the architecture stays as it is.
-
-    Parameters
-    ----------
-    architecture : keys of the real model's config.json, model_type among them
-    """
-    given = dict(architecture)
-    heads = int(given.get("num_attention_heads", _HEADS))
-    keys = int(given.get("num_key_value_heads", heads))
-    hidden = int(given.get("hidden_size", 4096))
-    wide = int(given.get("intermediate_size", 4 * hidden))
+def _scaled_down(architecture: Mapping[str, Any], *, vocabulary: int) -> dict[str, Any]:
+    """Shrink a real model's config.json to a small model of the same kind; what is specific to the kind stays."""
+    heads = int(architecture.get("num_attention_heads", _HEADS))
+    keys = int(architecture.get("num_key_value_heads", heads))
+    hidden = int(architecture.get("hidden_size", 4096))
+    wide = int(architecture.get("intermediate_size", 4 * hidden))
     small = {
         "num_hidden_layers": 2,
         "hidden_size": 64,
@@ -176,18 +158,7 @@ def scaled_down(architecture: Mapping[str, Any], *, vocabulary: int) -> dict[str
         "pad_token_id": None,
         "initializer_range": 0.2,  # with 0.02 every prediction of so small a model is the same
     }
-    if "head_dim" in given:
-        small["head_dim"] = 16
-    return given | small
-
-
-def random_model(architecture: Mapping[str, Any], *, vocabulary: int, random_seed: int) -> PreTrainedModel:
-    """Make a small model of an architecture with random weights, the same every time."""
-    config = AutoConfig.for_model(**scaled_down(architecture, vocabulary=vocabulary))
-    with torch.random.fork_rng():
-        torch.manual_seed(random_seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model.eval()
+    return {**architecture, **small, **({"head_dim": 16} if "head_dim" in architecture else {})}
 
 
 def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, Any], languages: Sequence[str]) -> None:
@@ -197,12 +168,14 @@ def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, An
     # More rows than tokens, as real models have; transformers may add tokens that a family's tokenizer must have.
     rows = 64 * (len(tokenizer) // 64 + 1)
     transformers_logging.disable_progress_bar()
-    model = random_model(architecture, vocabulary=rows, random_seed=0)
-    model.save_pretrained(base)
-    tokenizer.save_pretrained(base)
-    if chat is None:
-        return
     with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(**_scaled_down(architecture, vocabulary=rows))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+        model.save_pretrained(base)
+        tokenizer.save_pretrained(base)
+        if chat is None:
+            return
         torch.manual_seed(1)
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * float(parameter.std(correction=0)), alpha=0.1)
@@ -212,7 +185,7 @@ def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, An
 
 
 # Values that make a run short, where the profile has them; everything else stays as the profile has it.
-SMALL: dict[str, Any] = {
+_SMALL: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
     "rehearsal": True,
@@ -238,21 +211,17 @@ _SUBJECTS = {"mmlu": ("abstract_algebra", "world_religions"), "ceval": ("law", "
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Merge changes into values, section by section."""
-    merged = dict(values)
-    for name, change in changes.items():
-        inside = isinstance(change, dict) and change and isinstance(merged.get(name), dict)
-        merged[name] = _merged(merged[name], change) if inside else change
-    return merged
+    """Merge changes into values, section by section; an empty section replaces the one that was there."""
+
+    def new(name: str, change: Any) -> Any:
+        inside = isinstance(change, dict) and change and isinstance(values.get(name), dict)
+        return _merged(values[name], change) if inside else change
+
+    return values | {name: new(name, change) for name, change in changes.items()}
 
 
 def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
-    """Make the profile of a rehearsal, and write the models and texts that it runs on next to its results.
-
-    Raises
-    ------
-    CraneError : the profile needs no rehearsal, or does not say the architecture
-    """
+    """Make the profile of a rehearsal, and write the models and texts that it runs on next to its results."""
     source = profile.source
     if not isinstance(source, HubSource):
         raise CraneError(f"--rehearse: profile {profile.name} downloads nothing; run it as it is")
@@ -261,38 +230,29 @@ def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
             f"--rehearse: profile {profile.name} does not say of what kind its models are; give source.architecture "
             "the keys of their config.json (model_type, hidden_size, ...)"
         )
-    folder = artifacts / f"{profile.name}{REHEARSAL_SUFFIX}.material"
+    name = f"{profile.name}{REHEARSAL_SUFFIX}"
+    folder = artifacts / f"{name}.material"
     _write_material(folder, profile, source)
-    tasks = {
-        language: {"path": str(folder / "tasks" / language), "subjects": None, "limit": None, "dataset": None}
-        for language in profile.evaluation.tasks
-    }
-    texts = {
-        language: {"file": str(folder / "texts" / f"{language}{text.file.suffix}")}
-        if text.file
-        else {"dataset": str(folder / "texts" / language)}
-        for language, text in source.texts.items()
-    }
+    given = {"subjects": None, "limit": None, "dataset": None}
+    tasks = {language: {"path": str(folder / "tasks" / language), **given} for language in profile.evaluation.tasks}
+    texts = {}
+    for language, text in source.texts.items():
+        place = str(folder / "texts" / language)
+        texts[language] = {"file": f"{place}{text.file.suffix}"} if text.file else {"dataset": place}
     places: dict[str, Any] = {"base_model": {"id": str(folder / "base")}, "texts": texts}
     if source.chat_model is not None:
         places["chat_model"] = {"id": str(folder / "chat")}
-    values = _merged(profile.resolved(), SMALL)
-    values = _merged(values, {"source": places, "evaluation": {"tasks": tasks}})
-    values["name"] = f"{profile.name}{REHEARSAL_SUFFIX}"
-    values["description"] = f"REHEARSAL of {profile.name} with a small random model and made-up data"
-    return Profile.model_validate(values)
+    description = f"REHEARSAL of {profile.name} with a small random model and made-up data"
+    changes = {"name": name, "description": description, "source": places, "evaluation": {"tasks": tasks}}
+    return Profile.model_validate(_merged(_merged(profile.resolved(), _SMALL), changes))
 
 
 def _write_material(folder: Path, profile: Profile, source: HubSource) -> None:
     """Write models, corpora and benchmark files, unless they are there already."""
-    languages = list(profile.languages)
-    key = fingerprint(
-        {
-            "profile": {"source": source.model_dump(mode="json"), "languages": languages},
-            "tasks": {language: task.model_dump(mode="json") for language, task in profile.evaluation.tasks.items()},
-            "code": code_fingerprint([__name__]),
-        }
-    )
+    languages, tasks = list(profile.languages), profile.evaluation.tasks
+    given = {"source": source.model_dump(mode="json"), "languages": languages}
+    given["tasks"] = {language: task.model_dump(mode="json") for language, task in tasks.items()}
+    key = fingerprint({**given, "code": code_fingerprint([__name__])})
     record = folder / "key"
     if record.is_file() and record.read_text(encoding="utf-8") == key:
         return
@@ -304,18 +264,14 @@ def _write_material(folder: Path, profile: Profile, source: HubSource) -> None:
             if text.file:
                 write_text_file(place.with_suffix(text.file.suffix), language, documents=_DOCUMENTS)
             else:
-                write_corpus(
-                    place, language, config=text.config, split=text.split, field=text.field, documents=_DOCUMENTS
-                )
-        for language, task in profile.evaluation.tasks.items():
-            _write_task(temporary / "tasks" / language, language, task)
+                split, field = text.split, text.field
+                write_corpus(place, language, config=text.config, split=split, field=field, documents=_DOCUMENTS)
+        for language, task in tasks.items():
+            place, subjects = temporary / "tasks" / language, task.subjects or _SUBJECTS.get(task.name, ())
+            if task.name == "belebele":
+                write_belebele(place, config=task.config, language=language, questions=2 * _QUESTIONS)
+            elif task.name == "ceval":
+                write_ceval(place, subjects=subjects, questions=_QUESTIONS)
+            else:
+                write_mmlu(place, subjects=subjects, questions=_QUESTIONS)
         write_text(temporary / "key", key)
-
-
-def _write_task(folder: Path, language: str, task: Task) -> None:
-    if task.name == "belebele":
-        write_belebele(folder, config=task.config, language=language, questions=2 * _QUESTIONS)
-        return
-    subjects = task.subjects or _SUBJECTS[task.name]
-    write = write_mmlu if task.name == "mmlu" else write_ceval
-    write(folder, subjects=subjects, questions=_QUESTIONS)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +31,7 @@ from crane_study.progress import FILE_VARIABLE, read_progress
 from crane_study.publish import forget_not_run
 from crane_study.store import RECORD, SECTION_VARIABLE, START_VARIABLE, forget, library_versions, remove_partial
 
-MOST_JOBS = 4  # sections that do not wait for one another
-LEAST_SEEDS = 2  # random seeds that have a deviation
+_MOST_JOBS = 4  # sections that do not wait for one another
 _MEMORY_A_JOB = 2_000_000_000  # bytes; a section of an embedded model takes less than half of it
 _NUMBERED = ("tables", "figures")  # folders whose files begin with the section's number
 _TICK = 0.2  # seconds between looks at what is at work
@@ -59,21 +57,16 @@ class Run:
         """Times of the sections on this machine, as far as they are known."""
         return Times(self.folder.parent, self.profile, threads=self.threads)
 
-    def expected(self, section: Section) -> float | None:
-        """Seconds that a section is likely to take if nothing can be reused, None if unknown."""
-        return self.times.expected(section.number)
-
     def record_path(self, section: Section) -> Path:
         """File with the record of a section."""
         return self.folder / "sections" / f"{section.name}.json"
 
     def record(self, section: Section) -> dict[str, Any] | None:
         """Record of a section's last execution, None if there is none."""
-        try:
+        with suppress(CraneError, NotADirectoryError):
             record = read_json(self.record_path(section))
-        except (CraneError, NotADirectoryError):
-            return None
-        return record if isinstance(record, dict) else None
+            return record if isinstance(record, dict) else None
+        return None
 
     def executed_path(self, section: Section) -> Path:
         """The section's executed notebook."""
@@ -88,30 +81,21 @@ class Run:
 
     def is_current(self, section: Section, key: str) -> bool:
         """Return whether the section's outputs are there and were made under this key."""
-        last = self.record(section)
-        return (
-            last is not None
-            and (last.get("status"), last.get("key")) == ("done", key)
-            and all((self.folder / name).is_file() for name in last["outputs"])
-            and not self._lacks_scores(section)
-        )
-
-    def _lacks_scores(self, section: Section) -> bool:
-        """Return whether a section may have run without a judge's scores: one that it reads has yet to get them."""
-        if self.profile.open_ended.judge == "offline":
+        last = self.record(section) or {}
+        if (last.get("status"), last.get("key")) != ("done", key):
             return False
-        records = [self.record(other) for other in all_sections() if other.number in section.after]
-        return any(record is None or record.get("status") != "done" for record in records)
+        # A section that reads a judge's scores may have run without them.
+        judged = self.profile.open_ended.judge != "offline"
+        before = [other for other in all_sections() if other.number in section.after] if judged else []
+        done = all((self.record(other) or {}).get("status") == "done" for other in before)
+        return done and all((self.folder / name).is_file() for name in last["outputs"])
 
     def mark_running(self, section: Section) -> float:
         """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted.
 
-        Returns
-        -------
-        time by the clock that stamps the folder's files, which on a file server is not this machine's
+        Returns the time by the clock that stamps the folder's files, which on a file server is not this machine's.
         """
-        last = self.record(section)
-        if last is not None:
+        if (last := self.record(section)) is not None:
             write_json(self.record_path(section), {**last, "status": "running"})
         marker = self.folder / f".start-{section.number}"
         write_text(marker, section.name)
@@ -120,26 +104,22 @@ class Run:
         return since
 
     def keep(self, section: Section, record: dict[str, Any], *, since: float) -> None:
-        """Write the record of a section that has ended; outputs that are not of this execution are removed.
-
-        Parameters
-        ----------
-        since : when it started, as `mark_running` said
-        """
-        error = record["error"]
-        if error is not None:  # made under another key; the report must not show them as current
+        """Write the record of a section that started at `since`, and remove outputs that are not of this execution."""
+        if record["error"] is not None:  # made under another key; the report must not show them as current
             for name in (self.record(section) or {}).get("outputs", []):
                 (self.folder / name).unlink(missing_ok=True)
             forget_not_run(self.folder, section.number)
-        outputs = [] if error else self._outputs(section, since)
-        write_json(
-            self.record_path(section), {"section": section.name, "title": section.title, **record, "outputs": outputs}
-        )
-        if error is None:
-            self.times.keep(section.number, self._cold_seconds(section, since, record["seconds"]))
+        outputs = [] if record["error"] else self._outputs(section, since)
+        about = {"section": section.name, "title": section.title}
+        write_json(self.record_path(section), {**about, **record, "outputs": outputs})
+        if record["error"] is None:
+            stages = [path for path in (self.folder / "stages").glob(f"*/{RECORD}") if path.stat().st_mtime < since]
+            reused = [stage for stage in map(read_json, stages) if stage.get("section") == section.number]
+            cold = record["seconds"] + sum(stage["seconds"] for stage in reused)  # if nothing could be reused
+            self.times.keep(section.number, cold)
 
     def _outputs(self, section: Section, since: float) -> list[str]:
-        """List the files that a section made, relative to the run's folder; those that it no longer makes go."""
+        """List the files that a section made, relative to the run's folder; remove those that it no longer makes."""
         made = sorted(path for kind in _NUMBERED for path in (self.folder / kind).glob(f"{section.number}_*"))
         made += [path for name in section.declared.outputs if (path := self.folder / name).is_file()]
         outputs = [self.executed_path(section)]
@@ -150,24 +130,13 @@ class Run:
                 outputs.append(path)
         return [str(path.relative_to(self.folder)) for path in outputs]
 
-    def _cold_seconds(self, section: Section, since: float, seconds: float) -> float:
-        """Seconds that a section takes when nothing can be reused: its own, and those of all its stages."""
-        for path in (self.folder / "stages").glob(f"*/{RECORD}"):
-            stage = read_json(path)
-            if stage.get("section") == section.number and path.stat().st_mtime < since:
-                seconds += stage["seconds"]
-        return seconds
-
 
 def fitting_jobs(profile: Profile) -> int:
-    """Number of sections at once that suits a profile and this machine.
-
-    Small models gain little from a second core, so a section has one where models are small. Larger ones use all
-    cores by themselves, and several of them may not fit into the memory.
-    """
+    """Number of sections at once that suits a profile and this machine."""
+    # Small models gain little from a second core; larger ones use all cores and much memory by themselves.
     if not (isinstance(profile.source, EmbeddedSource) or profile.rehearsal):
         return 1
-    return max(1, min(MOST_JOBS, all_threads(), granted_memory() // _MEMORY_A_JOB))
+    return max(1, min(_MOST_JOBS, all_threads(), granted_memory() // _MEMORY_A_JOB))
 
 
 def _outside(profile: Profile) -> dict[str, str]:
@@ -178,11 +147,9 @@ def _outside(profile: Profile) -> dict[str, str]:
         for folder in filter(None, (source.base_model, source.chat_model)):
             paths += sorted(folder.iterdir()) if folder.is_dir() else []
     judge = () if profile.open_ended.judge == "offline" else ("CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL")
-    return {name: os.environ.get(name, "") for name in judge} | _state(paths)
-
-
-def _state(paths: Iterable[Path]) -> dict[str, str]:
-    return {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths if path.is_file()}
+    found = {str(path): path.stat() for path in paths if path.is_file()}
+    states = {name: f"{about.st_size}:{about.st_mtime_ns}" for name, about in found.items()}
+    return {name: os.environ.get(name, "") for name in judge} | states
 
 
 @contextmanager
@@ -205,9 +172,6 @@ def alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Let SIGTERM, which stops a container, end a run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -220,35 +184,28 @@ def _interruptible() -> Iterator[None]:
 
 
 def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
-    """Run the sections that need it.
+    """Run the sections that need it; return 0 if every section is done, 1 if one failed.
 
-    Returns
-    -------
-    0 if every section is done, 1 if one failed
-
-    Raises
-    ------
-    KeyboardInterrupt : Ctrl-C or SIGTERM; no process is left, and the next start continues from here
+    After Ctrl-C or SIGTERM (KeyboardInterrupt) no process is left, and the next start continues from here.
     """
     with alone(run.folder), _interruptible():
         for section in run.sections if run.parameters else []:
             check_parameters(section.path, run.parameters)
-        if fresh:
-            for path in run.folder.iterdir():
-                if path.name != ".lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in run.folder.iterdir() if fresh else []:
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         remove_partial(run.folder)
         forget(run.folder / "stages")  # of a start that was killed
-        write_text(
-            run.folder / "profile.yaml", yaml.safe_dump(run.profile.resolved(), allow_unicode=True, sort_keys=False)
-        )
+        settings = yaml.safe_dump(run.profile.resolved(), allow_unicode=True, sort_keys=False)
+        write_text(run.folder / "profile.yaml", settings)
         keys = {section.number: run.key(section) for section in run.sections}
         board = plan(run, keys)
-        console.start(run.profile.name, run.folder, board, disk=_disk_text(run))
+        disk = disk_needed(run.profile, run.folder)
+        about = f", {size_text(disk)} of disk ({size_text(disk_free(run.folder))} free)" if disk else ""
+        console.start(run.profile.name, run.folder, board, disk=about)
         changed = board.count("waiting") > 0
-        if changed:  # the reports are out of date from here on, also for a run that is interrupted
-            for name in REPORTS:
-                (run.folder / name).unlink(missing_ok=True)
+        for name in REPORTS if changed else ():  # out of date from here on, also for a run that is interrupted
+            (run.folder / name).unlink(missing_ok=True)
         _Work(run, keys, board, console).do()
         finish(run, again=changed)
         console.finish(run.folder, board)
@@ -256,28 +213,16 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
 
 
 def plan(run: Run, keys: dict[str, str], *, fresh: bool = False) -> Board:
-    """Plan a run: its sections with the time that each will take, and those that are reused.
-
-    Parameters
-    ----------
-    keys : of what each section would make, by its number
-    fresh : nothing is reused
-    """
+    """Plan a run: its sections, whose `keys` are by number, with the time that each will take or took."""
     rows = []
     for section in run.sections:
         row = Row(section.number, section.title)
         if not fresh and run.is_current(section, keys[section.number]):
             row.state, row.seconds = "reused", (run.record(section) or {}).get("seconds", 0.0)
         else:
-            row.expected = run.expected(section)
+            row.expected = run.times.expected(section.number)
         rows.append(row)
     return Board(rows, {section.number: section.after for section in run.sections}, run.jobs)
-
-
-def _disk_text(run: Run) -> str:
-    """Disk that a run may still write and that is free, where the profile says what it needs."""
-    needed = disk_needed(run.profile, run.folder)
-    return f", {size_text(needed)} of disk ({size_text(disk_free(run.folder))} free)" if needed else ""
 
 
 @dataclass
@@ -287,6 +232,7 @@ class _Started:
     section: Section
     row: Row
     execution: Execution
+    progress: Path  # file with its progress
     since: float  # by the clock of the run's folder
 
 
@@ -318,15 +264,12 @@ class _Work:
                 forget(self._run.folder / "stages")
 
     def _start(self, row: Row) -> None:
-        run, section, progress_file = self._run, self._sections[row.number], self._progress_file(row)
+        run, section = self._run, self._sections[row.number]
+        progress = run.folder / f".progress-{row.number}.json"
         since = run.mark_running(section)
-        variables = {
-            FILE_VARIABLE: str(progress_file),
-            SECTION_VARIABLE: section.number,
-            START_VARIABLE: self._id,
-            THREADS_VARIABLE: str(all_threads()),
-            **{name: os.environ.get(name, value) for name, value in RUNTIME.items()},
-        }
+        variables = {name: os.environ.get(name, value) for name, value in RUNTIME.items()}
+        variables |= {FILE_VARIABLE: str(progress), SECTION_VARIABLE: section.number, START_VARIABLE: self._id}
+        variables[THREADS_VARIABLE] = str(all_threads())
         if run.jobs > 1 or cores_are_limited():
             variables["OMP_NUM_THREADS"] = str(run.threads)
         execution = Execution(
@@ -338,35 +281,25 @@ class _Work:
             log=run.folder / "logs" / f"{section.name}.log",
             heading=f"{row.number}  {row.title}, {run.threads} threads",
         )
-        row.start(lambda: read_progress(progress_file) or execution.last_line())
-        self._at_work.append(_Started(section, row, execution, since))
-
-    def _progress_file(self, row: Row) -> Path:
-        return self._run.folder / f".progress-{row.number}.json"
+        row.start(lambda: read_progress(progress) or execution.last_line())
+        self._at_work.append(_Started(section, row, execution, progress, since))
 
     def _end(self, started: _Started) -> None:
-        run, section, row, execution = self._run, started.section, started.row, started.execution
+        run, row, execution = self._run, started.row, started.execution
         error = execution.result()
         self._at_work.remove(started)
         row.stop("failed" if error else "done")
-        record = {
-            "status": row.state,
-            "error": error,
-            "key": self._keys[row.number],
-            "seconds": round(row.seconds, 2),
-            "threads": run.threads,
-            "jobs": run.jobs,
-            "peak_memory_mib": execution.peak_memory_mib or None,
-        }
-        run.keep(section, record, since=started.since)
+        record = {"status": row.state, "error": error, "key": self._keys[row.number], "seconds": round(row.seconds, 2)}
+        record |= {"threads": run.threads, "jobs": run.jobs, "peak_memory_mib": execution.peak_memory_mib or None}
+        run.keep(started.section, record, since=started.since)
         execution.close(f"{row.state} after {row.seconds:.1f} s{f': {error}' if error else ''}")
-        self._progress_file(row).unlink(missing_ok=True)
+        started.progress.unlink(missing_ok=True)
         if error is None:
             self._console.done(row)
         else:
-            executed = run.executed_path(section)
-            notebook = executed.with_name(f"{executed.stem}.failed.ipynb")
-            self._console.failed(row, error, notebook=notebook, log=execution.log)
+            executed = run.executed_path(started.section)
+            failed = executed.with_name(f"{executed.stem}.failed.ipynb")
+            self._console.failed(row, error, notebook=failed, log=execution.log)
 
     def _interrupt(self) -> None:
         """End what is at work, without a record of it: the next start does it again."""
@@ -374,7 +307,7 @@ class _Work:
             started.execution.stop()
             started.row.stop("interrupted")
             started.execution.close(f"interrupted after {started.row.seconds:.1f} s", finished=False)
-            self._progress_file(started.row).unlink(missing_ok=True)
+            started.progress.unlink(missing_ok=True)
 
 
 def finish(run: Run, *, again: bool) -> None:
@@ -390,20 +323,15 @@ def finish(run: Run, *, again: bool) -> None:
 
 
 def seed_runs(run: Run, count: int) -> list[Run]:
-    """One run per random seed, ``mini``, ``mini-seed1``, ``mini-seed2``; the first is the run as it is.
-
-    Raises
-    ------
-    CraneError : the profile's models are not trained here, or fewer than two seeds are asked for
-    """
+    """One run per random seed, ``mini``, ``mini-seed1``, ``mini-seed2``; the first is the run as it is."""
     profile = run.profile
     if not isinstance(profile.source, EmbeddedSource):
         raise CraneError(
             f"--seeds: profile {profile.name} has models of its own, no seed changes them; only profiles whose model "
             "is trained on the spot (source.kind: embedded) can be repeated"
         )
-    if count < LEAST_SEEDS:
-        raise CraneError(f"--seeds {count}: expected {LEAST_SEEDS} or more, for a deviation needs two")
+    if count < 2:
+        raise CraneError(f"--seeds {count}: expected 2 or more, for a deviation needs two")
     runs = [run]
     for seed in range(profile.random_seed + 1, profile.random_seed + count):
         other = profile.model_copy(update={"name": f"{profile.name}-seed{seed}", "random_seed": seed})
@@ -411,30 +339,25 @@ def seed_runs(run: Run, count: int) -> list[Run]:
     return runs
 
 
-def run_seeds(run: Run, count: int, *, fresh: bool, console: Console) -> int:
+def run_seeds(runs: list[Run], *, fresh: bool, console: Console) -> int:
     """Run the study for every seed, then write the summary into ``seeds/`` of the first one's folder.
 
-    What is done already is used again, seed by seed. Without claims of every seed there is no summary.
-
-    Returns
-    -------
-    0 if every section of every seed is done, 1 if one failed
+    Returns 0 if every section of every seed is done, 1 if one failed. Without claims of every seed there is no summary.
     """
     from crane_run.seeds import missing_results, write_summary
 
-    runs = seed_runs(run, count)
     codes = []
-    for number, one in enumerate(runs, start=1):
-        console.say(f"Model seed {number} of {count} (random seed {one.profile.random_seed})")
-        codes.append(run_sections(one, fresh=fresh, console=console))
-    folders = {one.profile.random_seed: one.folder for one in runs}
+    for number, run in enumerate(runs, start=1):
+        console.say(f"Model seed {number} of {len(runs)} (random seed {run.profile.random_seed})")
+        codes.append(run_sections(run, fresh=fresh, console=console))
+    folders = {run.profile.random_seed: run.folder for run in runs}
     lacking = missing_results(folders)
     if max(codes) or lacking:
         console.say(f"No summary over seeds: {lacking or 'a section failed'}")
         return max(codes)
-    with alone(run.folder):
-        report = write_summary(folders, run.folder / "seeds", budget=run.profile.selection.budget)
-        finish(run, again=True)
-    console.say(f"Summary over {count} model seeds:")
+    with alone(runs[0].folder):
+        report = write_summary(folders, runs[0].folder / "seeds", budget=runs[0].profile.selection.budget)
+        finish(runs[0], again=True)
+    console.say(f"Summary over {len(runs)} model seeds:")
     console.say(f"  {shown(report)}")
     return 0

@@ -56,17 +56,11 @@ class Row:
 
 @dataclass
 class Board:
-    """All sections of a run, in the order of their numbers.
-
-    Parameters
-    ----------
-    after : numbers of all sections that each waits for
-    jobs : number of sections that may run at once
-    """
+    """All sections of a run, in the order of their numbers."""
 
     rows: list[Row]
-    after: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    jobs: int = 1
+    after: Mapping[str, frozenset[str]] = field(default_factory=dict)  # numbers of all sections that each waits for
+    jobs: int = 1  # sections that may run at once
 
     def row(self, number: str) -> Row:
         """Row of a section."""
@@ -119,9 +113,8 @@ _GIGABYTE = 1e9
 def calibrate() -> float:
     """Measure the speed of this machine: seconds of a fixed piece of arithmetic, the best of several attempts.
 
-    Half of it is one larger matrix product, half are many small steps, in which a small model spends its time. It is
-    done in one thread and timed by the processor time of that thread: several threads would wait for one another
-    wherever other processes keep the cores busy.
+    Half of it is one larger matrix product, half are many small steps, in which a small model spends its time. Only the
+    processor time of one thread counts: several threads would wait for one another on a busy machine.
     """
     import numpy as np  # here, so that the command line starts without it
     from threadpoolctl import threadpool_limits
@@ -142,31 +135,22 @@ def calibrate() -> float:
 
 
 class Times:
-    """Seconds that the sections of a profile take on this machine when nothing can be reused.
+    """Seconds that the sections of a profile take on this machine, in `threads` threads, if nothing can be reused.
 
-    They are those of an earlier run here; before the first one, those that the profile expects, scaled by the speed
-    of this machine relative to the one that they were taken on.
-
-    Parameters
-    ----------
-    folder : of all runs
-    threads : that a section computes with; a record is for one number of threads
+    They are those of an earlier run in `folder`, where all runs are; before the first one, those that the profile
+    expects, scaled by the speed of this machine relative to the one that they were taken on.
     """
 
     def __init__(self, folder: Path, profile: Profile, *, threads: int) -> None:
-        # Random seed and name do not change the time.
-        told = {*TOLD, "name", "random_seed"}
+        told = {*TOLD, "name", "random_seed"}  # they do not change the time
         settings = {name: value for name, value in profile.resolved().items() if name not in told}
         self._path = folder / TIMES / f"{fingerprint({'profile': settings, 'threads': threads})}.json"
         self._profile = profile
 
     def expected(self, number: str) -> float | None:
         """Seconds of a section, None where unknown."""
-        own = self._own().get(number)
-        if own is not None:
-            return own
-        seconds = self._profile.expected_seconds.get(number)
-        return seconds * self._scale if seconds else None
+        own, seconds = self._own(), self._profile.expected_seconds.get(number)
+        return own[number] if number in own else (seconds * self._scale if seconds else None)
 
     def keep(self, number: str, seconds: float) -> None:
         """Record how long a section took."""
@@ -180,18 +164,13 @@ class Times:
     def _own(self) -> dict[str, float]:
         with suppress(CraneError):
             found = read_json(self._path)
-            if isinstance(found, dict):
-                return {str(name): float(value) for name, value in found.items() if isinstance(value, (int, float))}
+            pairs = found.items() if isinstance(found, dict) else ()
+            return {str(name): float(value) for name, value in pairs if isinstance(value, (int, float))}
         return {}
 
 
 def check_disk(profile: Profile, folder: Path) -> None:
-    """Refuse a run whose disk is too small for what is still to be written.
-
-    Raises
-    ------
-    CraneError : less is free than the profile needs beyond what is in the run's folder already
-    """
+    """Refuse a run whose disk is too small for what is still to be written."""
     needed, free = disk_needed(profile, folder), disk_free(folder)
     if needed > free:
         raise CraneError(

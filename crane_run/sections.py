@@ -10,17 +10,17 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, sha256
 from crane_study import ROOT
 from crane_study.fingerprints import code_fingerprint, imported_modules
+from crane_study.paper import read_rules
 from crane_study.profile import nearest
 
 NOTEBOOKS = ROOT / "notebooks"
-CLAIMS = ROOT / "expected" / "claims.yaml"
+_CLAIMS = ROOT / "expected" / "claims.yaml"
 DECLARED = Path(__file__).with_name("sections.yaml")
 
 
@@ -37,14 +37,7 @@ class Declaration(BaseModel):
 
 @dataclass(frozen=True)
 class Section:
-    """A numbered notebook and its declaration.
-
-    Parameters
-    ----------
-    path : of the notebook
-    declared : its entry in ``sections.yaml``
-    after : numbers of all sections that it waits for, those of its needs too
-    """
+    """A numbered notebook, its entry in ``sections.yaml``, and the numbers of all sections that it waits for."""
 
     path: Path
     declared: Declaration = field(default_factory=Declaration)
@@ -81,31 +74,22 @@ class Section:
     def key(self, profile: dict[str, Any], parameters: dict[str, Any], outside: dict[str, str]) -> str:
         """Hash of all that determines the outputs: cells, imported code, declared data, profile, versions."""
         code = self.sources("code")
-        return fingerprint(
-            {
-                "code": code,
-                "text": self.sources("markdown"),
-                "library": code_fingerprint(imported_modules("\n".join(map(plain_code, code)))),
-                "data": {name: sha256(ROOT / name) for name in self.declared.data},
-                "profile": profile,
-                "parameters": parameters,
-                "outside": outside,
-            }
-        )
+        parts = {
+            "code": code,
+            "text": self.sources("markdown"),
+            "library": code_fingerprint(imported_modules("\n".join(map(_plain_code, code)))),
+            "data": {name: sha256(ROOT / name) for name in self.declared.data},
+        }
+        return fingerprint(parts | {"profile": profile, "parameters": parameters, "outside": outside})
 
 
-def plain_code(source: str) -> str:
+def _plain_code(source: str) -> str:
     """Code of a cell without the lines that only IPython understands."""
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
 
 
 def all_sections() -> list[Section]:
-    """Every section, in the order of the numbers.
-
-    Raises
-    ------
-    CraneError : the declaration is wrong, or notebooks and declaration do not match
-    """
+    """Every section, in the order of the numbers; a declaration that is wrong or does not match is a CraneError."""
     declared, titles = _declarations(), _claim_titles()
     notebooks = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     if not notebooks:
@@ -115,7 +99,7 @@ def all_sections() -> list[Section]:
         raise CraneError(f"section {missing[0]} {where}")
     data = {name for item in declared.values() for name in item.data if (ROOT / name).is_file()}
     for number, item in declared.items():
-        given = {"section": (item.needs, declared), "claim": (item.claims, titles), "file": (item.data, data)}
+        given = {"section": (item.needs, set(declared)), "claim": (item.claims, set(titles)), "file": (item.data, data)}
         for kind, (names, known) in given.items():
             if unknown := [name for name in names if name not in known]:
                 raise CraneError(f"{DECLARED}: section {number}: unknown {kind} {unknown[0]!r}")
@@ -130,7 +114,7 @@ def all_sections() -> list[Section]:
 
 def _declarations() -> dict[str, Declaration]:
     try:
-        return TypeAdapter(dict[str, Declaration]).validate_python(_read_yaml(DECLARED))
+        return TypeAdapter(dict[str, Declaration]).validate_python(read_rules(DECLARED))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -138,18 +122,11 @@ def _declarations() -> dict[str, Declaration]:
 
 
 def _claim_titles() -> dict[str, str]:
-    """Titles of the paper's claims by id, from ``expected/claims.yaml``."""
+    """Titles of the paper's claims by id."""
     try:
-        return {item["id"]: item["title"] for item in _read_yaml(CLAIMS)["claims"]}
+        return {item["id"]: item["title"] for item in read_rules(_CLAIMS)["claims"]}
     except (KeyError, TypeError) as error:
-        raise CraneError(f"{CLAIMS}: is not a file of claims ({error!r})") from error
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CraneError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise CraneError(f"{_CLAIMS}: is not a file of claims ({error!r})") from error
 
 
 def absent_sections(names: Iterable[str]) -> list[Section]:
@@ -169,19 +146,14 @@ class Claim:
 def all_claims() -> dict[str, Claim]:
     """The paper's claims by id."""
     sections = all_sections()
-    return {
-        name: Claim(title, tuple(section.number for section in sections if name in section.declared.claims))
-        for name, title in _claim_titles().items()
+    numbers = {
+        name: tuple(item.number for item in sections if name in item.declared.claims) for name in _claim_titles()
     }
+    return {name: Claim(title, numbers[name]) for name, title in _claim_titles().items()}
 
 
 def choose_sections(only: list[str], first: str | None) -> list[Section]:
-    """Choose sections by number, name or claim: those of `only`, or all from `first` on.
-
-    Raises
-    ------
-    CraneError : a name is neither that of a section nor of a claim
-    """
+    """Choose sections by number, name or claim: those of `only`, or all from `first` on."""
     sections = all_sections()
     known = {key: (section.number,) for section in sections for key in (section.number, section.name)}
     claims = {name: claim.numbers for name, claim in all_claims().items()}
@@ -194,10 +166,8 @@ def choose_sections(only: list[str], first: str | None) -> list[Section]:
             meant = claims if name.upper().startswith("C") else known
             raise CraneError(f"unknown section or claim {name!r}; {nearest(name, sorted(meant))}")
         wanted.update(numbers)
-    if only:
-        sections = [section for section in sections if section.number in wanted]
-    if first:
-        sections = [section for section in sections if section.number >= known[first][0]]
-    if not sections:
+    start = known[first][0] if first else ""
+    chosen = [item for item in sections if item.number >= start and (item.number in wanted or not only)]
+    if not chosen:
         raise CraneError(f"no section is left: --only {','.join(only)} lies before --from {first}")
-    return sections
+    return chosen

@@ -23,7 +23,7 @@ class ProgressTask:
     def __init__(self, description: str, total: int, *, delay: float = 0.0) -> None:
         self.description, self.total, self.done = description, total, 0
         self.started = time.monotonic()
-        self._skipped = 0
+        self.skipped = 0
         self._written = 0.0
         path = os.environ.get(FILE_VARIABLE)
         self._path = Path(path) if path else None
@@ -63,13 +63,13 @@ class ProgressTask:
     def skip(self, steps: int) -> None:
         """Count `steps` that took no time now, so that the time left is not underestimated."""
         self.done += steps
-        self._skipped += steps
+        self.skipped += steps
         if self._bar is not None:
             self._bar.tasks[0].completed += steps  # Progress.update would count it as speed
 
     def _write(self, note: str) -> None:
         elapsed = time.monotonic() - self.started
-        worked = self.done - self._skipped
+        worked = self.done - self.skipped
         left = elapsed / worked * (self.total - self.done) if worked else None
         state = {"description": self.description, "done": self.done, "total": self.total, "left": left, "note": note}
         assert self._path is not None

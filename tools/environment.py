@@ -35,7 +35,7 @@ STARTED = "started"
 HASHED = ("--require-hashes", "--no-deps")
 IMPORTS = (  # everything that a run imports follows from these
     "crane_run.cli, crane_run.notebook, crane_study.study, datasets, ipykernel.kernelapp, lm_eval.models.huggingface, "
-    "lm_eval.tasks, matplotlib_inline.backend_inline, pytest, transformers.models.llama.modeling_llama"
+    "lm_eval.tasks, matplotlib_inline.backend_inline, papermill, pytest, transformers.models.llama.modeling_llama"
 )
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second under WSL
 

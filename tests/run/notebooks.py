@@ -1,5 +1,6 @@
 """Tiny notebooks with a parameters cell, and sections made of them."""
 
+import time
 from pathlib import Path
 
 import nbformat
@@ -31,6 +32,17 @@ def write_sections(folder: Path, monkeypatch, **declared) -> Path:
     return folder
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def wait_until(condition, *, seconds=300):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
 def outputs(path: Path) -> str:
     """All that an executed notebook printed."""
     book = nbformat.read(path, as_version=4)
@@ -46,7 +58,7 @@ def is_alive(process: int) -> bool:
 
 
 class FakeExecution:
-    """Execution without a process: `work` does what the section does and returns its error or raises.
+    """Execution without a process: `work` does what the section does and returns its error.
 
     An exception that is returned is raised while the runner waits, as Ctrl-C would be.
     """
@@ -63,7 +75,6 @@ class FakeExecution:
 
     def work(self, folder):
         """Write the section's outputs into the run's folder."""
-        return None
 
     def is_alive(self):
         if isinstance(self.problem, BaseException):

@@ -35,14 +35,7 @@ def _rows(profile, shift):
 
 
 def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documents=12, sections=None, dirty=False):
-    """Write a run and its manifest.
-
-    Parameters
-    ----------
-    shift : moves what comes from a model
-    sections : numbers of those that were run; all if None
-    dirty : whether it was made from a tree with uncommitted changes
-    """
+    """Write a run and its manifest; `shift` moves what comes from a model, `sections` are the numbers of those run."""
     loaded = load_profile(profile)
     write_text(folder / "profile.yaml", f"name: {profile}\n")
     store = Store(folder / "stages", say=lambda _line: None)
@@ -58,16 +51,8 @@ def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documen
     claim = {"id": "C3", "method": "contrast", "budget": "0.1", "measure": "accuracy", "verdict": verdict}
     write_claims(folder / "claims.json", [{**claim, "numbers": numbers}], profile=profile)
     write_text(folder / "report.md", "# Report\n")
-    done = {
-        "title": "A title",
-        "status": "done",
-        "error": None,
-        "key": "k",
-        "seconds": 1.5,
-        "threads": 2,
-        "jobs": 1,
-        "outputs": [],
-    }
+    done = {"title": "A title", "status": "done", "error": None, "key": "k"}
+    done |= {"seconds": 1.5, "threads": 2, "jobs": 1, "outputs": []}
     records = [{"section": item.name, **done} for item in all_sections() if not sections or item.number in sections]
     for record in records:
         write_json(folder / "sections" / f"{record['section']}.json", record)

@@ -13,6 +13,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_run import runner, sections
 from crane_run.console import Console
+from crane_run.report import write_reports
 from crane_run.runner import Run, run_seeds, seed_runs
 from crane_study.frames import read_frame, write_frame
 from crane_study.paper.claims import judge, write_claims
@@ -49,24 +50,18 @@ def work(tmp_path, monkeypatch):
     return state
 
 
-def start(root, count=2, *, fresh=False, profile=SMOKE):
-    run = Run(profile, root / profile.name, sections.choose_sections([], None))
-    return run_seeds(run, count, fresh=fresh, console=Console())
+def start(root, count=2):
+    run = Run(SMOKE, root / "smoke", sections.choose_sections([], None))
+    return run_seeds(seed_runs(run, count), fresh=False, console=Console())
 
 
 def test_runs_of_seeds(tmp_path):
     profile = SMOKE.model_copy(update={"random_seed": 3})
     found = seed_runs(Run(profile, tmp_path / "smoke", [], jobs=2), 3)
-    assert [(run.profile.name, run.profile.random_seed, run.jobs) for run in found] == [
-        ("smoke", 3, 2),
-        ("smoke-seed4", 4, 2),
-        ("smoke-seed5", 5, 2),
-    ]
+    seen = [(run.profile.name, run.profile.random_seed, run.jobs) for run in found]
+    assert seen == [("smoke", 3, 2), ("smoke-seed4", 4, 2), ("smoke-seed5", 5, 2)]
     assert [run.folder for run in found] == [tmp_path / run.profile.name for run in found]
     assert found[1].profile.source == SMOKE.source
-
-
-def test_what_has_no_seeds_is_refused(tmp_path):
     for count in (1, -1):
         with pytest.raises(CraneError, match=f"--seeds {count}: expected 2 or more"):
             seed_runs(Run(SMOKE, tmp_path, []), count)
@@ -75,25 +70,19 @@ def test_what_has_no_seeds_is_refused(tmp_path):
 
 
 def test_every_seed_has_a_folder_and_the_first_the_summary(tmp_path, work, capsys):
+    assert start(tmp_path, 2) == 0
     assert start(tmp_path, 3) == 0
-    assert work.seeds == [0, 1, 2]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("notebooks", "smoke", "smoke-seed1", "smoke-seed2", ".times")
-    }
+    assert work.seeds == [0, 1, 2]  # only what is new is made
+    runs = ["smoke", "smoke-seed1", "smoke-seed2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".times", "notebooks", *runs]
     said = capsys.readouterr().out
-    assert "Model seed 2 of 3 (random seed 1)" in said
     summary = tmp_path / "smoke" / "seeds"
-    assert f"{summary / 'report.md'}" in said
-    table = read_frame(summary / "tables" / "langspec.csv")
-    chosen = table[
-        (table["model"] == "base") & (table["method"] == "contrast") & (table["metric"] == "token_probability")
-    ]
-    each = []
-    for name in ("smoke", "smoke-seed1", "smoke-seed2"):
-        scores = read_frame(tmp_path / name / "langspec.csv")
-        scores = scores[(scores["model"] == "base") & (scores["method"] == "contrast")]
-        each.append(scores[scores["metric"] == "token_probability"]["langspec_f1"].mean())
-    row = chosen.iloc[0]
+    for words in ("Model seed 2 of 3 (random seed 1)", "reused, nothing changed", str(summary / "report.md")):
+        assert words in said
+    assert list(read_json(summary / "seeds.json")["seeds"]) == ["0", "1", "2"]
+    one = "model == 'base' and method == 'contrast' and metric == 'token_probability'"
+    row = read_frame(summary / "tables" / "langspec.csv").query(one).iloc[0]
+    each = [read_frame(tmp_path / name / "langspec.csv").query(one)["langspec_f1"].mean() for name in runs]
     assert (row["mean"], row["deviation"]) == (pytest.approx(np.mean(each)), pytest.approx(np.std(each, ddof=1)))
     assert row["high"] - row["mean"] == pytest.approx(4.30265 * np.std(each, ddof=1) / 3**0.5, rel=1e-5)
     verdicts = pd.read_csv(summary / "tables" / "verdicts.csv")
@@ -103,37 +92,22 @@ def test_every_seed_has_a_folder_and_the_first_the_summary(tmp_path, work, capsy
     links = re.findall(r"\]\((seeds/[^)]+)\)", report)
     assert links
     assert all((tmp_path / "smoke" / link).is_file() for link in links)
+    (tmp_path / "smoke" / "results.csv").write_text("changed")
+    write_reports(tmp_path / "smoke")
+    assert "was made of earlier results" in (tmp_path / "smoke" / "report.md").read_text()
 
 
-def test_a_second_start_makes_only_what_is_new(tmp_path, work, capsys):
-    start(tmp_path, 2)
-    start(tmp_path, 3)
-    assert work.seeds == [0, 1, 2]
-    assert "reused, nothing changed" in capsys.readouterr().out
-    assert list(read_json(tmp_path / "smoke" / "seeds" / "seeds.json")["seeds"]) == ["0", "1", "2"]
-
-
-def test_a_failed_seed_is_said_and_made_next_time(tmp_path, work, capsys):
+def test_without_every_seed_and_its_claims_there_is_no_summary(tmp_path, work, capsys):
+    work.results = False
+    assert start(tmp_path) == 0
+    assert "No summary over seeds: random seed 0 has no results.csv" in capsys.readouterr().out
+    work.results = True
+    write_notebook(tmp_path / "notebooks" / "09_claims.ipynb", "1", title="Claims")
     work.problems[1] = "no memory"
     assert start(tmp_path) == 1
     assert "No summary over seeds" in capsys.readouterr().out
     assert not (tmp_path / "smoke" / "seeds").exists()
     work.problems.clear()
     assert start(tmp_path) == 0
-    assert work.seeds == [0, 1, 1]
+    assert work.seeds == [0, 1, 0, 1, 1]
     assert (tmp_path / "smoke" / "seeds" / "report.md").is_file()
-
-
-def test_without_the_claims_there_is_no_summary(tmp_path, work, capsys):
-    work.results = False
-    assert start(tmp_path) == 0
-    assert "No summary over seeds: random seed 0 has no results.csv" in capsys.readouterr().out
-
-
-def test_a_summary_of_earlier_results_is_not_shown_as_todays(tmp_path, work):
-    from crane_run.report import write_reports
-
-    start(tmp_path)
-    (tmp_path / "smoke" / "results.csv").write_text("changed")
-    write_reports(tmp_path / "smoke")
-    assert "was made of earlier results" in (tmp_path / "smoke" / "report.md").read_text()

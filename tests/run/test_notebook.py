@@ -12,23 +12,17 @@ import pytest
 from crane_lib.errors import CraneError
 from crane_run.notebook import Execution, check_parameters, known_parameters
 from crane_study import ROOT
-from tests.run.notebooks import is_alive, outputs, write_notebook
+from tests.run.notebooks import is_alive, names, outputs, wait_until, write_notebook
 
 START = "@ start: 03  Masks"
 
 
 def begin(path, parameters=None, **variables):
     """Start to execute a notebook into the folder `out`, with a log in its own folder."""
-    folder = path.parent
+    folder, heading = path.parent, START.partition(": ")[2]
     variables = {"CRANE_PROGRESS_FILE": str(folder / ".progress"), **variables}
-    return Execution(
-        path,
-        folder / "out" / path.name,
-        parameters or {},
-        variables=variables,
-        log=folder / "log.txt",
-        heading=START.partition(": ")[2],
-    )
+    output, log = folder / "out" / path.name, folder / "log.txt"
+    return Execution(path, output, parameters or {}, variables=variables, log=log, heading=heading)
 
 
 def execute(path, parameters=None, **variables):
@@ -46,10 +40,6 @@ def log_lines(folder):
     """Lines of the log without the times of day and without those on injected cells."""
     lines = (folder / "log.txt").read_text(encoding="utf-8").splitlines()
     return [re.sub(r"^\[[-\d]+ [:\d]+\] (.*?)-*$", r"@ \1", line) for line in lines]
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_parameters_of_a_notebook(tmp_path):
@@ -156,10 +146,7 @@ def test_no_process_is_left_whatever_is_killed(tmp_path, victim):
         execution = begin(path)
     else:
         runner = subprocess.Popen([sys.executable, "-c", RUNNER, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
-    limit = time.monotonic() + 120
-    while not pids.is_file():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    wait_until(pids.is_file, seconds=120)
     *processes, sockets = pids.read_text().split()
     notebook, kernel, child = map(int, processes)
     assert Path(sockets).is_dir()
@@ -170,10 +157,7 @@ def test_no_process_is_left_whatever_is_killed(tmp_path, victim):
     for process in ([notebook] if "notebook" in victim else []) + ([runner.pid] if "runner" in victim else []):
         os.kill(process, signal.SIGKILL)
     expected = {notebook, kernel} if victim == "notebook and runner" else {notebook, kernel, child}
-    limit = time.monotonic() + 10
-    while any(map(is_alive, expected)):
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(is_alive, expected)), seconds=10)
     if victim == "notebook":
         assert runner.communicate(timeout=60)[0] == b"ended\n"
     elif victim == "notebook and runner":

@@ -18,7 +18,7 @@ from crane_run.runner import Run, run_sections
 from crane_study import ROOT, machine
 from crane_study.profile import load_profile
 from crane_study.publish import keep_not_run, read_not_run
-from tests.run.notebooks import FakeExecution, is_alive, outputs, write_notebook, write_sections
+from tests.run.notebooks import FakeExecution, is_alive, names, outputs, wait_until, write_notebook, write_sections
 
 PROFILE = load_profile("smoke")
 
@@ -67,16 +67,24 @@ def declare(folder, monkeypatch, **declared):
     write_sections(folder, monkeypatch, **{"_00": {}, "_01": {}, "_02": {}, **declared})
 
 
+def change(folder):
+    write_notebook(folder / "01_second.ipynb", "print('changed')", title="Second")
+
+
+def make_old(*paths):
+    for path in paths:
+        os.utime(path, (time.time() - 100, time.time() - 100))
+
+
 AFTER_FIRST = {"_01": {"needs": ["00"]}, "_02": {"needs": ["00"]}}
+OTHER_SEED = PROFILE.model_copy(update={"random_seed": 8})
 
 
 def test_every_section_is_run_in_order_and_the_next_start_reuses_all(tmp_path, notebooks, work, capsys):
     assert start(tmp_path) == 0
-    assert work.done == ["00", "01", "02"]
     said = capsys.readouterr().out
-    assert "First: done in" in said
-    assert "All 3 sections done in" in said
-    assert str(tmp_path / "smoke" / "report.md") in said
+    for words in ("First: done in", "All 3 sections done in", str(tmp_path / "smoke" / "report.md")):
+        assert words in said
     written = [path for path in (tmp_path / "smoke").rglob("*.*") if path.name not in (".lock", "profile.yaml")]
     times = {path: path.stat().st_mtime_ns for path in written}
     assert len(times) >= 14
@@ -84,36 +92,31 @@ def test_every_section_is_run_in_order_and_the_next_start_reuses_all(tmp_path, n
     assert work.done == ["00", "01", "02"]
     assert capsys.readouterr().out.count("reused, nothing changed") == 3
     assert {path: path.stat().st_mtime_ns for path in times} == times
+    leftover = tmp_path / "smoke" / "stages" / "old"
+    leftover.mkdir(parents=True)
+    (tmp_path / "mini").mkdir()
+    assert start(tmp_path, fresh=True) == 0
+    assert work.done == ["00", "01", "02"] * 2
+    assert not leftover.exists()
+    assert (tmp_path / "mini").is_dir()
 
 
-def test_what_a_section_could_not_run_goes_with_its_outputs(tmp_path, notebooks, work):
-    start(tmp_path)
-    folder = tmp_path / "smoke"
-    for number in ("01", "02"):
-        keep_not_run(folder, number, what="a part", reason="no model")
-    work.problems["01"] = "no such set"
-    start(tmp_path, parameters={"value": 2})
-    assert read_not_run(folder) == {"02": {"a part": "no model"}}
-    assert "Section 02, a part: no model." in (folder / "report.md").read_text()
-
-
-def test_how_many_sections_worked_at_once_is_kept(tmp_path, notebooks, work):
-    start(tmp_path, jobs=2)
-    start(tmp_path, only=["01"], parameters={"value": 2})
-    manifest = read_json(tmp_path / "smoke" / "manifest.json")
-    assert [item["jobs"] for item in manifest["sections"]] == [2, 1, 2]
+def test_another_profile_or_parameter_runs_all_again(tmp_path, notebooks, work):
+    assert start(tmp_path, only=["02"]) == 0
+    assert work.done == ["02"]
+    assert start(tmp_path) == 0
+    assert work.done == ["02", "00", "01"]
+    start(tmp_path, profile=OTHER_SEED)
+    start(tmp_path, profile=OTHER_SEED, parameters={"value": 2})
+    assert work.done[3:] == ["00", "01", "02"] * 2
 
 
 def test_sections_are_told_the_profile_and_the_folder(tmp_path, notebooks, work):
     start(tmp_path, only=["01"], parameters={"value": 5})
-    (given,) = work.given
-    assert given == {
-        "profile": str(tmp_path / "smoke" / "profile.yaml"),
-        "artifacts": str(tmp_path),
-        "value": 5,
-    }
-    assert load_profile(given["profile"]) == PROFILE
-    assert yaml.safe_load((tmp_path / "smoke" / "profile.yaml").read_text()) == PROFILE.resolved()
+    place = tmp_path / "smoke" / "profile.yaml"
+    assert work.given == [{"profile": str(place), "artifacts": str(tmp_path), "value": 5}]
+    assert load_profile(str(place)) == PROFILE
+    assert yaml.safe_load(place.read_text()) == PROFILE.resolved()
 
 
 def test_a_failure_does_not_stop_the_others_and_the_exit_code_is_1(tmp_path, notebooks, work, capsys):
@@ -121,23 +124,34 @@ def test_a_failure_does_not_stop_the_others_and_the_exit_code_is_1(tmp_path, not
     assert start(tmp_path) == 1
     assert work.done == ["00", "01", "02"]
     said = capsys.readouterr().out
-    assert "01  Second: FAILED after" in said
-    assert ": no such set" in said
-    assert str(tmp_path / "smoke" / "notebooks" / "01_second.failed.ipynb") in said
-    assert "1 of 3 sections failed" in said
-    assert (record(tmp_path, "01_second")["status"], record(tmp_path, "01_second")["error"]) == (
-        "failed",
-        "no such set",
-    )
+    failed = str(tmp_path / "smoke" / "notebooks" / "01_second.failed.ipynb")
+    for words in ("01  Second: FAILED after", ": no such set", failed, "1 of 3 sections failed"):
+        assert words in said
+    seen = record(tmp_path, "01_second")
+    assert (seen["status"], seen["error"]) == ("failed", "no such set")
     manifest = read_json(tmp_path / "smoke" / "manifest.json")
     assert [item["status"] for item in manifest["sections"]] == ["done", "failed", "done"]
-    assert [item["jobs"] for item in manifest["sections"]] == [1, 1, 1]
-
     del work.problems["01"]
     work.done.clear()
-    assert start(tmp_path) == 0
+    assert start(tmp_path, jobs=2) == 0
     assert work.done == ["01"]
-    assert record(tmp_path, "01_second")["status"] == "done"
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert [(item["status"], item["jobs"]) for item in manifest["sections"]] == [("done", 1), ("done", 2), ("done", 1)]
+
+
+def test_a_failure_takes_the_sections_older_outputs_away(tmp_path, notebooks, work):
+    """Else the report would show, as today's, what an earlier state of the code had made."""
+    start(tmp_path)
+    folder = tmp_path / "smoke"
+    for number in ("01", "02"):
+        keep_not_run(folder, number, what="a part", reason="no model")
+    assert names(folder / "tables") == ["00_a.csv", "01_a.csv", "02_a.csv"]
+    work.problems["01"], work.tables["01"] = "no such set", []
+    assert start(tmp_path, profile=OTHER_SEED) == 1
+    assert names(folder / "tables") == ["00_a.csv", "02_a.csv"]
+    assert not (folder / "notebooks" / "01_second.ipynb").exists()
+    assert read_not_run(folder) == {"02": {"a part": "no model"}}
+    assert "Section 02, a part: no model." in (folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("judge", "again"), [("endpoint", ["00", "01"]), ("offline", ["00"])])
@@ -151,101 +165,39 @@ def test_what_went_without_a_judges_scores_is_done_again_with_them(
     assert start(tmp_path, profile=profile) == 1
     del work.problems["00"]
     work.done.clear()
-    assert start(tmp_path, profile=profile) == 0
-    assert work.done == again
-    assert start(tmp_path, profile=profile) == 0
-    assert work.done == again
-
-
-def test_only_the_sections_asked_for(tmp_path, notebooks, work):
-    assert start(tmp_path, only=["02"]) == 0
-    assert work.done == ["02"]
-    assert start(tmp_path) == 0
-    assert work.done == ["02", "00", "01"]
-
-
-def changed_notebook(root, folder):
-    write_notebook(folder / "01_second.ipynb", "print('changed')", title="Second")
-
-
-def deleted_table(root, folder):
-    (root / "smoke" / "tables" / "01_a.csv").unlink()
-
-
-def deleted_notebook(root, folder):
-    (root / "smoke" / "notebooks" / "01_second.ipynb").unlink()
-
-
-def deleted_record(root, folder):
-    (root / "smoke" / "sections" / "01_second.json").unlink()
-
-
-def broken_record(root, folder):
-    (root / "smoke" / "sections" / "01_second.json").write_text("{half")
-
-
-def foreign_record(root, folder):
-    (root / "smoke" / "sections" / "01_second.json").write_text("[]")
+    for _ in range(2):
+        assert start(tmp_path, profile=profile) == 0
+        assert work.done == again
 
 
 @pytest.mark.parametrize(
-    "change", [changed_notebook, deleted_table, deleted_notebook, deleted_record, broken_record, foreign_record]
+    ("file", "content"),
+    [
+        ("../notebooks/01_second.ipynb", "changed"),
+        ("tables/01_a.csv", None),
+        ("notebooks/01_second.ipynb", None),
+        ("sections/01_second.json", None),
+        ("sections/01_second.json", "{half"),
+        ("sections/01_second.json", "[]"),
+    ],
 )
-def test_a_section_whose_source_or_output_changed_is_run_again(tmp_path, notebooks, work, change):
+def test_a_section_whose_source_or_output_changed_is_run_again(tmp_path, notebooks, work, file, content):
     start(tmp_path)
     work.done.clear()
-    change(tmp_path, notebooks)
+    if content == "changed":
+        change(notebooks)
+    elif content is None:
+        (tmp_path / "smoke" / file).unlink()
+    else:
+        (tmp_path / "smoke" / file).write_text(content)
     assert start(tmp_path) == 0
     assert work.done == ["01"]
     assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
 
 
-def test_files_of_the_whole_run_belong_to_the_section_that_declares_them(tmp_path, notebooks, work, monkeypatch):
-    """Others may run at the same time, so the time of a file says nothing."""
-    declare(notebooks, monkeypatch, _01={"outputs": ["results.csv"]})
-    work.tables["01"] = ["01_a.csv", "../results.csv"]
-    start(tmp_path)
-    made = {name: "results.csv" in record(tmp_path, name)["outputs"] for name in ("00_first", "01_second", "02_third")}
-    assert made == {"00_first": False, "01_second": True, "02_third": False}
-
-
-def test_every_section_has_a_log_with_its_end(tmp_path, notebooks, work):
-    work.problems["01"] = "no such set"
-    start(tmp_path)
-    logs = {path.name: path.read_text() for path in (tmp_path / "smoke" / "logs").iterdir()}
-    assert sorted(logs) == ["00_first.log", "01_second.log", "02_third.log"]
-    assert "end: done after 0." in logs["00_first.log"].splitlines()[-1]
-    assert logs["01_second.log"].splitlines()[-1].endswith("s: no such set")
-    work.problems["01"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        start(tmp_path)
-    last = (tmp_path / "smoke" / "logs" / "01_second.log").read_text().splitlines()[-1]
-    assert last.startswith("interrupted after 0.")
-
-
-def test_another_profile_or_parameter_runs_all_again(tmp_path, notebooks, work):
-    start(tmp_path)
-    start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8}))
-    start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8}), parameters={"value": 2})
-    assert work.done == ["00", "01", "02"] * 3
-
-
-def test_an_output_that_a_section_no_longer_makes_goes(tmp_path, notebooks, work):
-    work.tables["01"] = ["01_a.csv", "01_old.csv"]
-    start(tmp_path)
-    tables = tmp_path / "smoke" / "tables"
-    long_ago = time.time() - 100
-    for path in tables.iterdir():
-        os.utime(path, (long_ago, long_ago))
-    work.tables["01"] = ["01_a.csv"]
-    changed_notebook(tmp_path, notebooks)
-    start(tmp_path)
-    assert sorted(path.name for path in tables.iterdir()) == ["00_a.csv", "01_a.csv", "02_a.csv"]
-
-
-@pytest.mark.parametrize("ahead", [3600, -3600])
-def test_a_file_server_whose_clock_is_not_this_machines(tmp_path, notebooks, work, monkeypatch, ahead):
-    """New files are kept, and older ones go, whatever time it is on this machine."""
+@pytest.mark.parametrize("ahead", [0, 3600, -3600])
+def test_outputs_are_those_of_the_last_execution(tmp_path, notebooks, work, monkeypatch, ahead):
+    """Whatever time it is on the file server; a file of the whole run is of the section that declares it."""
     ours = Path.stat
 
     def theirs(path, **options):
@@ -258,15 +210,15 @@ def test_a_file_server_whose_clock_is_not_this_machines(tmp_path, notebooks, wor
     assert start(tmp_path) == 0
     made = ["notebooks/01_second.ipynb", "tables/01_a.csv", "tables/01_old.csv", "results.csv"]
     assert record(tmp_path, "01_second")["outputs"] == made
+    assert record(tmp_path, "02_third")["outputs"] == ["notebooks/02_third.ipynb", "tables/02_a.csv"]
     assert start(tmp_path) == 0
     assert work.done == ["00", "01", "02"]  # all is there, and is reused
-    old = tmp_path / "smoke" / "tables" / "01_old.csv"
-    os.utime(old, (time.time() - 100, time.time() - 100))
+    tables = tmp_path / "smoke" / "tables"
+    make_old(*tables.iterdir())
     work.tables["01"] = ["01_a.csv", "../results.csv"]
-    changed_notebook(tmp_path, notebooks)
+    change(notebooks)
     assert start(tmp_path) == 0
-    assert not old.exists()
-    assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+    assert names(tables) == ["00_a.csv", "01_a.csv", "02_a.csv"]
     assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
 
 
@@ -274,7 +226,7 @@ def test_a_file_server_whose_clock_is_not_this_machines(tmp_path, notebooks, wor
 def test_an_interrupted_section_is_not_trusted_even_when_all_is_as_it_was(tmp_path, notebooks, work, problem):
     start(tmp_path)
     original = (notebooks / "01_second.ipynb").read_bytes()
-    changed_notebook(tmp_path, notebooks)
+    change(notebooks)
     work.problems["01"] = problem()
     with pytest.raises(problem):
         start(tmp_path)
@@ -287,19 +239,23 @@ def test_an_interrupted_section_is_not_trusted_even_when_all_is_as_it_was(tmp_pa
 
 
 def test_after_an_interruption_the_rest_is_done_and_nothing_twice(tmp_path, notebooks, work):
+    logs = tmp_path / "smoke" / "logs"
     work.problems["01"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
-    work.problems.clear()
-    assert start(tmp_path) == 0
+    assert names(logs) == ["00_first.log", "01_second.log"]
+    assert "end: done after 0." in (logs / "00_first.log").read_text().splitlines()[-1]
+    assert (logs / "01_second.log").read_text().splitlines()[-1].startswith("interrupted after 0.")
+    work.problems["01"] = "no such set"
+    assert start(tmp_path) == 1
+    assert (logs / "01_second.log").read_text().splitlines()[-1].endswith("s: no such set")
     assert work.done == ["00", "01", "01", "02"]
-    assert (tmp_path / "smoke" / "report.md").is_file()
-    assert (tmp_path / "smoke" / "report.html").is_file()
+    assert {"report.md", "report.html"} <= set(names(tmp_path / "smoke"))
 
 
 def test_a_report_that_was_not_written_in_time_is_written_next_time(tmp_path, notebooks, work, monkeypatch):
     start(tmp_path)
-    changed_notebook(tmp_path, notebooks)
+    change(notebooks)
 
     def interrupted(_run, *, again):
         raise KeyboardInterrupt
@@ -315,77 +271,46 @@ def test_a_report_that_was_not_written_in_time_is_written_next_time(tmp_path, no
         assert manifest["outputs"][name] == sha256(tmp_path / "smoke" / name)
 
 
-def test_fresh_throws_the_results_away_first(tmp_path, notebooks, work):
-    start(tmp_path)
-    leftover = tmp_path / "smoke" / "stages" / "old"
-    leftover.mkdir(parents=True)
-    beside = tmp_path / "mini"
-    beside.mkdir()
-    assert start(tmp_path, fresh=True) == 0
-    assert work.done == ["00", "01", "02"] * 2
-    assert not leftover.exists()
-    assert beside.is_dir()
-
-
-def test_a_wrong_parameter_is_found_before_anything_is_done_or_thrown_away(tmp_path, notebooks, work):
+def test_what_cannot_be_run_is_refused_before_anything_is_done_or_thrown_away(tmp_path, notebooks, work):
     start(tmp_path)
     work.done.clear()
     with pytest.raises(CraneError, match=r"00_first\.ipynb: unknown parameter 'valeu'; did you mean 'value'"):
         start(tmp_path, parameters={"valeu": 3}, fresh=True)
-    assert work.done == []
-    assert (tmp_path / "smoke" / "tables" / "00_a.csv").is_file()
-    assert start(tmp_path) == 0
-    assert work.done == []
-
-
-def test_two_runs_at_once_are_refused(tmp_path, notebooks, work):
     folder = tmp_path / "smoke"
-    folder.mkdir()
     with runner.alone(folder), pytest.raises(CraneError, match="smoke: another run is at work there"):
-        start(tmp_path)
-    assert work.done == []
-    assert start(tmp_path) == 0
-
-
-def test_partial_files_of_a_killed_run_go(tmp_path, notebooks, work):
-    partial = tmp_path / "smoke" / "stages" / ".corpus.0a1b2c3d.partial"
-    partial.mkdir(parents=True)
-    (partial / "documents.parquet").write_text("half")
-    start(tmp_path)
-    assert not partial.exists()
-
-
-def test_a_folder_that_cannot_be_made(tmp_path, notebooks, work):
+        start(tmp_path, fresh=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(CraneError, match=r"cannot be written .*; choose another --artifacts"):
         start(tmp_path / "file")
+    partial = folder / "stages" / ".corpus.0a1b2c3d.partial"  # of a run that was killed
+    partial.mkdir(parents=True)
+    assert start(tmp_path) == 0
+    assert work.done == []
+    assert not partial.exists()
 
 
 def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
     profile = PROFILE.model_copy(update={"expected_seconds": {"00": 30.0}, "calibration_seconds": None})
-    chosen = sections.choose_sections([], None)
-    run = Run(profile, tmp_path / "smoke", chosen)
-    assert [run.expected(section) for section in chosen] == [30.0, None, None]
+    run = Run(profile, tmp_path / "smoke", sections.choose_sections([], None))
+    assert [run.times.expected(number) for number in ("00", "01", "02")] == [30.0, None, None]
     run_sections(run, fresh=True, console=Console())
-    assert all(run.expected(section) < 30 for section in chosen)
+    assert all(run.times.expected(number) < 30 for number in ("00", "01", "02"))
     # What a stage took counts where it was used again: the next start from nothing has to make it.
     stage = tmp_path / "smoke" / "stages" / "corpus" / "stage.json"
     stage.parent.mkdir(parents=True)
-    record = {"name": "corpus", "key": "k", "section": "01", "seconds": 500.0, "inputs": {}, "outputs": {}}
-    stage.write_text(json.dumps(record))
-    long_ago = time.time() - 100
-    os.utime(stage, (long_ago, long_ago))
-    changed_notebook(tmp_path, notebooks)
+    about = {"name": "corpus", "key": "k", "section": "01", "seconds": 500.0, "inputs": {}, "outputs": {}}
+    stage.write_text(json.dumps(about))
+    make_old(stage)
+    change(notebooks)
     start(tmp_path, profile=profile)
-    assert [run.expected(section) >= 500 for section in chosen] == [False, True, False]
+    assert [run.times.expected(number) >= 500 for number in ("00", "01", "02")] == [False, True, False]
 
 
 def test_the_manifest(tmp_path, notebooks, work):
     start(tmp_path)
     manifest = read_json(tmp_path / "smoke" / "manifest.json")
     assert manifest["schema"] == "crane.manifest/2"
-    assert manifest["profile"] == PROFILE.resolved()
-    assert manifest["random_seed"] == PROFILE.random_seed
+    assert (manifest["profile"], manifest["random_seed"]) == (PROFILE.resolved(), PROFILE.random_seed)
     assert {"torch", "transformers", "lm_eval", "papermill"} <= {k for k, v in manifest["packages"].items() if v}
     assert manifest["machine"]["cores"] >= 1
     assert [item["section"] for item in manifest["sections"]] == ["00_first", "01_second", "02_third"]
@@ -393,6 +318,48 @@ def test_the_manifest(tmp_path, notebooks, work):
     assert {"tables/00_a.csv", "notebooks/02_third.ipynb", "report.md", "profile.yaml"} <= set(hashes)
     assert all(sha256(tmp_path / "smoke" / name) == value for name, value in hashes.items())
     assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):
+    def variables(name):
+        return {given.get(name) for given in work.variables.values()}
+
+    declare(notebooks, monkeypatch, **AFTER_FIRST)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert start(tmp_path, jobs=2) == 0
+    assert work.done[0] == "00"
+    # Also where nothing can run beside: a section computes in every start as in a full one.
+    assert (variables("OMP_NUM_THREADS"), variables("CRANE_THREADS")) == ({"4"}, {"8"})
+    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [4, 4]
+    # Threads wait asleep and memory is kept, unless the user wants otherwise.
+    assert (variables("OMP_WAIT_POLICY"), variables("MALLOC_TRIM_THRESHOLD_")) == ({"PASSIVE"}, {"4294967296"})
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    work.variables.clear()
+    start(tmp_path, only=["01"], fresh=True, jobs=2)
+    assert (variables("OMP_NUM_THREADS"), variables("CRANE_THREADS")) == ({"4"}, {"8"})
+    assert variables("OMP_WAIT_POLICY") == {"ACTIVE"}
+    start(tmp_path, fresh=True)
+    assert (variables("OMP_NUM_THREADS"), variables("CRANE_THREADS")) == ({None}, {"8"})
+    monkeypatch.setattr(runner, "cores_are_limited", lambda: True)
+    monkeypatch.setattr(machine, "granted_cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    start(tmp_path, fresh=True)
+    assert variables("OMP_NUM_THREADS") == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "jobs"), [(1, 24, 1), (2, 24, 2), (3, 24, 3), (64, 24, 4), (64, 4.2, 2), (64, 1, 1)]
+)
+def test_jobs_that_fit_the_machine_where_models_are_small(monkeypatch, cores, gigabytes, jobs):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "granted_cores", lambda: cores)
+    monkeypatch.setattr(runner, "granted_memory", lambda: int(gigabytes * 1e9))
+    large = load_profile("llama2-7b")
+    small = large.model_copy(update={"rehearsal": True})
+    assert [runner.fitting_jobs(profile) for profile in (PROFILE, small, large)] == [jobs, jobs, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert runner.fitting_jobs(PROFILE) == 1
 
 
 def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks):
@@ -403,121 +370,57 @@ def test_with_real_kernels_a_failure_and_then_a_second_start(tmp_path, notebooks
     write_notebook(notebooks / "00_first.ipynb", cell, title="First")
     assert start(tmp_path, only=["00", "01"]) == 1
     executed = tmp_path / "smoke" / "notebooks"
-    assert sorted(path.name for path in executed.iterdir()) == ["00_first.failed.ipynb", "01_second.ipynb"]
+    assert names(executed) == ["00_first.failed.ipynb", "01_second.ipynb"]
     assert record(tmp_path, "00_first")["error"] == "cell 4: RuntimeError: no flag yet"
     before = (executed / "01_second.ipynb").read_bytes()
     flag.write_text("")
     assert start(tmp_path, only=["00", "01"]) == 0
-    assert sorted(path.name for path in executed.iterdir()) == ["00_first.ipynb", "01_second.ipynb"]
+    assert names(executed) == ["00_first.ipynb", "01_second.ipynb"]
     assert outputs(executed / "00_first.ipynb") == "flag seen\n"
     assert (executed / "01_second.ipynb").read_bytes() == before
     assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
 
 
-def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):
-    declare(notebooks, monkeypatch, **AFTER_FIRST)
-    monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert start(tmp_path, jobs=2) == 0
-    assert work.done[0] == "00"
-    # Also where nothing can run beside: a section computes in every start as in a full one.
-    assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"4"}
-    assert {given["CRANE_THREADS"] for given in work.variables.values()} == {"8"}
-    assert [record(tmp_path, name)["threads"] for name in ("00_first", "01_second")] == [4, 4]
-    start(tmp_path, only=["01"], fresh=True, jobs=2)
-    assert (work.variables["01"]["OMP_NUM_THREADS"], work.variables["01"]["CRANE_THREADS"]) == ("4", "8")
-    start(tmp_path, fresh=True)
-    assert "OMP_NUM_THREADS" not in work.variables["01"]
-    assert work.variables["01"]["CRANE_THREADS"] == "8"
-
-
-def test_threads_wait_asleep_and_memory_is_kept_unless_the_user_wants_otherwise(tmp_path, notebooks, work, monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    start(tmp_path)
-    assert {given["OMP_WAIT_POLICY"] for given in work.variables.values()} == {"PASSIVE"}
-    assert {given["MALLOC_TRIM_THRESHOLD_"] for given in work.variables.values()} == {"4294967296"}
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    start(tmp_path, fresh=True)
-    assert {given["OMP_WAIT_POLICY"] for given in work.variables.values()} == {"ACTIVE"}
-
-
-def test_a_limit_on_cores_reaches_the_kernels(tmp_path, notebooks, work, monkeypatch):
-    monkeypatch.setattr(runner, "cores_are_limited", lambda: True)
-    monkeypatch.setattr(machine, "granted_cores", lambda: 3)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert start(tmp_path) == 0
-    assert {given["OMP_NUM_THREADS"] for given in work.variables.values()} == {"3"}
-
-
-@pytest.mark.parametrize(
-    ("cores", "gigabytes", "jobs"), [(1, 24, 1), (2, 24, 2), (3, 24, 3), (64, 24, 4), (64, 4.2, 2), (64, 1, 1)]
-)
-def test_jobs_that_fit_the_machine_where_models_are_small(monkeypatch, cores, gigabytes, jobs):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(machine, "granted_cores", lambda: cores)
-    monkeypatch.setattr(runner, "granted_memory", lambda: int(gigabytes * 1e9))
-    assert runner.fitting_jobs(PROFILE) == jobs
-    large = load_profile("llama2-7b")
-    assert runner.fitting_jobs(large) == 1
-    assert runner.fitting_jobs(large.model_copy(update={"rehearsal": True})) == jobs
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert runner.fitting_jobs(PROFILE) == 1
-
-
-def test_sections_at_once_that_need_one_stage_make_it_once(tmp_path, notebooks):
-    """Each waits until the other is there, so they do work at once; then both ask for the stage."""
+def test_sections_at_once_that_need_one_stage_make_it_once_a_start(tmp_path, notebooks):
+    """Each waits until the other is there, so they do work at once; then both ask for the stage, which fails first."""
     cell = """
 import os, pathlib, time
+from crane_lib.errors import CraneError
 from crane_study.store import Store
 
 folder = pathlib.Path(artifacts)
 me = os.environ["CRANE_SECTION"]
-(folder / f"{me}.here").write_text(me)
+(folder / f"{me}.{value}").write_text(me)
 limit = time.monotonic() + 120
-while len(list(folder.glob("*.here"))) < 2 and time.monotonic() < limit:
+while len(list(folder.glob(f"*.{value}"))) < 2 and time.monotonic() < limit:
     time.sleep(0.01)
 
-def make(folder):
+def make(stage):
     time.sleep(1)
-    (folder / "maker.txt").write_text(me)
+    with (folder / "tries").open("a") as stream:
+        stream.write(str(value))
+    if value == 1:
+        raise CraneError("the loss became nan at step 7")
+    (stage / "maker.txt").write_text(me)
 
 stage = Store(folder / "smoke" / "stages").run("shared", make)
 print("reused", stage.reused, "maker", (stage / "maker.txt").read_text())
 """
-    for name in ("00_first", "01_second"):
+    both = ("00_first", "01_second")
+    for name in both:
         write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
-    assert start(tmp_path, only=["00", "01"], jobs=2) == 0
-    printed = [outputs(tmp_path / "smoke" / "notebooks" / f"{name}.ipynb") for name in ("00_first", "01_second")]
+    assert start(tmp_path, only=["00", "01"], jobs=2) == 1
+    assert [record(tmp_path, name)["error"] for name in both] == ["cell 4: the loss became nan at step 7"] * 2
+    assert names(tmp_path / "smoke" / "stages") == []
+    assert start(tmp_path, only=["00", "01"], jobs=2, parameters={"value": 2}) == 0
+    assert (tmp_path / "tries").read_text() == "12"
+    printed = [outputs(tmp_path / "smoke" / "notebooks" / f"{name}.ipynb") for name in both]
     assert sorted("reused True" in text for text in printed) == [False, True]
     maker = read_json(tmp_path / "smoke" / "stages" / "shared" / "stage.json")["section"]
     assert all(f"maker {maker}" in text for text in printed)
     waited = ["shared: waiting, another section is making it" in text for text in printed]
     assert waited == [maker != "00", maker != "01"]
     assert not list((tmp_path / "smoke" / "stages").glob(".*"))
-
-
-def test_a_stage_that_fails_is_tried_once_a_start(tmp_path, notebooks):
-    cell = """
-import pathlib
-from crane_lib.errors import CraneError
-from crane_study.store import Store
-
-folder = pathlib.Path(artifacts)
-
-def make(folder_of_stage):
-    with (folder / "tries").open("a") as stream:
-        stream.write("x")
-    raise CraneError("the loss became nan at step 7")
-
-Store(folder / "smoke" / "stages").run("shared", make)
-"""
-    for name in ("00_first", "01_second"):
-        write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
-    for tries in ("x", "xx"):
-        assert start(tmp_path, only=["00", "01"], jobs=2) == 1
-        errors = [record(tmp_path, name)["error"] for name in ("00_first", "01_second")]
-        assert errors == ["cell 4: the loss became nan at step 7"] * 2
-        assert (tmp_path / "tries").read_text() == tries
-        assert list((tmp_path / "smoke" / "stages").iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -571,25 +474,6 @@ app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r
     assert (tmp_path / "smoke" / "notebooks" / "00_first.ipynb").read_bytes() == before
     assert log.read_text().count("] start: ") == 2  # what the interrupted start printed is still there
     assert not list((tmp_path / "smoke").rglob(".*partial*"))
-
-
-def wait_until(condition, *, seconds=300):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-
-
-def test_a_failure_takes_the_sections_older_outputs_away(tmp_path, notebooks, work):
-    """Else the report would show, as today's, what an earlier state of the code had made."""
-    start(tmp_path)
-    tables = tmp_path / "smoke" / "tables"
-    assert {path.name for path in tables.iterdir()} == {"00_a.csv", "01_a.csv", "02_a.csv"}
-    work.problems["01"] = "no such set"
-    work.tables["01"] = []
-    assert start(tmp_path, profile=PROFILE.model_copy(update={"random_seed": 8})) == 1
-    assert {path.name for path in tables.iterdir()} == {"00_a.csv", "02_a.csv"}
-    assert not (tmp_path / "smoke" / "notebooks" / "01_second.ipynb").exists()
 
 
 def test_the_open_questions_and_the_judge_are_part_of_a_sections_key(tmp_path, notebooks, work, monkeypatch):

@@ -34,6 +34,9 @@ def test_sections_start_as_soon_as_what_they_wait_for_has_ended():
     assert start_all(found) == ["01"]
     found.row("01").stop("done")
     assert start_all(found) == ["03"]
+    reused = board({"00": 10.0, "01": 10.0}, {"01": {"00", "99"}})  # 99 is not asked for
+    reused.row("00").state = "reused"
+    assert start_all(reused) == ["01"]
 
 
 def test_the_longest_chain_starts_first_where_several_run_at_once():
@@ -45,12 +48,6 @@ def test_the_longest_chain_starts_first_where_several_run_at_once():
     found.row("03").stop("done")
     assert start_all(found) == ["00", "01"]
     assert start_all(board(seconds, after, jobs=1)) == ["00"]
-
-
-def test_no_section_waits_for_one_that_is_reused_or_not_asked_for():
-    found = board({"00": 10.0, "01": 10.0}, {"01": {"00", "99"}})
-    found.row("00").state = "reused"
-    assert start_all(found) == ["01"]
 
 
 def test_elapsed_and_left(monkeypatch):
@@ -100,11 +97,10 @@ def changed(**values):
 
 def test_before_the_first_run_the_profiles_seconds_are_scaled_by_this_machines_speed(tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "calibrate", lambda: 0.006)
-    times = Times(tmp_path, changed(expected_seconds={"00": 40.0}, calibration_seconds=0.002), threads=2)
-    assert times.expected("00") == pytest.approx(120.0)
-    assert times.expected("01") is None
-    times = Times(tmp_path, changed(expected_seconds={"00": 40.0}, calibration_seconds=None), threads=2)
-    assert times.expected("00") == pytest.approx(40.0)
+    for reference, seconds in ((0.002, 120.0), (None, 40.0)):
+        times = Times(tmp_path, changed(expected_seconds={"00": 40.0}, calibration_seconds=reference), threads=2)
+        assert times.expected("00") == pytest.approx(seconds)
+        assert times.expected("01") is None
 
 
 def test_after_it_this_machines_own_record_counts(tmp_path, monkeypatch):
@@ -160,20 +156,16 @@ def test_calibration_uses_one_thread_and_does_not_count_the_time_without_a_core(
 def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(schedule.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2e9))
     folder = tmp_path / "deep" / "smoke"
-    check_disk(changed(needs=Needs(disk_gb=1.9)), folder)
-    check_disk(changed(needs=Needs()), folder)
+    for needs in (Needs(disk_gb=1.9), Needs()):
+        check_disk(changed(needs=needs), folder)
     with pytest.raises(CraneError, match=r"smoke: profile smoke needs 3\.0 GB more disk, 2\.0 GB are free; free some"):
         check_disk(changed(needs=Needs(disk_gb=3)), folder)
     assert not folder.parent.exists()
-
-
-def test_files_of_an_earlier_run_need_no_more_disk(tmp_path):
     profile = changed(needs=Needs(disk_gb=0.000003))
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / "file").write_bytes(b"x" * 2000)
-    assert disk_needed(profile, tmp_path) == pytest.approx(0.000001)
-    (tmp_path / "file").write_bytes(b"x" * 2000)
-    assert disk_needed(profile, tmp_path) == 0
+    folder.mkdir(parents=True)
+    for name, needed in (("a", 0.000001), ("b", 0)):  # the files of an earlier run need no more disk
+        (folder / name).write_bytes(b"x" * 2000)
+        assert disk_needed(profile, folder) == pytest.approx(needed)
 
 
 @pytest.mark.parametrize(("size", "text"), [(0.04, "40 MB"), (1.26, "1.3 GB"), (9.94, "9.9 GB"), (14.4, "14 GB")])

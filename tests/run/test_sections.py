@@ -19,30 +19,16 @@ def chosen(only=(), first=None):
 
 def test_every_section_waits_for_those_that_make_what_it_reads():
     """The needs as declared, and theirs; test_smoke.py compares them with a run."""
-    before_masks = {"00", "01", "02"}
-    assert {section.number: set(section.after) for section in all_sections()} == {
-        "00": set(),
-        "01": {"00"},
-        "02": {"00", "01"},
-        "03": before_masks,
-        "04": before_masks,
-        "05": before_masks,
-        "06": {"00", "01"},
-        "07": before_masks | {"03", "04", "05"},
-        "08": before_masks | {"03", "04", "05", "07"},
-        "09": before_masks | {"03", "04", "05", "07"},
-        "10": before_masks,
-    }
+    first, masks = {"00", "01", "02"}, {"03", "04", "05"}
+    expected = {"00": set(), "01": {"00"}, "02": {"00", "01"}, **dict.fromkeys(masks, first), "06": {"00", "01"}}
+    expected |= {"07": first | masks, "08": first | masks | {"07"}, "09": first | masks | {"07"}, "10": first}
+    assert {section.number: set(section.after) for section in all_sections()} == expected
 
 
 @pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
-def test_every_section_has_a_title_and_the_parameters_that_the_runner_gives(section):
+def test_every_section_has_a_title_the_parameters_given_to_it_and_declared_outputs(section):
     assert section.title != section.name
     assert {"profile", "artifacts"} <= set(known_parameters(section.path))
-
-
-@pytest.mark.parametrize("section", all_sections(), ids=lambda section: section.name)
-def test_what_a_section_writes_beside_its_tables_is_declared(section):
     written = set(re.findall(r'study\.folder / "([\w.]+)"', "\n".join(section.sources("code"))))
     assert written == set(section.declared.outputs)
 
@@ -103,22 +89,16 @@ def test_a_wrong_declaration_is_one_line(monkeypatch, tmp_path, declared, messag
     assert "\n" not in str(error.value)
 
 
-def test_no_notebooks(monkeypatch, tmp_path):
+def test_notebooks_that_are_none(monkeypatch, tmp_path):
     monkeypatch.setattr(sections, "NOTEBOOKS", tmp_path)
     with pytest.raises(CraneError, match="has no notebooks; run from a clone"):
         all_sections()
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", "text"])
-def test_a_file_that_is_no_notebook(tmp_path, content):
-    path = tmp_path / "00_x.ipynb"
-    path.write_text(content)
-    with pytest.raises(CraneError, match=r"00_x\.ipynb: is not a notebook"):
-        Section(path).sources("code")
-
-
-def test_the_title_is_the_first_heading(tmp_path):
-    assert Section(write_notebook(tmp_path / "07_a.ipynb", title="Masks, and *more*")).title == "Masks, and *more*"
+    path = write_notebook(tmp_path / "00_x.ipynb", title="Masks, and *more*")
+    assert Section(path).title == "Masks, and *more*"
+    for content in ("", "{}", "[]", "text"):
+        path.write_text(content)
+        with pytest.raises(CraneError, match=r"00_x\.ipynb: is not a notebook"):
+            Section(path).sources("code")
 
 
 def test_the_key_is_of_all_that_determines_the_outputs(tmp_path, monkeypatch):
@@ -132,15 +112,8 @@ def test_the_key_is_of_all_that_determines_the_outputs(tmp_path, monkeypatch):
             {"profile": profile}, {"value": parameters}, {"file": str(outside)}
         )
 
-    keys = [
-        key(),
-        key(title="Other"),
-        key("from crane_lib.overlap import overlaps  # changed"),
-        key("from crane_lib.selection import top"),
-        key(profile=9),
-        key(parameters=9),
-        key(outside=9),
-    ]
+    cells = ("from crane_lib.overlap import overlaps  # changed", "from crane_lib.selection import top")
+    keys = [key(), key(title="Other"), *map(key, cells), key(profile=9), key(parameters=9), key(outside=9)]
     assert key() == keys[0]
     with monkeypatch.context() as patch:
         patch.setattr(code, "_digest", lambda file: f"changed {file.name}")
