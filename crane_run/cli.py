@@ -187,7 +187,7 @@ def _list(console: Console) -> None:
     from crane_study.profile import load_profile, profile_names
 
     lines = [(section.number, section.title, section.path.name) for section in all_sections()]
-    lines += [(name, claim.title, f"sections {', '.join(claim.numbers)}") for name, claim in all_claims().items()]
+    lines += [(name, title, f"sections {', '.join(numbers)}") for name, (title, numbers) in all_claims().items()]
     console.plan([*lines, *(("profile", name, _describe(load_profile(name))) for name in profile_names())])
 
 
@@ -321,9 +321,8 @@ def _tell(run: Path, finding: VerifiedRun, *, limit: int | None) -> None:
             typer.echo(f"  note: {len(told)} differences that do not count: {'; '.join(shown)}{more}")
     for note in finding.notes:
         typer.echo(f"  note: {note}")
-    counts = (
-        f"{len(finding.problems)} problems, {len(found.differences) if found else 0} differences from the reference"
-    )
+    differences = len(found.differences) if found else 0
+    counts = f"{len(finding.problems)} problems, {differences} differences from the reference"
     typer.echo(f"{run}: OK" if finding.holds else f"{run}: NOT OK ({counts})")
 
 
@@ -332,8 +331,8 @@ def mask(
     model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
     neurons: Annotated[Path, typer.Argument(help="File of neuron sets, as a run writes it (stages/selection_*/).")],
     output: Annotated[Path, typer.Argument(help="Directory to write the masked checkpoint to.")],
-    language: Annotated[str, typer.Option("--language", help="Language whose set is zeroed.")],
-    draw: Annotated[int, typer.Option("--draw", help="Draw, for files of random sets.")] = -1,
+    language: Annotated[str, typer.Option(help="Language whose set is zeroed.")],
+    draw: Annotated[int, typer.Option(help="Draw, for files of random sets.")] = -1,
 ) -> None:
     """Write a checkpoint in which a language's neurons are zeroed for good.
 

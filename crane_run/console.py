@@ -71,14 +71,13 @@ class Console:
     def start(self, profile: str, folder: Path, board: Board, *, disk: str = "") -> None:
         """Print what is going to be run, about how long that takes, and which sections are reused."""
         self._started = time.monotonic()
-        count, left = len(board.rows), board.left
+        left = board.left
         about = f", about {seconds_text(left)} on this machine if no stage can be reused" if left else ""
-        self.say(f"CRANE, profile {profile}: {count} sections into {shown(folder)}{about}{disk}")
-        if not self._live:
-            for row in board.rows:
-                if row.state == "reused":
-                    took = seconds_text(row.seconds)
-                    self.say(f"{row.number}  {row.title}: reused, nothing changed (took {took} when it was made)")
+        self.say(f"CRANE, profile {profile}: {len(board.rows)} sections into {shown(folder)}{about}{disk}")
+        for row in [] if self._live else board.rows:
+            if row.state == "reused":
+                took = seconds_text(row.seconds)
+                self.say(f"{row.number}  {row.title}: reused, nothing changed (took {took} when it was made)")
 
     @contextmanager
     def watching(self, board: Board) -> Iterator[None]:
@@ -152,6 +151,5 @@ def _elapsed(row: Row) -> str:
 
 def _left(row: Row) -> str:
     """Time that a section is expected to need yet."""
-    if row.state not in ("waiting", "running") or row.expected is None:
-        return ""
-    return f"about {seconds_text(row.left)}" if row.left else "soon"
+    is_known = row.state in ("waiting", "running") and row.expected is not None
+    return (f"about {seconds_text(row.left)}" if row.left else "soon") if is_known else ""

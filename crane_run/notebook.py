@@ -70,7 +70,7 @@ class Execution:
         self.log, self.peak_memory_mib = log, 0.0
         self._output, self._mark = output, variables[FILE_VARIABLE]
         self._running = output.with_name(f".{output.stem}.partial.ipynb")
-        self._failed = output.with_name(f"{output.stem}.failed.ipynb")
+        self.failed = output.with_name(f"{output.stem}.failed.ipynb")
         output.parent.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._stream = _open_log(log)
@@ -112,11 +112,11 @@ class Execution:
         if code not in (0, _FAILED):
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             error = f"its process ended ({how}); was there too little memory?"
-            end_processes(FILE_VARIABLE, self._mark)
+            _end_processes(self._mark)
         if self._running.is_file():
-            os.replace(self._running, self._failed if error else self._output)
+            os.replace(self._running, self.failed if error else self._output)
         if error is None:
-            self._failed.unlink(missing_ok=True)
+            self.failed.unlink(missing_ok=True)
         return error
 
     def stop(self) -> None:
@@ -127,7 +127,7 @@ class Execution:
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
-            end_processes(FILE_VARIABLE, self._mark)
+            _end_processes(self._mark)
             self._process.wait()
         self._running.unlink(missing_ok=True)
 
@@ -157,12 +157,12 @@ def _open_log(path: Path) -> TextIO:
     return stream
 
 
-def end_processes(variable: str, value: str) -> None:
-    """Kill all other processes whose environment has a variable set to a value."""
+def _end_processes(mark: str) -> None:
+    """Kill all other processes of a section, which have its mark in their environment."""
 
     def is_marked(process: psutil.Process) -> bool:
         with suppress(psutil.Error, OSError):
-            return process.pid != os.getpid() and process.environ().get(variable) == value
+            return process.pid != os.getpid() and process.environ().get(FILE_VARIABLE) == mark
         return False
 
     for _ in range(10):  # they may start others meanwhile
@@ -181,7 +181,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with TemporaryDirectory(prefix="crane-") as sockets:
         Thread(target=_end_with_runner, args=(sockets,), daemon=True).start()
-        error = _execute(order["notebook"], order["output"], order["parameters"], sockets)
+        error = _execute(**order, sockets=sockets)
     if error is not None:
         print(error, file=answer, flush=True)
         raise SystemExit(_FAILED)
@@ -190,7 +190,7 @@ def main() -> None:
 def _end_with_runner(sockets: str) -> None:
     """Wait until the runner closes standard input or has died; then end the kernel and this process."""
     os.read(sys.stdin.fileno(), 1)
-    end_processes(FILE_VARIABLE, os.environ[FILE_VARIABLE])
+    _end_processes(os.environ[FILE_VARIABLE])
     shutil.rmtree(sockets, ignore_errors=True)
     os._exit(_FAILED)
 
@@ -210,16 +210,14 @@ def _execute(notebook: str, output: str, parameters: Mapping[str, Any], sockets:
     papermill.log.logger.addHandler(cells)
     papermill.log.logger.setLevel(logging.INFO)
     papermill.log.logger.propagate = False
+    said = {"log_output": True, "progress_bar": False, "stdout_file": sys.stderr, "stderr_file": sys.stderr}
     try:
         papermill.execute_notebook(
             notebook,
             output,
-            parameters=parameters,
+            parameters,
             kernel_name="python3",
-            progress_bar=False,
-            log_output=True,
-            stdout_file=sys.stderr,
-            stderr_file=sys.stderr,
+            **said,
             start_timeout=300,  # seconds; a kernel may be slow to start on a busy machine
             # Kernels talk through sockets in a folder of this user's own, which others cannot reach.
             config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
@@ -110,8 +109,8 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
             forget_not_run(self.folder, section.number)
         outputs = [] if record["error"] else self._outputs(section, since)
-        about = {"section": section.name, "title": section.title}
-        write_json(self.record_path(section), {**about, **record, "outputs": outputs})
+        about = {"section": section.name, "title": section.title, **record, "outputs": outputs}
+        write_json(self.record_path(section), about)
         if record["error"] is None:
             stages = [path for path in (self.folder / "stages").glob(f"*/{RECORD}") if path.stat().st_mtime < since]
             reused = [stage for stage in map(read_json, stages) if stage.get("section") == section.number]
@@ -155,28 +154,21 @@ def _outside(profile: Profile) -> dict[str, str]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the run's folder, so that two runs do not write into it at once."""
-    lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        held = FileLock(folder / ".lock").acquire(blocking=False)
     except Timeout as error:
         raise CraneError(f"{folder}: another run is at work there; wait for it, or choose --artifacts") from error
     except OSError as error:
         raise CraneError(f"{folder}: cannot be written ({error.strerror}); choose another --artifacts") from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Let SIGTERM, which stops a container, end a run as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
@@ -229,7 +221,6 @@ def plan(run: Run, keys: dict[str, str], *, fresh: bool = False) -> Board:
 class _Started:
     """A section at work."""
 
-    section: Section
     row: Row
     execution: Execution
     progress: Path  # file with its progress
@@ -282,7 +273,7 @@ class _Work:
             heading=f"{row.number}  {row.title}, {run.threads} threads",
         )
         row.start(lambda: read_progress(progress) or execution.last_line())
-        self._at_work.append(_Started(section, row, execution, progress, since))
+        self._at_work.append(_Started(row, execution, progress, since))
 
     def _end(self, started: _Started) -> None:
         run, row, execution = self._run, started.row, started.execution
@@ -291,15 +282,13 @@ class _Work:
         row.stop("failed" if error else "done")
         record = {"status": row.state, "error": error, "key": self._keys[row.number], "seconds": round(row.seconds, 2)}
         record |= {"threads": run.threads, "jobs": run.jobs, "peak_memory_mib": execution.peak_memory_mib or None}
-        run.keep(started.section, record, since=started.since)
+        run.keep(self._sections[row.number], record, since=started.since)
         execution.close(f"{row.state} after {row.seconds:.1f} s{f': {error}' if error else ''}")
         started.progress.unlink(missing_ok=True)
         if error is None:
             self._console.done(row)
         else:
-            executed = run.executed_path(started.section)
-            failed = executed.with_name(f"{executed.stem}.failed.ipynb")
-            self._console.failed(row, error, notebook=failed, log=execution.log)
+            self._console.failed(row, error, notebook=execution.failed, log=execution.log)
 
     def _interrupt(self) -> None:
         """End what is at work, without a record of it: the next start does it again."""

@@ -49,9 +49,8 @@ class Row:
     @property
     def left(self) -> float:
         """Seconds that the section is expected to need yet; 0 where unknown or overdue."""
-        if self.state not in _OPEN:
-            return 0.0
-        return max(0.0, (self.expected or 0.0) - (self.elapsed if self.state == "running" else 0.0))
+        done = self.elapsed if self.state == "running" else 0.0
+        return max(0.0, (self.expected or 0.0) - done) if self.state in _OPEN else 0.0
 
 
 @dataclass
@@ -173,10 +172,9 @@ def check_disk(profile: Profile, folder: Path) -> None:
     """Refuse a run whose disk is too small for what is still to be written."""
     needed, free = disk_needed(profile, folder), disk_free(folder)
     if needed > free:
-        raise CraneError(
-            f"{folder}: profile {profile.name} needs {size_text(needed)} more disk, {size_text(free)} are free; free "
-            "some space or choose another --artifacts"
-        )
+        sizes = f"needs {size_text(needed)} more disk, {size_text(free)} are free"
+        advice = "free some space or choose another --artifacts"
+        raise CraneError(f"{folder}: profile {profile.name} {sizes}; {advice}")
 
 
 def disk_needed(profile: Profile, folder: Path) -> float:
@@ -197,6 +195,4 @@ def existing(folder: Path) -> Path:
 
 def size_text(size: float) -> str:
     """Format gigabytes for people: ``160 MB``, ``1.5 GB``, ``14 GB``."""
-    if size < 1:
-        return f"{1000 * size:.0f} MB"
-    return f"{size:.1f} GB" if size < 10 else f"{size:.0f} GB"
+    return f"{1000 * size:.0f} MB" if size < 1 else f"{size:.{1 if size < 10 else 0}f} GB"

@@ -135,28 +135,20 @@ def absent_sections(names: Iterable[str]) -> list[Section]:
     return [section for section in all_sections() if section.number not in there]
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper: its title, and the numbers of the sections that show and judge it."""
-
-    title: str
-    numbers: tuple[str, ...]
-
-
-def all_claims() -> dict[str, Claim]:
-    """The paper's claims by id."""
-    sections = all_sections()
-    numbers = {
-        name: tuple(item.number for item in sections if name in item.declared.claims) for name in _claim_titles()
+def all_claims() -> dict[str, tuple[str, list[str]]]:
+    """The paper's claims by id: title, and numbers of the sections that show and judge it."""
+    declared = {section.number: section.declared.claims for section in all_sections()}
+    return {
+        name: (title, [number for number, claims in declared.items() if name in claims])
+        for name, title in _claim_titles().items()
     }
-    return {name: Claim(title, numbers[name]) for name, title in _claim_titles().items()}
 
 
 def choose_sections(only: list[str], first: str | None) -> list[Section]:
     """Choose sections by number, name or claim: those of `only`, or all from `first` on."""
     sections = all_sections()
-    known = {key: (section.number,) for section in sections for key in (section.number, section.name)}
-    claims = {name: claim.numbers for name, claim in all_claims().items()}
+    known = {key: [section.number] for section in sections for key in (section.number, section.name)}
+    claims = {name: numbers for name, (_title, numbers) in all_claims().items()}
     if first and first not in known:
         raise CraneError(f"unknown section {first!r}; {nearest(first, sorted(known))}")
     wanted: set[str] = set()

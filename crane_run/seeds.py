@@ -26,11 +26,9 @@ _LEVEL = 0.95
 
 def missing_results(folders: Mapping[int, Path]) -> str:
     """Name the first file that a summary lacks, empty if none."""
-    for seed, folder in folders.items():
-        for name in _FILES:
-            if not (folder / name).is_file():
-                return f"random seed {seed} has no {name}; the section on the claims makes it (run without --only)"
-    return ""
+    lacking = [(seed, name) for seed, folder in folders.items() for name in _FILES if not (folder / name).is_file()]
+    advice = "the section on the claims makes it (run without --only)"
+    return f"random seed {lacking[0][0]} has no {lacking[0][1]}; {advice}" if lacking else ""
 
 
 def _over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:

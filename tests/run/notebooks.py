@@ -67,6 +67,7 @@ class FakeExecution:
 
     def __init__(self, notebook, output, parameters, *, variables, log, heading):
         self.number, self.output, self.log = notebook.name[:2], output, log
+        self.failed = output.with_name(f"{output.stem}.failed.ipynb")
         self.parameters, self.variables = dict(parameters), dict(variables)
         log.parent.mkdir(exist_ok=True)
         output.parent.mkdir(exist_ok=True)

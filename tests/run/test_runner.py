@@ -88,6 +88,11 @@ def test_every_section_is_run_in_order_and_the_next_start_reuses_all(tmp_path, n
     written = [path for path in (tmp_path / "smoke").rglob("*.*") if path.name not in (".lock", "profile.yaml")]
     times = {path: path.stat().st_mtime_ns for path in written}
     assert len(times) >= 14
+    manifest = read_json(tmp_path / "smoke" / "manifest.json")
+    assert [item["section"] for item in manifest["sections"]] == ["00_first", "01_second", "02_third"]
+    assert {"tables/00_a.csv", "notebooks/02_third.ipynb", "report.md", "profile.yaml"} <= set(manifest["outputs"])
+    assert all(sha256(tmp_path / "smoke" / name) == value for name, value in manifest["outputs"].items())
+    assert str(tmp_path) not in json.dumps(manifest)
     assert start(tmp_path) == 0
     assert work.done == ["00", "01", "02"]
     assert capsys.readouterr().out.count("reused, nothing changed") == 3
@@ -306,20 +311,6 @@ def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
     assert [run.times.expected(number) >= 500 for number in ("00", "01", "02")] == [False, True, False]
 
 
-def test_the_manifest(tmp_path, notebooks, work):
-    start(tmp_path)
-    manifest = read_json(tmp_path / "smoke" / "manifest.json")
-    assert manifest["schema"] == "crane.manifest/2"
-    assert (manifest["profile"], manifest["random_seed"]) == (PROFILE.resolved(), PROFILE.random_seed)
-    assert {"torch", "transformers", "lm_eval", "papermill"} <= {k for k, v in manifest["packages"].items() if v}
-    assert manifest["machine"]["cores"] >= 1
-    assert [item["section"] for item in manifest["sections"]] == ["00_first", "01_second", "02_third"]
-    hashes = manifest["outputs"]
-    assert {"tables/00_a.csv", "notebooks/02_third.ipynb", "report.md", "profile.yaml"} <= set(hashes)
-    assert all(sha256(tmp_path / "smoke" / name) == value for name, value in hashes.items())
-    assert str(tmp_path) not in json.dumps(manifest)
-
-
 def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):
     def variables(name):
         return {given.get(name) for given in work.variables.values()}
@@ -430,14 +421,14 @@ def test_a_signal_ends_all_sections_at_work_and_the_next_start_goes_on(tmp_path,
         pytest.skip("SIGINT is ignored by what is started in the background, as these tests were")
     declare(notebooks, monkeypatch, **AFTER_FIRST)
     write_notebook(notebooks / "00_first.ipynb", "print('quick')", title="First")
-    cell = (
-        "import os, pathlib, time\n"
-        "path = pathlib.Path(artifacts) / (os.environ['CRANE_SECTION'] + '.pid')\n"
-        "if not path.is_file():\n"
-        "    path.with_suffix('.partial').write_text(f'{os.getpid()} {os.getppid()}')\n"
-        "    path.with_suffix('.partial').rename(path)\n"
-        "    time.sleep(600)"
-    )
+    cell = """
+import os, pathlib, time
+path = pathlib.Path(artifacts) / (os.environ['CRANE_SECTION'] + '.pid')
+if not path.is_file():
+    path.with_suffix('.partial').write_text(f'{os.getpid()} {os.getppid()}')
+    path.with_suffix('.partial').rename(path)
+    time.sleep(600)
+"""
     for name in ("01_second", "02_third"):
         write_notebook(notebooks / f"{name}.ipynb", cell, title=name)
     program = f"""
@@ -448,9 +439,7 @@ sections.NOTEBOOKS = pathlib.Path({str(notebooks)!r})
 sections.DECLARED = sections.NOTEBOOKS / "sections.yaml"
 app(["run", "--profile", "smoke", "--jobs", "2", "--artifacts", {str(tmp_path)!r}])
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     paths = [tmp_path / f"{section}.pid" for section in ("01", "02")]
     try:
         wait_until(lambda: all(path.is_file() for path in paths) or process.poll() is not None)
