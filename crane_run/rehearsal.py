@@ -207,7 +207,7 @@ _SMALL: dict[str, Any] = {
 }
 _DOCUMENTS = 80
 _QUESTIONS = 8  # per subject
-_SUBJECTS = {"mmlu": ("abstract_algebra", "world_religions"), "ceval": ("law", "logic")}
+_SUBJECTS: dict[str, Sequence[str]] = {"mmlu": ("abstract_algebra", "world_religions"), "ceval": ("law", "logic")}
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +267,8 @@ def _write_material(folder: Path, profile: Profile, source: HubSource) -> None:
                 split, field = text.split, text.field
                 write_corpus(place, language, config=text.config, split=split, field=field, documents=_DOCUMENTS)
         for language, task in tasks.items():
-            place, subjects = temporary / "tasks" / language, task.subjects or _SUBJECTS.get(task.name, ())
+            place = temporary / "tasks" / language
+            subjects: Sequence[str] = task.subjects or _SUBJECTS.get(task.name, ())
             if task.name == "belebele":
                 write_belebele(place, config=task.config, language=language, questions=2 * _QUESTIONS)
             elif task.name == "ceval":
