@@ -288,7 +288,6 @@ class Study:
         return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
     def _trained_model(self, source: EmbeddedSource, name: str) -> Stage:
-
         given: dict[str, Any] = {"loading": self._loading, "random_seed": self.profile.random_seed, "all_threads": True}
         if name == "chat":
             given |= {"base": self._trained_model(source, "base"), "training": source.chat}
