@@ -96,7 +96,9 @@ class _UnablatedBatch:
 
     def resumed_without(self, layer: int, neurons: Tensor) -> Tensor:
         """Final hidden states (copies * B, T, H), computed from the output of the layer less what a neuron adds."""
-        output, activation = _hidden_states(self._outputs[layer]), self._activations[layer]
+        output, activation = self._outputs[layer], self._activations[layer]
+        if isinstance(output, tuple):
+            output = output[0]
         weight = self._parts.layers[layer].rows["down"].weight()[:, neurons].T  # (copies, H)
         added = activation[..., neurons].movedim(-1, 0)[..., None] * weight[:, None, None]  # (copies, B, T, H)
         states = (output - added.to(output.device)).flatten(0, 1)
@@ -117,12 +119,6 @@ class _UnablatedBatch:
             hooks.before(self._parts.layers[layer].down, zero)
             tokens, mask = self.tokens.repeat(len(neurons), 1), self._mask.repeat(len(neurons), 1)
             return self._backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-
-
-def _hidden_states(output: Any) -> Tensor:
-    """Hidden states in the output of a decoder layer."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden
 
 
 @contextmanager

@@ -46,8 +46,13 @@ def load_model(
     path = Path(path)
     check_model_directory(path)
     mapped = device == MAP
-    if mapped:
-        _check_map_possible()
+    if mapped and not torch.cuda.is_available():
+        raise CraneError(f"device {MAP!r}: no CUDA GPU is visible to torch {torch.__version__}; use device: auto")
+    if mapped and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise CraneError(
+            f"device {MAP!r}: takes all GPUs of a machine, but {os.environ['LOCAL_WORLD_SIZE']} processes were started "
+            "on it; start one (--nproc-per-node 1)"
+        )
     place = torch.device("cpu") if mapped else pick_device(device)
     transformers_logging.disable_progress_bar()  # it would write one bar per shard to the error stream
     try:
@@ -126,7 +131,10 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise CraneError(f"device {name!r}: not a device; use auto, cpu, cuda or {MAP}") from error
     if device.type != "cuda":
-        _check_usable(name, device)
+        try:  # torch knows names of devices that it, or the machine, lacks
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, ImportError) as error:
+            raise CraneError(f"device {name!r}: cannot be computed on here; there are {_devices()}") from error
         return device
     if not torch.cuda.is_available():
         raise CraneError(f"device {name!r}: no CUDA GPU is visible to torch {torch.__version__}; use device: auto")
@@ -146,24 +154,6 @@ def _devices() -> str:
     """Names of the devices of this machine."""
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return ", ".join(["cpu", *(f"cuda:{number}" for number in gpus)])
-
-
-def _check_usable(name: str, device: torch.device) -> None:
-    """Move a number there and back: torch knows names of devices that it, or the machine, lacks."""
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise CraneError(f"device {name!r}: cannot be computed on here; there are {_devices()}") from error
-
-
-def _check_map_possible() -> None:
-    if not torch.cuda.is_available():
-        raise CraneError(f"device {MAP!r}: no CUDA GPU is visible to torch {torch.__version__}; use device: auto")
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        raise CraneError(
-            f"device {MAP!r}: takes all GPUs of a machine, but {os.environ['LOCAL_WORLD_SIZE']} processes were started "
-            "on it; start one (--nproc-per-node 1)"
-        )
 
 
 def check_placement(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
@@ -199,8 +189,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
     embedding: Any = model.get_input_embeddings()
     rows: int = embedding.num_embeddings
     size = f"its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows"
-    if _has_tokens_beyond(rows, tokenizer):
-        raise CraneError(f"model {path}: {size}; put the model's own tokenizer there")
+    if len(tokenizer) > rows:
+        used = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        added = set(tokenizer.get_added_vocab().values()) - used
+        if any(number >= rows and number not in added for number in tokenizer.get_vocab().values()):
+            raise CraneError(f"model {path}: {size}; put the model's own tokenizer there")
     own = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id)
     named: set[int] = set()
     for settings in (model.config, model.generation_config):
@@ -218,15 +211,6 @@ def _ids(*given: Any) -> set[int]:
     """Token ids given as numbers, lists of numbers or None."""
     listed = [value if isinstance(value, list | tuple) else [value] for value in given]
     return {number for value in listed for number in value if number is not None}
-
-
-def _has_tokens_beyond(rows: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether tokens that texts may hold have no row."""
-    if len(tokenizer) <= rows:
-        return False
-    used = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    added = set(tokenizer.get_added_vocab().values()) - used
-    return any(number >= rows and number not in added for number in tokenizer.get_vocab().values())
 
 
 def _told(ids: set[int]) -> str:

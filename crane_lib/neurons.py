@@ -93,33 +93,18 @@ class NeuronSet:
                 raise CraneError(f"{source}: {site} is {self.widths[site]} wide, in the model {seen[site]}; {made_for}")
 
 
+_LABELS = ("model", "method", "budget", "language", "random_seed")
+
+
 def write_neuron_sets(path: str | os.PathLike[str], sets: Sequence[NeuronSet]) -> None:
     """Write sets to a JSON file."""
-    write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "sets": [
-                {
-                    "model": item.model,
-                    "method": item.method,
-                    "budget": item.budget,
-                    "language": item.language,
-                    "random_seed": item.random_seed,
-                    "widths": dict(item.widths),
-                    "notes": dict(item.notes),
-                    "sites": {site: [np.asarray(i).tolist() for i in layers] for site, layers in item.sites.items()},
-                }
-                for item in sets
-            ],
-        },
-    )
-
-
-def _read_indices(layer: Any) -> np.ndarray:
-    if not isinstance(layer, list) or not all(type(index) is int for index in layer):
-        raise TypeError("the indices of a layer are not a list of whole numbers")
-    return np.unique(np.array(layer, dtype=np.int64))
+    entries = [
+        {label: getattr(item, label) for label in _LABELS}
+        | {"widths": dict(item.widths), "notes": dict(item.notes)}
+        | {"sites": {site: [np.asarray(i).tolist() for i in layers] for site, layers in item.sites.items()}}
+        for item in sets
+    ]
+    write_json(path, {"schema": SCHEMA, "sets": entries})
 
 
 def _read_set(entry: Any) -> NeuronSet:
@@ -127,13 +112,18 @@ def _read_set(entry: Any) -> NeuronSet:
     unknown = set(entry["sites"]) - set(SITES)
     if unknown:
         raise ValueError(f"unknown site {sorted(unknown)[0]!r}; known: {', '.join(SITES)}")
-    sites = {site: [_read_indices(layer) for layer in layers] for site, layers in entry["sites"].items()}
+    sites: dict[str, list[np.ndarray]] = {site: [] for site in entry["sites"]}
+    for site, layers in entry["sites"].items():
+        for layer in layers:
+            if not isinstance(layer, list) or not all(type(index) is int for index in layer):
+                raise TypeError("the indices of a layer are not a list of whole numbers")
+            sites[site].append(np.unique(np.array(layer, dtype=np.int64)))
     if len({len(layers) for layers in sites.values()}) != 1:
         raise ValueError("expected one site or more, all of as many layers")
     widths = {site: entry["widths"][site] for site in sites}
     if not all(type(width) is int for width in widths.values()):
         raise TypeError("a width is not a whole number")
-    labels = {key: entry[key] for key in ("model", "method", "budget", "language", "random_seed")}
+    labels = {label: entry[label] for label in _LABELS}
     return NeuronSet(sites=sites, widths=widths, notes=entry.get("notes", {}), **labels)
 
 

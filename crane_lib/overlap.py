@@ -17,7 +17,6 @@ from crane_lib.neurons import NEURON, NeuronSet
 
 SMALLEST_P = 1e-50
 _NEGLIGIBLE = 1e-60  # probabilities below this are dropped at both ends, so that the convolution stays short
-_OF_NEURON = ("gate", "up")  # the rows that make a neuron's activation; a down row is a hidden dimension
 
 COMPARED = ["count_a", "count_b", "shared", "share_of_a", "jaccard", "expected_share_of_a", "chance_low", "chance_high"]
 COMPARED += ["p_value", "expected_jaccard", "jaccard_low", "jaccard_high"]
@@ -93,24 +92,6 @@ def chance(strata: Sequence[Counts], *, shared: int) -> dict[str, float]:
     }
 
 
-def _strata(first: NeuronSet, second: NeuronSet) -> tuple[list[Counts], int]:
-    """Counts of both sets per layer and site, and the number of units they share."""
-    names = f"{first.language!r} and {second.language!r} ({first.method}, {first.budget})"
-    if set(first.sites) != set(second.sites) or first.layers != second.layers:
-        raise CraneError(f"overlap of {names}: their sites or layers differ; compare sets of the same model")
-    strata, shared = [], 0
-    for site in first.sites:
-        if first.widths[site] != second.widths[site]:
-            raise CraneError(
-                f"overlap of {names}: {site} has {first.widths[site]} and {second.widths[site]} units; compare sets of "
-                "the same model"
-            )
-        for own, other in zip(first.sites[site], second.sites[site], strict=True):
-            strata.append((int(first.widths[site]), len(own), len(other)))
-            shared += len(np.intersect1d(own, other))
-    return strata, shared
-
-
 def _jaccard(shared: float, together: int) -> float:
     """Jaccard index of two sets whose sizes add up to `together`."""
     return shared / (together - shared) if together > shared else 0.0
@@ -129,7 +110,19 @@ def compare(first: NeuronSet, second: NeuronSet) -> dict[str, float]:
     ------
     CraneError : the sets are not of the same model
     """
-    strata, shared = _strata(first, second)
+    names = f"{first.language!r} and {second.language!r} ({first.method}, {first.budget})"
+    if set(first.sites) != set(second.sites) or first.layers != second.layers:
+        raise CraneError(f"overlap of {names}: their sites or layers differ; compare sets of the same model")
+    strata, shared = [], 0
+    for site in first.sites:
+        width, others = first.widths[site], second.widths[site]
+        if width != others:
+            raise CraneError(
+                f"overlap of {names}: {site} has {width} and {others} units; compare sets of the same model"
+            )
+        for own, other in zip(first.sites[site], second.sites[site], strict=True):
+            strata.append((int(width), len(own), len(other)))
+            shared += len(np.intersect1d(own, other))
     expected = chance(strata, shared=shared)
     count_a, count_b = first.count(), second.count()
     together, per_unit = count_a + count_b, 1 / count_a if count_a else 0.0
@@ -160,7 +153,7 @@ def as_neurons(item: NeuronSet) -> NeuronSet:
     """
     if set(item.sites) == {NEURON}:
         return item
-    sites = [site for site in _OF_NEURON if site in item.sites]
+    sites = [site for site in ("gate", "up") if site in item.sites]  # a down row is a hidden dimension
     if not sites:
         raise CraneError(
             f"{item.method}, {item.language!r}: has units at {sorted(item.sites)}, none belongs to a neuron"

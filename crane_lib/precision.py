@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
@@ -40,15 +39,6 @@ class InDouble(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _in_double(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with InDouble():
-            return forward(*args, **kwargs)
-
-    return run
-
-
 def compute_in_double(model: PreTrainedModel) -> None:
     """Let a float64 model compute its layers in float64 from now on; other models are not changed.
 
@@ -58,18 +48,20 @@ def compute_in_double(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         if "inv_freq" in dict(module.named_buffers(recurse=False)):
-            _double_frequencies(module)
+            with InDouble():  # its frequencies were rounded to float32 when it was made
+                build: Any = type(module)
+                fresh = build(module.config)
+            for name, buffer in fresh.named_buffers():
+                module.register_buffer(name, buffer.to(getattr(module, name).device), persistent=False)
     decoder = model.base_model
-    decoder.__dict__["forward"] = _in_double(decoder.forward)  # on the instance: its class stays as it is
+    forward = decoder.forward
 
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with InDouble():
+            return forward(*args, **kwargs)
 
-def _double_frequencies(rotary: nn.Module) -> None:
-    """Replace frequencies that were rounded to float32 when the module was made by float64 ones."""
-    with InDouble():
-        build: Any = type(rotary)
-        fresh = build(rotary.config)
-    for name, buffer in fresh.named_buffers():
-        rotary.register_buffer(name, buffer.to(getattr(rotary, name).device), persistent=False)
+    decoder.__dict__["forward"] = run  # on the instance: its class stays as it is
 
 
 def widened(value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,33 +99,22 @@ class UnitScores:
 
     def sets(self, method: str, budget: str, chosen: Mapping[str, Chosen], *, draw: int = -1) -> list[NeuronSet]:
         """Neuron sets of what was chosen, one per language."""
+        labels: dict[str, Any] = {"model": self.model, "method": method, "budget": budget, "random_seed": draw}
         return [
-            NeuronSet(
-                sites=sites,
-                widths={site: self.widths[site] for site in sites},
-                model=self.model,
-                method=method,
-                budget=budget,
-                language=language,
-                random_seed=draw,
-            )
+            NeuronSet(sites, {site: self.widths[site] for site in sites}, language=language, **labels)
             for language, sites in chosen.items()
         ]
 
     def of_one_language(self) -> dict[str, dict[str, np.ndarray]]:
         """Scores of a neuron that use one language only: name -> language -> (L, I)."""
+        kurtosis = {}  # the larger of the rows that make a neuron's activation; rows that never varied are lowest
+        for language, sites in self.kurtosis.items():
+            rows = np.stack([sites[site] for site in row_sites(sites) if site != "down"])
+            kurtosis[language] = np.where(np.isnan(rows), -np.inf, rows).max(axis=0)
         return {
             "relevance": self.neuron,
             "absolute_relevance": self.absolute,
             "gradient_x_activation": self.gradient,
             "share_of_firing_tokens": self.firing,
-            "kurtosis": self._kurtosis_of_neurons(),
+            "kurtosis": kurtosis,
         }
-
-    def _kurtosis_of_neurons(self) -> dict[str, np.ndarray]:
-        """Larger kurtosis of the rows that make a neuron's activation; rows that never varied count as lowest."""
-        found = {}
-        for language, sites in self.kurtosis.items():
-            rows = np.stack([sites[site] for site in row_sites(sites) if site != "down"])
-            found[language] = np.where(np.isnan(rows), -np.inf, rows).max(axis=0)
-        return found

@@ -13,6 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,8 +167,11 @@ def _through_files(maker: _ShardMaker, shards: list[Shard], folder: Path, progre
     def missing() -> Iterator[int]:
         for shard in shards:
             corpus = corpus_fingerprint(maker.ids(index) for index in shard.documents)
-            if not is_finished(folder / shard.name, provenance=maker.provenance, corpus=corpus):
-                yield shard.number
+            with suppress(CraneError):  # no such file, or a damaged one
+                header = read_header(folder / shard.name)
+                if header["provenance"] == maker.provenance and header["corpus"] == corpus:
+                    continue
+            yield shard.number
 
     # The first process looks for all of them; each might see something else on a network disk.
     to_do = share(list(missing()) if rank() == 0 else None)
@@ -182,15 +186,6 @@ def _through_files(maker: _ShardMaker, shards: list[Shard], folder: Path, progre
     barrier()
     done.reach(total)
     return _merged(read_shards(folder, shards))
-
-
-def is_finished(path: Path, *, provenance: dict[str, str], corpus: str) -> bool:
-    """Return whether the file of a shard is complete and holds statistics of these documents and this provenance."""
-    try:
-        header = read_header(path)
-    except CraneError:
-        return False
-    return bool(header["provenance"] == provenance and header["corpus"] == corpus)
 
 
 def read_shards(folder: Path, shards: Sequence[Shard]) -> Iterator[Statistics]:
@@ -311,11 +306,19 @@ class _ShardMaker:
                 rule=self.provenance["rule"],
                 checkpointing=self._checkpointing,
             )
-            _check_finite(found, indices)
-            return found
+            finite = found.target.isfinite()
+            for values in found.sites.values():
+                finite &= values.isfinite().flatten(1).all(1)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
+        else:
+            if not finite.all():
+                index = indices[int((~finite).nonzero()[0])]
+                raise CraneError(
+                    f"document {index}: its relevance is not finite; load the model in bfloat16 or float32"
+                )
+            return found
         # only here, after the except clause, does the exception no longer hold the failed pass
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -358,19 +361,7 @@ def _checked_lengths(
     return np.array(lengths)
 
 
-def _check_finite(found: DocumentRelevance, indices: np.ndarray) -> None:
-    finite = found.target.isfinite()
-    for values in found.sites.values():
-        finite &= values.isfinite().flatten(1).all(1)
-    if not finite.all():
-        index = indices[int((~finite).nonzero()[0])]
-        raise CraneError(f"document {index}: its relevance is not finite; load the model in bfloat16 or float32")
-
-
 def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )
+    words = ("can't allocate memory", "not enough memory")
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or any(found in str(error).lower() for found in words)

@@ -32,16 +32,6 @@ def tanh_gelu_quotient(g: Tensor, *, slope: float = math.sqrt(2 / math.pi)) -> T
     return torch.sigmoid(2 * slope * (wide + 0.044715 * wide**3)).to(g.dtype)
 
 
-def quick_gelu_quotient(g: Tensor) -> Tensor:
-    """GELU by its sigmoid approximation."""
-    return torch.sigmoid(1.702 * g)
-
-
-def relu_quotient(g: Tensor) -> Tensor:
-    """ReLU: 1 above 0, and 0 at 0 like PyTorch's slope."""
-    return (g > 0).to(g.dtype)
-
-
 def tanh_quotient(g: Tensor) -> Tensor:
     """Hyperbolic tangent: 1 at 0; below 0.01 its series, which is exact there to the last digit of float64."""
     wide = widened(g)
@@ -55,7 +45,6 @@ def tanh_quotient(g: Tensor) -> Tensor:
 # Outputs of an attention projection: one of the three; all queries, then all keys, then all values ("stacked"); or
 # query, key and value of head 0, then of head 1, and so on ("by_head").
 Layout = Literal["query", "key", "value", "stacked", "by_head"]
-
 
 _SEPARATE: Mapping[str, Layout] = {"self_attn.q_proj": "query", "self_attn.k_proj": "key", "self_attn.v_proj": "value"}
 
@@ -95,13 +84,8 @@ class Family:
     additive: bool = False
 
 
-_GATED = Family(additive=True)
-
 FAMILIES: dict[str, Family] = {  # by config.model_type
-    "llama": _GATED,
-    "mistral": _GATED,
-    "qwen2": _GATED,
-    "qwen3": _GATED,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Family(additive=True)),
     "olmo2": Family(),  # not additive: a norm follows the MLP, in Gemma too
     "gemma2": Family(attention_softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping"),
     "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
@@ -170,23 +154,13 @@ class Norm:
     precision: torch.dtype | None = torch.float32
 
 
-def _epsilon(norm: Any) -> float:
-    return norm.eps
-
-
-_RMS_NORM = Norm()
-_ONE_PLUS_WEIGHT = Norm(weight=lambda norm: 1 + norm.weight.float(), epsilon=_epsilon)
+_ONE_PLUS_WEIGHT = Norm(weight=lambda norm: 1 + norm.weight.float(), epsilon=lambda norm: norm.eps)
 
 NORMS: dict[str, Norm] = {  # by class name
-    "LlamaRMSNorm": _RMS_NORM,
-    "MistralRMSNorm": _RMS_NORM,
-    "Qwen2RMSNorm": _RMS_NORM,
-    "Qwen3RMSNorm": _RMS_NORM,
-    "Olmo2RMSNorm": _RMS_NORM,
-    "Phi3RMSNorm": _RMS_NORM,
+    **{f"{name}RMSNorm": Norm() for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Olmo2", "Phi3")},
     "Gemma2RMSNorm": _ONE_PLUS_WEIGHT,
     "Gemma3RMSNorm": _ONE_PLUS_WEIGHT,
-    "LayerNorm": Norm(epsilon=_epsilon, centred=True, precision=None),
+    "LayerNorm": Norm(epsilon=lambda norm: norm.eps, centred=True, precision=None),
 }
 
 QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {  # act(g) / g by class name
@@ -197,8 +171,8 @@ QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {  # act(g) / g by class name
     "NewGELUActivation": tanh_gelu_quotient,
     "FastGELUActivation": partial(tanh_gelu_quotient, slope=0.7978845608),
     "BloomGelu": partial(tanh_gelu_quotient, slope=0.79788456),
-    "QuickGELUActivation": quick_gelu_quotient,
-    "ReLU": relu_quotient,
+    "QuickGELUActivation": lambda g: torch.sigmoid(1.702 * g),
+    "ReLU": lambda g: (g > 0).to(g.dtype),  # 0 at 0, like PyTorch's slope
     "ReLUSquaredActivation": torch.relu,
     "Tanh": tanh_quotient,
 }

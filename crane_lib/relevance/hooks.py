@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 from crane_lib.precision import InDouble
-
-
-class _Handle(Protocol):
-    def remove(self) -> None: ...
 
 
 class HookSet:
     """Hooks of one owner; at the end of the block exactly these are removed, and no one else's."""
 
     def __init__(self) -> None:
-        self._handles: list[_Handle] = []
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> HookSet:
         return self
@@ -81,16 +78,12 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 
     Hooks inside a layer fire again when it is recomputed, before its own gradients flow.
     """
+
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), InDouble.again()  # the recomputation must have the precision of the first pass
+
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": contexts}
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(wrapped_forward(layer, _recomputed))
+            stack.enter_context(wrapped_forward(layer, lambda forward: partial(checkpoint, forward, **options)))
         yield
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, context_fn=_checkpoint_contexts)
-
-
-def _checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Contexts of the first pass and of the recomputation, which must have the precision of the first."""
-    return nullcontext(), InDouble.again()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ def parts_of(model: nn.Module) -> ModelParts:
             module=find(at),
             attention=find(f"{at}.{family.attention}"),
             projections=tuple((find(f"{at}.{path}"), layout) for path, layout in family.projections.items()),
-            rows={site: _rows(family, site, find(f"{at}.{path}")) for site, path in _sites(family)},
+            rows=_rows(family, lambda path: find(f"{at}.{path}")),
             activation=find(f"{at}.{family.activation}"),
         )
 
@@ -140,20 +140,17 @@ def parts_of(model: nn.Module) -> ModelParts:
     return parts
 
 
-def _sites(family: Family) -> Iterator[tuple[str, str]]:
-    if family.gate is not None:
-        yield "gate", family.gate
-    yield "up", family.up
-    yield "down", family.down
-
-
-def _rows(family: Family, site: str, module: nn.Module) -> Rows:
-    linear: Any = module
-    outputs = linear.nf if isinstance(module, Conv1D) else linear.out_features
-    if site == "down" or family.gate != family.up:
-        return Rows(module, 0, outputs)
-    half = outputs // 2
-    return Rows(module, 0, half) if site == "gate" else Rows(module, half, outputs)
+def _rows(family: Family, find: Callable[[str], nn.Module]) -> dict[str, Rows]:
+    """Rows of an MLP by site; `find` returns the module at a path of its layer."""
+    rows = {}
+    for site, path in {"gate": family.gate, "up": family.up, "down": family.down}.items():
+        if path is not None:
+            module: Any = find(path)
+            rows[site] = Rows(module, 0, module.nf if isinstance(module, Conv1D) else module.out_features)
+    if family.gate == family.up:
+        half = rows["up"].stop // 2
+        rows |= {"gate": replace(rows["gate"], stop=half), "up": replace(rows["up"], start=half)}
+    return rows
 
 
 def _check_rules_exist(model: nn.Module, family: Family, parts: ModelParts) -> None:

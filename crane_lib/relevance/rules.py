@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from crane_lib.errors import CraneError
 from crane_lib.relevance.families import NORMS, QUOTIENTS, Layout, Norm, tanh_quotient
 from crane_lib.relevance.hooks import HookSet, wrapped_forward
-from crane_lib.relevance.modules import LayerParts, ModelParts, gradient_scale, parts_of
+from crane_lib.relevance.modules import ModelParts, gradient_scale, parts_of
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,15 @@ class _TanhRule(TorchFunctionMode):
             return _QuotientGradient.apply(args[0], func(*args).detach(), tanh_quotient)
         return func(*args, **(kwargs or {}))
 
+    @classmethod
+    def within(cls, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return this forward as one that runs inside the block."""
 
-def _with_tanh_rule(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with _TanhRule():
-            return forward(*args, **kwargs)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with cls():
+                return forward(*args, **kwargs)
 
-    return run
+        return run
 
 
 @contextmanager
@@ -143,27 +145,27 @@ def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
             if chosen is not None:
                 _check_attention(model, parts, chosen)
                 _attach(hooks, model, parts, chosen)
-                for capped in _soft_capped(model, parts):
-                    forwards.enter_context(wrapped_forward(capped, _with_tanh_rule))
+                capped = [layer.attention for layer in parts.layers] if parts.attention_softcap else []
+                for module in [*capped, model] if parts.final_softcap else capped:
+                    forwards.enter_context(wrapped_forward(module, _TanhRule.within))
             yield
     finally:
         _under_rules.discard(model)
 
 
 def _attach(hooks: HookSet, model: nn.Module, parts: ModelParts, rule: Rule) -> None:
+    def product(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (_ScaledGradient.apply(args[0], rule.product_scale), *args[1:])
+
     for norm in parts.norms:
         _attach_norm(hooks, norm)
     for layer in parts.layers:
-        _attach_attention(hooks, layer, rule, config=model.config)
+        # The gradient of the attention's projections is scaled; everything after them is left to its kernel.
+        for projection, layout in layer.projections:
+            hooks.after(projection, _scaling(layout, rule, model.config))
         _attach_activation(hooks, layer.activation, detached=layer.gated and rule.gate_detached)
-        if layer.gated:
-            _attach_product(hooks, layer.down, rule.product_scale)
-
-
-def _soft_capped(model: nn.Module, parts: ModelParts) -> list[nn.Module]:
-    """Modules whose own forward has a soft-cap."""
-    capped = [layer.attention for layer in parts.layers] if parts.attention_softcap else []
-    return [*capped, model] if parts.final_softcap else capped
+        if layer.gated and rule.product_scale != 1.0:  # one scale on the product gives each factor its share
+            hooks.before(layer.down, product)
 
 
 def _check_attention(model: nn.Module, parts: ModelParts, rule: Rule) -> None:
@@ -199,12 +201,6 @@ def _attach_activation(hooks: HookSet, activation: nn.Module, *, detached: bool)
     hooks.after(activation, hook)
 
 
-def _attach_attention(hooks: HookSet, layer: LayerParts, rule: Rule, *, config: Any) -> None:
-    """Scale the gradient of the projections' outputs; everything after them is left to the attention kernel."""
-    for projection, layout in layer.projections:
-        hooks.after(projection, _scaling(layout, rule, config))
-
-
 def _scaling(layout: Layout, rule: Rule, config: Any) -> Any:
     scale: Tensor | float | None = 1.0
     known = False
@@ -220,13 +216,3 @@ def _scaling(layout: Layout, rule: Rule, config: Any) -> Any:
         return output.detach() if scale is None else _ScaledGradient.apply(output, scale)
 
     return hook
-
-
-def _attach_product(hooks: HookSet, down: nn.Module, scale: float) -> None:
-    """Scale the gradient of the gated product: one scale on the product gives each factor its share."""
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_ScaledGradient.apply(args[0], scale), *args[1:])
-
-    if scale != 1.0:
-        hooks.before(down, hook)

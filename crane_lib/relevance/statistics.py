@@ -129,11 +129,12 @@ class Statistics:
         CraneError : the file is missing, damaged, or not of this schema
         """
         with _opened(path) as (file, header):
-            tensors = {name: file.get_tensor(name) for name in _tensor_names(header["sites"])}
-        moments = {site: _read_moments(tensors, site, header["documents"]) for site in header["sites"]}
-        return cls(
-            moments, tensors["active"], header["tokens"], header["provenance"], header["labels"], header["corpus"]
-        )
+            moments, active = {site: Moments((0,)) for site in header["sites"]}, file.get_tensor("active")
+            for site, found in moments.items():
+                found.count = header["documents"]
+                for name in TENSORS:
+                    setattr(found, name, file.get_tensor(f"{site}.{name}").to(torch.float64))
+        return cls(moments, active, header["tokens"], header["provenance"], header["labels"], header["corpus"])
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -158,38 +159,21 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]
         raise CraneError(f"{path}: no such file; compute the statistics first")
     try:
         with safe_open(path, framework="pt") as file:  # compares the size of the file with its table of tensors
-            header = _checked_header(path, file.metadata() or {})
-            differing = set(file.keys()) ^ _tensor_names(header["sites"])
+            try:
+                header = json.loads((file.metadata() or {}).get("crane", "{}"))
+            except json.JSONDecodeError:
+                header = {}
+            schema = header.get("schema") if isinstance(header, dict) else None
+            if schema != SCHEMA:
+                older = str(schema).startswith("crane.statistics/")
+                told = "of an older version" if older else "not a file of statistics"
+                raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({told}); make it again")
+            sites = header.get("sites", [])
+            if not {"neuron", "abs_neuron", "up", "down"} <= set(sites) <= set(SITES):
+                raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it again")
+            differing = set(file.keys()) ^ {"active", *(f"{site}.{name}" for site in sites for name in TENSORS)}
             if differing:
                 raise CraneError(f"{path}: missing or unknown tensors {sorted(differing)}; make it again")
             yield file, header
     except (SafetensorError, OSError) as error:
         raise CraneError(f"{path}: is not a readable safetensors file ({error})") from error
-
-
-def _tensor_names(sites: list[str]) -> set[str]:
-    return {"active"} | {f"{site}.{name}" for site in sites for name in TENSORS}
-
-
-def _checked_header(path: str | os.PathLike[str], metadata: dict[str, str]) -> dict[str, Any]:
-    try:
-        header = json.loads(metadata.get("crane", "{}"))
-    except json.JSONDecodeError:
-        header = {}
-    schema = header.get("schema") if isinstance(header, dict) else None
-    if schema != SCHEMA:
-        older = "of an older version" if str(schema).startswith("crane.statistics/") else "not a file of statistics"
-        raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({older}); make it again")
-    needed = {"neuron", "abs_neuron", "up", "down"}
-    sites = header.get("sites", [])
-    if not needed <= set(sites) <= set(SITES):
-        raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it again")
-    return header
-
-
-def _read_moments(tensors: dict[str, Tensor], site: str, count: int) -> Moments:
-    moments = Moments((0,))
-    moments.count = count
-    for name in TENSORS:
-        setattr(moments, name, tensors[f"{site}.{name}"].to(torch.float64))
-    return moments

@@ -53,16 +53,12 @@ class Taps:
         self._hooks = HookSet()
 
     def __enter__(self) -> Taps:
-        try:
-            self._hooks.after(self._parts.embedding, self._start_gradients)
-            for index, layer in enumerate(self._parts.layers):
-                self._tap_neurons(index, layer.down)
-                for module, rows in _by_module(layer.rows):
-                    self._tap_rows(index, module, rows)
-                self._tap_activation(index, layer.activation)
-        except BaseException:
-            self._hooks.remove()
-            raise
+        self._hooks.after(self._parts.embedding, self._start_gradients)
+        for index, layer in enumerate(self._parts.layers):
+            self._tap_neurons(index, layer.down)
+            for module, rows in _by_module(layer.rows):
+                self._tap_rows(index, module, rows)
+            self._tap_activation(index, layer.activation)
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,143 +17,102 @@ def left_in(folder):
 
 def write_half(target, problem):
     with atomic(target) as temporary:
-        temporary.write_text("half")
+        if target.is_dir():
+            shutil.copytree(target, temporary / "deep")
+        else:
+            temporary.write_text("half")
         raise problem
 
 
-def make_half(target, problem):
-    with atomic(target) as temporary:
-        temporary.mkdir()
-        (temporary / "deep").mkdir()
-        (temporary / "deep" / "new.txt").write_text("half")
-        raise problem
-
-
-def test_a_file_takes_its_name_at_the_end(tmp_path):
+def test_a_file_or_directory_takes_its_name_at_the_end_and_replaces_the_old_one(tmp_path):
     target = tmp_path / "new" / "a.txt"
     with atomic(target) as temporary:
         temporary.write_text("whole")
         assert not target.exists()
     assert target.read_text() == "whole"
-    assert left_in(tmp_path) == ["new", "new/a.txt"]
-
-
-def test_a_file_that_failed_leaves_what_was_there(tmp_path):
-    target = tmp_path / "a.txt"
-    target.write_text("before")
-    with pytest.raises(ZeroDivisionError):
-        write_half(target, ZeroDivisionError())
-    assert target.read_text() == "before"
-    assert left_in(tmp_path) == ["a.txt"]
+    for name in ("old.txt", "new.txt"):
+        with atomic(tmp_path / "stage") as temporary:
+            temporary.mkdir()
+            (temporary / name).write_text("x")
+    assert left_in(tmp_path) == ["new", "new/a.txt", "stage", "stage/new.txt"]
 
 
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
 def test_a_directory_that_failed_leaves_what_was_there(tmp_path, interruption):
-    target = tmp_path / "stage"
-    target.mkdir()
-    (target / "old.txt").write_text("before")
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "old.txt").write_text("before")
     with pytest.raises(interruption):
-        make_half(target, interruption())
+        write_half(tmp_path / "stage", interruption())
     assert left_in(tmp_path) == ["stage", "stage/old.txt"]
 
 
-def test_a_directory_replaces_the_whole_of_the_old_one(tmp_path):
-    target = tmp_path / "stage"
-    target.mkdir()
-    (target / "old.txt").write_text("before")
-    with atomic(target) as temporary:
-        temporary.mkdir()
-        (temporary / "new.txt").write_text("after")
-    assert left_in(tmp_path) == ["stage", "stage/new.txt"]
-
-
 @pytest.mark.parametrize(
-    ("number", "words"),
+    ("problem", "kind", "words"),
     [
-        (errno.ENOSPC, "the disk is full; free some space"),
-        (errno.EACCES, "cannot be written.*choose another"),
-        (errno.EROFS, "cannot be written.*choose another"),
+        (OSError(errno.ENOSPC, "full"), CraneError, "a.txt: the disk is full; free some space"),
+        (OSError(errno.EACCES, "refused"), CraneError, r"a.txt: cannot be written \(refused\); choose another"),
+        (OSError(errno.EROFS, "read-only"), CraneError, "a.txt: cannot be written.*choose another"),
+        (OSError(errno.EIO, "Input/output error"), OSError, "Input/output"),
+        (ZeroDivisionError("other"), ZeroDivisionError, "other"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_named(tmp_path, number, words):
+def test_a_file_that_failed_leaves_what_was_there_and_names_a_place_that_cannot_be_written(
+    tmp_path, monkeypatch, problem, kind, words
+):
+    def fail(*_names):
+        raise problem
+
     target = tmp_path / "a.txt"
     target.write_text("before")
-    with pytest.raises(CraneError, match=f"a.txt: {words}"):
-        write_half(target, OSError(number, os.strerror(number)))
+    with pytest.raises(kind, match=words):
+        write_half(target, problem)
+    monkeypatch.setattr(os, "replace", fail)  # at the last step
+    with pytest.raises(kind, match=words):
+        write_text(target, "text")
     assert target.read_text() == "before"
     assert left_in(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_at_the_last_step_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_names):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(CraneError, match="disk is full"):
-        write_text(tmp_path / "a.txt", "text")
-    assert left_in(tmp_path) == []
-
-
-def test_a_read_only_place_where_even_tidying_up_fails(tmp_path, monkeypatch):
+def test_a_place_without_folders_or_where_even_tidying_up_fails(tmp_path, monkeypatch):
     def refuse(*_arguments, **_options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
+    (tmp_path / "taken").write_text("a file")
+    for below in ("a.txt", "deeper/a.txt"):
+        with pytest.raises(CraneError, match="choose another --artifacts"):
+            write_text(tmp_path / "taken" / below, "text")
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(CraneError, match="choose another --artifacts"):
         write_text(tmp_path / "new" / "a.txt", "text")
 
 
-@pytest.mark.parametrize("below", ["a.txt", "deeper/a.txt"])
-def test_a_file_where_a_folder_is_needed(tmp_path, below):
-    (tmp_path / "taken").write_text("a file")
-    with pytest.raises(CraneError, match="choose another --artifacts"):
-        write_text(tmp_path / "taken" / below, "text")
-
-
-def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
-    with pytest.raises(OSError, match="Input/output"):
-        write_half(tmp_path / "a.txt", OSError(errno.EIO, os.strerror(errno.EIO)))
-
-
-def test_text_and_json_are_utf_8(tmp_path):
-    value = {"z": "越南语", "a": [1, 2.5, None, True], "tiếng": {"b": "Việt"}}
-    write_json(tmp_path / "a.json", value)
-    assert read_json(tmp_path / "a.json") == value
-    text = (tmp_path / "a.json").read_bytes().decode("utf-8")
+def test_json_is_utf_8_without_nan(tmp_path):
+    value, path = {"z": "越南语", "a": [1, 2.5, None, True], "tiếng": {"b": "Việt"}}, tmp_path / "a.json"
+    write_json(path, value)
+    assert read_json(path) == value
+    text = path.read_bytes().decode("utf-8")
     assert "越南语" in text
     assert list(json.loads(text)) == ["z", "a", "tiếng"]
     assert text.endswith("}\n")
+    for refused in (float("nan"), float("inf"), {"deep": [float("-inf")]}):
+        with pytest.raises(ValueError, match="JSON"):
+            write_json(tmp_path / "b.json", refused)
+    assert left_in(tmp_path) == ["a.json"]
+    with pytest.raises(CraneError, match=r"b\.json: no such file"):
+        read_json(tmp_path / "b.json")
+    for broken in (b"{half", b'"\xff"'):
+        path.write_bytes(broken)
+        with pytest.raises(CraneError, match=r"a\.json: is not JSON"):
+            read_json(path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"deep": [float("-inf")]}])
-def test_json_without_nan(tmp_path, value):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", value)
-    assert left_in(tmp_path) == []
-
-
-def test_json_that_cannot_be_read(tmp_path):
-    with pytest.raises(CraneError, match=r"a\.json: no such file"):
-        read_json(tmp_path / "a.json")
-    (tmp_path / "a.json").write_text("{half")
-    with pytest.raises(CraneError, match=r"a\.json: is not JSON"):
-        read_json(tmp_path / "a.json")
-    (tmp_path / "a.json").write_bytes(b'"\xff"')
-    with pytest.raises(CraneError, match=r"a\.json: is not JSON"):
-        read_json(tmp_path / "a.json")
-
-
-def test_sha256_of_more_than_one_block(tmp_path):
-    content = bytes(range(256)) * 9000
+def test_hashes_of_files_and_of_values_in_any_order(tmp_path):
+    content = bytes(range(256)) * 9000  # more than one block
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
-
-
-def test_fingerprints_are_of_the_value_and_not_of_its_order():
-    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
-    assert fingerprint({"a": 1, "b": [1, 2]}) != fingerprint({"a": 1, "b": [2, 1]})
-    assert fingerprint({"a": "1"}) != fingerprint({"a": 1})
     # Known once for all machines and Python versions.
-    digest = hashlib.sha256('{"a": 1, "b": "语"}'.encode()).hexdigest()
-    assert fingerprint({"b": "语", "a": 1}) == digest[:16]
+    digest = hashlib.sha256('{"a": 1, "b": [1, 2], "c": "语"}'.encode()).hexdigest()
+    assert fingerprint({"c": "语", "b": [1, 2], "a": 1}) == digest[:16]
+    assert fingerprint({"a": 1, "b": [2, 1], "c": "语"}) != digest[:16]
+    assert fingerprint({"a": "1"}) != fingerprint({"a": 1})

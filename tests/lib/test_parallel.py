@@ -11,18 +11,14 @@ from crane_lib.parallel import ORPHANED, OtherProcessEnded, barrier, processes, 
 from crane_study import ROOT
 
 
-def test_one_process_is_the_first_of_one(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+def test_one_process_is_the_first_of_one_and_several_need_torchrun(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     with processes():
         assert (rank(), world()) == (0, 1)
         barrier()
         assert share([3]) == [3]
-
-
-def test_processes_without_torchrun_are_told_of_it(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
     with pytest.raises(CraneError, match=r"cannot be reached \(.*RANK.*\); start it with torchrun"), processes():
         pass
 
@@ -49,34 +45,22 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def sleepers():
-    """Two processes that live until they are killed; nobody waits for them, so they become zombies."""
-    processes = [subprocess.Popen(["sleep", "60"]) for _number in range(2)]
-    yield processes
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def watching(*processes):
-    command = [sys.executable, "-c", PROGRAM, *map(str, processes)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_process_ends_with_any_that_it_watches(sleepers, which):
-    with watching(*(process.pid for process in sleepers)) as process:
-        assert process.stdout.readline() == "watching\n"
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.5)
-        sleepers[which].kill()
-        assert process.wait(30) == ORPHANED
-
-
-def test_a_process_that_is_gone_already(sleepers):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    with watching(sleepers[0].pid, gone.pid) as process:
+@pytest.mark.parametrize("which", [0, 1, "gone already"])
+def test_a_process_ends_with_any_that_it_watches(which):
+    # Nobody waits for the two that sleep, so that they become zombies when they are killed.
+    watched = [subprocess.Popen(["sleep", "60"]) for _number in range(2)]
+    if which == "gone already":
+        watched[1].kill()
+        watched[1].wait()
+    command = [sys.executable, "-c", PROGRAM, *(str(process.pid) for process in watched)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        if which != "gone already":
+            assert process.stdout.readline() == "watching\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            watched[which].kill()
         assert process.wait(30) == ORPHANED
         assert process.stdout.read() == ""
+    for process in watched:
+        process.kill()
+        process.wait()

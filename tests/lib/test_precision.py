@@ -11,48 +11,21 @@ from crane_study.measure.generation import answer_nll
 from crane_study.measure.likelihoods import Requests
 from crane_study.profile import Training
 from crane_study.training import fit
+from tests.lib.relevance import slow
 from tests.small import small_model, write_model
 
 TOKENS = torch.tensor([[3, 17, 5, 29, 8, 11, 40, 2]])
+
+
+def slow_logits(model, tokens):
+    """Logits in float64 throughout, rotary frequencies included.  (T, V)"""
+    return slow.slow_logits(model, tokens, rotary=torch.float64)
 
 
 def double_model():
     model = small_model(50).double()
     compute_in_double(model)
     return model
-
-
-def rotated(x, angle):
-    half = x.shape[-1] // 2
-    turned = torch.cat([-x[..., half:], x[..., :half]], -1)
-    return x * angle.cos() + turned * angle.sin()
-
-
-def slow_logits(model, tokens):
-    """The small Llama written out for one sequence, in float64.  (T, V)"""
-    w, config = dict(model.named_parameters()), model.config
-    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    frequency = 10_000.0 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
-    angle = torch.outer(torch.arange(len(tokens), dtype=torch.float64), frequency).repeat(1, 2)
-
-    def norm(x, name):
-        return w[name] * x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
-
-    x = w["model.embed_tokens.weight"][tokens]
-    for layer in range(config.num_hidden_layers):
-        name = f"model.layers.{layer}"
-        y = norm(x, f"{name}.input_layernorm.weight")
-        q, k, v = ((y @ w[f"{name}.self_attn.{part}_proj.weight"].T).view(-1, heads, size) for part in "qkv")
-        out = []
-        for head in range(heads):
-            scores = rotated(q[:, head], angle) @ rotated(k[:, head], angle).T / size**0.5
-            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
-            out.append(scores.softmax(-1) @ v[:, head])
-        x = x + torch.cat(out, -1) @ w[f"{name}.self_attn.o_proj.weight"].T
-        y = norm(x, f"{name}.post_attention_layernorm.weight")
-        gate, up = (y @ w[f"{name}.mlp.{part}_proj.weight"].T for part in ("gate", "up"))
-        x = x + (gate * gate.sigmoid() * up) @ w[f"{name}.mlp.down_proj.weight"].T
-    return norm(x, "model.norm.weight") @ w["model.embed_tokens.weight"].T
 
 
 def test_a_float64_model_agrees_with_the_equations_to_the_last_digits():
@@ -102,16 +75,10 @@ def test_loading_in_float64_computes_in_float64(tmp_path):
     assert "forward" not in vars(load_model(path, device="cpu")[0].base_model)
 
 
-def test_the_block_ends():
+def test_the_block_ends_and_sums_are_taken_in_at_least_float32():
     with InDouble():
         assert torch.zeros(2).to(torch.float32).dtype == torch.float64
         assert torch.zeros(2, dtype=torch.bfloat16).float().dtype == torch.float64
     assert torch.zeros(2, dtype=torch.float64).float().dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("given", "got"),
-    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
-)
-def test_sums_are_taken_in_at_least_float32(given, got):
-    assert widened(torch.ones(2, dtype=given)).dtype == got
+    got = [widened(torch.ones(2, dtype=given)).dtype for given in (torch.bfloat16, torch.float32, torch.float64)]
+    assert got == [torch.float32, torch.float32, torch.float64]

@@ -70,29 +70,15 @@ def row_kurtosis(random_seed):
     return values
 
 
-def contrast(values, *, budget):
-    return select_top(normalized_contrast(values), budget=budget)
-
-
-def kurtosis_at(kurtosis, *, budget):
-    return {language: select_top_rows(sites, share=budget) for language, sites in kurtosis.items()}
-
-
 # --- counting ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("budget", "units_", "count"),
-    [(0.1, 2560, 256), (0.01, 2560, 26), (0.001, 10, 1), (0.5, 3, 2), (0.01, 32 * 11008, 3523)],
-)
-def test_a_budget_is_a_number_of_units(budget, units_, count):
-    assert budget_count(budget, units_) == count
-
-
-@pytest.mark.parametrize("budget", [0.0, 1.0, -0.1, 2.0, math.nan])
-def test_a_budget_is_a_share(budget):
-    with pytest.raises(CraneError, match="expected a share between 0 and 1"):
-        budget_count(budget, 10)
+def test_a_budget_is_a_share_and_gives_a_number_of_units():
+    cases = [(0.1, 2560, 256), (0.01, 2560, 26), (0.001, 10, 1), (0.5, 3, 2), (0.01, 32 * 11008, 3523)]
+    assert [budget_count(budget, number) for budget, number, _ in cases] == [count for *_, count in cases]
+    for budget in (0.0, 1.0, -0.1, 2.0, math.nan):
+        with pytest.raises(CraneError, match="expected a share between 0 and 1"):
+            budget_count(budget, 10)
 
 
 @settings(max_examples=150, deadline=None)
@@ -106,10 +92,6 @@ def test_the_largest_are_taken_one_by_one(scores, count):
     assert {cell for cell in cells((2, 3)) if mask[cell]} == best(array, count)
 
 
-def test_nothing_is_chosen_among_nan():
-    assert not top(np.full((2, 3), np.nan), 4).any()
-
-
 # --- contrast ------------------------------------------------------------------------------------------------
 
 
@@ -117,39 +99,26 @@ def test_nothing_is_chosen_among_nan():
 @pytest.mark.parametrize("budget", [0.05, 0.1, 0.5])
 def test_contrast_is_own_minus_the_largest_other(random_seed, budget):
     values = relevance(random_seed)
-    chosen = contrast(values, budget=budget)
+    found = normalized_contrast(values)
+    chosen = select_top(found, budget=budget)
     assert list(chosen) == list(LANGUAGES)
     scaled = {language: array / sum(abs(x) for x in array.ravel()) for language, array in values.items()}
     for language in LANGUAGES:
         score = np.empty(SHAPE)
         for cell in cells(SHAPE):
             score[cell] = scaled[language][cell] - max(scaled[o][cell] for o in LANGUAGES if o != language)
-        np.testing.assert_allclose(normalized_contrast(values)[language], score, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(found[language], score, rtol=1e-12, atol=1e-15)
         assert neurons(chosen[language]) == best(score, round(budget * 24))
+    two = normalized_contrast({language: values[language] for language in ("en", "zh")})
+    np.testing.assert_allclose(two["en"], -two["zh"], rtol=1e-12)
 
 
-def test_contrast_does_not_depend_on_how_loud_a_language_is():
-    values = relevance(0)
-    louder = values | {"zh": values["zh"] * 1e6}
-    first, second = contrast(values, budget=0.2), contrast(louder, budget=0.2)
-    assert all(units(first[language]) == units(second[language]) for language in LANGUAGES)
-
-
-def test_with_two_languages_what_one_gains_the_other_loses():
-    values = {language: array for language, array in relevance(1).items() if language != "vi"}
-    scores = normalized_contrast(values)
-    np.testing.assert_allclose(scores["en"], -scores["zh"], rtol=1e-12)
-
-
-def test_contrast_needs_two_languages():
+def test_contrast_needs_two_languages_and_something_to_normalise():
     with pytest.raises(CraneError, match=r"at least two languages, saw \['en'\]"):
         normalized_contrast({"en": np.ones(SHAPE)})
-
-
-@pytest.mark.parametrize("worthless", [np.zeros(SHAPE), np.full(SHAPE, np.nan), np.full(SHAPE, np.inf)])
-def test_contrast_needs_something_to_normalise(worthless):
-    with pytest.raises(CraneError, match=r"the statistics of 'vi' sum to .*; was its corpus empty"):
-        normalized_contrast(relevance(0) | {"vi": worthless})
+    for worthless in (np.zeros(SHAPE), np.full(SHAPE, np.nan), np.full(SHAPE, np.inf)):
+        with pytest.raises(CraneError, match=r"the statistics of 'vi' sum to .*; was its corpus empty"):
+            normalized_contrast(relevance(0) | {"vi": worthless})
 
 
 # --- kurtosis ------------------------------------------------------------------------------------------------
@@ -163,36 +132,22 @@ def z_of(kurtosis, language):
 
 
 @pytest.mark.parametrize("random_seed", range(4))
-@pytest.mark.parametrize("threshold", [1.0, 0.2, 2.5])
-def test_kurtosis_as_published(random_seed, threshold):
+@pytest.mark.parametrize(("threshold", "budget"), [(1.0, 0.02), (0.2, 0.1), (2.5, 0.6), (-100.0, 0.99)])
+def test_kurtosis_as_published_and_at_a_budget(random_seed, threshold, budget):
     kurtosis = row_kurtosis(random_seed)
-    chosen = select_kurtosis(kurtosis, threshold=threshold)
+    published = select_kurtosis(kurtosis, threshold=threshold)
     for language in LANGUAGES:
         expected = z_of(kurtosis, language)
         found = kurtosis_z(kurtosis)[language]
         for (site, layer, row), z in expected.items():
             np.testing.assert_allclose(found[site][layer, row], z, rtol=1e-12, atol=1e-12)
-        assert list(chosen[language]) == list(ROW_SITES)
-        assert units(chosen[language]) == {name for name, z in expected.items() if z > threshold}
-
-
-@pytest.mark.parametrize("budget", [0.02, 0.1, 0.6])
-def test_kurtosis_at_a_budget_is_the_same_ranking_cut_elsewhere(budget):
-    kurtosis = row_kurtosis(7)
-    chosen = kurtosis_at(kurtosis, budget=budget)
-    rows = sum(layers * width for layers, width in ROW_SHAPES.values())
-    for language in LANGUAGES:
-        z = {name: value for name, value in z_of(kurtosis, language).items() if not math.isnan(value)}
-        expected = set(sorted(z, key=lambda name: -z[name])[: round(budget * rows)])
-        assert units(chosen[language]) == expected
-
-
-def test_rows_without_kurtosis_are_never_chosen():
-    kurtosis = row_kurtosis(0)
-    for chosen in (select_kurtosis(kurtosis, threshold=-100.0), kurtosis_at(kurtosis, budget=0.99)):
-        assert ("up", 1, 2) not in units(chosen["en"])
-        assert not {("down", layer, 0) for layer in range(3)} & units(chosen["zh"])
-        assert len(units(chosen["zh"])) == 3 * (8 + 8 + 5) - 3
+        assert list(published[language]) == list(ROW_SITES)
+        assert units(published[language]) == {name for name, z in expected.items() if z > threshold}
+        # At a budget the same ranking is cut elsewhere; rows without kurtosis are never chosen.
+        known = [name for name, z in expected.items() if not math.isnan(z)]
+        ranking = sorted(known, key=lambda name: -expected[name])
+        chosen = select_top_rows(kurtosis[language], share=budget)
+        assert units(chosen) == set(ranking[: round(budget * len(expected))])
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:Degrees of freedom")
@@ -242,37 +197,6 @@ def test_lape_as_published(random_seed, share, threshold_quantile):
         assert neurons(chosen[language]) == {cell for cell in union if often[(*cell, number)]}
 
 
-def test_the_threshold_is_the_rounded_smallest():
-    # 24 neurons and 3 languages: round(.95 * 72) = 68, so p has to exceed the 68th smallest of 0, 1, ..., 71.
-    values = np.random.default_rng(0).permutation(72).reshape(3, *SHAPE) / 72
-    probability = dict(zip(LANGUAGES, values, strict=True))
-    chosen = select_lape(probability, threshold_quantile=0.95, share=0.99)
-    for number, language in enumerate(LANGUAGES):
-        expected = {cell for cell in cells(SHAPE) if values[(number, *cell)] > 67 / 72}
-        assert neurons(chosen[language]) == expected
-    assert sum(len(neurons(chosen[language])) for language in LANGUAGES) == 4
-
-
-def test_a_neuron_goes_to_every_language_in_which_it_fires_often():
-    probability = {language: np.full((1, 20), 0.1) for language in LANGUAGES}
-    probability["en"][0, 3] = probability["vi"][0, 3] = 0.9
-    chosen = select_lape(probability, threshold_quantile=0.95, share=0.05)
-    assert neurons(chosen["en"]) == neurons(chosen["vi"]) == {(0, 3)}
-    assert neurons(chosen["zh"]) == set()
-
-
-def test_the_count_of_low_entropy_neurons_is_that_of_the_published_lists():
-    layers, width = 32, 11008
-    generator = np.random.default_rng(0)
-    probability = {language: generator.random((layers, width), dtype=np.float32) for language in "abcdefg"}
-    chosen = select_lape(probability, threshold_quantile=0.95, share=0.01)
-    union = np.zeros((layers, width), dtype=bool)
-    for sites in chosen.values():
-        for layer, indices in enumerate(sites["neuron"]):
-            union[layer, indices] = True
-    assert union.sum() == 3523
-
-
 def test_the_published_lists_have_the_count_that_the_formula_gives(shared):
     path = shared / "reference" / "lape" / "LLaMA-2-7B.neuron.pth"
     if not path.is_file():
@@ -284,26 +208,19 @@ def test_the_published_lists_have_the_count_that_the_formula_gives(shared):
     assert len(union) == round(0.01 * 32 * 11008) == budget_count(0.01, 32 * 11008)
 
 
-def test_entropy_is_that_of_the_shares():
-    probability = firing(3)
-    for language in LANGUAGES:
-        probability[language][0, 0] = 0.0
-    found, shares = activation_entropy(probability)
-    assert found[0, 0] == 0.0
-    assert not shares[:, 0, 0].any()
-    for cell in cells(SHAPE)[1:]:
-        p = np.array([probability[language][cell] for language in LANGUAGES])
-        np.testing.assert_allclose(shares[(slice(None), *cell)], p / p.sum(), rtol=1e-12)
-        np.testing.assert_allclose(found[cell], scipy_entropy(p), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("random_seed", range(5))
 @pytest.mark.parametrize("budget", [0.05, 0.25, 0.9])
 def test_lape_at_a_budget(random_seed, budget):
     probability = firing(random_seed)
-    probability["en"][2, 1] = probability["zh"][2, 1] = probability["vi"][2, 1] = 0.0
+    for values in probability.values():
+        values[2, 1] = 0.0
     chosen = select_top(lape_scores(probability), budget=budget)
     entropies, shares = activation_entropy(probability)
+    for cell in cells(SHAPE):
+        p = np.array([values[cell] for values in probability.values()])
+        fires = p.any()
+        np.testing.assert_allclose(shares[(slice(None), *cell)], p / p.sum() if fires else p, rtol=1e-12)
+        np.testing.assert_allclose(entropies[cell], scipy_entropy(p) if fires else 0, rtol=1e-12, atol=1e-12)
     for number, language in enumerate(LANGUAGES):
         own = shares[number]
         leads = [cell for cell in cells(SHAPE) if own[cell] > 0 and own[cell] >= shares[(slice(None), *cell)].max()]
@@ -335,9 +252,3 @@ def test_random_units_are_as_many_in_every_layer_and_site():
     share = len(chosen[site][layer]) / widths[site]
     deviation = math.sqrt(200 * share * (1 - share))
     assert np.abs(counts - 200 * share).max() < 4 * deviation
-
-
-def test_random_units_like_a_whole_layer_and_like_nothing():
-    chosen = {"neuron": [np.arange(8), np.empty(0, dtype=np.int64)]}
-    drawn = select_random_like(chosen, {"neuron": 8}, generator=np.random.default_rng(0))
-    assert [layer.tolist() for layer in drawn["neuron"]] == [list(range(8)), []]

@@ -12,13 +12,9 @@ LANGUAGES = ("en", "zh", "vi")
 
 @pytest.fixture(scope="module")
 def kurtosis():
-    generator = np.random.default_rng(0)
+    generator, widths = np.random.default_rng(0), {"gate": 30, "up": 30, "down": 20}
     values = {
-        k: {
-            site: 4 * generator.standard_normal((2, width)) ** 2
-            for site, width in (("gate", 30), ("up", 30), ("down", 20))
-        }
-        for k in LANGUAGES
+        k: {site: 4 * generator.standard_normal((2, width)) ** 2 for site, width in widths.items()} for k in LANGUAGES
     }
     values["en"]["up"][1, 3] = np.nan
     return values
@@ -32,76 +28,50 @@ def rows_of(chosen):
 
 def where(condition, kurtosis):
     """Rows (site, layer, index) for which the condition holds, one by one."""
-    return {
-        (site, layer, i)
-        for site, values in kurtosis["en"].items()
-        for layer in range(values.shape[0])
-        for i in range(values.shape[1])
-        if condition(site, layer, i)
-    }
+    rows = [(site, *row) for site, values in kurtosis["en"].items() for row in np.ndindex(values.shape)]
+    return {row for row in rows if condition(*row)}
 
 
 def test_thresholds_are_those_of_single_rows(kurtosis):
-    z = kurtosis_z(kurtosis)
-    found = kurtosis_variants(kurtosis)
+    z, found = kurtosis_z(kurtosis), kurtosis_variants(kurtosis)
     own, others = "zh", ("en", "vi")
-
-    def at(site, layer, i):
-        return z[own][site][layer, i], [z[k][site][layer, i] for k in others]
+    unknown = ("up", 1, 3)
 
     def margin(site, layer, i):
-        mine, rest = at(site, layer, i)
-        return mine - max(rest) >= 0.5
+        return z[own][site][layer, i] - max(z[k][site][layer, i] for k in others) >= 0.5
 
     def share(site, layer, i):
-        mine, rest = at(site, layer, i)
-        return abs(mine) / (abs(mine) + sum(map(abs, rest))) >= 0.5
+        mine = abs(z[own][site][layer, i])
+        return mine / (mine + sum(abs(z[k][site][layer, i]) for k in others)) >= 0.5
 
     assert rows_of(found["kurtosis_raw", "> 3"][own]) == where(lambda s, n, i: kurtosis[own][s][n, i] > 3, kurtosis)
     assert rows_of(found["kurtosis_z", "> 0.5"][own]) == where(lambda s, n, i: z[own][s][n, i] > 0.5, kurtosis)
-    unknown = ("up", 1, 3)
     assert rows_of(found["kurtosis_margin", "≥ 0.5"][own]) == where(margin, kurtosis) - {unknown}
     assert rows_of(found["kurtosis_share", "≥ 0.5"][own]) == where(share, kurtosis) - {unknown}
-    for by_language in found.values():
-        assert unknown not in rows_of(by_language["en"])
+    assert all(unknown not in rows_of(by_language["en"]) for by_language in found.values())
 
 
-def test_tails_and_gaps_keep_their_share(kurtosis):
+def test_tails_and_gaps_keep_their_share_and_every_level_is_there(kurtosis):
     found = kurtosis_variants(kurtosis)
     assert len(rows_of(found["kurtosis_gap", "kept rate 0.9"]["zh"])) == 16  # a tenth of 160 rows
     assert len(rows_of(found["kurtosis_top", "0.01"]["zh"])) == 2
     flat = {(s, n, i): kurtosis["vi"][s][n, i] for s, n, i in where(lambda *_: True, kurtosis)}
     assert max(flat, key=flat.get) in rows_of(found["kurtosis_top", "0.005"]["vi"])
     assert rows_of(found["kurtosis_bottom", "0.0001"]["vi"]) == {min(flat, key=flat.get)}
+    levels = [variants.RAW, variants.Z, variants.MARGIN, variants.SHARE, variants.KEPT_RATE, *[variants.TAILS] * 2]
+    assert len(found) == sum(map(len, levels))
+    assert all(set(by_language) == set(LANGUAGES) for by_language in found.values())
 
 
 def test_margins_shares_and_gaps_by_hand():
-    z = {
-        "en": {"up": np.array([[2.0, -1.0]])},
-        "zh": {"up": np.array([[1.0, 0.0]])},
-        "vi": {"up": np.array([[-1.0, 3.0]])},
-    }
+    values = {"en": [2.0, -1.0], "zh": [1.0, 0.0], "vi": [-1.0, 3.0]}
+    z = {language: {"up": np.array([found])} for language, found in values.items()}
     assert margins(z)["en"]["up"].tolist() == [[1.0, -4.0]]
     assert shares(z)["en"]["up"].tolist() == [[0.5, 0.25]]
     assert gaps(z)["en"]["up"][0].tolist() == pytest.approx([(1 / 3 + 1) / 2, -1.0])
 
 
-def test_every_level_of_the_ablation_is_there(kurtosis):
-    found = kurtosis_variants(kurtosis)
-    levels = [
-        variants.RAW,
-        variants.Z,
-        variants.MARGIN,
-        variants.SHARE,
-        variants.KEPT_RATE,
-        variants.TAILS,
-        variants.TAILS,
-    ]
-    assert len(found) == sum(map(len, levels))
-    assert all(set(by_language) == set(LANGUAGES) for by_language in found.values())
-
-
-def test_the_log_probability_seed_as_it_stands_and_turned():
+def test_the_log_probability_objective_as_it_is_and_turned():
     generator = np.random.default_rng(1)
     signed = {k: generator.standard_normal((2, 20)) for k in LANGUAGES}
     absolute = {k: np.abs(v) for k, v in signed.items()}

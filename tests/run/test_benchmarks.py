@@ -16,25 +16,13 @@ from benchmarks.workloads import QUICK, random_documents, random_model
 from crane_lib.relevance import stream_statistics
 from crane_study import ROOT
 
-ROWS = {
-    "speed": 14,
-    "vocabulary": 3,
-    "memory": 11,
-    "stream": 6,
-    "processes": 6,
-}
+ROWS = {"speed": 14, "vocabulary": 3, "memory": 11, "stream": 6, "processes": 6}
 
 
 def benchmark(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.relevance", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = [sys.executable, "-m", "benchmarks.relevance", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.slow
@@ -64,53 +52,36 @@ def test_a_wrong_name_is_one_line():
     assert done.stderr.startswith("error: --only sped: no such benchmark; there are speed,")
 
 
-def test_the_released_procedure_disagrees_with_other_statistics():
+def test_the_baselines_run_over_the_batches_of_ours_and_restore_the_model():
     workload = QUICK.speed
-    contest = Contest(random_model(workload), random_documents(workload), workload.token_budget)
+    model, documents = random_model(workload), random_documents(workload)
+    contest = Contest(model, documents, workload.token_budget)
     contest.ours()
-    contest.released_storing()
-    contest.floor()
-    assert max(contest.disagreement().values()) < 1e-5
-    contest.statistics = stream_statistics(contest.model, contest.documents, rule="gradient")
-    other = contest.disagreement()
-    assert other["row statistics"] > 0.01
-    assert other["kurtosis of rows"] > 0.01
-
-
-def test_the_baselines_leave_the_model_as_it_came():
-    workload = QUICK.speed
-    model = random_model(workload)
-    contest = Contest(model, random_documents(workload), workload.token_budget)
-    contest.ours()
+    seen = [ids[row, :length].tolist() for ids, lengths in contest.batches for row, length in enumerate(lengths)]
+    assert sorted(seen) == sorted(document.tolist() for document in documents)
+    assert max(ids.numel() for ids, _ in contest.batches) <= workload.token_budget
     before = contest.statistics.moments["neuron"].mean
     contest.released()
+    contest.released_storing()
     contest.floor()
     assert not model.training
     assert all(not weight.requires_grad and weight.grad is None for weight in model.parameters())
     assert all("forward" not in vars(module) and not module._forward_hooks for module in model.modules())
     contest.ours()
     assert contest.statistics.moments["neuron"].mean.equal(before)
+    assert max(contest.disagreement().values()) < 1e-5
+    contest.statistics = stream_statistics(contest.model, contest.documents, rule="gradient")  # other statistics
+    other = contest.disagreement()
+    assert other["row statistics"] > 0.01
+    assert other["kurtosis of rows"] > 0.01
 
 
-def test_the_floor_runs_over_the_batches_of_ours():
-    workload = QUICK.speed
-    documents = random_documents(workload)
-    contest = Contest(random_model(workload), documents, workload.token_budget)
-    contest.ours()
-    seen = [ids[row, :length].tolist() for ids, lengths in contest.batches for row, length in enumerate(lengths)]
-    assert sorted(seen) == sorted(document.tolist() for document in documents)
-    assert max(ids.numel() for ids, _ in contest.batches) <= workload.token_budget
-
-
-def test_a_ratio_is_taken_round_by_round():
+def test_a_ratio_is_taken_round_by_round_and_judged_by_its_goal():
     rounds = [{"a": 2.0, "b": 1.0}, {"b": 5.0}, {"a": 12.0, "b": 3.0}, {"a": 9.0, "b": 3.0}]
     found = ratio("speed", rounds, "a", "b", goal=">= 3")
     assert (found.value, found.low, found.high, found.met) == (3.0, 2.0, 4.0, True)
-
-
-@pytest.mark.parametrize(("goal", "met"), [("< 2", False), ("<= 2", True), (">= 2.1", False), ("", None)])
-def test_goals(goal, met):
-    assert Measurement("speed", "x", 2.0, "s", goal=goal).met is met
+    for goal, met in {"< 2": False, "<= 2": True, ">= 2.1": False, "": None}.items():
+        assert Measurement("speed", "x", 2.0, "s", goal=goal).met is met
 
 
 def test_peak_memory_sees_what_was_freed_again():

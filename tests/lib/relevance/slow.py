@@ -52,8 +52,8 @@ def alibi_slopes(heads: int) -> Tensor:
 class SlowModel:
     """A decoder from the weights of a model, in float64; `inner` keeps every layer's (h, act(g)) of the last run."""
 
-    def __init__(self, model, *, rule: str):
-        self.config, self.rule = model.config, rule
+    def __init__(self, model, *, rule: str, rotary: torch.dtype = torch.float32):
+        self.config, self.rule, self.rotary = model.config, rule, rotary
         self.of = describe.ARCHITECTURES[model.config.model_type]
         self.weights = {name: p.detach().double().clone() for name, p in model.named_parameters()}
         self.weights.setdefault("lm_head.weight", self.weights[self.of.embedding + ".weight"].clone())
@@ -75,7 +75,7 @@ class SlowModel:
             x = x - x.mean(-1, keepdim=True)
         if self.of.norm == "rms_plus_one":
             weight = 1 + weight
-        size = torch.sqrt((x**2).mean(-1, keepdim=True) + describe.epsilon(self.config))
+        size = torch.sqrt((x**2).mean(-1, keepdim=True) + describe.setting(self.config, *describe.EPSILON))
         return weight * x / (size if self.rule == "gradient" else size.detach()) + bias
 
     def capped(self, x: Tensor, cap: float | None) -> Tensor:
@@ -86,7 +86,7 @@ class SlowModel:
     def rotated(self, x: Tensor, layer: int) -> Tensor:
         """Position t turns the plane of dimensions i and i + n / 2 by t * theta^(-2i / n); (T, size)."""
         theta, n = describe.rotary(self.config, layer)
-        frequency = 1 / theta ** (torch.arange(0, n, 2, dtype=torch.float32) / n)  # every family rounds it so
+        frequency = 1 / theta ** (torch.arange(0, n, 2, dtype=self.rotary) / n)  # every family rounds it to float32
         angle = torch.arange(len(x), dtype=torch.float64)[:, None] * frequency.double()
         one, two, rest = x[:, : n // 2], x[:, n // 2 : n], x[:, n:]
         turned = [one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()]
@@ -134,7 +134,8 @@ class SlowModel:
 
     def mlp(self, x: Tensor, layer: int) -> Tensor:
         prefix = f"{self.of.layers}.{layer}."
-        activation = ACTIVATIONS[describe.activation_name(self.config)]
+        bloom = self.config.model_type == "bloom"
+        activation = ACTIVATIONS["bloom" if bloom else describe.setting(self.config, *describe.ACTIVATION)]
         up = self.linear(x, prefix + self.of.up)
         if self.of.gate is None:
             h = act = elementwise(activation, up, slope_at_zero=0.5, rule=self.rule)
@@ -168,10 +169,11 @@ class SlowModel:
         def norm(x, name):
             return self.norm(x, name and f"{self.of.layers}.{layer}.{name}")
 
-        after_norm = describe.residual_after_norm(self.config)
+        after_norm = getattr(self.config, "apply_residual_connection_post_layernorm", False)
+        parallel = getattr(self.config, "use_parallel_residual", False)  # attention and MLP read the same stream
         normed = norm(x, self.of.before_attention)
         middle = (normed if after_norm else x) + norm(self.attention(normed, layer), self.of.after_attention)
-        normed = norm(x if describe.parallel(self.config) else middle, self.of.before_mlp)
+        normed = norm(x if parallel else middle, self.of.before_mlp)
         return (normed if after_norm else middle) + norm(self.mlp(normed, layer), self.of.after_mlp)
 
     def rows(self, name: str) -> Tensor:
@@ -181,9 +183,9 @@ class SlowModel:
         return torch.stack(gradients).sum(1 if self.of.input_first else 2)
 
 
-def slow_logits(model, ids: Tensor) -> Tensor:
+def slow_logits(model, ids: Tensor, *, rotary: torch.dtype = torch.float32) -> Tensor:
     """(T, vocabulary) logits of one document (T,)."""
-    slow = SlowModel(model, rule="gradient")
+    slow = SlowModel(model, rule="gradient", rotary=rotary)
     return slow.logits(slow.weights[slow.of.embedding + ".weight"][ids]).detach()
 
 

@@ -106,19 +106,8 @@ ARCHITECTURES = {
 }
 
 
-def first(config, *names):
-    """The first of these settings that the configuration has."""
-    return next(getattr(config, name) for name in names if hasattr(config, name))
-
-
-def epsilon(config) -> float:
-    return first(config, "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
-
-
-def activation_name(config) -> str:
-    if config.model_type == "bloom":
-        return "bloom"
-    return first(config, "hidden_act", "hidden_activation", "activation_function")
+EPSILON = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
+ACTIVATION = ("hidden_act", "hidden_activation", "activation_function")
 
 
 def head_size(config) -> int:
@@ -133,16 +122,18 @@ def score_scale(config, layer: int) -> float:
     return (getattr(config, "query_pre_attn_scalar", None) or head_size(config)) ** -0.5
 
 
+def setting(config, *names):
+    """The first of these settings that the configuration has."""
+    return next(getattr(config, name) for name in names if hasattr(config, name))
+
+
 def layer_type(config, layer: int) -> str | None:
-    types = getattr(config, "layer_types", None)
-    return types[layer] if types else None
+    return (getattr(config, "layer_types", None) or {layer: None})[layer]
 
 
 def window(config, layer: int) -> int | None:
     """Number of positions that a token attends to, with its own; None for all before it."""
-    if layer_type(config, layer) == "full_attention":
-        return None
-    return getattr(config, "sliding_window", None)
+    return None if layer_type(config, layer) == "full_attention" else getattr(config, "sliding_window", None)
 
 
 def rotary(config, layer: int) -> tuple[float, int]:
@@ -150,13 +141,3 @@ def rotary(config, layer: int) -> tuple[float, int]:
     parameters = config.rope_parameters
     parameters = parameters.get(layer_type(config, layer), parameters)
     return parameters["rope_theta"], int(head_size(config) * parameters.get("partial_rotary_factor", 1.0))
-
-
-def residual_after_norm(config) -> bool:
-    """True if the residual stream is taken after the norms before attention and MLP."""
-    return getattr(config, "apply_residual_connection_post_layernorm", False)
-
-
-def parallel(config) -> bool:
-    """True if attention and MLP read the same residual stream."""
-    return config.model_type == "gpt_neox" and config.use_parallel_residual

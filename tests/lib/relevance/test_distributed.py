@@ -18,7 +18,11 @@ from crane_run import cli
 from crane_study import ROOT
 from tests.small import TEXTS, write_lines, write_model
 
-OPTIONS = ["--token-budget", "60", "--dtype", "float64", "--device", "cpu"]
+
+def statistics(root, output) -> list[str]:
+    options = ["--token-budget", "60", "--dtype", "float64", "--device", "cpu"]
+    return ["statistics", str(root / "model"), str(root / "en.jsonl"), str(output), *options]
+
 
 # The command line, in which the second process meets a bad document in its third shard.
 FAILING = """
@@ -57,42 +61,35 @@ def root(tmp_path_factory) -> Path:
     write_lines(root / "en.jsonl", [{"text": text} for text in TEXTS["en"]])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    done = CliRunner().invoke(cli.app, ["statistics", *inputs(root), str(root / "one.safetensors"), *OPTIONS])
+    done = CliRunner().invoke(cli.app, statistics(root, root / "one.safetensors"))
     torch.set_num_threads(threads)
     assert done.exit_code == 0, done.output
     return root
 
 
-def inputs(root: Path) -> list[str]:
-    return [str(root / "model"), str(root / "en.jsonl")]
-
-
 @pytest.fixture(scope="module")
-def failed(root) -> subprocess.CompletedProcess[str]:
-    """A run in two processes, one of which fails; its shards stay in failed.safetensors.shards."""
+def failed(root) -> Path:
+    """Shards of a run in two processes, one of which failed and ended all with one line."""
     (root / "failing.py").write_text(FAILING)
     started = time.monotonic()
-    done = torchrun(root / "failing.py", "statistics", *inputs(root), root / "failed.safetensors", *OPTIONS)
+    done = torchrun(root / "failing.py", *statistics(root, root / "failed.safetensors"))
     assert time.monotonic() - started < 240  # it does not hang
-    return done
-
-
-def test_a_process_that_fails_ends_all_with_one_line(failed, root):
-    assert failed.returncode != 0
-    errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == ["error: document 7: its relevance is not finite"]
-    assert failed.stdout == ""
+    assert done.stdout == ""
     assert not (root / "failed.safetensors").exists()
+    return root / "failed.safetensors.shards"
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_run_goes_on_with_any_number_of_processes_to_the_same_bytes(failed, root, count, monkeypatch):
     output = root / f"again_{count}.safetensors"
-    shards = Path(shutil.copytree(root / "failed.safetensors.shards", f"{output}.shards"))
+    shards = Path(shutil.copytree(failed, f"{output}.shards"))
     kept = sum(Statistics.load(path).documents for path in shards.iterdir())
     assert 0 < kept < len(TEXTS["en"])
     if count == 2:
-        done = torchrun("-m", "crane_run.cli", "statistics", *inputs(root), output, *OPTIONS)
+        done = torchrun("-m", "crane_run.cli", *statistics(root, output))
         assert done.returncode == 0, done.stderr
         said = done.stdout
     else:
@@ -103,7 +100,7 @@ def test_a_run_goes_on_with_any_number_of_processes_to_the_same_bytes(failed, ro
             return document_relevance(model, input_ids, *arguments, **settings)
 
         monkeypatch.setattr(stream, "document_relevance", watched)
-        said = CliRunner().invoke(cli.app, ["statistics", *inputs(root), str(output), *OPTIONS]).output
+        said = CliRunner().invoke(cli.app, statistics(root, output)).output
         assert sum(computed) == len(TEXTS["en"]) - kept
     assert f"{output}: {len(TEXTS['en'])} documents, " in said
     assert f"({kept} documents were done before)" in said

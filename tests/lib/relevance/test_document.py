@@ -7,20 +7,11 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from crane_lib.errors import CraneError
-from crane_lib.relevance import RULES, SITES, document_relevance, families
+from crane_lib.relevance import OBJECTIVES, RULES, SITES, document_relevance, families
 from crane_lib.relevance.modules import parts_of
-from tests.lib.relevance.tiny import KINDS, distance, documents, hook_count, padded, tiny_model
+from tests.lib.relevance.tiny import KINDS, ORACLE_NAMES, distance, documents, hook_count, padded, tiny_model
 
 FIELDS = ("target", "token", *SITES)
-ORACLE_NAMES = {
-    "target": "target",
-    "token_relevance": "token",
-    "neuron_relevance": "neuron",
-    "neuron_abs_relevance": "abs_neuron",
-    "weight_grad_row_sum.gate_proj": "gate",
-    "weight_grad_row_sum.up_proj": "up",
-    "weight_grad_row_sum.down_proj": "down",
-}
 
 
 def oracle_distances(folder):
@@ -34,52 +25,44 @@ def oracle_distances(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_agrees_with_lxt(kind, oracles):
+def test_agrees_with_lxt_up_to_its_stabiliser(kind, oracles, monkeypatch):
     assert max(oracle_distances(oracles / kind)) < 1e-6
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_left_of_the_difference_to_lxt_is_its_stabiliser(kind, oracles, monkeypatch):
     monkeypatch.setitem(families.QUOTIENTS, "SiLUActivation", lambda g: F.silu(g) / (g + 1e-10))
     assert max(oracle_distances(oracles / kind)) < 5e-8
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
-def test_lower_precision_stays_near(dtype, tolerance):
+def test_lower_precision_stays_near(dtype, tolerance, objective):
     ids, mask = padded(documents([9, 14]))
-    low = tiny_model(dtype=dtype)
-    exact, seen = document_relevance(low.double(), ids, mask), document_relevance(low.to(dtype), ids, mask)
+    exact = document_relevance(tiny_model(dtype=dtype).double(), ids, mask, objective=objective)
+    seen = document_relevance(tiny_model(dtype=dtype), ids, mask, objective=objective)
     for field in FIELDS:
         assert getattr(seen, field).dtype == torch.float32
         assert distance(getattr(seen, field), getattr(exact, field)) < tolerance, field
 
 
-def test_the_model_leaves_as_it_came():
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_the_model_is_restored_and_gradients_may_be_off_or_parameters_frozen(mode):
     model = tiny_model(attention_dropout=0.5)
     (ids,) = documents([10])
     expected = document_relevance(model, ids[None])
-    model.train()
-    model.model.norm.weight.requires_grad_(False)
-    before = [parameter.clone() for parameter in model.parameters()]
-    seen = document_relevance(model, ids[None])  # dropout is off inside
-    assert torch.equal(seen.neuron, expected.neuron)
-    assert all(module.training for module in model.modules())
-    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["model.norm.weight"]
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert all(map(torch.equal, model.parameters(), before))
-    assert hook_count(model) == 0
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_works_where_gradients_are_off_and_with_frozen_parameters(mode):
-    model = tiny_model()
-    (ids,) = documents([10])
-    expected = document_relevance(model, ids[None])
-    model.requires_grad_(False)
+    model.train()  # dropout is off inside
+    model.model.layers[0].eval()
+    training = [module.training for module in model.modules()]
+    frozen = model if mode is torch.no_grad else model.model.norm
+    frozen.requires_grad_(False)
+    before = [(parameter.clone(), parameter.requires_grad) for parameter in model.parameters()]
     with mode():
         seen = document_relevance(model, ids[None])
     assert torch.equal(seen.neuron, expected.neuron)
     assert not seen.neuron.requires_grad
+    assert [module.training for module in model.modules()] == training
+    for parameter, (value, trainable) in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+        assert parameter.requires_grad == trainable
+        assert parameter.grad is None
+    assert hook_count(model) == 0
 
 
 @pytest.mark.parametrize(
@@ -106,28 +89,20 @@ def test_bad_input_is_refused(ids, mask, options, message):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", ["llama", "phi3", "gpt2"])  # gated, fused, ungated
-def test_the_tokens_add_up_to_the_sums(kind, rule, checkpointing):
+def test_the_tokens_of_a_watched_neuron_add_up_and_watching_changes_nothing(kind, rule, checkpointing):
     model = tiny_model(kind)
     ids, mask = padded(documents([9, 5, 13]))
     entered = []
-    layer = parts_of(model).layers[1]
-    hook = layer.down.register_forward_pre_hook(lambda _module, args: entered.append(args[0].detach()[..., 3]))
-    try:
-        seen = document_relevance(model, ids, mask, rule=rule, checkpointing=checkpointing, watch=(1, 3))
-    finally:
-        hook.remove()
+    down = parts_of(model).layers[1].down
+    hook = down.register_forward_pre_hook(lambda _module, args: entered.append(args[0].detach()[..., 3]))
+    seen = document_relevance(model, ids, mask, rule=rule, checkpointing=checkpointing, watch=(1, 3))
+    hook.remove()
     torch.testing.assert_close(seen.watched.relevance.sum(1), seen.neuron[:, 1, 3])
     torch.testing.assert_close(seen.watched.relevance.abs().sum(1), seen.abs_neuron[:, 1, 3])
     torch.testing.assert_close(seen.watched.activation, entered[0] * mask.bool())
     assert torch.equal(seen.watched.fires.sum(1), seen.active[:, 1, 3])
     assert seen.watched.relevance.any()
-
-
-def test_watching_changes_nothing_and_leaves_nothing():
-    model = tiny_model()
-    ids, mask = padded(documents([9, 5]))
-    plain, watched = document_relevance(model, ids, mask), document_relevance(model, ids, mask, watch=(0, 0))
+    plain = document_relevance(model, ids, mask, rule=rule, checkpointing=checkpointing)
     assert plain.watched is None
-    for site, values in plain.sites.items():
-        assert torch.equal(values, watched.sites[site])
+    assert all(torch.equal(values, seen.sites[site]) for site, values in plain.sites.items())
     assert hook_count(model) == 0

@@ -8,6 +8,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.lib.relevance.slow import slow_pass as slow_pass
 
 KINDS = ("llama", "qwen2")  # those with published values to compare with
+ORACLE_NAMES = {  # of those values, and the fields they are compared with
+    "target": "target",
+    "token_relevance": "token",
+    "neuron_relevance": "neuron",
+    "neuron_abs_relevance": "abs_neuron",
+    "weight_grad_row_sum.gate_proj": "gate",
+    "weight_grad_row_sum.up_proj": "up",
+    "weight_grad_row_sum.down_proj": "down",
+}
 GATED_KINDS = (*KINDS, "mistral", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2")
 FAMILY_KINDS = (*GATED_KINDS, "gpt2", "bloom", "gpt_neox")
 
@@ -58,16 +67,9 @@ VARIANTS: dict[str, tuple[str, dict]] = {kind: (kind, {}) for kind in FAMILY_KIN
 
 def tiny_model(kind="llama", *, dtype=torch.float64, attention="eager", random_seed=0, config=None, **settings):
     """A random model; biases and norm weights random too, so that nothing is hidden behind 0 and 1."""
-    defaults = {
-        "vocab_size": 53,
-        "hidden_size": 16,
-        "intermediate_size": 20,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "pad_token_id": None,
-    }
+    defaults = {"vocab_size": 53, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2}
+    defaults |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    defaults |= {"pad_token_id": None}
     for name in NOT_TAKEN.get(kind, ()):
         del defaults[name]
     if config is None:
@@ -77,10 +79,8 @@ def tiny_model(kind="llama", *, dtype=torch.float64, attention="eager", random_s
         torch.manual_seed(random_seed)
         model = AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():
-            if parameter.ndim == 1:
-                nn.init.normal_(parameter, mean=0.5, std=0.5)
-            else:
-                nn.init.normal_(parameter, std=0.3)
+            mean, std = (0.5, 0.5) if parameter.ndim == 1 else (0.0, 0.3)
+            nn.init.normal_(parameter, mean=mean, std=std)
     return model.to(dtype).eval()
 
 
@@ -123,10 +123,5 @@ def distance(seen: Tensor, expected: Tensor) -> float:
 
 
 def hook_count(model) -> int:
-    return sum(
-        len(module._forward_hooks)
-        + len(module._forward_pre_hooks)
-        + len(module._backward_hooks)
-        + len(module._backward_pre_hooks)
-        for module in model.modules()
-    )
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
