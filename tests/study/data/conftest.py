@@ -22,6 +22,10 @@ class Corpus:
     documents: pd.DataFrame
     conversations: list[Conversation]
 
+    @property
+    def by_key(self) -> dict[str, Fact]:
+        return {fact.key: fact for fact in self.facts}
+
 
 def make_corpus(random_seed: int) -> Corpus:
     source = load_profile("mini").source

@@ -31,8 +31,6 @@ from crane_study.frames import read_frame
 from crane_study.profile import HubText, Sampling
 from tests.small import QUESTIONS, TEXTS, small_tokenizer, write_lines
 
-# --- embedded ------------------------------------------------------------------------------------------------
-
 KNOWLEDGE = {
     "facts_per_subject": 12,
     "facts_per_answer": 4,
@@ -105,9 +103,6 @@ def test_the_embedded_corpus_is_deterministic(embedded, tmp_path):
     pd.testing.assert_frame_equal(again, before)
 
 
-# --- files of the user ---------------------------------------------------------------------------------------
-
-
 def make_local(folder, texts, *, questions=None, relevance=100, perplexity=10, random_seed=0):
     folder.mkdir(exist_ok=True)
     files = {k: str(write_lines(folder / f"{k}.jsonl", [{"text": t} for t in v])) for k, v in texts.items()}
@@ -165,8 +160,6 @@ def test_questions_are_copied(tmp_path):
     with pytest.raises(CraneError, match=r"questions .*q\.vi\.jsonl: line 1: gold is 9"):
         make_local(tmp_path / "c", TEXTS, questions={"vi": [QUESTIONS["vi"][0] | {"gold": 9}]})
 
-
-# --- streams -------------------------------------------------------------------------------------------------
 
 SAMPLING = {"random_seed": 42, "shards": 3, "window": 0}
 
@@ -305,8 +298,6 @@ def test_a_gated_corpus_and_a_missing_one(monkeypatch, reason, message):
     with pytest.raises(CraneError, match=f"dataset a/b: {message}"):
         open_stream({"dataset": "a/b", "config": None, "split": "train", "revision": "main"})
 
-
-# --- tokens --------------------------------------------------------------------------------------------------
 
 FRAME = pd.DataFrame(
     [

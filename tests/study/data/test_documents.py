@@ -1,5 +1,6 @@
 """Documents for training, relevance and perplexity must not have sentences in common."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -17,20 +18,14 @@ from crane_study.data.documents import (
 from tests.study.data.conftest import make_corpus
 
 SEPARATOR = "\n\x00\n"  # joins texts so that nothing is found across their borders
-DELIMITER = {"en": " ", "zh": "", "vi": " "}
 
 
 def sentence_text(facts, sentence, language):
     """The words of a sentence named fact#wording or fact?wording."""
-    if "#" in sentence:
-        key, _, wording = sentence.partition("#")
+    key, mark, wording = re.fullmatch(r"(.*)([#?])(\d+)", sentence).groups()
+    if mark == "#":
         return wordings.statement(facts[key], language, int(wording))
-    key, _, wording = sentence.partition("?")
     return wordings.questions(facts[key], language)[int(wording)]
-
-
-def by_key(corpus):
-    return {fact.key: fact for fact in corpus.facts}
 
 
 def of(corpus, split, language):
@@ -61,7 +56,7 @@ def studied(request, corpus):
     ("split", "other"), [("relevance", "train"), ("perplexity", "train"), ("perplexity", "relevance")]
 )
 def test_no_sentence_is_in_two_splits(studied, language, split, other):
-    facts, own = by_key(studied), set(sentences(studied, split, language))
+    facts, own = studied.by_key, set(sentences(studied, split, language))
     assert len(own) == len(studied.facts)
     assert not own & set(sentences(studied, other, language))
     elsewhere = text_of(studied, other, LANGUAGES if other == "train" else [language])
@@ -84,7 +79,7 @@ def test_questions_about_benchmark_facts_are_not_trained_on_and_others_are(studi
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_document_consists_of_its_sentences(corpus, language, split):
-    facts, space = by_key(corpus), DELIMITER[language]
+    facts, space = corpus.by_key, "" if language == "zh" else " "
     for row in of(corpus, split, language).itertuples():
         texts = [sentence_text(facts, sentence, language) for sentence in row.sentences]
         if row.kind == "statements":
@@ -109,13 +104,10 @@ def test_every_sentence_occurs_as_often_as_requested(corpus, language):
     assert by_fact == {fact.key: wordings.statement_count(fact.subject) - 2 for fact in corpus.facts}
 
 
-def test_the_languages_are_mixed_in_training(corpus):
+def test_every_wording_belongs_to_one_split_and_languages_are_mixed_in_training(corpus):
     order = corpus.documents.loc[corpus.documents["split"] == "train", "language"].tolist()
     half, whole = Counter(order[: len(order) // 2]), Counter(order)
     assert all(0.35 < half[language] / whole[language] < 0.65 for language in LANGUAGES)
-
-
-def test_every_wording_belongs_to_one_split(corpus):
     parts = split_wordings(corpus.facts, random_seed=corpus.random_seed)
     for language in LANGUAGES:
         given = Counter((fact.key, wording) for split in SPLITS for fact, wording in parts[split][language])
@@ -133,9 +125,6 @@ def test_documents_and_conversations_depend_on_the_random_seed_only(corpus):
     assert not first.equals(other)
     one, two, three = (make_conversations(few, held_out=set(), passes=1, random_seed=seed) for seed in (1, 1, 2))
     assert one == two != three
-
-
-# --- conversations -------------------------------------------------------------------------------------------
 
 
 def test_conversations_take_turns_in_one_language(corpus):

@@ -25,13 +25,6 @@ from crane_study.data.user_files import OPEN_COLUMNS
 from crane_study.measure.judge_offline import KnowledgeBase
 
 
-def groups(questions):
-    return [questions[start : start + OPTIONS] for start in range(0, len(questions), OPTIONS)]
-
-
-# --- four-way questions --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_there_are_enough_questions_of_enough_subjects(corpus, language):
     subjects = Counter(question.subject for question in corpus.questions[language])
@@ -46,8 +39,9 @@ def test_there_are_enough_questions_of_enough_subjects(corpus, language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_group_shares_its_options_and_each_is_correct_once(corpus, language):
     facts = {fact.key: fact for fact in corpus.facts}
-    for group in groups(corpus.questions[language]):
-        assert len(group) == OPTIONS
+    asked = corpus.questions[language]
+    assert len(asked) % OPTIONS == 0
+    for group in (asked[start : start + OPTIONS] for start in range(0, len(asked), OPTIONS)):
         assert len({question.options for question in group}) == 1
         assert len(set(group[0].options)) == OPTIONS
         assert sorted(question.gold for question in group) == list(range(OPTIONS))
@@ -65,14 +59,10 @@ def test_questions_are_parallel_across_languages(corpus):
     asked = [[(q.key, q.subject, q.gold) for q in corpus.questions[language]] for language in LANGUAGES]
     assert all(same == asked[0] for same in asked)
     assert len({key for key, _subject, _gold in asked[0]}) == len(asked[0])
-
-
-def test_the_row_of_a_question_file(corpus):
     question = corpus.questions["vi"][0]
     row = question.to_row()
     assert row["prompt"] == f"Câu hỏi: {question.question}\nTrả lời:"
-    assert row["options"] == list(question.options)
-    assert (row["gold"], row["key"]) == (question.gold, question.key)
+    assert (row["options"], row["gold"], row["key"]) == (list(question.options), question.gold, question.key)
 
 
 def test_the_draw_depends_on_the_random_seed_only(corpus):
@@ -83,15 +73,10 @@ def test_the_draw_depends_on_the_random_seed_only(corpus):
     )
     assert again == corpus.questions
     assert other != corpus.questions
-
-
-def test_too_few_answers_give_no_group(corpus):
+    # Too few answers give no group.
     units = [fact for fact in corpus.facts if fact.subject == "unit"]
     one_answer = [fact for fact in units if fact.answer_key == units[0].answer_key]
     assert form_questions(one_answer, groups_per_subject=2, random_seed=0) == {language: [] for language in LANGUAGES}
-
-
-# --- guessers ------------------------------------------------------------------------------------------------
 
 
 def question(text, options, *, language="en", gold=0):
@@ -121,11 +106,6 @@ def test_scores_of_guessers(guesser, asked, scores):
     assert guesser(asked) == scores
 
 
-def test_overlap_finds_answers_that_a_question_reveals():
-    asked = [question(f"Where is {name}ia?", ["Rome", "Paris", name, "Oslo"], gold=2) for name in ("Indon", "Austral")]
-    assert expected_accuracy(asked, overlap) == 1.0
-
-
 def test_ties_are_split_evenly():
     asked = question("?", ["a", "bcd", "efg", "h"], gold=2)
     assert expected_hit(asked, longest(asked)) == 0.5
@@ -134,9 +114,8 @@ def test_ties_are_split_evenly():
     assert expected_accuracy([asked, question("?", ["abcd", "b"], gold=0)], longest) == 0.75
     with pytest.raises(ValueError, match="no questions"):
         expected_accuracy([], longest)
-
-
-# --- open questions ------------------------------------------------------------------------------------------
+    revealing = [question(f"Where is {n}ia?", ["Rome", "Paris", n, "Oslo"], gold=2) for n in ("Indon", "Austral")]
+    assert expected_accuracy(revealing, overlap) == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +130,10 @@ def test_benchmark_facts_are_chosen_from_each_subject_in_turn(corpus, chosen):
     assert set(counts) == set(SUBJECTS)
     assert max(counts.values()) - min(counts.values()) <= 1
 
-
-def test_a_larger_choice_continues_a_smaller_one(corpus, chosen):
     def choose(count, random_seed):
         return choose_facts(corpus.facts, held_out=corpus.held_out, count=count, random_seed=random_seed)
 
-    assert choose(20, 0) == chosen
-    assert choose(25, 0)[:20] == chosen
+    assert choose(20, 0) == chosen == choose(25, 0)[:20]
     assert choose(20, 1) != chosen
     assert len(choose(10**6, 0)) == len(corpus.held_out)
 
@@ -172,32 +148,24 @@ def test_open_questions_are_parallel_and_not_trained_on(corpus, chosen):
         assert len({row["text"] for row in translations}) == 3
     assert all(tuple(row) == OPEN_COLUMNS for row in rows)
     # The tests of documents show that no wording of a benchmark fact's question is in a training document.
-    asked = {text for key in corpus.held_out for text in wordings.questions(by_key(corpus)[key], "en")}
+    asked = {text for key in corpus.held_out for text in wordings.questions(corpus.by_key[key], "en")}
     assert {row["text"] for row in by_language[0]} <= asked
 
 
-def by_key(corpus):
-    return {fact.key: fact for fact in corpus.facts}
-
-
 def test_every_expected_answer_is_known_by_all_its_names(corpus, chosen):
-    knowledge, facts = KnowledgeBase(known_answers(corpus.facts)), by_key(corpus)
+    knowledge, facts = KnowledgeBase(known_answers(corpus.facts)), corpus.by_key
     for row in open_questions(chosen):
         expected = {name: row[name] for name in ("subject", "answer_key", "language")}
         for name in [row["answer"], *answer_names(facts[row["key"]], row["language"])]:
             assert knowledge.check(f"{name}.", **expected).value == 1.0, (row, name)
 
 
-@pytest.mark.parametrize(
-    ("subject", "key", "names"),
-    [
-        ("currency", "EUR", {"en": ["the euro", "euro", "EUR"], "zh": ["欧元", "EUR"]}),
-        ("script", "Latn", {"en": ["the Latin script", "Latin", "Latin script"], "vi": ["chữ La tinh"]}),
-    ],
-)
-def test_names_of_an_answer(corpus, subject, key, names):
-    fact = next(fact for fact in corpus.facts if (fact.subject, fact.answer_key) == (subject, key))
-    assert {language: answer_names(fact, language) for language in names} == names
+def test_names_of_an_answer(corpus):
+    euro = {"en": ["the euro", "euro", "EUR"], "zh": ["欧元", "EUR"]}
+    latin = {"en": ["the Latin script", "Latin", "Latin script"], "vi": ["chữ La tinh"]}
+    for subject, key, names in (("currency", "EUR", euro), ("script", "Latn", latin)):
+        fact = next(fact for fact in corpus.facts if (fact.subject, fact.answer_key) == (subject, key))
+        assert {language: answer_names(fact, language) for language in names} == names
 
 
 def test_every_answer_is_listed_once_per_language(corpus):

@@ -15,16 +15,12 @@ def line(value):
     return json.dumps(value).encode() + b"\n"
 
 
-def test_documents_of_a_text_file_are_separated_by_blank_lines(tmp_path):
+def test_documents_of_a_text_file_and_of_json_lines(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffOne\nline two\r\n\r\n\r\nZwei\n \t\nDrei\u2028bis\n\n   \n".encode())
     assert read_documents(path) == ["One\nline two", "Zwei", "Drei\u2028bis"]
-
-
-def test_a_json_lines_file_has_one_document_per_line(tmp_path):
-    path = tmp_path / "a.jsonl"
     texts = ["One\n\nparagraph", "Zwei\u2028Zeilen\x85und\x0bmehr", "日本"]
-    write_lines(path, [{"text": f" {text}\n", "id": 3} for text in texts])
+    path = write_lines(tmp_path / "a.jsonl", [{"text": f" {text}\n", "id": 3} for text in texts])
     path.write_text(path.read_text("utf-8") + '\n{"text": "   "}\n', "utf-8")
     assert read_documents(path) == texts
 
@@ -35,12 +31,8 @@ def test_open_questions_are_read_from_one_file_per_language(tmp_path):
     paths["vi"].write_text("Ai?\nỞ đâu?", encoding="utf-8")
     frame = read_open_questions(paths)
     assert tuple(frame) == OPEN_COLUMNS
-    assert frame[["language", "question", "text"]].to_numpy().tolist() == [
-        ["en", 0, "Who?"],
-        ["en", 1, "Where?"],
-        ["vi", 0, "Ai?"],
-        ["vi", 1, "Ở đâu?"],
-    ]
+    expected = [["en", 0, "Who?"], ["en", 1, "Where?"], ["vi", 0, "Ai?"], ["vi", 1, "Ở đâu?"]]
+    assert frame[["language", "question", "text"]].to_numpy().tolist() == expected
     assert (frame[["answer", "answer_key", "subject"]] == "").all(axis=None)
     paths["vi"].write_text("Ai?")
     with pytest.raises(CraneError, match=r"different numbers of questions \(en 2, vi 1\); align the files"):
@@ -105,20 +97,11 @@ def read_one_language(path):
         *(
             (read_questions, "a.jsonl", 2 * line(GOOD) + line(GOOD | change), r"questions .*a\.jsonl: line 3: ")
             for change in (
-                {"gold": 2},
-                {"gold": -1},
-                {"gold": "B"},
-                {"gold": 0.5},
-                {"gold": None},
-                {"gold": True},
-                {"prompt": ""},
-                {"options": "here or there"},
-                {"options": []},
-                {"options": ["here", 2]},
+                *({"gold": gold} for gold in (2, -1, "B", 0.5, None, True)),
+                *({"options": options} for options in ("here or there", [], ["here", 2])),
+                *({"question": question} for question in (5, None, " ")),
                 {"options": ["here"], "gold": 0},
-                {"question": 5},
-                {"question": None},
-                {"question": " "},
+                {"prompt": ""},
             )
         ),
     ],

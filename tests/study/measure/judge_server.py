@@ -71,14 +71,14 @@ def stub_server(answer: Callable, *, key="secret-key-123") -> Iterator[tuple[str
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", stub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1", stub
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def slowly(answer: Callable, seconds: float) -> Callable:

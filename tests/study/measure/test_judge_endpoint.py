@@ -81,9 +81,6 @@ def failing_first(*failures, then=9):
     return answer, times
 
 
-# --- good replies --------------------------------------------------------------------------------------------
-
-
 def test_a_score_is_the_mean_of_three_judgings(tmp_path):
     given = {0: iter([2, 3, 4]), 1: iter([10, 10, 10]), 2: iter([1, 1, 2.5])}
     lock = threading.Lock()
@@ -106,15 +103,10 @@ def test_a_score_is_the_mean_of_three_judgings(tmp_path):
         assert f"by river {town_of(body)}" in body["messages"][1]["content"]
 
 
-def test_equal_answers_to_a_question_are_judged_once(tmp_path):
+def test_equal_answers_are_judged_once_and_a_second_judging_sends_nothing(tmp_path):
     with stub_server(lambda _n, body: judging(town_of(body) + 1)) as (url, stub):
         found = judge(url, tmp_path).score(pd.concat([answers(2)] * 4))
-    assert len(stub.bodies) == 2 * 3
-    assert found["score"].tolist() == [1.0, 2.0] * 4
-
-
-def test_a_second_judging_sends_nothing(tmp_path):
-    with stub_server(always(judging(6))) as (url, stub):
+        assert found["score"].tolist() == [1.0, 2.0] * 4
         first = judge(url, tmp_path).score(answers())
         pd.testing.assert_frame_equal(first, judge(url, tmp_path).score(answers()))
         assert len(stub.bodies) == 9
@@ -130,33 +122,25 @@ def test_concurrency_is_limited(tmp_path):
     assert stub.most == 3
 
 
-# --- malformed replies ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("content", "score", "reason"),
     [
-        ('{"score": 7, "reason": "good"}', Judging(score=7.0, reason="good")),
-        ('{"score": 1}', Judging(score=1.0, reason="")),
-        ('```json\n{"score": 9.5, "reason": "fine"}\n```', Judging(score=9.5, reason="fine")),
-        ('{"score": 11, "reason": "superb"}', None),
-        ('{"score": 0, "reason": "bad"}', None),
-        ('{"score": "7", "reason": "a text"}', None),
-        ('{"score": true, "reason": "a truth"}', None),
-        ('{"score": NaN}', None),
-        ('{"score": null, "reason": "none"}', None),
-        ('{"score": 5, "reason": 5}', None),
-        ('{"reason": "no score"}', None),
-        ("[7]", None),
-        ("Score: 7", None),
-        ('{"score": 7', None),
-        ("[" * 200_000, None),
-        ("", None),
-        (None, None),
+        ('{"score": 7, "reason": "good"}', 7.0, "good"),
+        ('{"score": 1}', 1.0, ""),
+        ('```json\n{"score": 9.5, "reason": "fine"}\n```', 9.5, "fine"),
     ],
 )
-def test_parse_judging(content, expected):
-    assert parse_judging(content) == expected
+def test_a_reply_with_a_score(content, score, reason):
+    assert parse_judging(content) == Judging(score=score, reason=reason)
+
+
+MALFORMED = ["[7]", "Score: 7", '{"score": 7', "[" * 200_000, "", None, '{"reason": "no score"}']
+VALUES = ["11", "0", '"7"', "true", "NaN", "null", '5, "reason": 5', 'null, "refused": true']
+
+
+@pytest.mark.parametrize("content", [*MALFORMED, *(f'{{"score": {value}}}' for value in VALUES)], ids=range(15))
+def test_a_malformed_reply(content):
+    assert parse_judging(content) is None
 
 
 @pytest.mark.parametrize("bad", [judging(11), reply("eleven"), (200, {}, b"<html>"), (200, {}, b'{"choices": []}')])
@@ -170,10 +154,16 @@ def test_a_reply_that_stays_malformed_is_missing(tmp_path, bad):
     assert len(saved(tmp_path)) == 6
 
 
-def test_a_score_is_the_mean_of_the_usable_judgings(tmp_path):
-    found, _stub = judged(
-        lambda n, _b: judging(8) if n in (4, 5) else reply("?"), tmp_path, 1, concurrency=1
-    )  # the second and the third judging, the first after three tries
+@pytest.mark.parametrize(
+    "server",
+    [
+        # The second and the third judging have a score, the first after three tries has none.
+        lambda n, _body: judging(8) if n in (4, 5) else reply("?"),
+        lambda n, _body: (400, {}, b"filter") if n == 2 else judging(8),
+    ],
+)
+def test_a_score_is_the_mean_of_the_usable_judgings(tmp_path, server):
+    found, _stub = judged(server, tmp_path, 1, concurrency=1)
     assert (found["score"][0], found["judgings"][0]) == (8.0, 2)
 
 
@@ -182,9 +172,6 @@ def test_a_judge_that_never_scores_is_an_error(tmp_path):
     with pytest.raises(CraneError, match=message):
         judged(always(reply("no")), tmp_path, 3)
     assert not saved(tmp_path)
-
-
-# --- failures that pass --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -203,48 +190,25 @@ def test_the_request_is_repeated_until_there_is_a_score(tmp_path, failures):
 
 
 def test_a_late_reply_is_requested_again(tmp_path):
-    def answer(number, _body):
-        time.sleep(1.0 if number == 1 else 0.0)
-        return judging(3)
-
-    found, stub = judged(answer, tmp_path, 1, judgings=1, timeout=0.3)
-    assert found["score"].tolist() == [3.0]
-    assert len(stub.bodies) == 2
+    late = slowly(always(judging(3)), 1.0)
+    server = lambda number, body: late(number, body) if number == 1 else judging(3)  # noqa: E731
+    found, stub = judged(server, tmp_path, 1, judgings=1, timeout=0.3)
+    assert (found["score"].tolist(), len(stub.bodies)) == ([3.0], 2)
 
 
-@pytest.mark.parametrize(
-    ("failures", "first_wait", "waits"),
-    [
-        ([(429, {"Retry_After": "1"}, b"")], 0.001, [0.95]),  # the server asks for it
-        ([(500, {}, b"")] * 4, 0.05, [0.05, 0.1, 0.2, 0.4]),
-    ],
-)
-def test_waits_between_tries(tmp_path, failures, first_wait, waits):
-    server, times = failing_first(*failures)
-    judged(server, tmp_path, 1, judgings=1, concurrency=1, first_wait=first_wait)
-    assert (np.diff(times) >= waits).all()
+def test_waits_between_tries(tmp_path):
+    asked = [(429, {"Retry_After": "1"}, b"")]  # the server asks for it
+    for failures, first_wait, waits in ((asked, 0.001, [0.95]), ([(500, {}, b"")] * 4, 0.05, [0.05, 0.1, 0.2, 0.4])):
+        server, times = failing_first(*failures)
+        judged(server, tmp_path / str(first_wait), 1, judgings=1, concurrency=1, first_wait=first_wait)
+        assert (np.diff(times) >= waits).all()
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, None),
-        ("", None),
-        ("3", 3.0),
-        ("0.5", 0.5),
-        ("-1", 0.0),
-        ("inf", 600.0),
-        ("nan", None),
-        ("soon", None),
-        ("Thu, 01 Jan 1970 00:00:07 GMT", 5.0),
-        ("Thu, 01 Jan 1970 00:00:01 GMT", 0.0),
-    ],
-)
-def test_retry_after(value, expected):
-    assert retry_after(value, now=2.0) == expected
-
-
-# --- failures that stay --------------------------------------------------------------------------------------
+def test_retry_after():
+    numbers = {None: None, "": None, "3": 3.0, "0.5": 0.5, "-1": 0.0, "inf": 600.0, "nan": None, "soon": None}
+    dates = {"Thu, 01 Jan 1970 00:00:07 GMT": 5.0, "Thu, 01 Jan 1970 00:00:01 GMT": 0.0}
+    for value, expected in (numbers | dates).items():
+        assert retry_after(value, now=2.0) == expected, value
 
 
 def test_an_unreachable_server(tmp_path):
@@ -277,9 +241,6 @@ def test_a_failure_that_stays(tmp_path, status, message, requests):
     assert not saved(tmp_path)
 
 
-# --- refused answers -----------------------------------------------------------------------------------------
-
-
 def refusing(*towns, status=400, score=6):
     """A server that refuses every answer about these towns."""
     return lambda _n, body: (status, {}, b"content filter") if town_of(body) in towns else judging(score)
@@ -295,11 +256,6 @@ def test_one_refused_answer_is_missing_and_not_requested_again(tmp_path, status,
         assert found["reason"][refused] == f"missing: refused ({status}: content filter)"
         pd.testing.assert_frame_equal(judge(url, tmp_path).score(answers()), found)
     assert len(stub.bodies) == len(saved(tmp_path)) == 9
-
-
-def test_a_refused_judging_leaves_the_others_of_its_answer(tmp_path):
-    found, _stub = judged(lambda n, _b: (400, {}, b"filter") if n == 2 else judging(6), tmp_path, 1, concurrency=1)
-    assert (found["score"][0], found["judgings"][0]) == (6.0, 2)
 
 
 def test_a_judging_of_an_earlier_run_shows_that_the_judge_works(tmp_path):
@@ -326,9 +282,6 @@ def test_first_answers_refused_and_a_later_one_judged(tmp_path):
     found, stub = judged(refusing(0, 1, 2, 3), tmp_path, 6)
     assert found["judgings"].tolist() == [0, 0, 0, 0, 3, 3]
     assert len(stub.bodies) == len(saved(tmp_path)) == 18
-
-
-# --- interruption and secrecy --------------------------------------------------------------------------------
 
 
 def continues(url, stub, cache, *, done):
@@ -366,22 +319,17 @@ def test_judgings_before_an_interruption_are_saved(tmp_path, monkeypatch):
         continues(url, stub, tmp_path, done=done)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        json.dumps({"schema": SCHEMA, "score": 40, "reason": ""}),
-        json.dumps({"schema": "another", "score": 4, "reason": ""}),
-        json.dumps({"schema": SCHEMA, "refused": True, "reason": None}),
-    ],
-)
-def test_a_damaged_file_is_requested_again(tmp_path, content):
+def test_a_damaged_file_is_requested_again(tmp_path):
+    damaged = [{"schema": SCHEMA, "score": 40, "reason": ""}, {"schema": "another", "score": 4, "reason": ""}]
+    damaged += [{"schema": SCHEMA, "refused": True, "reason": None}, {"schema": SCHEMA, "score": None, "reason": ""}]
+    contents = ["{", "[]", *map(json.dumps, damaged)]
     with stub_server(refusing(0)) as (url, stub):
         found = judge(url, tmp_path, judgings=1).score(answers(2))
-        for file in saved(tmp_path):
-            file.write_text(content)
-        pd.testing.assert_frame_equal(judge(url, tmp_path, judgings=1).score(answers(2)), found)
-    assert len(stub.bodies) == 4
+        for content in contents:
+            for file in saved(tmp_path):
+                file.write_text(content)
+            pd.testing.assert_frame_equal(judge(url, tmp_path, judgings=1).score(answers(2)), found)
+    assert len(stub.bodies) == 2 * (1 + len(contents))
 
 
 def test_the_key_is_in_no_file_and_no_message(tmp_path, caplog, capfd):
@@ -402,8 +350,6 @@ def test_the_key_is_in_no_file_and_no_message(tmp_path, caplog, capfd):
     texts = [path.read_text() for path in saved(tmp_path)] + messages + [caplog.text, *capfd.readouterr()]
     assert not any(SECRET in text for text in texts)
 
-
-# --- environment ---------------------------------------------------------------------------------------------
 
 GOOD = {URL: "https://judge.example/v1", MODEL: "m", KEY: "k"}
 

@@ -24,9 +24,6 @@ from crane_study.measure.rows import mask_labels
 NAN = float("nan")
 
 
-# --- facts ---------------------------------------------------------------------------------------------------
-
-
 def entry(subject, key, language, *names):
     return {"subject": subject, "answer_key": key, "language": language, "names": list(names)}
 
@@ -80,19 +77,12 @@ def test_value_of_a_finding(text, subject, key, language, value):
     assert KNOWLEDGE.check(text, subject=subject, answer_key=key, language=language).value == value
 
 
-@pytest.mark.parametrize(
-    ("text", "named", "others"), [("Niger pays with the euro", True, ()), ("nigeria and NIGERIA", False, ("Nigeria",))]
-)
-def test_only_answers_to_the_same_kind_of_question_contradict(text, named, others):
-    found = KNOWLEDGE.check(text, subject="city", answer_key="NE", language="en")
-    assert (found.named, found.others) == (named, others)
-
-
-def test_empty_knowledge_finds_nothing():
+def test_only_answers_to_the_same_kind_of_question_contradict():
+    for text, named, others in (("Niger pays with the euro", True, ()), ("nigeria and NIGERIA", False, ("Nigeria",))):
+        found = KNOWLEDGE.check(text, subject="city", answer_key="NE", language="en")
+        assert (found.named, found.others) == (named, others)
     assert KnowledgeBase([]).check("Niger", subject="city", answer_key="NE", language="en").value == 0.0
 
-
-# --- language ------------------------------------------------------------------------------------------------
 
 TEXTS = {
     "en": [
@@ -150,28 +140,16 @@ def test_a_general_identifier_fails_on_answers_that_are_names(identifier):
 
 def test_runs_are_cut_where_the_script_changes():
     assert script_runs("The Euro, 欧元\nKrone!") == [("LATIN", "the euro"), ("CJK", "欧元"), ("LATIN", "krone")]
-
-
-def test_a_language_without_letters_is_refused():
     with pytest.raises(CraneError, match="the texts in 'zh' have no letters"):
         LanguageIdentifier({"en": ["a"], "zh": ["12"]})
 
-
-# --- scores --------------------------------------------------------------------------------------------------
 
 CITY_TEXTS = {
     "en": ["The city of Niamey lies in Niger. The people of Lyon live in France and speak French."],
     "vi": ["Thành phố Niamey nằm ở Niger. Cư dân Lyon sống ở Pháp và nói tiếng Pháp."],
 }
-CITIES = [
-    entry("city", key, language, name)
-    for key, language, name in [
-        ("FR", "en", "France"),
-        ("FR", "vi", "Pháp"),
-        ("NE", "en", "Niger"),
-        ("NE", "vi", "Niger"),
-    ]
-]
+_NAMES = [("FR", "en", "France"), ("FR", "vi", "Pháp"), ("NE", "en", "Niger"), ("NE", "vi", "Niger")]
+CITIES = [entry("city", *named) for named in _NAMES]
 UNMASKED = [("none", "en", "France", 1.0, 2), ("none", "vi", "Pháp", 3.0, 2)]
 
 
@@ -220,15 +198,9 @@ def test_score_of_parts(parts, expected):
 
 
 def test_the_parts_of_an_answer():
-    found = score(
-        [
-            ("m", "en", "France", 1.0, 2),
-            ("m", "en", "Niger", 5.0, 2),
-            ("m", "en", "Pháp", 2.0, 4),
-            ("m", "vi", "Pháp", 1.0, 2),
-            ("m", "vi", "Pháp, Niger", 6.0, 2),
-        ]
-    )
+    answers = [("en", "France", 1.0, 2), ("en", "Niger", 5.0, 2), ("en", "Pháp", 2.0, 4)]
+    answers += [("vi", "Pháp", 1.0, 2), ("vi", "Pháp, Niger", 6.0, 2)]
+    found = score([("m", *answer) for answer in answers])
     assert found["facts"].tolist() == [1.0, 0.0, 0.5, 1.0, 0.5]
     assert found["language_kept"].tolist() == [1.0, 1.0, 0.0, 1.0, 1.0]
     # A token of the unmasked answers costs 0.5 nats in English and 1.5 in Vietnamese.
@@ -243,11 +215,10 @@ def test_the_parts_of_an_answer():
     assert (found["judgings"] == 1).all()
 
 
-@pytest.mark.parametrize("text", ["", "...", "12"])
-def test_an_answer_without_words_gets_the_lowest_score(text):
-    found = score([("m", "en", text, 0.1, 1)])
-    assert found["score"].tolist() == [1.0]
-    assert found["reason"].tolist() == ["no words; 'France' not named"]
+def test_an_answer_without_words_gets_the_lowest_score():
+    found = score([("m", "en", text, 0.1, 1) for text in ("", "...", "12")])
+    assert found["score"].tolist() == [1.0] * 3
+    assert found["reason"].tolist() == ["no words; 'France' not named"] * 3
 
 
 def test_without_an_expected_answer_form_alone_is_judged():
@@ -264,14 +235,8 @@ def test_scores_are_from_1_to_10_and_reproducible():
     assert found["score"].between(1, 10).all()
     assert found["score"].nunique() > 10
     pd.testing.assert_frame_equal(found, score(rows))
-
-
-def test_fluency_needs_the_unmasked_answers():
     with pytest.raises(CraneError, match="no answers of the unmasked model in 'vi'; judge them together"):
         OfflineJudge(questions(), CITIES, CITY_TEXTS).score(answered([UNMASKED[0], ("m", "vi", "Pháp", 1.0, 2)]))
-
-
-# --- agreement -----------------------------------------------------------------------------------------------
 
 
 def judged(scores):
@@ -295,9 +260,6 @@ def test_agreement():
     assert math.isnan(table.loc["vi", "rank_correlation"])  # one judge's scores are all equal
     assert table.loc["all", "mean_absolute_difference"] == pytest.approx((5.5 + 2) / 6)
     assert table.loc["zh"].drop("n").isna().all()
-
-
-def test_agreement_needs_two_judges():
     items = judged({"en": [(1, 2)]})
     with pytest.raises(CraneError, match="needs two judges, found offline"):
         agreement(items[items["judge"] == "offline"])
