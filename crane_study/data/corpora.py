@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -15,11 +14,17 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
-from crane_lib.files import fingerprint, write_json, write_text
+from crane_lib.files import fingerprint, write_json
 from crane_lib.parallel import rank
 from crane_study.data import wordings
 from crane_study.data.cldr import LANGUAGES, collect_facts
-from crane_study.data.documents import DOCUMENT_COLUMNS, make_conversations, write_conversations, write_documents
+from crane_study.data.documents import (
+    DOCUMENT_COLUMNS,
+    make_conversations,
+    write_conversations,
+    write_documents,
+    write_lines,
+)
 from crane_study.data.questions import (
     answer_frequency,
     expected_accuracy,
@@ -60,7 +65,7 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
     write_conversations(folder / "conversations.jsonl", conversations)
     guesses = []
     for language, own in questions.items():
-        _write_questions(folder, language, [question.to_row() for question in own])
+        write_lines(folder / f"questions.{language}.jsonl", [question.to_row() for question in own])
         # The frequency guesser knows the training questions.
         known = answer_frequency([wordings.answer(fact, language) for fact in facts if fact.key not in held_out])
         guessers = {"overlap": overlap, "answer_frequency": known, "longest": longest, "shortest": shortest}
@@ -69,11 +74,6 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
     asked = Counter(question.subject for question in questions[LANGUAGES[0]])
     counts = pd.DataFrame(reports)
     write_frame(folder / "fact_counts.csv", counts.assign(questions=[asked[subject] for subject in counts["subject"]]))
-
-
-def _write_questions(folder: Path, language: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-    write_text(folder / f"questions.{language}.jsonl", "\n".join(lines) + "\n")
 
 
 def _held_out(source: object, documents: int, wanted: int) -> int:
@@ -106,7 +106,7 @@ def make_local_corpus(
             rows += [(split, language, "text", documents[i], []) for i in chosen]
     write_frame(folder / "documents.parquet", pd.DataFrame(rows, columns=DOCUMENT_COLUMNS))
     for language, path in (questions or {}).items():
-        _write_questions(folder, language, read_questions(Path(path)).to_dict("records"))
+        write_lines(folder / f"questions.{language}.jsonl", read_questions(Path(path)).to_dict("records"))
 
 
 def open_stream(text: Mapping[str, Any]) -> Any:

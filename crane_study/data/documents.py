@@ -132,10 +132,14 @@ def make_conversations(
     return conversations
 
 
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def write_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
     """Write conversations as JSON lines, each ``{"messages": [...]}``."""
-    lines = (json.dumps({"messages": conversation}, ensure_ascii=False) for conversation in conversations)
-    write_text(path, "\n".join(lines) + "\n")
+    write_lines(path, [{"messages": conversation} for conversation in conversations])
 
 
 def read_conversations(path: Path) -> list[Conversation]:

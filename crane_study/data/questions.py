@@ -95,11 +95,6 @@ def _group(facts: Sequence[Fact], language: str, order: Sequence[int]) -> list[Q
     return [Question(fact.key, language, fact.subject, question, shown, gold) for fact, question, gold in asked]
 
 
-def _reveals_answers(group: Sequence[Question]) -> bool:
-    """Return whether spelling finds more than one answer of the four, which is the chance level."""
-    return sum(expected_hit(question, overlap(question)) for question in group) > 1.0 + 1e-9
-
-
 def _draw_four(by_answer: dict[str, list[Fact]], generator: np.random.Generator) -> list[Fact] | None:
     """Draw four facts with different answers; answers with many unused facts are drawn more often."""
     answers = [answer for answer, facts in by_answer.items() if facts]
@@ -127,7 +122,10 @@ def form_questions(facts: Sequence[Fact], *, groups_per_subject: int, random_see
                 break
             order = generator.permutation(OPTIONS).tolist()
             groups = {language: _group(four, language, order) for language in LANGUAGES}
-            if any(len(set(group[0].options)) < OPTIONS or _reveals_answers(group) for group in groups.values()):
+            if any(len(set(group[0].options)) < OPTIONS for group in groups.values()):
+                continue
+            # Spelling must not find more than one answer of the four, which is the chance level.
+            if any(sum(expected_hit(q, overlap(q)) for q in group) > 1.0 + 1e-9 for group in groups.values()):
                 continue
             for fact in four:
                 by_answer[fact.answer_key].remove(fact)

@@ -156,23 +156,21 @@ def _choices(place: str, value: Any) -> list[str]:
     return options
 
 
-def write_benchmark_tasks(folder: Path, benchmarks: Path, *, few_shot: int, delimiters: Mapping[str, str]) -> list[str]:
-    """Write one task definition per language and subject for the harness, and return the names of the tasks.
+def write_benchmark_tasks(folder: Path, benchmarks: Path, *, few_shot: int, delimiters: Mapping[str, str]) -> None:
+    """Write one task definition per language and subject for the harness.
 
     `benchmarks` was written by `make_benchmarks`; a delimiter, the text between prompt and letter, is a space unless
     given, as in the harness.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = []
     for language, about in json.loads((benchmarks / "benchmarks.json").read_text(encoding="utf-8")).items():
         benchmark = BENCHMARKS[about["name"]]
         roles = ["asked"] if benchmark.one_split else ["asked", "examples"]
         for subject in about["subjects"]:
-            names.append(f"{task_name(language)}{SUBJECT_MARK}{subject}")
             stem = (benchmarks / language / subject).resolve()
             write_task(
                 folder,
-                names[-1],
+                f"{task_name(language)}{SUBJECT_MARK}{subject}",
                 kind="parquet",
                 files={role: f"{stem}.{role}.parquet" for role in roles},
                 test_split="asked",
@@ -185,7 +183,6 @@ def write_benchmark_tasks(folder: Path, benchmarks: Path, *, few_shot: int, deli
                 doc_to_target=benchmark.target,
                 target_delimiter=delimiters.get(language, " "),
             )
-    return names
 
 
 def benchmark_folder(task: Mapping[str, Any]) -> Path:
@@ -219,9 +216,7 @@ def make_benchmarks(folder: Path, *, tasks: Mapping[str, Mapping[str, Any]], few
     """
     index = {}
     for language, task in tasks.items():
-        name = task["name"]
-        found = read_task(task, few_shot=few_shot)
-        one_split = BENCHMARKS[name].one_split
+        found, one_split = read_task(task, few_shot=few_shot), BENCHMARKS[task["name"]].one_split
         for subject, frames in found.items():
             # A limit must leave enough examples in their split.
             limit = max(task["limit"] or len(frames["asked"]), few_shot + 1 if one_split else 0)
@@ -229,7 +224,7 @@ def make_benchmarks(folder: Path, *, tasks: Mapping[str, Mapping[str, Any]], few
             if not one_split and "examples" in frames:
                 write_frame(folder / language / f"{subject}.examples.parquet", frames["examples"])
         index[language] = {
-            "name": name,
+            "name": task["name"],
             "subjects": list(found),
             "sha256": {path.name: sha256(path) for path in sorted((folder / language).glob("*.parquet"))},
         }

@@ -297,13 +297,13 @@ class EndpointJudge:
         except httpx2.RequestError as error:
             raise _PassingFailure(f"broke off ({_short(error)})") from error
         if reply.status_code != httpx2.codes.OK:
-            raise self._failure(reply)
+            raise self._error_of(reply)
         try:
             return reply.json()["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             return None
 
-    def _failure(self, reply: httpx2.Response) -> Exception:
+    def _error_of(self, reply: httpx2.Response) -> Exception:
         """Return the error of a reply with a status other than 200."""
         status, place = reply.status_code, f"judge at {self._endpoint.host}"
         if status in (401, 403):

@@ -48,8 +48,8 @@ def write_task(folder: Path, name: str, *, kind: str, files: Mapping[str, str], 
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
 
 
-def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> list[str]:
-    """Write one task definition per language for the harness, and return the names of the tasks.
+def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapping[str, str], chat: bool) -> None:
+    """Write one task definition per language for the harness.
 
     A delimiter, the text between prompt and answer, is a space unless given. `chat` asks the bare question as a user's
     turn; otherwise the prompt is used, which ends in "Answer:".
@@ -75,7 +75,6 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
             doc_to_target="gold",
             target_delimiter="",
         )
-    return [task_name(language) for language in questions]
 
 
 @contextmanager

@@ -1,36 +1,16 @@
-from dataclasses import dataclass
+from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 
-from crane_study.data.cldr import Fact, collect_facts
-from crane_study.data.documents import Conversation, make_conversations, write_documents
-from crane_study.data.questions import Question, form_questions
-from crane_study.profile import EmbeddedSource, Knowledge, load_profile
+from crane_study.data.cldr import collect_facts
+from crane_study.data.documents import make_conversations, write_documents
+from crane_study.data.questions import form_questions
+from crane_study.profile import load_profile
 
 
-@dataclass(frozen=True)
-class Corpus:
+def make_corpus(random_seed: int) -> SimpleNamespace:
     """All that the default profile's study knows, each training sentence told once."""
-
-    options: Knowledge
-    random_seed: int
-    facts: list[Fact]
-    reports: list[dict]
-    questions: dict[str, list[Question]]
-    held_out: set[str]
-    documents: pd.DataFrame
-    conversations: list[Conversation]
-
-    @property
-    def by_key(self) -> dict[str, Fact]:
-        return {fact.key: fact for fact in self.facts}
-
-
-def make_corpus(random_seed: int) -> Corpus:
-    source = load_profile("mini").source
-    assert isinstance(source, EmbeddedSource)
-    options = source.knowledge
+    options = load_profile("mini").source.knowledge
     facts, reports = collect_facts(
         per_subject=options.facts_per_subject, per_answer=options.facts_per_answer, random_seed=random_seed
     )
@@ -44,9 +24,11 @@ def make_corpus(random_seed: int) -> Corpus:
         random_seed=random_seed,
     )
     conversations = make_conversations(facts, held_out=held_out, passes=2, random_seed=random_seed)
-    return Corpus(options, random_seed, facts, reports, questions, held_out, documents, conversations)
+    made = {"facts": facts, "reports": reports, "by_key": {fact.key: fact for fact in facts}, "questions": questions}
+    made |= {"held_out": held_out, "documents": documents, "conversations": conversations}
+    return SimpleNamespace(options=options, random_seed=random_seed, **made)
 
 
 @pytest.fixture(scope="session")
-def corpus() -> Corpus:
+def corpus() -> SimpleNamespace:
     return make_corpus(load_profile("mini").random_seed)

@@ -39,14 +39,8 @@ KNOWLEDGE = {
     "relevance_passes": 1,
     "chat_passes": 1,
 }
-FILES = {
-    "facts.json",
-    "documents.parquet",
-    "conversations.jsonl",
-    "guessers.csv",
-    "fact_counts.csv",
-    *(f"questions.{language}.jsonl" for language in LANGUAGES),
-}
+FILES = {"facts.json", "documents.parquet", "conversations.jsonl", "guessers.csv", "fact_counts.csv"}
+FILES |= {f"questions.{language}.jsonl" for language in LANGUAGES}
 
 
 @pytest.fixture(scope="module")
@@ -67,86 +61,62 @@ def test_questions_are_about_the_facts_and_can_be_read(embedded):
         assert frame["prompt"].ne(frame["question"]).all()
 
 
-def test_the_counts_agree_with_the_files(embedded):
-    counts = read_frame(embedded / "fact_counts.csv")
+def test_the_counts_and_guessers_agree_with_the_files(embedded):
+    counts, guessers = (read_frame(embedded / name) for name in ("fact_counts.csv", "guessers.csv"))
     facts = Counter(fact["subject"] for fact in read_json(embedded / "facts.json"))
     asked = Counter(read_questions(embedded / "questions.en.jsonl")["subject"])
     assert dict(zip(counts["subject"], counts["kept"], strict=True)) == facts
     assert counts["questions"].tolist() == [asked[subject] for subject in counts["subject"]]
-    assert counts["questions"].sum() == asked.total()
     assert {f"unnamed_{language}" for language in LANGUAGES} < set(counts)
-
-
-def test_guessers_are_evaluated_in_every_language(embedded):
-    guessers = read_frame(embedded / "guessers.csv")
     assert set(zip(guessers["language"], guessers["guesser"], strict=True)) == {
         (language, name) for language in LANGUAGES for name in ("overlap", "answer_frequency", "longest", "shortest")
     }
     assert guessers["accuracy"].between(0, 1).all()
-    assert set(guessers["n"]) == {len(read_questions(embedded / "questions.en.jsonl"))}
+    assert set(guessers["n"]) == {asked.total()} == {counts["questions"].sum()}
 
 
-def test_training_passes_are_set_per_language(embedded):
+def test_passes_are_set_per_language_and_the_corpus_is_deterministic(embedded, tmp_path):
     frame = pd.read_parquet(embedded / "documents.parquet")
     trained = frame[frame["split"] == "train"]
     passes = {k: set(rows["sentences"].explode().value_counts()) for k, rows in trained.groupby("language")}
     assert passes == {"en": {1}, "zh": {2}, "vi": {1}}
     assert read_conversations(embedded / "conversations.jsonl")
-
-
-def test_the_embedded_corpus_is_deterministic(embedded, tmp_path):
     make_embedded_corpus(tmp_path, knowledge=KNOWLEDGE, random_seed=0)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     for name in FILES - {"documents.parquet"}:
         assert (tmp_path / name).read_bytes() == (embedded / name).read_bytes()
-    again, before = (pd.read_parquet(path / "documents.parquet") for path in (tmp_path, embedded))
-    pd.testing.assert_frame_equal(again, before)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "documents.parquet"), frame)
 
 
 def make_local(folder, texts, *, questions=None, relevance=100, perplexity=10, random_seed=0):
     folder.mkdir(exist_ok=True)
     files = {k: str(write_lines(folder / f"{k}.jsonl", [{"text": t} for t in v])) for k, v in texts.items()}
     asked = {k: str(write_lines(folder / f"q.{k}.jsonl", v)) for k, v in (questions or {}).items()}
-    make_local_corpus(
-        folder,
-        texts=files,
-        questions=asked or None,
-        relevance_documents=relevance,
-        perplexity_documents=perplexity,
-        random_seed=random_seed,
-    )
+    sizes = {"relevance_documents": relevance, "perplexity_documents": perplexity}
+    make_local_corpus(folder, texts=files, questions=asked or None, **sizes, random_seed=random_seed)
     frame = pd.read_parquet(folder / "documents.parquet")
     return {key: rows["text"].tolist() for key, rows in frame.groupby(["split", "language"])}
 
 
-def test_the_splits_share_no_text(tmp_path):
+def test_the_splits_share_no_text_and_counts_are_limits(tmp_path):
     doubled = {language: texts + texts[:10] for language, texts in TEXTS.items()}
     found = make_local(tmp_path / "c", doubled, perplexity=12)
     for language, texts in TEXTS.items():
         held_out, used = found["perplexity", language], found["relevance", language]
         assert len(held_out) == 12
         assert sorted(held_out + used) == sorted(texts)
-
-
-@pytest.mark.parametrize(("given", "perplexity", "counts"), [(30, 3, (5, 3)), (9, 100, (5, 4))])
-def test_counts_are_limits(tmp_path, given, perplexity, counts):
-    texts = {language: texts[:given] for language, texts in TEXTS.items()}
-    found = make_local(tmp_path / "a", texts, relevance=5, perplexity=perplexity)
-    expected = dict(zip(("relevance", "perplexity"), counts, strict=True))
-    assert {key: len(texts) for key, texts in found.items()} == {
-        (split, language): count for split, count in expected.items() for language in TEXTS
-    }
+    for given, perplexity, expected in ((30, 3, 3), (9, 100, 4)):
+        texts = {language: texts[:given] for language, texts in TEXTS.items()}
+        found = make_local(tmp_path / "a", texts, relevance=5, perplexity=perplexity)
+        assert {len(texts) for (split, _language), texts in found.items() if split == "relevance"} == {5}
+        assert {len(texts) for (split, _language), texts in found.items() if split == "perplexity"} == {expected}
+    with pytest.raises(CraneError, match=r"vi\.jsonl: has 7 different documents; the statistics need 8 or more"):
+        make_local(tmp_path / "c", {"en": TEXTS["en"], "vi": TEXTS["vi"][:7] * 3})
 
 
 def test_the_local_draw_depends_on_the_random_seed_only(tmp_path):
     first, second, other = (make_local(tmp_path / name, TEXTS, random_seed=seed) for name, seed in ("a0", "b0", "c1"))
-    assert first == second
-    assert first != other
-
-
-def test_too_few_documents(tmp_path):
-    with pytest.raises(CraneError, match=r"vi\.jsonl: has 7 different documents; the statistics need 8 or more"):
-        make_local(tmp_path / "c", {"en": TEXTS["en"], "vi": TEXTS["vi"][:7] * 3})
+    assert first == second != other
 
 
 def test_questions_are_copied(tmp_path):
@@ -190,21 +160,13 @@ def test_a_window_limits_the_reading_and_the_seed_decides():
     assert len(drawn(5, 3)) == 3
 
 
-def test_empty_texts_are_not_drawn():
+def test_empty_texts_are_not_drawn_and_an_unsuitable_field_is_named():
     found = sample_rows([{"text": text} for text in ("", "a", None, "  ", "b")], 9)
     assert found["text"].tolist() == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"body": "a"}, "dataset x: has no field 'text'; seen body"),
-        ({"text": ["a", "b"]}, "dataset x: field 'text' is not a text but list"),
-    ],
-)
-def test_an_unsuitable_field_is_named(row, message):
-    with pytest.raises(CraneError, match=message):
-        sample_rows([row], 2)
+    with pytest.raises(CraneError, match="dataset x: has no field 'text'; seen body"):
+        sample_rows([{"body": "a"}], 2)
+    with pytest.raises(CraneError, match="dataset x: field 'text' is not a text but list"):
+        sample_rows([{"text": ["a", "b"]}], 2)
 
 
 @pytest.fixture
@@ -224,9 +186,7 @@ def test_a_sample_comes_from_the_requested_number_of_shards(published):
     assert found["shard"].nunique() == 3
     pd.testing.assert_frame_equal(found, sampled(published, 24))
     assert not found.equals(sampled(published, 24, random_seed=43))
-
-
-def test_further_shards_are_read_if_the_first_do_not_suffice(published):
+    # Further shards are read if the first do not suffice.
     assert len(sampled(published, 36, shards=1, window=10)) == 36
     assert len(sampled(published, 500)) == 80  # all there is
 
@@ -254,14 +214,8 @@ def test_an_interrupted_sample_continues(published, tmp_path, monkeypatch):
 def test_the_stage_writes_documents_with_ids_and_hashes(published, tmp_path):
     made_up.write_text_file(tmp_path / "vi.jsonl", "vi", documents=30)
     texts = {"en": published, "vi": HubText(file=tmp_path / "vi.jsonl").model_dump(mode="json")}
-    make_hub_corpus(
-        tmp_path / "out",
-        scratch=tmp_path / "scratch",
-        texts=texts,
-        relevance_documents=16,
-        perplexity_documents=4,
-        sampling=Sampling(shards=2).model_dump(),
-    )
+    sizes = {"relevance_documents": 16, "perplexity_documents": 4, "sampling": Sampling(shards=2).model_dump()}
+    make_hub_corpus(tmp_path / "out", scratch=tmp_path / "scratch", texts=texts, **sizes)
     frame = pd.read_parquet(tmp_path / "out/documents.parquet")
     assert frame.groupby(["language", "split"]).size().to_dict() == {
         (language, split): count for language in texts for split, count in (("perplexity", 4), ("relevance", 16))
@@ -276,27 +230,22 @@ def test_the_stage_writes_documents_with_ids_and_hashes(published, tmp_path):
     assert (about["config"], about["documents"]) == ("en", 20)
 
 
-@pytest.mark.parametrize(("field", "value"), [("config", "xx"), ("split", "dev")])
-def test_a_wrong_configuration_is_one_line(published, field, value):
-    with pytest.raises(CraneError, match=rf"has no config '\w+' with a split '\w+' \(.*{value}") as error:
-        open_stream(published | {field: value})
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("reason", "message"),
-    [
+def test_a_wrong_configuration_a_gated_corpus_and_a_missing_one_are_one_line(published, monkeypatch):
+    for field, value in (("config", "xx"), ("split", "dev")):
+        with pytest.raises(CraneError, match=rf"has no config '\w+' with a split '\w+' \(.*{value}") as error:
+            open_stream(published | {field: value})
+        assert "\n" not in str(error.value)
+    for reason, message in (
         ("Dataset 'a/b' is a gated dataset on the Hub.", r"is gated; accept its terms on .*/datasets/a/b and log in"),
         ("Dataset 'a/b' doesn't exist on the Hub.", "is not on the hub, or not visible without a token"),
-    ],
-)
-def test_a_gated_corpus_and_a_missing_one(monkeypatch, reason, message):
-    def refuse(*_arguments, **_options):
-        raise DatasetNotFoundError(reason)
+    ):
 
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(CraneError, match=f"dataset a/b: {message}"):
-        open_stream({"dataset": "a/b", "config": None, "split": "train", "revision": "main"})
+        def refuse(*_arguments, reason=reason, **_options):
+            raise DatasetNotFoundError(reason)
+
+        monkeypatch.setattr(datasets, "load_dataset", refuse)
+        with pytest.raises(CraneError, match=f"dataset a/b: {message}"):
+            open_stream({"dataset": "a/b", "config": None, "split": "train", "revision": "main"})
 
 
 FRAME = pd.DataFrame(
@@ -309,27 +258,18 @@ FRAME = pd.DataFrame(
 )
 
 
-def test_documents_are_tokenized_cut_and_not_empty():
+def test_documents_are_tokenized_cut_and_not_empty(monkeypatch):
     tokenizer = small_tokenizer()
     found = tokenized(FRAME, tokenizer, split="relevance", language="vi", max_length=9)
     assert [document.tolist() for document in found] == [tokenizer(text)["input_ids"][:9] for text in TEXTS["vi"][:4]]
     assert {document.dtype for document in found} == {np.dtype(np.int64)}
     whole = tokenized(FRAME, tokenizer, split="perplexity", language="en", max_length=1000)
     assert [tokenizer.decode(document[1:]) for document in whole] == TEXTS["en"][:4]
-
-
-def test_many_texts_are_tokenized_in_parts(monkeypatch):
-    tokenizer = small_tokenizer()
+    for split, language, length in (("train", "en", 9), ("relevance", "de", 9), ("relevance", "en", 1)):
+        with pytest.raises(CraneError, match=f"corpus: has no {split} documents in '{language}'; give it more text"):
+            tokenized(FRAME, tokenizer, split=split, language=language, max_length=length)
     whole = token_ids(TEXTS["en"], tokenizer, max_length=20)
     monkeypatch.setattr(corpora, "_AT_ONCE", 7)
     parts = token_ids(TEXTS["en"], tokenizer, max_length=20)
     assert [document.tolist() for document in parts] == [document.tolist() for document in whole]
     assert len(parts) == len(TEXTS["en"])
-
-
-@pytest.mark.parametrize(
-    ("split", "language", "max_length"), [("train", "en", 9), ("relevance", "de", 9), ("relevance", "en", 1)]
-)
-def test_no_document_is_left(split, language, max_length):
-    with pytest.raises(CraneError, match=f"corpus: has no {split} documents in '{language}'; give it more text"):
-        tokenized(FRAME, small_tokenizer(), split=split, language=language, max_length=max_length)

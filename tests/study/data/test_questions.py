@@ -166,8 +166,5 @@ def test_names_of_an_answer(corpus):
     for subject, key, names in (("currency", "EUR", euro), ("script", "Latn", latin)):
         fact = next(fact for fact in corpus.facts if (fact.subject, fact.answer_key) == (subject, key))
         assert {language: answer_names(fact, language) for language in names} == names
-
-
-def test_every_answer_is_listed_once_per_language(corpus):
     keys = [(entry["subject"], entry["answer_key"], entry["language"]) for entry in known_answers(corpus.facts)]
     assert len(keys) == len(set(keys)) == 3 * len({(fact.subject, fact.answer_key) for fact in corpus.facts})

@@ -8,27 +8,20 @@ from crane_study.data import wordings
 from crane_study.data.cldr import LANGUAGES, SUBJECTS
 
 
-def test_every_subject_is_worded_equally_often_in_every_language():
+def test_wordings_are_as_many_in_every_language_differ_and_fill_the_same_slots():
     worded = wordings._wordings()
     assert set(worded) == set(SUBJECTS)
     for subject in SUBJECTS:
         assert set(worded[subject]) == set(LANGUAGES)
-        for kind in ("statements", "questions"):
-            assert len({len(worded[subject][language][kind]) for language in LANGUAGES}) == 1
         # One wording for relevance, one for perplexity, two or more to train on; two questions.
         assert wordings.statement_count(subject) >= 4
         assert len(worded[subject]["en"]["questions"]) >= 2
-
-
-@pytest.mark.parametrize("subject", SUBJECTS)
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_wordings_differ_and_fill_the_same_slots(subject, language):
-    worded = wordings._wordings()[subject][language]
-    for kind, slots in (("statements", ["a", "s"]), ("questions", ["s"])):
-        assert len(set(worded[kind])) == len(worded[kind])
-        for text in worded[kind]:
-            assert sorted(re.findall(r"\{(\w)\}", text)) == slots, text
-    assert re.findall(r"\{(\w)\}", worded["answer"]) == ["a"]
+        for kind, slots in (("statements", ["a", "s"]), ("questions", ["s"])):
+            assert len({len(worded[subject][language][kind]) for language in LANGUAGES}) == 1
+            for texts in (worded[subject][language][kind] for language in LANGUAGES):
+                assert len(set(texts)) == len(texts)
+                assert all(sorted(re.findall(r"\{(\w)\}", text)) == slots for text in texts), texts
+        assert all(re.findall(r"\{(\w)\}", worded[subject][language]["answer"]) == ["a"] for language in LANGUAGES)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -46,10 +39,7 @@ def test_sentences_name_the_thing_and_only_statements_the_answer(corpus, languag
         for text in [*statements, *questions]:
             assert text[0] == text[0].upper()
             assert not any(mistake in text.casefold() for mistake in ("  ", "{", "the the "))
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_prompt_ends_where_the_answer_begins(language):
+    # A prompt ends where the answer begins.
     question = "Which?" if language != "zh" else "哪个？"
     prompt = wordings.prompt(question, language)
     assert question in prompt

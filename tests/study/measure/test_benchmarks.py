@@ -134,17 +134,11 @@ def test_every_subject_is_introduced_as_in_the_harness(name, count):
         assert BENCHMARKS[name].describe(values["dataset_name"]) == values["description"]
 
 
-def test_the_index_lists_subjects_and_hashes(made):
+def test_other_layouts_and_formats_read_the_same(tmp_path, made):
     index = json.loads((made / "benchmarks.json").read_text())
-    assert {language: about["subjects"] for language, about in index.items()} == {
-        "en": SUBJECTS["mmlu"],
-        "zh": SUBJECTS["ceval"],
-        "vi": ["vie_Latn"],
-    }
+    subjects = {language: about["subjects"] for language, about in index.items()}
+    assert subjects == {"en": SUBJECTS["mmlu"], "zh": SUBJECTS["ceval"], "vi": ["vie_Latn"]}
     assert all(len(hash_) == 64 for about in index.values() for hash_ in about["sha256"].values())
-
-
-def test_other_layouts_and_formats_read_the_same(tmp_path):
     hub = write_rows(tmp_path / "hub", "zh")
     flat = tmp_path / "flat"
     for path in sorted(hub.rglob("*.parquet")):
@@ -198,33 +192,26 @@ def test_a_wrong_file_is_one_line(tmp_path, mistake, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("language", "folder", "subjects", "words"),
-    [
+def test_an_unknown_subject_and_missing_files(tmp_path):
+    write_rows(tmp_path / "rows", "zh")
+    (tmp_path / "empty").mkdir()
+    for language, folder, subjects, words in (
         ("zh", "rows", ["lwa"], "has no subject 'lwa'; did you mean 'law'"),
         ("zh", "none", None, "no such folder"),
         ("en", "empty", None, "has no test files"),
         ("vi", "empty", None, r"has no vie_Latn\.jsonl"),
-    ],
-)
-def test_an_unknown_subject_and_missing_files(tmp_path, language, folder, subjects, words):
-    write_rows(tmp_path / "rows", "zh")
-    (tmp_path / "empty").mkdir()
-    tasks = {language: task(language, tmp_path / folder, subjects=subjects)}
-    with pytest.raises(CraneError, match=words):
-        make_benchmarks(tmp_path / "out", tasks=tasks, few_shot=5)
+    ):
+        tasks = {language: task(language, tmp_path / folder, subjects=subjects)}
+        with pytest.raises(CraneError, match=words):
+            make_benchmarks(tmp_path / "out", tasks=tasks, few_shot=5)
 
 
-def test_a_subject_that_leads_out_of_the_folder_is_refused(tmp_path):
+def test_a_limit_applies_per_subject_and_no_subject_leads_out_of_the_folder(tmp_path):
     folder = write_rows(tmp_path / "rows", "en")
+    make_benchmarks(tmp_path / "out", tasks={"en": task("en", folder, limit=2)}, few_shot=5)
+    assert [len(pd.read_parquet(path)) for path in sorted((tmp_path / "out/en").glob("*.asked.parquet"))] == [2, 2]
     for path in folder.rglob("*.parquet"):
         pd.read_parquet(path).assign(subject="../../elsewhere").to_parquet(path)
     with pytest.raises(CraneError, match=r"'\.\./\.\./elsewhere' is not a valid name of a subject"):
         make_benchmarks(tmp_path / "out", tasks={"en": task("en", folder)}, few_shot=5)
     assert not list(tmp_path.rglob("elsewhere*"))
-
-
-def test_a_limit_applies_per_subject(tmp_path):
-    folder = write_rows(tmp_path / "rows", "en")
-    make_benchmarks(tmp_path / "out", tasks={"en": task("en", folder, limit=2)}, few_shot=5)
-    assert [len(pd.read_parquet(path)) for path in sorted((tmp_path / "out/en").glob("*.asked.parquet"))] == [2, 2]

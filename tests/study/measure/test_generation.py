@@ -68,26 +68,36 @@ def answers(model, tokenizer, prompts, **changes):
     return greedy_answers(model, tokenizer, prompts, **options)
 
 
+def slow_answers(model, tokenizer, prompts, **options):
+    return [slow_answer(model, prompt, ends=end_tokens(model, tokenizer), **options) for prompt in prompts]
+
+
 def test_a_batch_is_answered_as_by_the_slow_loop(model, tokenizer, prompts):
     found = answers(model, tokenizer, prompts)
-    expected = [slow_answer(model, prompt, ends=[tokenizer.eos_token_id]) for prompt in prompts]
+    expected = slow_answers(model, tokenizer, prompts)
     assert [answer.ids for answer in found] == expected
     assert [answer.finished for answer in found] == [ids[-1] == tokenizer.eos_token_id for ids in expected]
     assert {answer.finished for answer in found} == {True, False}
+    for size in (1, 2, 4):
+        assert answers(model, tokenizer, prompts, batch_size=size) == found
+    for answer in found:  # text is the answer without special tokens
+        kept = [token for token in answer.ids if token not in tokenizer.all_special_ids]
+        assert answer.text == tokenizer.decode(kept).strip()
+        assert "<|end|>" not in answer.text
+    plain = answers(model, tokenizer, prompts, repetition_penalty=1.0)
+    assert [answer.ids for answer in plain] == slow_answers(model, tokenizer, prompts, penalty=1.0)
+    assert plain != found
 
 
 @pytest.mark.parametrize("kind", FAMILY_KINDS)
 def test_every_family_answers_as_by_the_slow_loop(kind, tokenizer, prompts):
     model = of_family(kind, tokenizer)
-    ends = end_tokens(model, tokenizer)
     found = answers(model, tokenizer, prompts, max_new_tokens=8)
-    assert [answer.ids for answer in found] == [slow_answer(model, p, ends=ends, length=8) for p in prompts]
+    assert [answer.ids for answer in found] == slow_answers(model, tokenizer, prompts, length=8)
     assert len({answer.ids for answer in found}) > 1
-
-
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_batch_size_changes_nothing(model, tokenizer, prompts, size):
-    assert answers(model, tokenizer, prompts, batch_size=size) == answers(model, tokenizer, prompts)
+    given = [tuple(prompt[::-1]) for prompt in prompts]
+    expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
+    np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=256), expected, rtol=1e-5)
 
 
 def test_padding_is_not_seen_by_the_penalty():
@@ -102,61 +112,33 @@ def test_padding_is_not_seen_by_the_penalty():
     assert torch.equal(theirs[1], once[1])
 
 
-def test_the_penalty_is_applied(model, tokenizer, prompts):
-    plain = answers(model, tokenizer, prompts, repetition_penalty=1.0)
-    assert [a.ids for a in plain] == [
-        slow_answer(model, p, ends=[tokenizer.eos_token_id], penalty=1.0) for p in prompts
-    ]
-    assert plain != answers(model, tokenizer, prompts)
-
-
-def test_text_is_the_answer_without_special_tokens(model, tokenizer, prompts):
-    for answer in answers(model, tokenizer, prompts):
-        kept = [token for token in answer.ids if token not in tokenizer.all_special_ids]
-        assert answer.text == tokenizer.decode(kept).strip()
-        assert "<|end|>" not in answer.text
-
-
 def test_an_active_mask_changes_the_answers_and_leaves_the_model(model, tokenizer, prompts):
     before = answers(model, tokenizer, prompts)
     layers = [np.arange(0, 24, 2)] * 2
     neurons = NeuronSet({"neuron": layers}, {"neuron": 24, "gate": 24, "up": 24, "down": 16})
     with masked(model, neurons):
         found = answers(model, tokenizer, prompts)
-        expected = [slow_answer(model, prompt, ends=[tokenizer.eos_token_id]) for prompt in prompts]
-    assert [answer.ids for answer in found] == expected
+        assert [answer.ids for answer in found] == slow_answers(model, tokenizer, prompts)
     assert found != before
     assert answers(model, tokenizer, prompts) == before
 
 
-def test_the_models_own_settings_are_ignored_and_restored(model, tokenizer, prompts):
+def test_of_the_models_own_settings_only_end_tokens_count(model, tokenizer, prompts, monkeypatch):
     before = answers(model, tokenizer, prompts)
-    own = model.generation_config
     sampling = GenerationConfig(
         do_sample=True, temperature=3.0, repetition_penalty=1.7, min_new_tokens=9, eos_token_id=1
     )
-    model.generation_config = sampling
-    try:
-        assert answers(model, tokenizer, prompts) == before
-        assert model.generation_config is sampling
-        with pytest.raises(ValueError):  # noqa: PT011 (whatever transformers says)
-            answers(model, tokenizer, prompts, max_new_tokens=-1)
-        assert model.generation_config is sampling
-    finally:
-        model.generation_config = own
-
-
-def test_every_end_token_of_the_model_ends_an_answer(model, tokenizer, prompts):
-    first = answers(model, tokenizer, prompts)[1].ids[2]
-    own = model.generation_config
-    model.generation_config = GenerationConfig(eos_token_id=[first, tokenizer.eos_token_id])
-    try:
-        assert end_tokens(model, tokenizer) == sorted({first, tokenizer.eos_token_id})
-        found = answers(model, tokenizer, prompts)[1]
-    finally:
-        model.generation_config = own
-    assert found.finished
-    assert found.ids[-1] == first
+    monkeypatch.setattr(model, "generation_config", sampling)
+    assert answers(model, tokenizer, prompts) == before
+    assert model.generation_config is sampling
+    with pytest.raises(ValueError):  # noqa: PT011 (whatever transformers says)
+        answers(model, tokenizer, prompts, max_new_tokens=-1)
+    assert model.generation_config is sampling
+    first = before[1].ids[2]
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(eos_token_id=[first, tokenizer.eos_token_id]))
+    assert end_tokens(model, tokenizer) == sorted({first, tokenizer.eos_token_id})
+    found = answers(model, tokenizer, prompts)[1]
+    assert (found.finished, found.ids[-1]) == (True, first)
 
 
 def test_a_question_is_a_users_turn(tokenizer):
@@ -178,11 +160,3 @@ def test_nll_is_that_of_single_answers(model, tokenizer, prompts):
     expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
     for budget in (64, 4096):
         np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=budget), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", FAMILY_KINDS)
-def test_nll_of_every_family_is_that_of_single_answers(kind, tokenizer, prompts):
-    model = of_family(kind, tokenizer)
-    given = [tuple(prompt[::-1]) for prompt in prompts]
-    expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
-    np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=256), expected, rtol=1e-5)

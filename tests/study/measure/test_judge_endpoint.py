@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import socket
 import threading
 import time
 from concurrent.futures import as_completed
@@ -89,7 +88,8 @@ def test_a_score_is_the_mean_of_three_judgings(tmp_path):
         with lock:
             return judging(next(given[town_of(body)]), f"reason {town_of(body)}")
 
-    found, stub = judged(answer, tmp_path, 3)
+    found, stub = judged(slowly(answer, 0.05), tmp_path, 3, concurrency=3)
+    assert stub.most == 3
     assert found["score"].tolist() == pytest.approx([3.0, 10.0, 1.5])
     assert found["reason"].tolist() == ["reason 0", "reason 1", "reason 2"]
     assert found["judgings"].tolist() == [3, 3, 3]
@@ -114,12 +114,6 @@ def test_equal_answers_are_judged_once_and_a_second_judging_sends_nothing(tmp_pa
         assert len(stub.bodies) == 12  # only the fourth of each
         judge(url, tmp_path, model="other-model", judgings=1).score(answers())
         assert len(stub.bodies) == 15  # another model is another judge
-
-
-def test_concurrency_is_limited(tmp_path):
-    _found, stub = judged(slowly(always(judging(5)), 0.05), tmp_path, 8, concurrency=3)
-    assert len(stub.bodies) == 24
-    assert stub.most == 3
 
 
 @pytest.mark.parametrize(
@@ -211,14 +205,6 @@ def test_retry_after():
         assert retry_after(value, now=2.0) == expected, value
 
 
-def test_an_unreachable_server(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-        with pytest.raises(CraneError, match=r"cannot be reached \(.*\); is it running\?; gave up after 3 tries"):
-            judge(url, tmp_path).score(answers())
-
-
 @pytest.mark.parametrize(
     ("status", "message", "requests"),
     [
@@ -239,6 +225,9 @@ def test_a_failure_that_stays(tmp_path, status, message, requests):
     assert type(caught.value) is CraneError
     assert len(stub.bodies) == requests
     assert not saved(tmp_path)
+    # The server of this address has ended.
+    with pytest.raises(CraneError, match=r"cannot be reached \(.*\); is it running\?; gave up after 3 tries"):
+        judge(url, tmp_path).score(answers())
 
 
 def refusing(*towns, status=400, score=6):
@@ -246,16 +235,14 @@ def refusing(*towns, status=400, score=6):
     return lambda _n, body: (status, {}, b"content filter") if town_of(body) in towns else judging(score)
 
 
-@pytest.mark.parametrize(("status", "refused"), [(400, 0), (413, 1), (422, 2)])
-def test_one_refused_answer_is_missing_and_not_requested_again(tmp_path, status, refused):
-    with stub_server(refusing(refused, status=status)) as (url, stub):
-        found = judge(url, tmp_path, concurrency=1).score(answers())
-        assert found["judgings"].tolist() == [0 if town == refused else 3 for town in range(3)]
-        assert np.isnan(found["score"][refused])
-        assert found["score"].drop(refused).tolist() == [6.0, 6.0]
-        assert found["reason"][refused] == f"missing: refused ({status}: content filter)"
-        pd.testing.assert_frame_equal(judge(url, tmp_path).score(answers()), found)
-    assert len(stub.bodies) == len(saved(tmp_path)) == 9
+def test_refused_answers_are_missing_and_not_requested_again(tmp_path):
+    with stub_server(refusing(0, 2, 3, 4, status=413)) as (url, stub):
+        found = judge(url, tmp_path).score(answers(5))
+        assert found["judgings"].tolist() == [0, 3, 0, 0, 0]
+        assert found["score"].dropna().tolist() == [6.0]
+        assert set(found["reason"].drop(1)) == {"missing: refused (413: content filter)"}
+        pd.testing.assert_frame_equal(judge(url, tmp_path).score(answers(5)), found)
+    assert len(stub.bodies) == len(saved(tmp_path)) == 15
 
 
 def test_a_judging_of_an_earlier_run_shows_that_the_judge_works(tmp_path):
@@ -278,45 +265,27 @@ def test_if_every_answer_is_refused_the_answers_are_not_the_cause(tmp_path):
     assert not saved(tmp_path)
 
 
-def test_first_answers_refused_and_a_later_one_judged(tmp_path):
-    found, stub = judged(refusing(0, 1, 2, 3), tmp_path, 6)
-    assert found["judgings"].tolist() == [0, 0, 0, 0, 3, 3]
-    assert len(stub.bodies) == len(saved(tmp_path)) == 18
+def interrupted(futures):
+    """Yield two results, then stop as if by the user."""
+    completed = as_completed(futures)
+    yield next(completed)
+    yield next(completed)
+    raise KeyboardInterrupt
 
 
-def continues(url, stub, cache, *, done):
-    """Judge again: only missing judgings are requested."""
-    assert len(saved(cache)) == done
-    before = len(stub.bodies)
-    found = judge(url, cache).score(answers())
-    assert len(stub.bodies) - before == 9 - done
-    assert found["score"].tolist() == [6.0] * 3
-
-
-def test_judgings_before_a_failure_are_saved(tmp_path):
-    with stub_server(lambda n, _b: (401, {}, b"") if n == 6 else judging(6)) as (url, stub):
-        with pytest.raises(CraneError, match="refuses the key"):
-            judge(url, tmp_path, concurrency=1).score(answers())
-        done = len(saved(tmp_path))
-        assert 5 <= done < 9  # those before, and those on their way
-        continues(url, stub, tmp_path, done=done)
-
-
-def test_judgings_before_an_interruption_are_saved(tmp_path, monkeypatch):
-    def interrupted(futures):
-        completed = as_completed(futures)
-        yield next(completed)
-        yield next(completed)
-        raise KeyboardInterrupt
-
-    with stub_server(slowly(always(judging(6)), 0.2)) as (url, stub):
+@pytest.mark.parametrize("by_user", [False, True])
+def test_judgings_before_a_failure_are_saved(tmp_path, monkeypatch, by_user):
+    broken = slowly(lambda n, _body: (401, {}, b"") if n == 6 and not by_user else judging(6), 0.1)
+    with stub_server(broken) as (url, stub):
         with monkeypatch.context() as patched:
-            patched.setattr(judge_endpoint, "as_completed", interrupted)
-            with pytest.raises(KeyboardInterrupt):
+            if by_user:
+                patched.setattr(judge_endpoint, "as_completed", interrupted)
+            with pytest.raises(KeyboardInterrupt if by_user else CraneError):
                 judge(url, tmp_path, concurrency=1).score(answers())
-        done = len(saved(tmp_path))
-        assert 2 <= done < 9  # those before, and the one on its way
-        continues(url, stub, tmp_path, done=done)
+        done, before = len(saved(tmp_path)), len(stub.bodies)
+        assert (2 if by_user else 5) <= done < 9  # those before, and those on their way
+        assert judge(url, tmp_path).score(answers())["score"].tolist() == [6.0] * 3
+        assert len(stub.bodies) - before == 9 - done  # only those that are missing
 
 
 def test_a_damaged_file_is_requested_again(tmp_path):
@@ -355,11 +324,10 @@ GOOD = {URL: "https://judge.example/v1", MODEL: "m", KEY: "k"}
 
 
 def test_the_environment_names_the_endpoint():
-    endpoint = Endpoint.from_environment(GOOD)
-    assert endpoint == Endpoint("https://judge.example/v1", "m", "k")
-    assert endpoint.host == "judge.example"
-    whole = Endpoint.from_environment(GOOD | {URL: "https://judge.example/v1/chat/completions/"})
-    assert whole.url == endpoint.url
+    for url in (GOOD[URL], "https://judge.example/v1/chat/completions/"):
+        endpoint = Endpoint.from_environment(GOOD | {URL: url})
+        assert endpoint == Endpoint("https://judge.example/v1", "m", "k")
+        assert endpoint.host == "judge.example"
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,7 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def identifier():
-    return LanguageIdentifier(TEXTS)
+IDENTIFIER = LanguageIdentifier(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -117,24 +115,24 @@ def identifier():
         *((text, {"en": NAN}) for text in ("", "  ", "12.5 %", "。？")),
     ],
 )
-def test_share_of_a_language(identifier, text, shares):
-    found = {language: identifier.share(text, language) for language in shares}
+def test_share_of_a_language(text, shares):
+    found = {language: IDENTIFIER.share(text, language) for language in shares}
     assert found == pytest.approx(shares, nan_ok=True)
 
 
-def test_whole_sentences_are_told_apart(identifier):
+def test_whole_sentences_are_told_apart():
     for language, own in TEXTS.items():
         for sentence in own:
-            assert identifier.share(sentence, language) == 1.0
-            assert all(identifier.share(sentence, other) < 0.2 for other in TEXTS if other != language)
+            assert IDENTIFIER.share(sentence, language) == 1.0
+            assert all(IDENTIFIER.share(sentence, other) < 0.2 for other in TEXTS if other != language)
 
 
-def test_a_general_identifier_fails_on_answers_that_are_names(identifier):
+def test_a_general_identifier_fails_on_answers_that_are_names():
     """Correct Vietnamese answers of the embedded study; therefore the judge is trained on the study's texts."""
     languages = {"en": Language.ENGLISH, "zh": Language.CHINESE, "vi": Language.VIETNAMESE}
     lingua = LanguageDetectorBuilder.from_languages(*languages.values()).build()
     names = ["Mexico", "euro", "giờ Uzbekistan"]
-    assert [identifier.share(name, "vi") for name in names] == [1.0, 1.0, 1.0]
+    assert [IDENTIFIER.share(name, "vi") for name in names] == [1.0, 1.0, 1.0]
     assert [lingua.detect_language_of(name) == languages["vi"] for name in names] == [False, False, True]
 
 
@@ -178,23 +176,13 @@ def score(rows, *, asked=None, knowledge=CITIES):
     return judge.score(answered([*UNMASKED, *rows]))[2:]
 
 
-@pytest.mark.parametrize(
-    ("parts", "expected"),
-    [
-        ((1, 1, 1), 10.0),
-        ((0, 0, 0), 1.0),
-        ((1, 0, 0), 7.0),
-        ((0, 1, 0), 2.5),
-        ((0, 0, 1), 2.5),
-        ((0.5, 1, 0.5), 1 + 3 + 1.5 + 0.75),
-        ((NAN, 1, 1), 10.0),
-        ((NAN, 1, 0), 5.5),
-        ((NAN, 0, 0), 1.0),
-        ((NAN, NAN, NAN), NAN),
-    ],
-)
-def test_score_of_parts(parts, expected):
-    assert score_of_parts(dict(zip(PARTS, parts, strict=True))) == pytest.approx(expected, nan_ok=True)
+SCORES = {(1, 1, 1): 10.0, (0, 0, 0): 1.0, (1, 0, 0): 7.0, (0, 1, 0): 2.5, (0, 0, 1): 2.5, (0.5, 1, 0.5): 6.25}
+SCORES |= {(NAN, 1, 1): 10.0, (NAN, 1, 0): 5.5, (NAN, 0, 0): 1.0, (NAN, NAN, NAN): NAN}
+
+
+def test_score_of_parts():
+    found = [score_of_parts(dict(zip(PARTS, parts, strict=True))) for parts in SCORES]
+    assert found == pytest.approx(list(SCORES.values()), nan_ok=True)
 
 
 def test_the_parts_of_an_answer():
@@ -219,9 +207,7 @@ def test_an_answer_without_words_gets_the_lowest_score():
     found = score([("m", "en", text, 0.1, 1) for text in ("", "...", "12")])
     assert found["score"].tolist() == [1.0] * 3
     assert found["reason"].tolist() == ["no words; 'France' not named"] * 3
-
-
-def test_without_an_expected_answer_form_alone_is_judged():
+    # Without an expected answer form alone is judged.
     found = score([("m", "en", "Niger", 1.0, 2), ("m", "en", "Pháp", 1.0, 2)], asked=questions("", ""), knowledge=[])
     assert found["facts"].isna().all()
     assert found["score"].tolist() == [10.0, 5.5]

@@ -21,16 +21,9 @@ PAIRS = [
 
 
 def capped_model():
-    config = Gemma2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=2.0,
-    )
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "head_dim": 8}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Gemma2Config(**sizes, **heads, final_logit_softcapping=2.0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Gemma2ForCausalLM(config).eval()
@@ -68,6 +61,13 @@ def test_logits_are_computed_once_per_needed_position():
     # 1 for the four letters, 1 and 2 for answers of one token and two; then for the two answers after one prompt 1 for
     # the first token of both, and 1 and 2 for their later ones
     assert seen == [(1 + 1 + 2,), (1,), (1 + 2,)]
+    # A shared prompt is computed once.
+    seen.clear()
+    handle = model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(tuple(args[0].shape)))
+    pairs = [(prompt, answer) for prompt in ([3, 17, 5, 29], [9, 8, 7, 6]) for answer in ([11, 12], [11, 40, 2], [7])]
+    Requests(pairs, batch_size=64, max_length=20).log_likelihoods(model)
+    handle.remove()
+    assert seen == [(2, 4), (4, 2)]
 
 
 @pytest.mark.parametrize("kind", FAMILY_KINDS)
@@ -79,16 +79,6 @@ def test_answers_that_share_a_prompt_are_scored_as_if_alone(kind):
     pairs = [(prompt, answer) for prompt in prompts for answer in answers]
     found = Requests(pairs, batch_size=64, max_length=60).log_likelihoods(model)
     np.testing.assert_allclose(found, [slow(model, *pair) for pair in pairs], rtol=1e-5)
-
-
-def test_a_shared_prompt_is_computed_once():
-    model, seen = small_model(VOCABULARY), []
-    handle = model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(tuple(args[0].shape)))
-    prompts = [[3, 17, 5, 29], [9, 8, 7, 6]]
-    pairs = [(prompt, answer) for prompt in prompts for answer in ([11, 12], [11, 40, 2], [7])]
-    Requests(pairs, batch_size=64, max_length=20).log_likelihoods(model)
-    handle.remove()
-    assert seen == [(2, 4), (4, 2)]
 
 
 def test_inputs_that_are_too_long_lose_their_beginning():

@@ -5,7 +5,6 @@ import os
 import socket
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -107,7 +106,7 @@ def test_the_harness_scores_as_a_slow_loop(model_and_tokenizer, harness):
         assert 0 < sum(expected) < 24
 
 
-def test_a_mask_changes_the_scores_only_while_it_is_active(model_and_tokenizer, harness):
+def test_a_mask_changes_the_scores_only_while_it_is_active(model_and_tokenizer, harness, monkeypatch):
     model, tokenizer = model_and_tokenizer
     before = harness.accuracy()
     neurons = NeuronSet(sites={"neuron": [np.arange(0, 24, 2), np.arange(12)]}, widths={"neuron": 24})
@@ -117,83 +116,56 @@ def test_a_mask_changes_the_scores_only_while_it_is_active(model_and_tokenizer, 
             assert in_order(inside, language) == slow_answers(model, tokenizer, language, chat=False)
     assert not inside.equals(before)
     assert harness.accuracy().equals(before)
-
-
-def test_log_likelihoods_that_are_nan_are_an_error(harness, monkeypatch):
     monkeypatch.setattr(harness.requests, "log_likelihoods", lambda _model: np.full(harness.requests.count, np.nan))
     with pytest.raises(CraneError, match="log-likelihoods are NaN"):
         harness.accuracy()
 
 
-def test_a_chat_model_is_asked_in_its_template(model_and_tokenizer, question_files, tmp_path):
-    found = make_harness(model_and_tokenizer, question_files, tmp_path, chat=True).accuracy()
-    for language in LANGUAGES:
-        assert in_order(found, language) == slow_answers(*model_and_tokenizer, language, chat=True)
-
-
-def test_nothing_is_fetched(model_and_tokenizer, question_files, tmp_path, monkeypatch):
+def test_a_chat_model_is_asked_in_its_template_and_nothing_is_fetched_or_printed(
+    model_and_tokenizer, question_files, tmp_path, monkeypatch, capfd
+):
     def refuse(*_arguments, **_options):
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    found = make_harness(model_and_tokenizer, question_files, tmp_path).accuracy()
-    assert len(found) == 48
-
-
-def test_the_harness_is_quiet_and_leaves_other_progress_bars_alone(
-    model_and_tokenizer, question_files, tmp_path, capfd
-):
     before = dict(os.environ)
-    make_harness(model_and_tokenizer, question_files, tmp_path).accuracy()
+    found = make_harness(model_and_tokenizer, question_files, tmp_path, chat=True).accuracy()
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
     list(tqdm([1, 2], desc="Mine"))
     assert "Mine: 100%" in capfd.readouterr().err
+    for language in LANGUAGES:
+        assert in_order(found, language) == slow_answers(*model_and_tokenizer, language, chat=True)
 
 
-def test_a_changed_question_is_read_again(model_and_tokenizer, tmp_path):
+def test_changed_questions_and_those_with_other_fields_are_read(model_and_tokenizer, tmp_path):
     """The cache of data sets belongs to the task folder."""
     path, tasks = tmp_path / "q.jsonl", tmp_path / "tasks"
-    counts = []
-    for count in (5, 3):
-        write_lines(path, questions("en")[:count])
+    with_subject = [row | ({"subject": "rivers"} if number % 2 else {}) for number, row in enumerate(questions("en"))]
+    for rows in (questions("en")[:5], questions("en")[:3], with_subject):
+        write_lines(path, rows)
         write_tasks(tasks, {"en": path}, delimiters={}, chat=False)
-        found = Harness(*model_and_tokenizer, tasks, batch_size=2, chat=False).accuracy()
-        counts.append(len(found))
-    assert counts == [5, 3]
+        assert len(Harness(*model_and_tokenizer, tasks, batch_size=8, chat=False).accuracy()) == len(rows)
 
 
-def test_no_task_definitions(model_and_tokenizer, tmp_path):
+def test_mistakes_are_found_before_the_harness_starts(model_and_tokenizer, tmp_path):
     with pytest.raises(CraneError, match="has no task definitions"):
         Harness(*model_and_tokenizer, tmp_path, batch_size=1, chat=False)
-
-
-@pytest.mark.parametrize("chat", [False, True])
-def test_task_definitions(question_files, tmp_path, chat):
-    names = write_tasks(tmp_path, question_files, delimiters=DELIMITERS, chat=chat)
-    assert names == [task_name(language) for language in LANGUAGES] == ["crane_en", "crane_zh"]
-    tasks = {name: yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in names}
-    assert {task["target_delimiter"] for task in tasks.values()} == {""}
-    for language, delimiter in (("en", " "), ("zh", "")):
-        asked = questions(language)
-        lines = (tmp_path / f"{language}.jsonl").read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line]
-        assert [row["choices"] for row in rows] == [[delimiter + option for option in q["options"]] for q in asked]
-        assert [row["text"] for row in rows] == [
-            q["question"] if chat else q.get("prompt", q["question"]) for q in asked
-        ]
-
-
-def test_a_bad_question_file_is_found_before_the_harness_starts(tmp_path):
     path = write_lines(tmp_path / "q.jsonl", [questions("en")[0] | {"gold": 7}])
     with pytest.raises(CraneError, match="line 1"):
         write_tasks(tmp_path / "tasks", {"en": path}, delimiters={}, chat=False)
 
 
-def test_fields_of_only_some_questions_are_ignored(model_and_tokenizer, tmp_path):
-    rows = [row | ({"subject": "rivers"} if number % 2 else {}) for number, row in enumerate(questions("en"))]
-    write_tasks(tmp_path / "t", {"en": write_lines(tmp_path / "q.jsonl", rows)}, delimiters={}, chat=False)
-    found = Harness(*model_and_tokenizer, tmp_path / "t", batch_size=8, chat=False).accuracy()
-    assert isinstance(found, pd.DataFrame)
-    assert len(found) == 24
+@pytest.mark.parametrize("chat", [False, True])
+def test_task_definitions(question_files, tmp_path, chat):
+    write_tasks(tmp_path, question_files, delimiters=DELIMITERS, chat=chat)
+    tasks = [yaml.safe_load((tmp_path / f"crane_{language}.yaml").read_text()) for language in LANGUAGES]
+    assert [task["task"] for task in tasks] == [task_name(language) for language in LANGUAGES]
+    assert {task["target_delimiter"] for task in tasks} == {""}
+    for language, delimiter in (("en", " "), ("zh", "")):
+        asked = questions(language)
+        lines = (tmp_path / f"{language}.jsonl").read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        assert [row["choices"] for row in rows] == [[delimiter + option for option in q["options"]] for q in asked]
+        assert [row["text"] for row in rows] == [q["question" if chat else "prompt"] for q in asked]

@@ -15,6 +15,7 @@ from crane_study.measure.rows import (
     langspec_rows,
     mask_labels,
     perplexity_rows,
+    pick,
 )
 
 
@@ -30,31 +31,21 @@ def mask(language, *, method="contrast", random_seed=-1):
 
 
 def test_labels_of_a_mask_and_of_none():
-    assert mask_labels(mask("zh", method="random_like_contrast", random_seed=3), selected_on="base") == {
-        "selected_on": "base",
-        "method": "random_like_contrast",
-        "budget": "0.1",
-        "masked_language": "zh",
-        "random_seed": 3,
-        "masked_share": 0.1,
-    }
-    unmasked = mask_labels(None, selected_on="base")
-    assert unmasked["method"] == "none"
-    assert (unmasked["selected_on"], unmasked["masked_language"], unmasked["masked_share"]) == ("", "", 0.0)
+    names = ["selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
+    labels = mask_labels(mask("zh", method="random_like_contrast", random_seed=3), selected_on="base")
+    assert labels == dict(zip(names, ["base", "random_like_contrast", "0.1", "zh", 3, 0.1], strict=True))
+    assert mask_labels(None, selected_on="base") == dict(zip(names, ["", "none", "", "", -1, 0.0], strict=True))
 
 
-def test_perplexity_is_over_tokens_and_not_over_documents():
+def test_perplexity_is_over_tokens_and_accuracy_over_questions():
     nll, tokens = np.array([2.0, 30.0]), np.array([2, 6])
     rows = {row["metric"]: row for row in perplexity_rows(nll, tokens, {"model": "base"})}
     assert rows["nll"]["value"] == 32 / 8  # the mean of documents would be 3
     assert rows["perplexity"]["value"] == pytest.approx(math.exp(4), rel=1e-12)
     assert rows["token_probability"]["value"] == pytest.approx(math.exp(-4), rel=1e-12)
     assert all(row["n"] == 8 and row["task"] == "perplexity" and row["model"] == "base" for row in rows.values())
-
-
-def test_accuracy_is_the_share_of_right_answers():
     row = accuracy_row(np.array([True, False, True, True]), {"model": "chat"})
-    assert (row["value"], row["n"], row["task"], row["metric"]) == (0.75, 4, "nlu", "accuracy")
+    assert row == {"model": "chat", "task": "nlu", "metric": "accuracy", "value": 0.75, "n": 4}
 
 
 def results():
@@ -85,37 +76,28 @@ def test_langspec_of_every_mask_is_that_of_its_own_model(measure):
     found = langspec_rows(frame, measure=measure)
     assert len(found) == 2 * 3
     chosen = frame[frame["metric"] == measure]
+
+    def scores(**labels):
+        part = pick(chosen, **labels)
+        return dict(zip(part["evaluation_language"], part["value"], strict=True))
+
     for row in found.itertuples():
-        of_model = chosen[chosen["model"] == row.model]
-
-        def scores(part):
-            return dict(zip(part["evaluation_language"], part["value"], strict=True))
-
-        same = of_model[
-            (of_model["method"] == row.method)
-            & (of_model["masked_language"] == row.masked_language)
-            & (of_model["random_seed"] == row.random_seed)
-        ]
-        expected = langspec(scores(of_model[of_model["method"] == "none"]), scores(same), target=row.masked_language)
+        same = {"masked_language": row.masked_language, "method": row.method, "random_seed": row.random_seed}
+        unmasked, values = scores(model=row.model, method="none"), scores(model=row.model, **same)
+        expected = langspec(unmasked, values, target=row.masked_language)
         assert (row.precision, row.recall, row.langspec_f1) == (expected.precision, expected.recall, expected.f)
         assert row.metric == measure
         assert row.task == ("nlu" if measure == "accuracy" else "perplexity")
         assert row.masked_share == 0.1
 
 
-def test_the_order_of_rows_does_not_matter():
-    frame = results()
-    first = langspec_of(frame)
-    second = langspec_of(frame.sample(frac=1, random_state=1))
-    order = [*MASK, "metric"]
-    pd.testing.assert_frame_equal(
-        first.sort_values(order, ignore_index=True), second.sort_values(order, ignore_index=True)
+def test_the_order_of_rows_does_not_matter_and_a_measure_may_be_absent():
+    frame, order = results(), [*MASK, "metric"]
+    first, second = (
+        langspec_of(one).sort_values(order, ignore_index=True) for one in (frame, frame.sample(frac=1, random_state=1))
     )
+    pd.testing.assert_frame_equal(first, second)
     assert len(first) == 12
-
-
-def test_a_measure_that_is_not_there_gives_no_rows():
-    frame = results()
     without = frame[frame["metric"] != "accuracy"]
     assert langspec_rows(without, measure="accuracy").empty
     assert list(langspec_rows(without, measure="accuracy")) == list(langspec_rows(frame, measure="accuracy"))
