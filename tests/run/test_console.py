@@ -62,7 +62,8 @@ def test_the_total_and_what_is_there_are_told_with_paths_from_the_working_folder
         "All 2 sections done in 0 s",
         "  artifacts/mini/tables/  each table as CSV, Markdown and LaTeX",
     ]
-    monkeypatch.chdir(folder / "tables")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # paths outside it are told whole
     (folder / "report.md").touch()
     (folder / "report.html").touch()
     rows.row("01").stop("failed")

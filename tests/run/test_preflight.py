@@ -36,7 +36,7 @@ class Fake(Host):
 
 
 def missing(profile, machine, folder=Path("nowhere")):
-    """What is missing, and the remark on it."""
+    """Remark on each thing that is missing, by its name."""
     checks = preflight(profile, folder, machine)
     return {check.what.partition(" /")[0]: check.remark for check in checks if not check.met}
 
