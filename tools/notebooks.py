@@ -150,8 +150,9 @@ def _validate(notebook: Path) -> str:
     options += ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(SANITIZERS), str(notebook)]
     settings = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "pytest", *options]
-    given = {"cwd": notebook.parent, "env": settings, "timeout": 1800}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **given)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=notebook.parent, env=settings, timeout=1800
+    )
     return done.stdout + done.stderr if done.returncode else ""
 
 

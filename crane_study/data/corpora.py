@@ -96,7 +96,7 @@ def make_local_corpus(
 
     A text that occurs twice in a file counts once, so that no document is in both splits.
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for number, (language, path) in enumerate(sorted(texts.items())):
         documents = list(dict.fromkeys(read_documents(Path(path))))
         held_out = _held_out(path, len(documents), perplexity_documents)
