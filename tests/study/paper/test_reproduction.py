@@ -24,7 +24,7 @@ def numbers(reference):
     """Table, column, metric, row and cell of every number of a reference run."""
     for name, table in reference.tables.items():
         for row, cells in table.rows.items():
-            metric = dict(zip(table.key, row.split(_BETWEEN), strict=True)).get("metric", "")
+            metric = dict(zip(table.key, row.split(_BETWEEN), strict=False)).get("metric", "")
             for column, cell in zip(table.columns, cells, strict=True):
                 if isinstance(cell, int | float):
                     yield {"table": name, "column": column, "metric": metric}, row, cell
