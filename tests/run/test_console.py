@@ -4,18 +4,8 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from crane_run.console import Console, seconds_text
 from crane_run.schedule import Board, Row
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0 s"), (48.4, "48 s"), (119.4, "119 s"), (119.6, "2 min 00 s"), (185, "3 min 05 s"), (7210, "2 h 00 min")],
-)
-def test_seconds(seconds, text):
-    assert seconds_text(seconds) == text
 
 
 def board(*expected):
@@ -23,6 +13,8 @@ def board(*expected):
 
 
 def test_without_a_terminal_each_section_is_one_line_and_whole(capsys, tmp_path):
+    told = {0.2: "0 s", 119.4: "119 s", 119.6: "2 min 00 s", 185: "3 min 05 s", 7210: "2 h 00 min"}
+    assert {seconds: seconds_text(seconds) for seconds in told} == told
     console, rows = Console(), board(65.0, 65.0, None)
     rows.row("00").title = "Masks [and more] " + "x" * 100
     rows.row("02").state, rows.row("02").seconds = "reused", 7.0

@@ -1,11 +1,15 @@
 """The code in docs/ and CONTRIBUTING.md is run as it is there, and the map names every module."""
 
 import re
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import typer
+import yaml
+from torch.distributed.run import get_args_parser
 from transformers import NemotronConfig, NemotronForCausalLM
 
 from crane_lib.errors import CraneError
@@ -13,7 +17,9 @@ from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
 from crane_lib.neurons import NeuronSet
 from crane_lib.relevance import FAMILIES, Family, document_relevance, families, parts_of, register_family
+from crane_run import cli
 from crane_study import ROOT
+from crane_study.profile import Relevance
 from tests.lib.relevance.tiny import documents, padded
 
 DOCS = ROOT / "docs"
@@ -70,32 +76,25 @@ def test_a_family_is_added_as_the_documentation_says():
     some = NeuronSet(sites={"neuron": [[1, 2], [3]]}, widths={"neuron": 20})
     with masked(model, some):
         assert not torch.equal(model(ids).logits, before)
-
-
-def test_every_family_is_in_the_table():
-    table = (DOCS / "families.md").read_text(encoding="utf-8").partition("What each part gets")[0]
-    assert set(re.findall(r"`([a-z0-9_]+)`", table)) - {"h"} == set(FAMILIES)
-
-
-def test_a_family_that_exists_is_not_replaced_and_a_wrong_path_is_named():
+    families.FAMILIES["nemotron"] = Family(gate=None, up="mlp.c_fc")
+    with pytest.raises(CraneError, match=r"no module 'model\.layers\.0\.mlp\.c_fc'"):
+        parts_of(nemotron())
     register_family("llama", FAMILIES["llama"])  # the same again is fine
     with pytest.raises(CraneError, match="model type 'llama' already has another entry"):
         register_family("llama", Family(gate=None))
     assert FAMILIES["llama"].gate is not None
-    register_family("nemotron", Family(gate=None, up="mlp.c_fc"))
-    with pytest.raises(CraneError, match=r"no module 'model\.layers\.0\.mlp\.c_fc'"):
-        parts_of(nemotron())
 
 
 def test_a_method_is_added_as_the_documentation_says():
     (block,) = python_blocks("../CONTRIBUTING.md")
     exec(block, {})
-    added = METHODS["ratio"]
-    scores = added.scores(SimpleNamespace(absolute={"en": np.ones((2, 3)), "vi": np.eye(2, 3)}))
+    scores = METHODS["ratio"].scores(SimpleNamespace(absolute={"en": np.ones((2, 3)), "vi": np.eye(2, 3)}))
     assert scores["en"].shape == (2, 3)
 
 
-def test_the_map_names_every_module():
+def test_the_table_of_families_and_the_map_are_complete():
+    table = (DOCS / "families.md").read_text(encoding="utf-8").partition("What each part gets")[0]
+    assert set(re.findall(r"`([a-z0-9_]+)`", table)) - {"h"} == set(FAMILIES)
     text = (DOCS / "map.md").read_text(encoding="utf-8")
     told, folders = set(), []
     for line in re.findall(r"^( *)([\w/]+(?:\.py)?) {2,}\S", text, flags=re.MULTILINE):
@@ -105,3 +104,35 @@ def test_the_map_names_every_module():
     packages = ("crane_lib", "crane_study", "crane_run")
     there = {path.relative_to(ROOT).as_posix() for name in packages for path in (ROOT / name).rglob("*.py")}
     assert told == {name for name in there if not name.endswith("__init__.py")} | {"crane_lib/__init__.py"}
+
+
+# --- docs/distributed.md ---
+
+DISTRIBUTED = (DOCS / "distributed.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", DISTRIBUTED, flags=re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "crane_run.cli" in line]
+
+
+def parsed(words):
+    """Values of a command's arguments and options; an error where it does not have them."""
+    command = typer.main.get_command(cli.app).commands[words[0]]
+    return command.make_context(words[0], words[1:]).params
+
+
+def test_every_command_is_understood_and_a_wrong_option_would_be_found():
+    assert len(COMMANDS) == 8
+    for line in COMMANDS:
+        filled = re.sub(r"\$\{?\w+\}?", "2", line)  # variables of Slurm
+        words = shlex.split(re.sub(r"^(\w+=\S+ |srun )+", "", filled))
+        ours = words.index("crane_run.cli")
+        assert words[ours - 1] == "-m"
+        if words[0] == "torchrun":
+            known = get_args_parser().parse_args(words[1:])
+            assert (known.module, known.training_script) == (True, "crane_run.cli")
+        else:
+            assert words[: ours - 1] == ["python"]
+        assert parsed(words[ours + 1 :])
+    with pytest.raises(Exception, match="No such option: --nodes"):
+        parsed(["relevance", "--profile", "x", "--nodes", "2"])
+    (settings,) = [yaml.safe_load(block) for kind, block in BLOCKS if kind == "yaml"]
+    assert Relevance(**settings["relevance"]).processes == 8

@@ -1,6 +1,5 @@
 """Needs of a profile, on machines and hubs that tests make up."""
 
-import json
 import os
 import subprocess
 import sys
@@ -61,6 +60,14 @@ def test_a_machine_that_has_all(llama, tmp_path):
     machine = Fake(cached=True)
     assert missing(llama, machine, tmp_path) == {}
     assert machine.asked == {}  # nobody is asked for what is there
+    source, machine = llama.source, Fake()  # the revision asked for is the profile's
+    pinned = {language: text.model_copy(update={"revision": "v2"}) for language, text in source.texts.items()}
+    chat = source.chat_model.model_copy(update={"revision": "abc"})
+    changed = source.model_copy(update={"texts": pinned, "chat_model": chat})
+    preflight(llama.model_copy(update={"source": changed}), Path("nowhere"), machine)
+    asked = {("model", chat.id): "abc", ("model", source.base_model.id): "main"}
+    asked |= {("dataset", "allenai/c4"): "v2", ("dataset", "cais/mmlu"): "main"}
+    assert asked.items() <= machine.asked.items()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +75,8 @@ def test_a_machine_that_has_all(llama, tmp_path):
     [
         (Fake(gpu=23.6), {"GPU memory": "40 GB needed, 23.6 GB there"}),
         (Fake(gpu=39.5), {}),
+        (Fake(free=50, one_disk=False), {}),  # results and downloads do not share a disk
+        (Fake(free=50, cached=True), {}),  # nothing to download
         (Fake(memory=16), {"memory": "32 GB needed, 16.0 GB there"}),
         (Fake(refused="meta-llama/Llama-2-7b-hf"), {"model meta-llama/Llama-2-7b-hf": "is gated; accept its licence"}),
         (Fake(refused="cais/mmlu"), {"task mmlu (cais/mmlu)": "is gated; accept its licence"}),
@@ -75,17 +84,14 @@ def test_a_machine_that_has_all(llama, tmp_path):
 )
 def test_what_is_missing_is_named(llama, machine, expected):
     assert missing(llama, machine) == expected
-
-
-def test_results_and_downloads_share_a_disk_or_not(llama, tmp_path):
     wants = llama.needs.disk_gb + llama.needs.download_gb
-    (remark,) = missing(llama, Fake(free=50), tmp_path).values()
-    assert remark == f"{wants:g} GB needed, 50.0 GB there"
-    assert missing(llama, Fake(free=50, one_disk=False), tmp_path) == {}
-    assert missing(llama, Fake(free=50, cached=True), tmp_path) == {}  # nothing to download
+    assert list(missing(llama, Fake(free=50)).values()) == [f"{wants:g} GB needed, 50.0 GB there"]
 
 
-def test_every_profile_says_what_it_takes():
+def test_every_profile_says_what_it_takes_and_llama_has_the_papers_settings(llama):
+    assert (llama.source.relevance_documents, llama.relevance.max_length) == (5000, 2048)
+    assert (llama.source.sampling.random_seed, llama.dtype) == (42, "bfloat16")
+    assert (llama.evaluation.few_shot, llama.evaluation.random_seed) == (5, 2025)
     for name in ("mini", "smoke"):
         assert not load_profile(name).has_needs
         (check,) = preflight(load_profile(name), Path("nowhere"), Fake())
@@ -97,12 +103,6 @@ def test_every_profile_says_what_it_takes():
         assert min(profile.needs.download_gb, profile.needs.hours) > 0
         assert set(profile.evaluation.tasks) == {"en", "zh", "vi"}
         assert profile.is_gated == (name == "llama2-7b")
-
-
-def test_llama_has_the_papers_settings(llama):
-    assert (llama.source.relevance_documents, llama.relevance.max_length) == (5000, 2048)
-    assert (llama.source.sampling.random_seed, llama.dtype) == (42, "bfloat16")
-    assert (llama.evaluation.few_shot, llama.evaluation.random_seed) == (5, 2025)
 
 
 @pytest.mark.parametrize("command", ["run", "preflight"])
@@ -121,54 +121,6 @@ def test_an_uncached_model_offline_is_a_list_and_exit_code_2(tmp_path, command):
 
 
 def test_what_the_hub_says_becomes_one_line(monkeypatch):
-    from huggingface_hub import errors
-
-    for kind, words in (
-        (errors.GatedRepoError, r"model a/b: is gated; accept its terms on https://huggingface\.co/a/b and log in"),
-        (errors.RepositoryNotFoundError, "model a/b: is not on the hub"),
-        (errors.RevisionNotFoundError, "model a/b: has no revision 'v9'"),
-        (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE"),
-        (errors.LocalEntryNotFoundError, "not fully"),
-        (ConnectionError, "the hub cannot be reached"),
-    ):
-        error = kind.__new__(kind)
-        with pytest.raises(CraneError, match=words) as found, hub.naming_mistakes("model a/b", "v9"):
-            raise error
-        assert "\n" not in str(found.value)
-
-
-def test_a_gpu_beyond_the_last_has_no_memory(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _n: SimpleNamespace(total_memory=24e9))
-    assert [Host().gpu_memory_gb(device) for device in ("cuda:0", "auto", "cuda:7")] == [24, 24, 0]
-
-
-def test_an_index_that_was_cut_off_is_no_model(tmp_path, monkeypatch):
-    for name in ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors"):
-        (tmp_path / name).write_text("{}")
-    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map"')
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_arguments, **_options: str(tmp_path))
-    assert not hub.cached_model("a/b", revision="main")
-    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
-    assert not hub.cached_model("a/b", revision="main")
-    (tmp_path / "model-00002-of-00002.safetensors").write_text("{}")
-    assert hub.cached_model("a/b", revision="main")
-
-
-def test_the_revision_asked_for_is_the_profiles(llama):
-    source = llama.source
-    pinned = {language: text.model_copy(update={"revision": "v2"}) for language, text in source.texts.items()}
-    chat = source.chat_model.model_copy(update={"revision": "abc"})
-    machine = Fake()
-    changed = source.model_copy(update={"texts": pinned, "chat_model": chat})
-    preflight(llama.model_copy(update={"source": changed}), Path("nowhere"), machine)
-    asked = {("model", chat.id): "abc", ("model", source.base_model.id): "main"}
-    asked |= {("dataset", "allenai/c4"): "v2", ("dataset", "cais/mmlu"): "main"}
-    assert asked.items() <= machine.asked.items()
-
-
-def test_a_revision_that_the_hub_lacks(monkeypatch):
     from huggingface_hub import HfApi, errors
 
     def info(_api, name, *, repo_type, revision):
@@ -180,6 +132,33 @@ def test_a_revision_that_the_hub_lacks(monkeypatch):
     Host().check_reachable("a/b", "dataset", "v1")
     with pytest.raises(CraneError, match="dataset a/b: has no revision 'v9'"):
         Host().check_reachable("a/b", "dataset", "v9")
+    for kind, words in (
+        (errors.GatedRepoError, r"model a/b: is gated; accept its terms on https://huggingface\.co/a/b and log in"),
+        (errors.RepositoryNotFoundError, "model a/b: is not on the hub"),
+        (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE"),
+        (errors.LocalEntryNotFoundError, "not fully"),
+        (ConnectionError, "the hub cannot be reached"),
+    ):
+        error = kind.__new__(kind)
+        with pytest.raises(CraneError, match=words) as found, hub.naming_mistakes("model a/b", "v9"):
+            raise error
+        assert "\n" not in str(found.value)
+
+
+def test_a_gpu_beyond_the_last_has_no_memory_and_an_index_that_was_cut_off_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _n: SimpleNamespace(total_memory=24e9))
+    assert [Host().gpu_memory_gb(device) for device in ("cuda:0", "auto", "cuda:7")] == [24, 24, 0]
+    for name in ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map"')
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_arguments, **_options: str(tmp_path))
+    assert not hub.cached_model("a/b", revision="main")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    assert not hub.cached_model("a/b", revision="main")
+    (tmp_path / "model-00002-of-00002.safetensors").write_text("{}")
+    assert hub.cached_model("a/b", revision="main")
 
 
 # --- a user's own study ------------------------------------------------------------------------------------------
@@ -220,7 +199,7 @@ def test_the_judges_variables_are_looked_at(tmp_path, monkeypatch, judge):
 def test_the_files_of_open_questions_are_read(tmp_path):
     for files, expected in (
         ({"en": "Who?\n"}, f"{tmp_path.resolve()}/open.vi.txt: no such file"),
-        ({"en": "Who?\nWhere?\n", "vi": "Ai?\n"}, "the languages have different numbers of questions (en 2, vi 1)"),
+        ({"en": "Who?\nWhere?\n", "vi": "Ai?\n"}, "languages have different numbers of questions (en 2, vi 1)"),
         ({"en": "Who?\n", "vi": "\n"}, f"{tmp_path.resolve()}/open.vi.txt: has no questions"),
     ):
         profile = own(tmp_path, open_ended={"questions": open_questions(tmp_path, **files)})
@@ -228,7 +207,7 @@ def test_the_files_of_open_questions_are_read(tmp_path):
         assert missing(profile, Fake())["open questions"].startswith(expected)
 
 
-def test_a_published_list_is_read_and_compared_with_the_model(tmp_path):
+def test_a_published_list_is_read_and_compared_with_the_model(tmp_path, llama):
     path = tmp_path / "list.pth"
     profile = own(tmp_path, paper={"lape_list": "list.pth"})
     assert profile.has_needs
@@ -240,34 +219,22 @@ def test_a_published_list_is_read_and_compared_with_the_model(tmp_path):
     torch.save([[torch.tensor([1, 2])] * 3] * 7, path)
     assert "'en' has 3 layers, the model 2" in missing(profile, Fake())["paper.lape_list"]
     assert missing(profile.model_copy(update={"rehearsal": True}), Fake()) == {}  # its model is not the list's
-
-
-def test_a_published_list_for_a_model_that_is_not_there_yet(tmp_path, llama):
-    path = tmp_path / "list.pth"
-    paper = llama.paper.model_copy(update={"lape_list": path})
-    bare = llama.source.model_copy(update={"architecture": {}})
+    # A model that is not there yet.
+    named = llama.model_copy(update={"paper": llama.paper.model_copy(update={"lape_list": path})})
+    bare = named.model_copy(update={"source": llama.source.model_copy(update={"architecture": {}})})
     torch.save([[torch.tensor([11008])] * 32] * 7, path)
-    named = llama.model_copy(update={"paper": paper})
     assert "out of range for a width of 11008" in missing(named, Fake())["paper.lape_list"]
-    assert missing(named.model_copy(update={"source": bare}), Fake()) == {}  # compared with it when it is
+    assert missing(bare, Fake()) == {}  # compared with it when it is
     path.write_bytes(b"no tensors")
-    remark = missing(named.model_copy(update={"source": bare}), Fake())["paper.lape_list"]
-    assert "is not a file of tensors" in remark
-
-
-def damaged_rows(folder):
-    (file,) = folder.rglob("*.jsonl")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    del rows[0]["mc_answer3"]
-    file.write_text("".join(json.dumps({k: v for k, v in row.items() if k in rows[0]}) + "\n" for row in rows))
+    assert "is not a file of tensors" in missing(bare, Fake())["paper.lape_list"]
 
 
 @pytest.mark.parametrize(
     ("spoil", "changes", "expected"),
     [
         (None, {}, None),
-        (damaged_rows, {}, "has no column 'mc_answer3'"),
-        (lambda folder: (folder / "data" / "vie_Latn.jsonl").unlink(), {}, "has no vie_Latn.jsonl"),
+        (lambda file: file.write_text(file.read_text().replace("mc_answer3", "m")), {}, "has no column 'mc_answer3'"),
+        (Path.unlink, {}, "has no vie_Latn.jsonl"),
         (None, {"subjects": ["law"]}, "has no subject 'law'"),
         (None, {"path": "elsewhere"}, "no such folder"),
         (None, {"path": None, "dataset": "its folder"}, None),
@@ -278,7 +245,7 @@ def test_a_folder_of_questions_is_read(tmp_path, spoil, changes, expected):
     place = tmp_path / "questions"
     made_up.write_belebele(place, config="vie_Latn", language="vi", questions=9)
     if spoil is not None:
-        spoil(place)
+        spoil(*place.rglob("*.jsonl"))
     task = {"name": "belebele", "path": "questions"} | changes
     few_shot = {"few_shot": task.pop("few_shot")} if "few_shot" in task else {}
     if "dataset" in task:

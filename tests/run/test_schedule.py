@@ -37,10 +37,7 @@ def test_sections_start_as_soon_as_what_they_wait_for_has_ended():
     reused = board({"00": 10.0, "01": 10.0}, {"01": {"00", "99"}})  # 99 is not asked for
     reused.row("00").state = "reused"
     assert start_all(reused) == ["01"]
-
-
-def test_the_longest_chain_starts_first_where_several_run_at_once():
-    """03 is the longest by itself, but 02 has 04 after it."""
+    # Several at once: the longest chain first. 03 is the longest by itself, but 02 has 04 after it.
     seconds, after = {"00": 10.0, "01": 10.0, "02": 20.0, "03": 25.0, "04": 10.0}, {"04": {"02"}}
     found = board(seconds, after)
     assert start_all(found) == ["02", "03"]
@@ -48,21 +45,6 @@ def test_the_longest_chain_starts_first_where_several_run_at_once():
     found.row("03").stop("done")
     assert start_all(found) == ["00", "01"]
     assert start_all(board(seconds, after, jobs=1)) == ["00"]
-
-
-def test_elapsed_and_left(monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
-    row = Row("00", "Title", 30.0)
-    assert (row.elapsed, row.left) == (0.0, 30.0)
-    row.start(str)
-    clock[0] += 12
-    assert (row.elapsed, row.left) == (12.0, 18.0)
-    clock[0] += 100
-    assert row.left == 0.0
-    row.stop("done")
-    clock[0] += 5
-    assert (row.elapsed, row.left, row.state) == (112.0, 0.0, "done")
 
 
 @pytest.mark.parametrize(
@@ -74,36 +56,40 @@ def test_elapsed_and_left(monkeypatch):
         ({"00": 3, "01": 2, "02": 2}, {"01": {"00"}, "02": {"00"}}, 2, 5),
         ({"00": 3, "01": 2, "02": 2}, {"01": {"00"}, "02": {"00", "01"}}, 2, 7),
         ({"00": 3, "01": 2}, {"01": {"99"}}, 2, 3),
-        ({"00": 3, "01": 2}, {}, 9, 3),
     ],
 )
 def test_seconds_until_all_is_done(seconds, after, jobs, expected):
     assert board(seconds, after, jobs).left == expected
 
 
-def test_the_time_left_counts_what_runs_and_is_unknown_where_a_section_is():
-    found = board({"00": 100.0, "01": 10.0}, {"01": {"00"}})
-    found.row("00").start(str)
-    assert 105 < found.left <= 110
-    found.row("00").expected = None
+def test_the_time_left_counts_what_runs_and_is_unknown_where_a_section_is(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
+    found = board({"00": 30.0, "01": 10.0}, {"01": {"00"}})
+    row = found.row("00")
+    assert (row.elapsed, row.left, found.left) == (0.0, 30.0, 40.0)
+    row.start(str)
+    clock[0] += 12
+    assert (row.elapsed, row.left, found.left) == (12.0, 18.0, 28.0)
+    row.expected = None
     assert found.left is None
-    found.row("00").stop("done")
-    assert found.left == 10
+    row.expected = 30.0
+    clock[0] += 100
+    assert row.left == 0.0
+    row.stop("done")
+    clock[0] += 5
+    assert (row.elapsed, row.left, row.state, found.left) == (112.0, 0.0, "done", 10.0)
 
 
 def changed(**values):
     return SMOKE.model_copy(update=values)
 
 
-def test_before_the_first_run_the_profiles_seconds_are_scaled_by_this_machines_speed(tmp_path, monkeypatch):
+def test_the_profiles_seconds_are_scaled_until_this_machine_has_its_own_record(tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "calibrate", lambda: 0.006)
     for reference, seconds in ((0.002, 120.0), (None, 40.0)):
         times = Times(tmp_path, changed(expected_seconds={"00": 40.0}, calibration_seconds=reference), threads=2)
-        assert times.expected("00") == pytest.approx(seconds)
-        assert times.expected("01") is None
-
-
-def test_after_it_this_machines_own_record_counts(tmp_path, monkeypatch):
+        assert (times.expected("00"), times.expected("01")) == (pytest.approx(seconds), None)
     monkeypatch.setattr(schedule, "calibrate", None)  # not asked any more
     Times(tmp_path, SMOKE, threads=2).keep("00", 12.3456)
     Times(tmp_path, SMOKE, threads=2).keep("01", 7.0)
@@ -114,19 +100,14 @@ def test_after_it_this_machines_own_record_counts(tmp_path, monkeypatch):
     # ... but not another one, or one with fewer threads.
     relevance = SMOKE.relevance.model_copy(update={"token_budget": 1})
     assert Times(tmp_path, changed(relevance=relevance, expected_seconds={}), threads=2).expected("00") is None
-    assert Times(tmp_path, changed(expected_seconds={}), threads=1).expected("00") is None
-
-
-@pytest.mark.parametrize("content", ["{half", "[]", '{"00": "soon"}'])
-def test_a_record_that_cannot_be_read_is_no_record(tmp_path, content):
-    profile = changed(expected_seconds={})
-    Times(tmp_path, profile, threads=2).keep("00", 1.0)
+    bare = changed(expected_seconds={})
+    assert Times(tmp_path, bare, threads=1).expected("00") is None
     (path,) = (tmp_path / TIMES).iterdir()
-    path.write_text(content)
-    times = Times(tmp_path, profile, threads=2)
-    assert times.expected("00") is None
-    times.keep("00", 2.0)
-    assert times.expected("00") == 2.0
+    for content in ("{half", "[]", '{"00": "soon"}'):
+        path.write_text(content)
+        assert Times(tmp_path, bare, threads=2).expected("00") is None
+    Times(tmp_path, bare, threads=2).keep("00", 2.0)
+    assert Times(tmp_path, bare, threads=2).expected("00") == 2.0
 
 
 def blas_threads():
@@ -154,6 +135,7 @@ def test_calibration_uses_one_thread_and_does_not_count_the_time_without_a_core(
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
+    assert [size_text(size) for size in (0.04, 1.26, 14.4)] == ["40 MB", "1.3 GB", "14 GB"]
     monkeypatch.setattr(schedule.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2e9))
     folder = tmp_path / "deep" / "smoke"
     for needs in (Needs(disk_gb=1.9), Needs()):
@@ -166,8 +148,3 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
     for name, needed in (("a", 0.000001), ("b", 0)):  # the files of an earlier run need no more disk
         (folder / name).write_bytes(b"x" * 2000)
         assert disk_needed(profile, folder) == pytest.approx(needed)
-
-
-@pytest.mark.parametrize(("size", "text"), [(0.04, "40 MB"), (1.26, "1.3 GB"), (9.94, "9.9 GB"), (14.4, "14 GB")])
-def test_sizes(size, text):
-    assert size_text(size) == text
