@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-import pytest
-
 from crane_study.data import cldr
 from crane_study.data.cldr import LANGUAGES, SUBJECTS, collect_facts
 
@@ -29,13 +27,11 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_names(kind):
-    for code, language, name in NAMES[kind]:
-        assert getattr(cldr, kind)(code, language) == name, code
-
-
-def test_quantities_have_different_names_in_every_language():
+def test_names():
+    for kind, names in NAMES.items():
+        for code, language, name in names:
+            assert getattr(cldr, kind)(code, language) == name, code
+    # Quantities have different names in every language.
     for names in zip(*cldr._QUANTITIES.values(), strict=True):
         assert len(set(names)) == len(cldr._QUANTITIES)
 
@@ -64,9 +60,7 @@ def test_names_of_a_subject_differ_and_none_is_the_end_of_a_longer_one(corpus):
             names = [fact.slots[language]["s"] for fact in corpus.facts if fact.subject == subject]
             assert len({name.casefold() for name in names}) == len(names)
             assert [(a, b) for a in names for b in names if a != b and b.endswith(space + a)] == []
-
-
-def test_keys_are_sorted_and_an_answer_key_has_one_answer(corpus):
+    # Keys are sorted, and an answer key has one answer.
     keys, answers = [fact.key for fact in corpus.facts], {}
     assert keys == sorted(set(keys))
     for fact in corpus.facts:
@@ -75,7 +69,7 @@ def test_keys_are_sorted_and_an_answer_key_has_one_answer(corpus):
         assert answers.setdefault((fact.subject, fact.answer_key), named) == named
 
 
-def test_limits_are_respected(corpus):
+def test_limits_are_respected_and_reported(corpus):
     def most(facts, *attributes):
         return max(Counter(tuple(getattr(fact, name) for name in attributes) for fact in facts).values())
 
@@ -84,9 +78,7 @@ def test_limits_are_respected(corpus):
     facts, _reports = collect_facts(per_subject=9, per_answer=2, random_seed=3)
     assert Counter(fact.subject for fact in facts) == dict.fromkeys(SUBJECTS, 9)
     assert most(facts, "subject", "answer_key") == 2
-
-
-def test_the_report_counts_kept_and_unnamed_facts(corpus):
+    # The report counts kept and unnamed facts.
     kept = Counter(fact.subject for fact in corpus.facts)
     assert [report["subject"] for report in corpus.reports] == list(SUBJECTS)
     for report in corpus.reports:

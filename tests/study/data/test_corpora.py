@@ -1,6 +1,7 @@
 """Corpora: the embedded one, a user's own files, samples of streams; and their documents as tokens."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 
@@ -15,30 +16,15 @@ from crane_lib.files import read_json
 from crane_run import rehearsal as made_up
 from crane_study.data import corpora
 from crane_study.data.cldr import LANGUAGES
-from crane_study.data.corpora import (
-    make_embedded_corpus,
-    make_hub_corpus,
-    make_local_corpus,
-    open_stream,
-    sample_shard,
-    sample_stream,
-    token_ids,
-    tokenized,
-)
+from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus, open_stream
 from crane_study.data.documents import read_conversations
 from crane_study.data.user_files import read_questions
 from crane_study.frames import read_frame
 from crane_study.profile import HubText, Sampling
 from tests.small import QUESTIONS, TEXTS, small_tokenizer, write_lines
 
-KNOWLEDGE = {
-    "facts_per_subject": 12,
-    "facts_per_answer": 4,
-    "question_groups_per_subject": 1,
-    "train_passes": {"en": 1, "zh": 2, "vi": 1},
-    "relevance_passes": 1,
-    "chat_passes": 1,
-}
+KNOWLEDGE = {"facts_per_subject": 12, "facts_per_answer": 4, "train_passes": {"en": 1, "zh": 2, "vi": 1}}
+KNOWLEDGE |= dict.fromkeys(("question_groups_per_subject", "relevance_passes", "chat_passes"), 1)
 FILES = {"facts.json", "documents.parquet", "conversations.jsonl", "guessers.csv", "fact_counts.csv"}
 FILES |= {f"questions.{language}.jsonl" for language in LANGUAGES}
 
@@ -50,7 +36,7 @@ def embedded(tmp_path_factory):
     return folder
 
 
-def test_questions_are_about_the_facts_and_can_be_read(embedded):
+def test_questions_counts_and_guessers_agree_with_the_facts(embedded):
     facts = {fact["key"]: fact for fact in read_json(embedded / "facts.json")}
     for language in LANGUAGES:
         path = embedded / f"questions.{language}.jsonl"
@@ -59,13 +45,10 @@ def test_questions_are_about_the_facts_and_can_be_read(embedded):
         for row in rows:
             assert facts[row["key"]]["slots"][language]["a"] in row["options"][row["gold"]]
         assert frame["prompt"].ne(frame["question"]).all()
-
-
-def test_the_counts_and_guessers_agree_with_the_files(embedded):
     counts, guessers = (read_frame(embedded / name) for name in ("fact_counts.csv", "guessers.csv"))
-    facts = Counter(fact["subject"] for fact in read_json(embedded / "facts.json"))
     asked = Counter(read_questions(embedded / "questions.en.jsonl")["subject"])
-    assert dict(zip(counts["subject"], counts["kept"], strict=True)) == facts
+    kept = dict(zip(counts["subject"], counts["kept"], strict=True))
+    assert kept == Counter(fact["subject"] for fact in facts.values())
     assert counts["questions"].tolist() == [asked[subject] for subject in counts["subject"]]
     assert {f"unnamed_{language}" for language in LANGUAGES} < set(counts)
     assert set(zip(guessers["language"], guessers["guesser"], strict=True)) == {
@@ -98,7 +81,7 @@ def make_local(folder, texts, *, questions=None, relevance=100, perplexity=10, r
     return {key: rows["text"].tolist() for key, rows in frame.groupby(["split", "language"])}
 
 
-def test_the_splits_share_no_text_and_counts_are_limits(tmp_path):
+def test_the_splits_share_no_text_counts_are_limits_and_the_random_seed_decides(tmp_path):
     doubled = {language: texts + texts[:10] for language, texts in TEXTS.items()}
     found = make_local(tmp_path / "c", doubled, perplexity=12)
     for language, texts in TEXTS.items():
@@ -112,9 +95,6 @@ def test_the_splits_share_no_text_and_counts_are_limits(tmp_path):
         assert {len(texts) for (split, _language), texts in found.items() if split == "perplexity"} == {expected}
     with pytest.raises(CraneError, match=r"vi\.jsonl: has 7 different documents; the statistics need 8 or more"):
         make_local(tmp_path / "c", {"en": TEXTS["en"], "vi": TEXTS["vi"][:7] * 3})
-
-
-def test_the_local_draw_depends_on_the_random_seed_only(tmp_path):
     first, second, other = (make_local(tmp_path / name, TEXTS, random_seed=seed) for name, seed in ("a0", "b0", "c1"))
     assert first == second != other
 
@@ -134,12 +114,12 @@ def test_questions_are_copied(tmp_path):
 SAMPLING = {"random_seed": 42, "shards": 3, "window": 0}
 
 
-def sample_rows(rows, count, *, window=0, seed=0):
-    return sample_shard(iter(rows), count, name="x", field="text", window=window, random_seed=[seed, 1])
-
-
 def drawn(count, of, **options):
     return sample_rows([{"text": f"text {n}"} for n in range(of)], count, **options)
+
+
+def sample_rows(rows, count, *, window=0, seed=0):
+    return corpora.sample_shard(iter(rows), count, name="x", field="text", window=window, random_seed=[seed, 1])
 
 
 def test_every_document_of_a_shard_has_the_same_chance():
@@ -158,9 +138,7 @@ def test_a_window_limits_the_reading_and_the_seed_decides():
     pd.testing.assert_frame_equal(first, drawn(5, 1000, window=10))
     assert not first.equals(drawn(5, 1000, window=10, seed=1))
     assert len(drawn(5, 3)) == 3
-
-
-def test_empty_texts_are_not_drawn_and_an_unsuitable_field_is_named():
+    # Empty texts are not drawn, and an unsuitable field is named.
     found = sample_rows([{"text": text} for text in ("", "a", None, "  ", "b")], 9)
     assert found["text"].tolist() == ["a", "b"]
     with pytest.raises(CraneError, match="dataset x: has no field 'text'; seen body"):
@@ -177,7 +155,7 @@ def published(tmp_path):
 
 def sampled(text, count, scratch=None, **changes):
     stream = open_stream(text)
-    return sample_stream(stream, count, name="set", field="text", sampling=SAMPLING | changes, scratch=scratch)
+    return corpora.sample_stream(stream, count, name="set", field="text", sampling=SAMPLING | changes, scratch=scratch)
 
 
 def test_a_sample_comes_from_the_requested_number_of_shards(published):
@@ -248,28 +226,20 @@ def test_a_wrong_configuration_a_gated_corpus_and_a_missing_one_are_one_line(pub
             open_stream({"dataset": "a/b", "config": None, "split": "train", "revision": "main"})
 
 
-FRAME = pd.DataFrame(
-    [
-        {"split": split, "language": language, "text": text}
-        for split in ("relevance", "perplexity")
-        for language, texts in TEXTS.items()
-        for text in ["", *texts[:4]]
-    ]
-)
-
-
 def test_documents_are_tokenized_cut_and_not_empty(monkeypatch):
-    tokenizer = small_tokenizer()
-    found = tokenized(FRAME, tokenizer, split="relevance", language="vi", max_length=9)
+    keys = itertools.product(("relevance", "perplexity"), TEXTS)
+    rows = [(split, language, text) for split, language in keys for text in ["", *TEXTS[language][:4]]]
+    frame, tokenizer = pd.DataFrame(rows, columns=["split", "language", "text"]), small_tokenizer()
+    found = corpora.tokenized(frame, tokenizer, split="relevance", language="vi", max_length=9)
     assert [document.tolist() for document in found] == [tokenizer(text)["input_ids"][:9] for text in TEXTS["vi"][:4]]
     assert {document.dtype for document in found} == {np.dtype(np.int64)}
-    whole = tokenized(FRAME, tokenizer, split="perplexity", language="en", max_length=1000)
+    whole = corpora.tokenized(frame, tokenizer, split="perplexity", language="en", max_length=1000)
     assert [tokenizer.decode(document[1:]) for document in whole] == TEXTS["en"][:4]
     for split, language, length in (("train", "en", 9), ("relevance", "de", 9), ("relevance", "en", 1)):
         with pytest.raises(CraneError, match=f"corpus: has no {split} documents in '{language}'; give it more text"):
-            tokenized(FRAME, tokenizer, split=split, language=language, max_length=length)
-    whole = token_ids(TEXTS["en"], tokenizer, max_length=20)
+            corpora.tokenized(frame, tokenizer, split=split, language=language, max_length=length)
+    whole = corpora.token_ids(TEXTS["en"], tokenizer, max_length=20)
     monkeypatch.setattr(corpora, "_AT_ONCE", 7)
-    parts = token_ids(TEXTS["en"], tokenizer, max_length=20)
+    parts = corpora.token_ids(TEXTS["en"], tokenizer, max_length=20)
     assert [document.tolist() for document in parts] == [document.tolist() for document in whole]
     assert len(parts) == len(TEXTS["en"])

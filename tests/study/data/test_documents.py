@@ -147,9 +147,7 @@ def test_conversations_take_turns_in_one_language(corpus):
 
 
 def test_conversations_are_read_as_written(tmp_path):
-    conversations = [
-        [{"role": "user", "content": "哪里？\u2028第二行"}, {"role": "assistant", "content": "Việt Nam\nvà\x85"}],
-        [{"role": "user", "content": "?"}, {"role": "assistant", "content": '"'}],
-    ]
+    turns = [("哪里？\u2028第二行", "Việt Nam\nvà\x85"), ("?", '"')]
+    conversations = [[{"role": "user", "content": one}, {"role": "assistant", "content": two}] for one, two in turns]
     write_conversations(tmp_path / "conversations.jsonl", conversations)
     assert read_conversations(tmp_path / "conversations.jsonl") == conversations

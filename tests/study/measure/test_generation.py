@@ -56,13 +56,6 @@ def slow_answer(model, prompt, *, ends, penalty=PENALTY, length=LENGTH):
     return tuple(ids[len(prompt) :])
 
 
-def of_family(kind, tokenizer):
-    """A random model that computes like one loaded in float64."""
-    model = tiny_model(kind, random_seed=1, vocab_size=len(tokenizer), max_position_embeddings=128)
-    compute_in_double(model)
-    return model
-
-
 def answers(model, tokenizer, prompts, **changes):
     options = {"max_new_tokens": LENGTH, "repetition_penalty": PENALTY, "batch_size": 64} | changes
     return greedy_answers(model, tokenizer, prompts, **options)
@@ -87,11 +80,15 @@ def test_a_batch_is_answered_as_by_the_slow_loop(model, tokenizer, prompts):
     plain = answers(model, tokenizer, prompts, repetition_penalty=1.0)
     assert [answer.ids for answer in plain] == slow_answers(model, tokenizer, prompts, penalty=1.0)
     assert plain != found
+    nll = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, expected, strict=True)]
+    for budget in (64, 4096):
+        np.testing.assert_allclose(answer_nll(model, prompts, expected, token_budget=budget), nll, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", FAMILY_KINDS)
 def test_every_family_answers_as_by_the_slow_loop(kind, tokenizer, prompts):
-    model = of_family(kind, tokenizer)
+    model = tiny_model(kind, random_seed=1, vocab_size=len(tokenizer), max_position_embeddings=128)
+    compute_in_double(model)  # as a model loaded in float64
     found = answers(model, tokenizer, prompts, max_new_tokens=8)
     assert [answer.ids for answer in found] == slow_answers(model, tokenizer, prompts, length=8)
     assert len({answer.ids for answer in found}) > 1
@@ -153,10 +150,3 @@ def slow_answer_nll(model, prompt, ids):
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
     return -sum(float(logits[len(prompt) - 1 + place, token]) for place, token in enumerate(ids))
-
-
-def test_nll_is_that_of_single_answers(model, tokenizer, prompts):
-    given = [answer.ids for answer in answers(model, tokenizer, prompts)]
-    expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
-    for budget in (64, 4096):
-        np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=budget), expected, rtol=1e-5)

@@ -13,17 +13,7 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_study.measure import judge_endpoint
-from crane_study.measure.judge_endpoint import (
-    KEY,
-    MODEL,
-    SCHEMA,
-    URL,
-    Endpoint,
-    EndpointJudge,
-    Judging,
-    parse_judging,
-    retry_after,
-)
+from crane_study.measure.judge_endpoint import KEY, MODEL, URL, Endpoint, EndpointJudge, Judging, parse_judging
 from tests.study.measure.judge_server import judging, reply, slowly, stub_server
 
 SECRET = "secret-key-123"
@@ -36,14 +26,8 @@ def _no_proxy(monkeypatch):
 
 
 def answers(count=3):
-    return pd.DataFrame(
-        {
-            "language": "en",
-            "question": range(count),
-            "text": [f"Where does town {n} lie?" for n in range(count)],
-            "answer": [f"by river {n}" for n in range(count)],
-        }
-    )
+    rows = [(n, f"Where does town {n} lie?", f"by river {n}") for n in range(count)]
+    return pd.DataFrame(rows, columns=["question", "text", "answer"]).assign(language="en")
 
 
 def judge(url, cache, *, key=SECRET, model="some-model", **changes):
@@ -116,25 +100,19 @@ def test_equal_answers_are_judged_once_and_a_second_judging_sends_nothing(tmp_pa
         assert len(stub.bodies) == 15  # another model is another judge
 
 
-@pytest.mark.parametrize(
-    ("content", "score", "reason"),
-    [
-        ('{"score": 7, "reason": "good"}', 7.0, "good"),
-        ('{"score": 1}', 1.0, ""),
-        ('```json\n{"score": 9.5, "reason": "fine"}\n```', 9.5, "fine"),
-    ],
-)
-def test_a_reply_with_a_score(content, score, reason):
-    assert parse_judging(content) == Judging(score=score, reason=reason)
-
-
+SCORED = {
+    '{"score": 7, "reason": "good"}': Judging(score=7.0, reason="good"),
+    '{"score": 1}': Judging(score=1.0, reason=""),
+    '```json\n{"score": 9.5, "reason": "fine"}\n```': Judging(score=9.5, reason="fine"),
+}
 MALFORMED = ["[7]", "Score: 7", '{"score": 7', "[" * 200_000, "", None, '{"reason": "no score"}']
 VALUES = ["11", "0", '"7"', "true", "NaN", "null", '5, "reason": 5', 'null, "refused": true']
 
 
-@pytest.mark.parametrize("content", [*MALFORMED, *(f'{{"score": {value}}}' for value in VALUES)], ids=range(15))
-def test_a_malformed_reply(content):
-    assert parse_judging(content) is None
+def test_the_score_of_a_reply():
+    malformed = [*MALFORMED, *(f'{{"score": {value}}}' for value in VALUES)]
+    for content, expected in (SCORED | dict.fromkeys(malformed)).items():
+        assert parse_judging(content) == expected, content
 
 
 @pytest.mark.parametrize("bad", [judging(11), reply("eleven"), (200, {}, b"<html>"), (200, {}, b'{"choices": []}')])
@@ -202,7 +180,7 @@ def test_retry_after():
     numbers = {None: None, "": None, "3": 3.0, "0.5": 0.5, "-1": 0.0, "inf": 600.0, "nan": None, "soon": None}
     dates = {"Thu, 01 Jan 1970 00:00:07 GMT": 5.0, "Thu, 01 Jan 1970 00:00:01 GMT": 0.0}
     for value, expected in (numbers | dates).items():
-        assert retry_after(value, now=2.0) == expected, value
+        assert judge_endpoint.retry_after(value, now=2.0) == expected, value
 
 
 @pytest.mark.parametrize(
@@ -230,9 +208,9 @@ def test_a_failure_that_stays(tmp_path, status, message, requests):
         judge(url, tmp_path).score(answers())
 
 
-def refusing(*towns, status=400, score=6):
+def refusing(*towns, status=400):
     """A server that refuses every answer about these towns."""
-    return lambda _n, body: (status, {}, b"content filter") if town_of(body) in towns else judging(score)
+    return lambda _n, body: (status, {}, b"content filter") if town_of(body) in towns else judging(6)
 
 
 def test_refused_answers_are_missing_and_not_requested_again(tmp_path):
@@ -243,15 +221,13 @@ def test_refused_answers_are_missing_and_not_requested_again(tmp_path):
         assert set(found["reason"].drop(1)) == {"missing: refused (413: content filter)"}
         pd.testing.assert_frame_equal(judge(url, tmp_path).score(answers(5)), found)
     assert len(stub.bodies) == len(saved(tmp_path)) == 15
-
-
-def test_a_judging_of_an_earlier_run_shows_that_the_judge_works(tmp_path):
+    # A judging of an earlier run shows that the judge works.
     with stub_server(refusing(1)) as (url, stub):
-        judge(url, tmp_path, judgings=1).score(answers(1))
+        judge(url, tmp_path / "earlier", judgings=1).score(answers(1))
         for _again in range(2):
-            found = judge(url, tmp_path, judgings=1).score(answers(2))
+            found = judge(url, tmp_path / "earlier", judgings=1).score(answers(2))
             assert found["judgings"].tolist() == [1, 0]
-    assert len(stub.bodies) == len(saved(tmp_path)) == 2
+    assert len(stub.bodies) == len(saved(tmp_path / "earlier")) == 2
 
 
 def test_if_every_answer_is_refused_the_answers_are_not_the_cause(tmp_path):
@@ -289,9 +265,9 @@ def test_judgings_before_a_failure_are_saved(tmp_path, monkeypatch, by_user):
 
 
 def test_a_damaged_file_is_requested_again(tmp_path):
-    damaged = [{"schema": SCHEMA, "score": 40, "reason": ""}, {"schema": "another", "score": 4, "reason": ""}]
-    damaged += [{"schema": SCHEMA, "refused": True, "reason": None}, {"schema": SCHEMA, "score": None, "reason": ""}]
-    contents = ["{", "[]", *map(json.dumps, damaged)]
+    damaged = [{"score": 40, "reason": ""}, {"schema": "another", "score": 4, "reason": ""}]
+    damaged += [{"refused": True, "reason": None}, {"score": None, "reason": ""}]
+    contents = ["{", "[]", *(json.dumps({"schema": judge_endpoint.SCHEMA} | values) for values in damaged)]
     with stub_server(refusing(0)) as (url, stub):
         found = judge(url, tmp_path, judgings=1).score(answers(2))
         for content in contents:

@@ -10,15 +10,8 @@ from lingua import Language, LanguageDetectorBuilder
 from scipy.stats import spearmanr
 
 from crane_lib.errors import CraneError
-from crane_study.measure.judge_offline import (
-    PARTS,
-    KnowledgeBase,
-    LanguageIdentifier,
-    OfflineJudge,
-    agreement,
-    score_of_parts,
-    script_runs,
-)
+from crane_study.measure import judge_offline
+from crane_study.measure.judge_offline import KnowledgeBase, LanguageIdentifier, OfflineJudge, agreement
 from crane_study.measure.rows import mask_labels
 
 NAN = float("nan")
@@ -120,11 +113,15 @@ def test_share_of_a_language(text, shares):
     assert found == pytest.approx(shares, nan_ok=True)
 
 
-def test_whole_sentences_are_told_apart():
+def test_whole_sentences_are_told_apart_and_runs_are_cut_where_the_script_changes():
     for language, own in TEXTS.items():
         for sentence in own:
             assert IDENTIFIER.share(sentence, language) == 1.0
             assert all(IDENTIFIER.share(sentence, other) < 0.2 for other in TEXTS if other != language)
+    found = judge_offline.script_runs("The Euro, 欧元\nKrone!")
+    assert found == [("LATIN", "the euro"), ("CJK", "欧元"), ("LATIN", "krone")]
+    with pytest.raises(CraneError, match="the texts in 'zh' have no letters"):
+        LanguageIdentifier({"en": ["a"], "zh": ["12"]})
 
 
 def test_a_general_identifier_fails_on_answers_that_are_names():
@@ -134,12 +131,6 @@ def test_a_general_identifier_fails_on_answers_that_are_names():
     names = ["Mexico", "euro", "giờ Uzbekistan"]
     assert [IDENTIFIER.share(name, "vi") for name in names] == [1.0, 1.0, 1.0]
     assert [lingua.detect_language_of(name) == languages["vi"] for name in names] == [False, False, True]
-
-
-def test_runs_are_cut_where_the_script_changes():
-    assert script_runs("The Euro, 欧元\nKrone!") == [("LATIN", "the euro"), ("CJK", "欧元"), ("LATIN", "krone")]
-    with pytest.raises(CraneError, match="the texts in 'zh' have no letters"):
-        LanguageIdentifier({"en": ["a"], "zh": ["12"]})
 
 
 CITY_TEXTS = {
@@ -152,17 +143,9 @@ UNMASKED = [("none", "en", "France", 1.0, 2), ("none", "vi", "Pháp", 3.0, 2)]
 
 
 def questions(answer="France", key="FR"):
-    return pd.DataFrame(
-        {
-            "language": ["en", "vi"],
-            "question": [0, 0],
-            "key": "city/Lyon",
-            "subject": "city",
-            "text": ["Where does Lyon lie?", "Lyon nằm ở đâu?"],
-            "answer": [answer, answer and "Pháp"],
-            "answer_key": key,
-        }
-    )
+    rows = [("en", "Where does Lyon lie?", answer), ("vi", "Lyon nằm ở đâu?", answer and "Pháp")]
+    frame = pd.DataFrame(rows, columns=["language", "text", "answer"])
+    return frame.assign(question=0, key="city/Lyon", subject="city", answer_key=key)
 
 
 def answered(rows):
@@ -181,7 +164,7 @@ SCORES |= {(NAN, 1, 1): 10.0, (NAN, 1, 0): 5.5, (NAN, 0, 0): 1.0, (NAN, NAN, NAN
 
 
 def test_score_of_parts():
-    found = [score_of_parts(dict(zip(PARTS, parts, strict=True))) for parts in SCORES]
+    found = [judge_offline.score_of_parts(dict(zip(judge_offline.PARTS, parts, strict=True))) for parts in SCORES]
     assert found == pytest.approx(list(SCORES.values()), nan_ok=True)
 
 

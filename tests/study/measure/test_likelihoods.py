@@ -33,7 +33,7 @@ def capped_model():
 
 
 @torch.no_grad()
-def slow(model, context, continuation):
+def slow_log_likelihood(model, context, continuation):
     total = 0.0
     for place, token in enumerate(continuation):
         logits = model(torch.tensor([context + continuation[:place]])).logits[0, -1].double()
@@ -46,7 +46,7 @@ def slow(model, context, continuation):
 def test_log_likelihoods_are_those_of_single_passes(make, batch_size):
     model = make()
     found = Requests(PAIRS, batch_size=batch_size, max_length=20).log_likelihoods(model)
-    expected = [slow(model, *pair) for pair in PAIRS]
+    expected = [slow_log_likelihood(model, *pair) for pair in PAIRS]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert len(set(expected)) == len(PAIRS)
 
@@ -78,7 +78,7 @@ def test_answers_that_share_a_prompt_are_scored_as_if_alone(kind):
     answers = [[11, 12], [11, 40, 2], [7], [40, 2, 2, 19, 30]]
     pairs = [(prompt, answer) for prompt in prompts for answer in answers]
     found = Requests(pairs, batch_size=64, max_length=60).log_likelihoods(model)
-    np.testing.assert_allclose(found, [slow(model, *pair) for pair in pairs], rtol=1e-5)
+    np.testing.assert_allclose(found, [slow_log_likelihood(model, *pair) for pair in pairs], rtol=1e-5)
 
 
 def test_inputs_that_are_too_long_lose_their_beginning():
@@ -86,5 +86,5 @@ def test_inputs_that_are_too_long_lose_their_beginning():
     requests = Requests(PAIRS, batch_size=2, max_length=5)
     assert requests.cut == 1
     (context, continuation) = PAIRS[-1]
-    expected = slow(model, context[2:], continuation)
+    expected = slow_log_likelihood(model, context[2:], continuation)
     assert requests.log_likelihoods(model)[-1] == pytest.approx(expected, rel=1e-5)

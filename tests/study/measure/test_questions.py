@@ -6,7 +6,6 @@ import socket
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from tqdm import tqdm
 
@@ -16,6 +15,7 @@ from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_study.measure.questions import Harness, task_name, write_tasks
 from tests.small import write_lines, write_model
+from tests.study.measure.test_likelihoods import slow_log_likelihood
 
 LANGUAGES = ("en", "zh")
 DELIMITERS = {"zh": ""}
@@ -57,16 +57,6 @@ def harness(model_and_tokenizer, question_files, tmp_path_factory):
     return make_harness(model_and_tokenizer, question_files, tmp_path_factory.mktemp("tasks"))
 
 
-def log_probability(model, context, continuation):
-    """Sum of the log-probabilities of the continuation's tokens, with one forward pass per token."""
-    total = 0.0
-    for place in range(len(continuation)):
-        with torch.no_grad():
-            logits = model(torch.tensor([context + continuation[:place]])).logits[0, -1].double()
-        total += float(logits.log_softmax(-1)[continuation[place]])
-    return total
-
-
 def asked_tokens(tokenizer, row, *, chat):
     if chat:
         turn = [{"role": "user", "content": row["question"]}]
@@ -82,7 +72,7 @@ def slow_answers(model, tokenizer, language, *, chat):
     for row in questions(language):
         context = asked_tokens(tokenizer, row, chat=chat)
         scores = [
-            log_probability(model, context, tokenizer(delimiter + option, add_special_tokens=False)["input_ids"])
+            slow_log_likelihood(model, context, tokenizer(delimiter + option, add_special_tokens=False)["input_ids"])
             for option in row["options"]
         ]
         answers.append(int(np.argmax(scores)) == row["gold"])

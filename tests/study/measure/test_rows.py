@@ -20,14 +20,9 @@ from crane_study.measure.rows import (
 
 
 def mask(language, *, method="contrast", random_seed=-1):
-    return NeuronSet(
-        sites={"neuron": [np.array([1, 2]), np.array([], dtype=np.int64)]},
-        widths={"neuron": 10},
-        method=method,
-        budget="0.1",
-        language=language,
-        random_seed=random_seed,
-    )
+    sites = {"neuron": [np.array([1, 2]), np.array([], dtype=np.int64)]}
+    labels = {"method": method, "budget": "0.1", "language": language, "random_seed": random_seed}
+    return NeuronSet(sites=sites, widths={"neuron": 10}, **labels)
 
 
 def test_labels_of_a_mask_and_of_none():

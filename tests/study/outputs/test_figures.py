@@ -39,29 +39,12 @@ def correlations():
     return objective_correlations(one, {code: one[code] + 0.5 * other[code] for code in one})
 
 
-def main_sets_of(frame):
-    return frame[~frame["method"].str.startswith("random")]
-
-
 def one_per_rule():
     return [item for item in synthetic.make_sets() if not item.method.startswith("random")]
 
 
 def combined():
     return {rule: intersections(sets) for rule, sets in by_rule(one_per_rule()).items()}
-
-
-def synthetic_values():
-    relevance = synthetic.make_relevance()
-    return {code: {site: np.ravel(array) for site, array in sites.items()} for code, sites in relevance.items()}
-
-
-def synthetic_shares():
-    relevance = synthetic.make_relevance()
-    return {
-        name: {(site, code): np.abs(relevance[code][site]).sum(axis=1) for site in sites for code in relevance}
-        for name, sites in (("neurons", ["neuron"]), ("rows", ["gate", "up", "down"]))
-    }
 
 
 def transfer(rows):
@@ -89,22 +72,29 @@ def curves():
 
 def draw_all(folder, rows, langspec, shared_units, counts):
     """Every figure once; returns the captions."""
+    main_counts, main_overlaps = (frame[~frame["method"].str.startswith("random")] for frame in (counts, shared_units))
     transferred = {"model": "chat", "selected_on": "base"}
     effects = {code: (array / array.sum(), array / 100) for code, array in neuron_only().items()}
+    relevance = synthetic.make_relevance()
+    values = {code: {site: np.ravel(array) for site, array in sites.items()} for code, sites in relevance.items()}
+    shares = {
+        name: {(site, code): np.abs(relevance[code][site]).sum(axis=1) for site in sites for code in relevance}
+        for name, sites in (("neurons", ["neuron"]), ("rows", ["gate", "up", "down"]))
+    }
     return {
         "loss": figures.training_loss(synthetic.make_histories(), folder / "loss"),
         "guessers": figures.guessers(synthetic.make_guessers(), folder / "guessers"),
-        "layers": figures.relevance_by_layer(synthetic.make_relevance(), folder / "layers"),
+        "layers": figures.relevance_by_layer(relevance, folder / "layers"),
         "lines": figures.relevance_by_layer(neuron_only(layers=32, inner=8), folder / "lines"),
         "tails": figures.heavy_tails(synthetic.make_z(), folder / "tails"),
         "objectives": figures.objective_agreement(correlations(), folder / "objectives"),
         "counts": figures.set_counts_figure(counts, folder / "counts"),
-        "sites": figures.set_sites_figure(main_sets_of(counts), folder / "sites"),
+        "sites": figures.set_sites_figure(main_counts, folder / "sites"),
         "combinations": figures.upset(combined(), folder / "combinations"),
-        "jaccard": figures.jaccard_forest(main_sets_of(shared_units), folder / "jaccard"),
+        "jaccard": figures.jaccard_forest(main_overlaps, folder / "jaccard"),
         "rules": figures.rule_matrix(agreement(one_per_rule()), folder / "rules"),
-        "map": figures.relevance_map(synthetic_shares(), folder / "map"),
-        "values": figures.value_tails(synthetic_values(), folder / "values"),
+        "map": figures.relevance_map(shares, folder / "map"),
+        "values": figures.value_tails(values, folder / "values"),
         "overlap": figures.overlap_matrix(shared_units, folder / "overlap"),
         "nll": figures.delta_matrices(rows, folder / "nll"),
         "accuracy": figures.delta_matrices(rows, folder / "accuracy", metric="accuracy", **transferred),
@@ -128,7 +118,10 @@ def drawn(tmp_path_factory, shared_units, counts):
     describe = style.describe
 
     def checked(figure):  # called when all is laid out
-        legends_lie_free(figure)
+        others = [axes.get_tightbbox() for axes in figure.axes]
+        others += [text.get_window_extent() for text in figure.texts if text.get_text()]
+        for legend in figure.legends:
+            assert not any(legend.get_window_extent().overlaps(other) for other in others), "a legend lies over a label"
         ticks = sns.axes_style("ticks")
         assert matplotlib.rcParams["axes.edgecolor"] == ticks["axes.edgecolor"], "not in the seaborn style"
         return describe(figure)
@@ -136,14 +129,6 @@ def drawn(tmp_path_factory, shared_units, counts):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "describe", checked)
         return folder, draw_all(folder, rows, synthetic.make_langspec(rows), shared_units, counts)
-
-
-def legends_lie_free(figure):
-    """No legend of the figure lies over a panel with its labels, or over a label of the whole."""
-    others = [axes.get_tightbbox() for axes in figure.axes]
-    others += [text.get_window_extent() for text in figure.texts if text.get_text()]
-    for legend in figure.legends:
-        assert not any(legend.get_window_extent().overlaps(other) for other in others), "a legend lies over something"
 
 
 def test_both_formats_are_written(drawn):
@@ -162,13 +147,10 @@ def test_both_formats_are_written(drawn):
     assert not list(folder.glob(".*"))
     # Captions are sentences that name the uncertainty.
     assert all(caption.endswith(".") and len(caption) > 60 for caption in captions.values())
-    said = [
-        *((name, "5 draws") for name in ("nll", "accuracy", "langspec")),
-        ("guessers", "Wilson"),
-        ("tails", "21 rows"),
-    ]
-    said += [("accuracy", "selected on the base model"), ("scores", "paired bootstrap over 30 questions")]
-    assert all(words in captions[name] for name, words in [*said, ("scores", "mean over 2 draws")])
+    said = [("guessers", "Wilson"), ("tails", "21 rows"), ("accuracy", "selected on the base model")]
+    said += [("scores", "paired bootstrap over 30 questions"), ("scores", "mean over 2 draws")]
+    said += [(name, "5 draws") for name in ("nll", "accuracy", "langspec")]
+    assert all(words in captions[name] for name, words in said)
 
 
 def test_the_transfer_has_its_intervals_where_the_table_has_them(drawn, tmp_path):
@@ -261,18 +243,11 @@ def test_heat_maps_stay_readable_with_many_languages(count, tmp_path, monkeypatc
     assert len(set(style.language_colours(codes).values())) == count
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (0.12345, "0.123"), (12.345, "12.3"), (1234.5, "1,230"), (7.0, "7"), (-0.0004567, "-0.000457"),
-        (1e-9, "1.00e-09"), (208123.0, "208,123"), (9.999, "10.0"), (float("nan"), "none"), (0.0, "0"), (-0.0, "0"),
-    ],
-)  # fmt: skip
-def test_numbers_in_words(value, expected):
-    assert number(value) == expected
-
-
-def test_panels_series_and_lines():
+def test_numbers_panels_series_and_lines():
+    words = {0.12345: "0.123", 12.345: "12.3", 1234.5: "1,230", 7.0: "7", -0.0004567: "-0.000457", 1e-9: "1.00e-09"}
+    words |= {208123.0: "208,123", 9.999: "10.0", float("nan"): "none", 0.0: "0"}
+    assert {value: number(value) for value in words} == words
+    assert number(-0.0) == "0"
     figure = Figure()
     axes, _empty = figure.subplots(1, 2)
     axes.set(xscale="log", xlabel="Budget\n(share)", title="A\nB")

@@ -1,6 +1,5 @@
 """Masks evaluated one after another, stopped in the middle and started again."""
 
-import json
 import shutil
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ import pytest
 
 import crane_study.steps.masks as module
 from crane_lib.errors import CraneError
+from crane_lib.files import read_json
 from crane_lib.neurons import NeuronSet
 from crane_study.progress import FILE_VARIABLE, ProgressTask
 from crane_study.steps.masks import evaluate_masks, evaluate_states, units_key
@@ -23,9 +23,6 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def _all_are_kept(monkeypatch):
     monkeypatch.setattr(module, "KEPT_SECONDS", 0.0)
-
-
-# --- which masks are equal ---------------------------------------------------------------------------------------
 
 
 def neurons(*layers, site="neuron", **labels):
@@ -47,9 +44,6 @@ def test_the_key_of_a_set_is_that_of_its_units():
     layers = [([], []), ([1, 2], [3]), ([1], [2, 3]), ([], [1, 2, 3]), ([1, 2, 3], []), ([1, 2], [4])]
     different = [*(neurons(*indices) for indices in layers), neurons([1, 2], [3], site="up")]
     assert len({units_key(item) for item in different}) == len(different)
-
-
-# --- states ------------------------------------------------------------------------------------------------------
 
 
 class Work:
@@ -132,24 +126,18 @@ def test_the_time_left_is_that_of_what_is_left(tmp_path, monkeypatch):
     clock = iter(np.arange(0.0, 1000.0, 0.5))
     monkeypatch.setattr("crane_study.progress.time.monotonic", lambda: next(clock))
     monkeypatch.setattr("crane_study.progress._INTERVAL", 0.0)
-    states = []
-    monkeypatch.setattr(
-        ProgressTask,
-        "_write",
-        lambda task, note, write=ProgressTask._write: (write(task, note), states.append(read(tmp_path))),
-    )
+    states, write = [], ProgressTask._write
+
+    def record(task, note):
+        write(task, note)
+        states.append(read_json(tmp_path / "progress.json"))
+
+    monkeypatch.setattr(ProgressTask, "_write", record)
     Work(tmp_path).run()
     assert [state["done"] for state in states] == [4, 5]
     assert states[0]["total"] == 5
     assert 0 < states[0]["left"] < 10  # one left, at the pace of the one that was done now
     assert states[1]["left"] == 0
-
-
-def read(folder):
-    return json.loads((folder / "progress.json").read_text())
-
-
-# --- several processes -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -175,6 +163,10 @@ def test_processes_deal_out_the_states_and_the_first_gets_the_whole(tmp_path, pr
     first = Work(tmp_path)
     assert_whole(first.run())
     assert first.seen == [0, 2, 4]
+    # A process that is not the first reads nothing after the others are done.
+    process(1, list(expected()))
+    monkeypatch.setattr(module, "barrier", lambda: shutil.rmtree(tmp_path))
+    assert Work(tmp_path).run() == {}
 
 
 def test_what_another_process_wrote_is_not_to_be_seen(tmp_path, process, monkeypatch):
@@ -182,15 +174,6 @@ def test_what_another_process_wrote_is_not_to_be_seen(tmp_path, process, monkeyp
     process(0)
     with pytest.raises(CraneError, match=r"state-1\.parquet: another process wrote it, but .* disk that all machines"):
         Work(tmp_path).run()
-
-
-def test_a_process_that_is_not_the_first_reads_nothing_after_the_others_are_done(tmp_path, process, monkeypatch):
-    process(1, list(expected()))
-    monkeypatch.setattr(module, "barrier", lambda: shutil.rmtree(tmp_path))
-    assert Work(tmp_path).run() == {}
-
-
-# --- masks -------------------------------------------------------------------------------------------------------
 
 
 def test_equal_masks_are_evaluated_once_under_all_their_names():

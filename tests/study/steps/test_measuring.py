@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import kurtosis
 
+from crane_lib import selection
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
@@ -18,14 +19,6 @@ from crane_lib.neurons import read_all_sets, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.relevance import document_relevance
 from crane_lib.scores import check_same_model, load_statistics, unit_means
-from crane_lib.selection import (
-    lape_scores,
-    normalized_contrast,
-    select_kurtosis,
-    select_lape,
-    select_top,
-    select_top_rows,
-)
 from crane_study.data.corpora import make_local_corpus, tokenized
 from crane_study.frames import read_frame
 from crane_study.measure.rows import COLUMNS
@@ -45,13 +38,8 @@ from tests.small import (
     write_model,
 )
 
-SELECTION = {
-    "languages": LANGUAGES,
-    "objective": "gold_logit",
-    "methods": METHODS,
-    "options": {"budget": 0.25, "lape": {"share": 0.05}},
-    "random_seed": 3,
-}
+SELECTION = {"languages": LANGUAGES, "objective": "gold_logit", "methods": METHODS, "random_seed": 3}
+SELECTION |= {"options": {"budget": 0.25, "lape": {"share": 0.05}}}
 
 
 def relevance(folder, corpus, model, **changes):
@@ -86,9 +74,6 @@ def documents(root, split):
     return model, {
         language: tokenized(frame, tokenizer, split=split, language=language, max_length=40) for language in LANGUAGES
     }
-
-
-# --- relevance -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,22 +137,10 @@ def test_statistics_of_two_models_do_not_go_together(root, tmp_path):
         check_same_model({"en": mine["en"], "vi": theirs["vi"]})
 
 
-# --- selection -----------------------------------------------------------------------------------------------
-
-METHODS = [
-    ("kurtosis", PUBLISHED),
-    ("kurtosis", "0.25"),
-    ("kurtosis", "0.01"),
-    ("contrast", "0.25"),
-    ("contrast_mean", "0.25"),
-    ("contrast_abs", "0.25"),
-    ("lape", PUBLISHED),
-    ("lape", "0.25"),
-    ("activation_contrast", "0.25"),
-    ("gradient_contrast", "0.25"),
-    ("random_like_kurtosis", PUBLISHED),
-    ("random_like_contrast", "0.25"),
-]
+CONTRASTS = ["contrast", "contrast_mean", "contrast_abs", "activation_contrast", "gradient_contrast"]
+AT_BUDGET = ["kurtosis", "lape", *CONTRASTS, "random_like_contrast"]
+SETS = [(method, "0.25") for method in AT_BUDGET] + [("kurtosis", "0.01")]
+SETS += [(method, PUBLISHED) for method in ("kurtosis", "lape", "random_like_kurtosis")]
 
 
 def layers(sites):
@@ -176,9 +149,9 @@ def layers(sites):
 
 def test_every_method_has_its_file_and_every_language_its_set(root):
     files = {path.name for path in (root / "selection").iterdir()}
-    assert files == {f"{method}@{level}.json" for method, level in METHODS}
+    assert files == {f"{method}@{level}.json" for method, level in SETS}
     model, _tokenizer = load_model(root / "model", device="cpu")
-    for method, level in METHODS:
+    for method, level in SETS:
         sets = read_neuron_sets(sets_file(root / "selection", method, level))
         draws = range(5) if method.startswith("random") else [-1]
         assert [(item.language, item.random_seed) for item in sets] == [(k, d) for d in draws for k in LANGUAGES]
@@ -197,25 +170,24 @@ def test_the_sets_are_the_rules_on_the_statistics(root):
         for k, item in statistics.items()
     }
     expected = {
-        ("kurtosis", PUBLISHED): select_kurtosis(rows, threshold=1.0),
-        ("kurtosis", "0.25"): {k: select_top_rows(sites, share=0.25) for k, sites in rows.items()},
-        ("lape", PUBLISHED): select_lape(firing, threshold_quantile=0.95, share=0.05),
+        ("kurtosis", PUBLISHED): selection.select_kurtosis(rows, threshold=1.0),
+        ("kurtosis", "0.25"): {k: selection.select_top_rows(sites, share=0.25) for k, sites in rows.items()},
+        ("lape", PUBLISHED): selection.select_lape(firing, threshold_quantile=0.95, share=0.05),
     }
     means = unit_means(statistics, "neuron")
     scores = {
-        "contrast": normalized_contrast(means),
-        "contrast_mean": normalized_contrast(means, against="mean"),
-        "contrast_abs": normalized_contrast(unit_means(statistics, "abs_neuron")),
-        "gradient_contrast": normalized_contrast(unit_means(gradient, "neuron")),
-        "activation_contrast": normalized_contrast(firing),
-        "lape": lape_scores(firing),
+        "contrast": selection.normalized_contrast(means),
+        "contrast_mean": selection.normalized_contrast(means, against="mean"),
+        "contrast_abs": selection.normalized_contrast(unit_means(statistics, "abs_neuron")),
+        "gradient_contrast": selection.normalized_contrast(unit_means(gradient, "neuron")),
+        "activation_contrast": selection.normalized_contrast(firing),
+        "lape": selection.lape_scores(firing),
     }
-    expected |= {(method, "0.25"): select_top(values, budget=0.25) for method, values in scores.items()}
+    expected |= {(method, "0.25"): selection.select_top(values, budget=0.25) for method, values in scores.items()}
     for (method, level), chosen in expected.items():
         for item in read_neuron_sets(sets_file(root / "selection", method, level)):
             assert layers(item.sites) == layers(chosen[item.language])
-    at_budget = [method for method, level in METHODS if level == "0.25"]
-    sizes = {method: read_neuron_sets(sets_file(root / "selection", method, "0.25"))[0].count() for method in at_budget}
+    sizes = {method: read_neuron_sets(sets_file(root / "selection", method, "0.25"))[0].count() for method in AT_BUDGET}
     assert sizes.pop("kurtosis") == 0.25 * 2 * (24 + 24 + 16)
     assert set(sizes.values()) == {0.25 * 2 * 24}
 
@@ -243,9 +215,6 @@ def test_selection_is_deterministic_and_random_draws_have_their_seed(root, tmp_p
         assert (tmp_path / "same" / path.name).read_bytes() == content
         same_as_other = (tmp_path / "other" / path.name).read_bytes() == content
         assert same_as_other != path.name.startswith("random")
-
-
-# --- masking -------------------------------------------------------------------------------------------------
 
 
 def perplexity(root, folder, *, methods=None, **inputs):

@@ -11,10 +11,7 @@ from crane_study.steps import masks, open_ended
 from crane_study.store import RECORD, SCRATCH
 from crane_study.study import Study
 from tests.small import write_study
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+from tests.study.steps.test_evaluations import Killed
 
 
 @pytest.fixture(scope="module")
