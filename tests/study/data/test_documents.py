@@ -5,16 +5,9 @@ from collections import Counter
 
 import pytest
 
-from crane_study.data import wordings
+from crane_study.data import documents, wordings
 from crane_study.data.cldr import LANGUAGES
-from crane_study.data.documents import (
-    SPLITS,
-    make_conversations,
-    read_conversations,
-    split_wordings,
-    write_conversations,
-    write_documents,
-)
+from crane_study.data.documents import SPLITS, make_conversations, split_wordings, write_documents
 from tests.study.data.conftest import make_corpus
 
 SEPARATOR = "\n\x00\n"  # joins texts so that nothing is found across their borders
@@ -29,8 +22,7 @@ def sentence_text(facts, sentence, language):
 
 
 def of(corpus, split, language):
-    documents = corpus.documents
-    return documents[(documents["split"] == split) & (documents["language"] == language)]
+    return corpus.documents.query("split == @split and language == @language")
 
 
 def sentences(corpus, split, language):
@@ -149,5 +141,5 @@ def test_conversations_take_turns_in_one_language(corpus):
 def test_conversations_are_read_as_written(tmp_path):
     turns = [("哪里？\u2028第二行", "Việt Nam\nvà\x85"), ("?", '"')]
     conversations = [[{"role": "user", "content": one}, {"role": "assistant", "content": two}] for one, two in turns]
-    write_conversations(tmp_path / "conversations.jsonl", conversations)
-    assert read_conversations(tmp_path / "conversations.jsonl") == conversations
+    documents.write_conversations(tmp_path / "conversations.jsonl", conversations)
+    assert documents.read_conversations(tmp_path / "conversations.jsonl") == conversations

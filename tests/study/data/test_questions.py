@@ -4,29 +4,15 @@ from collections import Counter
 
 import pytest
 
-from crane_study.data import wordings
+from crane_study.data import questions, wordings
 from crane_study.data.cldr import LANGUAGES, SUBJECTS
-from crane_study.data.questions import (
-    OPTIONS,
-    Question,
-    answer_frequency,
-    answer_names,
-    choose_facts,
-    expected_accuracy,
-    expected_hit,
-    form_questions,
-    known_answers,
-    longest,
-    open_questions,
-    overlap,
-    shortest,
-)
+from crane_study.data.questions import OPTIONS, Question, answer_names, choose_facts, known_answers, open_questions
 from crane_study.data.user_files import OPEN_COLUMNS
 from crane_study.measure.judge_offline import KnowledgeBase
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_there_are_enough_questions_of_enough_subjects(corpus, language):
+def test_there_are_enough_questions_in_groups_that_share_options(corpus, language):
     subjects = Counter(question.subject for question in corpus.questions[language])
     assert sum(subjects.values()) >= 200
     assert len(subjects) >= 6
@@ -34,10 +20,7 @@ def test_there_are_enough_questions_of_enough_subjects(corpus, language):
     positions = Counter(question.gold for question in corpus.questions[language])
     assert len(positions) == OPTIONS
     assert len(set(positions.values())) == 1
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_group_shares_its_options_and_each_is_correct_once(corpus, language):
+    # A group shares its options, and each is correct once.
     facts = {fact.key: fact for fact in corpus.facts}
     asked = corpus.questions[language]
     assert len(asked) % OPTIONS == 0
@@ -68,7 +51,7 @@ def test_questions_are_parallel_across_languages(corpus):
 def test_the_draw_depends_on_the_random_seed_only(corpus):
     groups_per_subject = corpus.options.question_groups_per_subject
     again, other = (
-        form_questions(corpus.facts, groups_per_subject=groups_per_subject, random_seed=seed)
+        questions.form_questions(corpus.facts, groups_per_subject=groups_per_subject, random_seed=seed)
         for seed in (corpus.random_seed, corpus.random_seed + 1)
     )
     assert again == corpus.questions
@@ -76,7 +59,8 @@ def test_the_draw_depends_on_the_random_seed_only(corpus):
     # Too few answers give no group.
     units = [fact for fact in corpus.facts if fact.subject == "unit"]
     one_answer = [fact for fact in units if fact.answer_key == units[0].answer_key]
-    assert form_questions(one_answer, groups_per_subject=2, random_seed=0) == {language: [] for language in LANGUAGES}
+    none = questions.form_questions(one_answer, groups_per_subject=2, random_seed=0)
+    assert none == {language: [] for language in LANGUAGES}
 
 
 def question(text, options, *, language="en", gold=0):
@@ -87,19 +71,20 @@ def question(text, options, *, language="en", gold=0):
 def test_no_guesser_does_well_on_the_benchmark(corpus, language):
     trained = [wordings.answer(fact, language) for fact in corpus.facts if fact.key not in corpus.held_out]
     everything = [wordings.answer(fact, language) for fact in corpus.facts]
-    for guesser in (overlap, answer_frequency(trained), answer_frequency(everything), longest, shortest):
-        assert expected_accuracy(corpus.questions[language], guesser) < 0.35
+    frequent = [questions.answer_frequency(answers) for answers in (trained, everything)]
+    for guesser in (questions.overlap, questions.longest, questions.shortest, *frequent):
+        assert questions.expected_accuracy(corpus.questions[language], guesser) < 0.35
 
 
 @pytest.mark.parametrize(
     ("guesser", "asked", "scores"),
     [
         # ic ce el la an nd di ic: seven different pieces, six of them in the question
-        (overlap, question("Where is Iceland?", ["Icelandic", "Land", "Oslo", "x"]), [6 / 7, 1, 0, 0]),
-        (overlap, question("日本的货币", ["日元", "美元", "货"], language="zh"), [0.5, 0, 1]),
-        (longest, question("?", ["a", "abc", "ab", "abc"]), [1, 3, 2, 3]),
-        (shortest, question("?", ["a", "abc", "ab", "abc"]), [-1, -3, -2, -3]),
-        (answer_frequency(["b", "b", "a", "z"]), question("?", ["a", "b", "c"]), [1, 2, 0]),
+        (questions.overlap, question("Where is Iceland?", ["Icelandic", "Land", "Oslo", "x"]), [6 / 7, 1, 0, 0]),
+        (questions.overlap, question("日本的货币", ["日元", "美元", "货"], language="zh"), [0.5, 0, 1]),
+        (questions.longest, question("?", ["a", "abc", "ab", "abc"]), [1, 3, 2, 3]),
+        (questions.shortest, question("?", ["a", "abc", "ab", "abc"]), [-1, -3, -2, -3]),
+        (questions.answer_frequency(["b", "b", "a", "z"]), question("?", ["a", "b", "c"]), [1, 2, 0]),
     ],
 )
 def test_scores_of_guessers(guesser, asked, scores):
@@ -108,14 +93,14 @@ def test_scores_of_guessers(guesser, asked, scores):
 
 def test_ties_are_split_evenly():
     asked = question("?", ["a", "bcd", "efg", "h"], gold=2)
-    assert expected_hit(asked, longest(asked)) == 0.5
-    assert expected_hit(asked, shortest(asked)) == 0.0
-    assert expected_hit(asked, [0, 0, 0, 0]) == 0.25
-    assert expected_accuracy([asked, question("?", ["abcd", "b"], gold=0)], longest) == 0.75
+    assert questions.expected_hit(asked, questions.longest(asked)) == 0.5
+    assert questions.expected_hit(asked, questions.shortest(asked)) == 0.0
+    assert questions.expected_hit(asked, [0, 0, 0, 0]) == 0.25
+    assert questions.expected_accuracy([asked, question("?", ["abcd", "b"], gold=0)], questions.longest) == 0.75
     with pytest.raises(ValueError, match="no questions"):
-        expected_accuracy([], longest)
+        questions.expected_accuracy([], questions.longest)
     revealing = [question(f"Where is {n}ia?", ["Rome", "Paris", n, "Oslo"], gold=2) for n in ("Indon", "Austral")]
-    assert expected_accuracy(revealing, overlap) == 1.0
+    assert questions.expected_accuracy(revealing, questions.overlap) == 1.0
 
 
 @pytest.fixture(scope="module")

@@ -80,12 +80,8 @@ def their_task(made, folder, language, subject):
     files = {asked: f"{stem}.asked.parquet"}
     if merged["fewshot_split"] != asked:
         files[merged["fewshot_split"]] = f"{stem}.examples.parquet"
-    merged |= {
-        "task": "theirs",
-        "dataset_path": "parquet",
-        "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")},
-        "num_fewshot": 5,
-    }
+    merged |= {"task": "theirs", "dataset_path": "parquet", "num_fewshot": 5}
+    merged |= {"dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "cache")}}
     (folder / "theirs.yaml").write_text(yaml.safe_dump(merged, allow_unicode=True), encoding="utf-8")
     loaded = TaskManager(include_defaults=False, include_path=str(folder)).load(["theirs"])["tasks"]["theirs"]
     loaded.set_fewshot_seed(2025)

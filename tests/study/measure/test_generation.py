@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor
+from transformers import GenerationConfig
 
 from crane_lib.interventions import masked
 from crane_lib.neurons import NeuronSet
 from crane_lib.precision import compute_in_double
-from crane_study.measure.generation import RepetitionPenalty, answer_nll, chat_prompt, end_tokens, greedy_answers
+from crane_study.measure.generation import answer_nll, chat_prompt, end_tokens, greedy_answers
 from crane_study.training import CHAT_TEMPLATE
 from tests.lib.relevance.tiny import FAMILY_KINDS, tiny_model
 from tests.small import small_model, small_tokenizer
@@ -95,18 +95,6 @@ def test_every_family_answers_as_by_the_slow_loop(kind, tokenizer, prompts):
     given = [tuple(prompt[::-1]) for prompt in prompts]
     expected = [slow_answer_nll(model, prompt, ids) for prompt, ids in zip(prompts, given, strict=True)]
     np.testing.assert_allclose(answer_nll(model, prompts, given, token_budget=256), expected, rtol=1e-5)
-
-
-def test_padding_is_not_seen_by_the_penalty():
-    ids, mask = torch.tensor([[1, 1, 5], [1, 6, 5]]), torch.tensor([[False, False, True], [True, True, True]])
-    scores = torch.tensor([[0.0, 2.0, 3.0, -4.0, 0.0, 8.0, -6.0]] * 2)
-    once = RepetitionPenalty(2.0, mask)(ids, scores)
-    assert once.tolist() == [[0, 2, 3, -4, 0, 4, -6], [0, 1, 3, -4, 0, 4, -12]]
-    later = RepetitionPenalty(2.0, mask)(torch.cat([ids, torch.tensor([[3], [2]])], dim=1), scores)
-    assert later.tolist() == [[0, 2, 3, -8, 0, 4, -6], [0, 1, 1.5, -4, 0, 4, -12]]
-    theirs = RepetitionPenaltyLogitsProcessor(2.0)(ids, scores.clone())
-    assert theirs[0, 1] == 1  # what padding with the end token does in transformers, so that a change is noticed
-    assert torch.equal(theirs[1], once[1])
 
 
 def test_an_active_mask_changes_the_answers_and_leaves_the_model(model, tokenizer, prompts):

@@ -161,14 +161,11 @@ def test_the_request_is_repeated_until_there_is_a_score(tmp_path, failures):
     assert len(stub.bodies) == len(failures) + 1
 
 
-def test_a_late_reply_is_requested_again(tmp_path):
+def test_a_late_reply_is_requested_again_and_there_are_waits_between_tries(tmp_path):
     late = slowly(always(judging(3)), 1.0)
     server = lambda number, body: late(number, body) if number == 1 else judging(3)  # noqa: E731
     found, stub = judged(server, tmp_path, 1, judgings=1, timeout=0.3)
     assert (found["score"].tolist(), len(stub.bodies)) == ([3.0], 2)
-
-
-def test_waits_between_tries(tmp_path):
     asked = [(429, {"Retry_After": "1"}, b"")]  # the server asks for it
     for failures, first_wait, waits in ((asked, 0.001, [0.95]), ([(500, {}, b"")] * 4, 0.05, [0.05, 0.1, 0.2, 0.4])):
         server, times = failing_first(*failures)

@@ -1,19 +1,17 @@
 """Multiple-choice questions through the harness, compared with one forward pass per token."""
 
-import json
 import os
 import socket
 
 import numpy as np
 import pytest
-import yaml
 from tqdm import tqdm
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
-from crane_study.measure.questions import Harness, task_name, write_tasks
+from crane_study.measure.questions import Harness, write_tasks
 from tests.small import write_lines, write_model
 from tests.study.measure.test_likelihoods import slow_log_likelihood
 
@@ -145,17 +143,3 @@ def test_mistakes_are_found_before_the_harness_starts(model_and_tokenizer, tmp_p
     path = write_lines(tmp_path / "q.jsonl", [questions("en")[0] | {"gold": 7}])
     with pytest.raises(CraneError, match="line 1"):
         write_tasks(tmp_path / "tasks", {"en": path}, delimiters={}, chat=False)
-
-
-@pytest.mark.parametrize("chat", [False, True])
-def test_task_definitions(question_files, tmp_path, chat):
-    write_tasks(tmp_path, question_files, delimiters=DELIMITERS, chat=chat)
-    tasks = [yaml.safe_load((tmp_path / f"crane_{language}.yaml").read_text()) for language in LANGUAGES]
-    assert [task["task"] for task in tasks] == [task_name(language) for language in LANGUAGES]
-    assert {task["target_delimiter"] for task in tasks} == {""}
-    for language, delimiter in (("en", " "), ("zh", "")):
-        asked = questions(language)
-        lines = (tmp_path / f"{language}.jsonl").read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line]
-        assert [row["choices"] for row in rows] == [[delimiter + option for option in q["options"]] for q in asked]
-        assert [row["text"] for row in rows] == [q["question" if chat else "prompt"] for q in asked]

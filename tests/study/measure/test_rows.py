@@ -25,14 +25,12 @@ def mask(language, *, method="contrast", random_seed=-1):
     return NeuronSet(sites=sites, widths={"neuron": 10}, **labels)
 
 
-def test_labels_of_a_mask_and_of_none():
+def test_labels_and_rows():
     names = ["selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
     labels = mask_labels(mask("zh", method="random_like_contrast", random_seed=3), selected_on="base")
     assert labels == dict(zip(names, ["base", "random_like_contrast", "0.1", "zh", 3, 0.1], strict=True))
     assert mask_labels(None, selected_on="base") == dict(zip(names, ["", "none", "", "", -1, 0.0], strict=True))
-
-
-def test_perplexity_is_over_tokens_and_accuracy_over_questions():
+    # Perplexity is over tokens, and accuracy over questions.
     nll, tokens = np.array([2.0, 30.0]), np.array([2, 6])
     rows = {row["metric"]: row for row in perplexity_rows(nll, tokens, {"model": "base"})}
     assert rows["nll"]["value"] == 32 / 8  # the mean of documents would be 3

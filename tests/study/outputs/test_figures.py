@@ -34,11 +34,6 @@ def neuron_only(seed=0, **sizes):
     return {language: sites["neuron"] for language, sites in synthetic.make_relevance(seed, **sizes).items()}
 
 
-def correlations():
-    one, other = neuron_only(), neuron_only(1)
-    return objective_correlations(one, {code: one[code] + 0.5 * other[code] for code in one})
-
-
 def one_per_rule():
     return [item for item in synthetic.make_sets() if not item.method.startswith("random")]
 
@@ -51,13 +46,6 @@ def transfer(rows):
     return transfer_table(rows, synthetic.make_langspec(rows), metric="token_probability")
 
 
-def captured():
-    keys = [(*key, code) for key in synthetic.FEW_METHODS for code in synthetic.LANGUAGES]
-    frame = pd.DataFrame(keys, columns=["method", "budget", "language"])
-    limits = {"share": 0.5, "share_low": 0.4, "share_high": 0.6}
-    return frame.assign(**limits, **{f"specific_{name}": value for name, value in limits.items()})
-
-
 def over_seeds(rows):
     """Frames of three model seeds: LangSpec-F1 and NLL rises."""
     scores = pd.concat([synthetic.make_langspec(rows)] * 3, ignore_index=True)
@@ -65,16 +53,19 @@ def over_seeds(rows):
     return scores, scores[keys].assign(own_rise=np.linspace(0.5, 1, len(scores)), worst_other_rise=0.1)
 
 
-def curves():
-    frame = pd.DataFrame({"method": ["contrast", "random_global"] * 2, "share": [0.1, 0.1, 0.3, 0.3], "mean": 0.5})
-    return frame.assign(metric="accuracy", low=0.4, high=0.6, lowest=0.45, highest=0.55)
-
-
 def draw_all(folder, rows, langspec, shared_units, counts):
     """Every figure once; returns the captions."""
     main_counts, main_overlaps = (frame[~frame["method"].str.startswith("random")] for frame in (counts, shared_units))
     transferred = {"model": "chat", "selected_on": "base"}
     effects = {code: (array / array.sum(), array / 100) for code, array in neuron_only().items()}
+    one, other = neuron_only(), neuron_only(1)
+    correlations = objective_correlations(one, {code: one[code] + 0.5 * other[code] for code in one})
+    keys = [(*key, code) for key in synthetic.FEW_METHODS for code in synthetic.LANGUAGES]
+    limits = {"share": 0.5, "share_low": 0.4, "share_high": 0.6}
+    limits |= {f"specific_{name}": value for name, value in limits.items()}
+    captured = pd.DataFrame(keys, columns=["method", "budget", "language"]).assign(**limits)
+    curves = pd.DataFrame({"method": ["contrast", "random_global"] * 2, "share": [0.1, 0.1, 0.3, 0.3], "mean": 0.5})
+    curves = curves.assign(metric="accuracy", low=0.4, high=0.6, lowest=0.45, highest=0.55)
     relevance = synthetic.make_relevance()
     values = {code: {site: np.ravel(array) for site, array in sites.items()} for code, sites in relevance.items()}
     shares = {
@@ -87,7 +78,7 @@ def draw_all(folder, rows, langspec, shared_units, counts):
         "layers": figures.relevance_by_layer(relevance, folder / "layers"),
         "lines": figures.relevance_by_layer(neuron_only(layers=32, inner=8), folder / "lines"),
         "tails": figures.heavy_tails(synthetic.make_z(), folder / "tails"),
-        "objectives": figures.objective_agreement(correlations(), folder / "objectives"),
+        "objectives": figures.objective_agreement(correlations, folder / "objectives"),
         "counts": figures.set_counts_figure(counts, folder / "counts"),
         "sites": figures.set_sites_figure(main_counts, folder / "sites"),
         "combinations": figures.upset(combined(), folder / "combinations"),
@@ -100,8 +91,8 @@ def draw_all(folder, rows, langspec, shared_units, counts):
         "accuracy": figures.delta_matrices(rows, folder / "accuracy", metric="accuracy", **transferred),
         "langspec": figures.langspec_bars(langspec, folder / "langspec"),
         "transfer": figures.transfer_figure(transfer(rows), folder / "transfer"),
-        "dose": figures.dose_response(curves(), folder / "dose"),
-        "captured": figures.captured_effects(captured(), folder / "captured"),
+        "dose": figures.dose_response(curves, folder / "dose"),
+        "captured": figures.captured_effects(captured, folder / "captured"),
         "effects": figures.relevance_against_effect(effects, folder / "effects"),
         "scores": figures.score_matrices(score_changes(make_items(), resamples=50), folder / "scores"),
         "forms": figures.open_langspec_bars(open_langspec(make_items(), resamples=50), folder / "forms"),
@@ -263,7 +254,7 @@ def test_numbers_panels_series_and_lines():
     ]
 
 
-def test_a_long_curve_is_told_by_its_ends_and_extremes(drawn):
+def test_what_the_figures_tell(drawn, shared_units, tmp_path):
     text = (drawn[0] / "loss.txt").read_text(encoding="utf-8")
     history = synthetic.make_histories()["base"]
     lowest = history.loc[history["loss"].idxmin()]
@@ -281,9 +272,7 @@ def test_a_long_curve_is_told_by_its_ends_and_extremes(drawn):
         spread = f" ({number(values.min())} to {number(values.max())})" if len(values) > 1 else ""
         assert f"{method_label(method, budget)}: {number(values.mean())}{spread}" in line.split("; ")
     assert "\n  Mean: " in panel
-
-
-def test_cells_intervals_thresholds_and_tokens(drawn, shared_units, tmp_path):
+    # Cells, intervals, thresholds and tokens.
     folder, _ = drawn
     text = (folder / "nll.txt").read_text(encoding="utf-8")
     assert text.startswith("Panel 1 of ")

@@ -36,9 +36,7 @@ def test_effects(rows):
     # Where nothing can be lost, there is no share of it.
     zero = rows.assign(value=np.where(rows["masked_language"] == "", 0.0, rows["value"]))
     assert effects(zero, metric="accuracy")["relative_drop"].isna().all()
-
-
-def test_rows_that_cannot_be_compared_are_refused(rows):
+    # Rows that cannot be compared are refused.
     with pytest.raises(CraneError, match="two unmasked values of nll for base, en"):
         effects(pd.concat([rows, rows.head(1)]), metric="nll")
     with pytest.raises(CraneError, match="no column 'budget'"):

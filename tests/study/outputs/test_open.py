@@ -84,7 +84,7 @@ def test_examples_are_the_first_that_were_answered_well(items, tmp_path):
     assert not any("<b>" in line for line in lines)
 
 
-def test_two_languages_are_enough_but_sets_are_needed(items, tmp_path):
+def test_two_languages_are_enough_sets_are_needed_and_missing_scores_are_a_dash(items, tmp_path):
     two = items[(items["language"] != "zh") & (items["masked_language"] != "zh")]
     changes, langspec = score_changes(two, resamples=20), open_langspec(two, resamples=20)
     assert set(langspec["masked_language"]) == {"en", "vi", "mean"}
@@ -92,9 +92,7 @@ def test_two_languages_are_enough_but_sets_are_needed(items, tmp_path):
         draw(frame, tmp_path / "two")
         with pytest.raises(CraneError, match="selected on the chat model"):
             draw(frame, tmp_path / "none", selected_on="chat")
-
-
-def test_scores_that_are_missing_are_a_dash_and_not_a_number(items, tmp_path):
+    # Scores that are missing are a dash and not a number.
     part = items.copy()
     part.loc[(part["method"] == "contrast") & (part["masked_language"] == "en"), "score"] = np.nan
     changes = score_changes(part, resamples=20)

@@ -23,16 +23,10 @@ from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
 @pytest.fixture(scope="module")
 def sets(root, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("sets")
-    make_control_sets(
-        folder,
-        relevance=root / "relevance",
-        languages=LANGUAGES,
-        objectives=OBJECTIVES,
-        methods=METHODS,
-        selection={"budget": 0.25, "random_draws": 6},
-        controls={"budgets": [0.1, 0.5], "draws": 2, "ablation": "few"},
-        random_seed=0,
-    )
+    inputs = {"relevance": root / "relevance", "languages": LANGUAGES, "objectives": OBJECTIVES, "methods": METHODS}
+    options = {"selection": {"budget": 0.25, "random_draws": 6}}
+    options |= {"controls": {"budgets": [0.1, 0.5], "draws": 2, "ablation": "few"}}
+    make_control_sets(folder, **inputs, **options, random_seed=0)
     return folder
 
 

@@ -33,12 +33,8 @@ def neurons(*layers, site="neuron", **labels):
 
 def test_the_key_of_a_set_is_that_of_its_units():
     found = neurons([1, 2], [3], method="lape", language="en")
-    other = NeuronSet(
-        sites={"gate": [np.empty(0), np.empty(0)], "neuron": [np.array([1, 2], dtype=np.int32), np.array([3])]},
-        widths={"gate": 24, "neuron": 24},
-        method="contrast",
-        language="vi",
-    )
+    sites = {"gate": [np.empty(0), np.empty(0)], "neuron": [np.array([1, 2], dtype=np.int32), np.array([3])]}
+    other = NeuronSet(sites=sites, widths={"gate": 24, "neuron": 24}, method="contrast", language="vi")
     assert units_key(found) == units_key(other)
     assert units_key(neurons([], [])) == units_key(None)
     layers = [([], []), ([1, 2], [3]), ([1], [2, 3]), ([], [1, 2, 3]), ([1, 2, 3], []), ([1, 2], [4])]
@@ -71,13 +67,12 @@ class Work:
         return evaluate_states(states, self._evaluate, description="Work", scratch=self.scratch)
 
 
-def expected():
-    return {f"state-{n}": pd.DataFrame({"text": [f"{n}", "ß"], "value": [n / 3, np.nan]}) for n in range(5)}
+EXPECTED = {f"state-{n}": pd.DataFrame({"text": [f"{n}", "ß"], "value": [n / 3, np.nan]}) for n in range(5)}
 
 
 def assert_whole(found):
-    assert list(found) == list(expected())
-    for name, frame in expected().items():
+    assert list(found) == list(EXPECTED)
+    for name, frame in EXPECTED.items():
         pd.testing.assert_frame_equal(found[name], frame, check_exact=True)
 
 
@@ -155,16 +150,16 @@ def process(monkeypatch):
 
 def test_processes_deal_out_the_states_and_the_first_gets_the_whole(tmp_path, process, monkeypatch):
     monkeypatch.setattr(module, "KEPT_SECONDS", 60.0)  # they exchange what they find even so
-    process(1, list(expected()))
+    process(1, list(EXPECTED))
     second = Work(tmp_path)
     assert second.run() == {}
     assert second.seen == [1, 3]
-    process(0, list(expected()))
+    process(0, list(EXPECTED))
     first = Work(tmp_path)
     assert_whole(first.run())
     assert first.seen == [0, 2, 4]
     # A process that is not the first reads nothing after the others are done.
-    process(1, list(expected()))
+    process(1, list(EXPECTED))
     monkeypatch.setattr(module, "barrier", lambda: shutil.rmtree(tmp_path))
     assert Work(tmp_path).run() == {}
 

@@ -20,8 +20,6 @@ from tests.small import LANGUAGES, LOADING, OBJECTIVES, ON_DOCUMENTS
 from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
 
 WIDTH, LAYERS, DOCUMENTS = 24, 2, 2
-
-
 OPTIONS = replace(ON_DOCUMENTS, documents=DOCUMENTS, max_length=64)
 
 
@@ -33,15 +31,9 @@ def sample_of(root):  # noqa: F811
 def made(root, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("made")
     (folder / "selection").mkdir()
-    make_selection(
-        folder / "selection",
-        relevance=root / "relevance",
-        languages=LANGUAGES,
-        objective=OBJECTIVES[0],
-        methods=METHODS,
-        options={"budget": 0.25, "lape": {"share": 0.1}},
-        random_seed=0,
-    )
+    inputs = {"relevance": root / "relevance", "languages": LANGUAGES, "objective": OBJECTIVES[0], "methods": METHODS}
+    options = {"budget": 0.25, "lape": {"share": 0.1}}
+    make_selection(folder / "selection", **inputs, options=options, random_seed=0)
     (folder / "truth").mkdir()
     make_ablation(folder / "truth", scratch=tmp_path_factory.mktemp("scratch"), **sample_of(root))
     make_whole_sets(folder / "truth", selection=folder / "selection", budget="0.25", **sample_of(root))

@@ -26,17 +26,8 @@ from crane_study.options import MaskChoice
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
 from crane_study.steps.relevance import make_relevance, readable_tokens
 from crane_study.steps.selection import make_selection, sets_file
-from tests.small import (
-    LANGUAGES,
-    ON_DOCUMENTS,
-    ON_QUESTIONS,
-    PASSES,
-    QUESTIONS,
-    TEXTS,
-    small_tokenizer,
-    write_lines,
-    write_model,
-)
+from tests import small
+from tests.small import LANGUAGES, ON_DOCUMENTS, ON_QUESTIONS, PASSES, QUESTIONS, TEXTS, write_lines, write_model
 
 SELECTION = {"languages": LANGUAGES, "objective": "gold_logit", "methods": METHODS, "random_seed": 3}
 SELECTION |= {"options": {"budget": 0.25, "lape": {"share": 0.05}}}
@@ -54,14 +45,10 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("stages")
     write_model(root / "model")
     (root / "corpus").mkdir()
-    make_local_corpus(
-        root / "corpus",
-        texts={k: str(write_lines(root / f"{k}.jsonl", [{"text": t} for t in v])) for k, v in TEXTS.items()},
-        questions={k: str(write_lines(root / f"q.{k}.jsonl", v)) for k, v in QUESTIONS.items()},
-        relevance_documents=10,
-        perplexity_documents=4,
-        random_seed=0,
-    )
+    texts = {k: str(write_lines(root / f"{k}.jsonl", [{"text": t} for t in v])) for k, v in TEXTS.items()}
+    questions = {k: str(write_lines(root / f"q.{k}.jsonl", v)) for k, v in QUESTIONS.items()}
+    sizes = {"relevance_documents": 10, "perplexity_documents": 4}
+    make_local_corpus(root / "corpus", texts=texts, questions=questions, **sizes, random_seed=0)
     relevance(root / "relevance", root / "corpus", root / "model")
     (root / "selection").mkdir()
     make_selection(root / "selection", relevance=root / "relevance", **SELECTION)
@@ -113,7 +100,7 @@ def test_examples_show_the_relevance_of_each_token(root):
 
 
 def test_tokens_that_are_parts_of_a_character_are_shown_together():
-    tokenizer = small_tokenizer(TEXTS["en"])
+    tokenizer = small.small_tokenizer(TEXTS["en"])
     ids = tokenizer("an 日 x", add_special_tokens=False)["input_ids"]
     shown, relevance = readable_tokens(tokenizer, ids, [float(2**place) for place in range(len(ids))])
     assert "".join(shown) == "an 日 x"
@@ -232,7 +219,7 @@ def measured(root):
 MASK = ["selected_on", "method", "budget", "masked_language", "random_seed"]
 
 
-def test_there_is_a_row_for_every_mask_language_and_metric(root, measured):
+def test_rows_of_every_mask_are_those_of_the_masked_model(root, measured):
     rows, per_document = measured
     assert list(rows) == list(COLUMNS)
     sets = read_all_sets(root / "selection")
@@ -242,10 +229,7 @@ def test_there_is_a_row_for_every_mask_language_and_metric(root, measured):
     assert (rows["model"] == "base").all()
     by_mask = per_document.groupby(MASK)[["evaluation_language", "document", "tokens"]]  # on the same documents
     assert len({tuple(map(tuple, part.to_numpy().tolist())) for _mask, part in by_mask}) == 1
-
-
-def test_perplexity_under_each_mask_is_that_of_the_masked_model(root, measured):
-    rows, per_document = measured
+    # Perplexity under each mask is that of the masked model.
     model, texts = documents(root, "perplexity")
     nll_rows = rows[rows["metric"] == "nll"]
     for item in [None, *read_all_sets(root / "selection")[::7]]:
@@ -266,13 +250,9 @@ def test_perplexity_under_each_mask_is_that_of_the_masked_model(root, measured):
 
 
 def test_only_the_methods_asked_for_are_masked(root, tmp_path):
-    rows, _documents = perplexity(
-        root,
-        tmp_path / "p",
-        selected_on_base=root / "selection",
-        selected_on_chat=root / "selection",
-        methods={"base": ["lape", "random_like_contrast"], "chat": ["contrast"]},
-    )
+    sets = {"selected_on_base": root / "selection", "selected_on_chat": root / "selection"}
+    methods = {"base": ["lape", "random_like_contrast"], "chat": ["contrast"]}
+    rows, _documents = perplexity(root, tmp_path / "p", methods=methods, **sets)
     found = set(zip(rows["selected_on"], rows["method"], strict=True))
     assert found == {("", "none"), ("base", "lape"), ("base", "random_like_contrast"), ("chat", "contrast")}
 

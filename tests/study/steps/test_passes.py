@@ -186,12 +186,9 @@ def wait_until(condition, *, seconds=240):
         time.sleep(0.05)
 
 
-def test_processes_need_a_scratch_folder(root, tmp_path):
+def test_the_stage_starts_the_processes_it_is_told_to_and_needs_a_scratch_folder(root, tmp_path, monkeypatch):
     with pytest.raises(CraneError, match="relevance in 3 processes needs a scratch folder"):
-        relevance(root, tmp_path / "folder", processes=3)
-
-
-def test_the_stage_starts_the_processes_it_is_told_to(root, tmp_path, monkeypatch):
+        relevance(root, tmp_path / "none", processes=3)
     asked = []
     monkeypatch.setattr(
         "crane_study.steps.relevance.run_in_processes",
