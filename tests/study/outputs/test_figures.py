@@ -21,7 +21,7 @@ from crane_study.figures import panels, style
 from crane_study.figures.alt_text import describe, number, tell, tell_line
 from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
 from crane_study.labels import language_name, method_label
-from crane_study.publish import Publisher
+from crane_study.publish import REHEARSAL, Publisher
 from crane_study.tables.overlap import agreement, by_rule, intersections
 from crane_study.tables.relevance import objective_correlations
 from crane_study.tables.transfer import transfer_table
@@ -298,11 +298,13 @@ def test_what_the_figures_tell(drawn, shared_units, tmp_path):
 def test_a_notebook_shows_the_picture_and_says_what_it_shows(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("crane_study.publish.display", lambda *given, **options: shown.append((given, options)))
-    with style.marked("REHEARSAL (no result)"):
-        Publisher(tmp_path, "00").figure("guessers", figures.guessers, synthetic.make_guessers())
+    (tmp_path / "profile.yaml").write_text("rehearsal: true\n")
+    Publisher(tmp_path, "00").figure("guessers", figures.guessers, synthetic.make_guessers())
     (bundle,), options = shown[0]
     assert options["raw"]
     assert base64.b64decode(bundle["image/png"]) == (tmp_path / "figures" / "00_guessers.png").read_bytes()
     assert bundle["text/plain"] == (tmp_path / "figures" / "00_guessers.txt").read_text(encoding="utf-8")
-    assert bundle["text/plain"].startswith("REHEARSAL (no result)\nPanel 1")
-    assert options["metadata"]["image/png"]["alt"].startswith("Accuracy on the held-out four-way questions")
+    assert bundle["text/plain"].startswith(f"{REHEARSAL}\nPanel 1")
+    assert options["metadata"]["image/png"]["alt"].startswith(
+        f"{REHEARSAL}: Accuracy on the held-out four-way questions"
+    )
