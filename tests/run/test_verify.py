@@ -48,9 +48,9 @@ def edit(folder, change):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def compared(ours, theirs, **options):
+def compared(ours, theirs):
     """The comparison of one run's folder with another's, and its differences in words."""
-    found = verify(ours, against=str(theirs), **options).comparison
+    found = verify(ours, against=str(theirs)).comparison
     return found, [str(one) for one in found.differences]
 
 
@@ -69,22 +69,17 @@ def test_a_finished_run_is_ok_with_and_without_its_stages(run):
     assert "2 stages not checked" in verify(run).notes[0]
 
 
-def change_a_byte(run):
-    path = run / "stages" / "base_model" / "model" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+WEIGHTS, RECORD = "stages/base_model/model/model.safetensors", "stages/corpus/stage.json"
 
 
-def add_files(run):
+def move_files(run):
+    (run / "tables" / "03_langspec.csv").unlink()
     (run / "tables" / "99_new.csv").write_text("a\n1\n")
     (run / "stages" / "other").mkdir()
     (run / "stages" / "other" / "stage.json").write_text("{}")
     (run / ".lock").touch()
     (run / "logs").mkdir()
     (run / "logs" / "00.log").write_text("output of the cells")
-
-
-def fail_a_section(run):
-    edit(run, lambda manifest: manifest["sections"][3].update(status="failed", error="no such set"))
 
 
 def spoil_the_manifest(run):
@@ -94,21 +89,27 @@ def spoil_the_manifest(run):
 @pytest.mark.parametrize(
     ("damage", "problems"),
     [
-        (change_a_byte, ["stages/base_model/model/model.safetensors: was changed after the run ("]),
-        (lambda run: (run / "tables" / "03_langspec.csv").unlink(), ["tables/03_langspec.csv: is missing"]),
-        (add_files, ["tables/99_new.csv: is not in the manifest", "stages/other/stage.json: is not in the manifest"]),
+        (lambda run: (run / WEIGHTS).write_bytes(b"x"), [f"{WEIGHTS}: was changed after the run ("]),
         (
-            lambda run: (run / "stages" / "corpus" / "stage.json").write_text('{"schema": "crane.stage/1"}'),
+            move_files,
             [
-                "stages/corpus/stage.json: is no complete record of a stage",
-                "stages/corpus/stage.json: was changed after the run",
+                "tables/03_langspec.csv: is missing",
+                "tables/99_new.csv: is not in the manifest",
+                "stages/other/stage.json: is not in the manifest",
             ],
         ),
-        (fail_a_section, ["section 03_perplexity: no such set"]),
+        (
+            lambda run: (run / RECORD).write_text('{"schema": "crane.stage/1"}'),
+            [f"{RECORD}: is no complete record of a stage", f"{RECORD}: was changed after the run"],
+        ),
+        (
+            lambda run: edit(run, lambda made: made["sections"][3].update(status="failed", error="no such set")),
+            ["section 03_perplexity: no such set"],
+        ),
         (spoil_the_manifest, [".json: locks: Field required (and 1 more); nothing else was checked"]),
         (lambda run: (run / "manifest.json").write_text("{"), ["manifest.json: is not JSON"]),
     ],
-    ids=["byte", "missing", "added", "record", "failed", "part", "cut"],
+    ids=["byte", "files", "record", "failed", "part", "cut"],
 )
 def test_what_is_wrong_with_the_files_is_named(run, damage, problems):
     damage(run)
@@ -120,10 +121,18 @@ def test_what_is_wrong_with_the_files_is_named(run, damage, problems):
     assert f"PROBLEM {found[0]}" in said.output
 
 
-def test_a_run_that_cannot_be_checked_is_one_line(run):
+def test_a_run_that_cannot_be_checked_is_one_line(run, tmp_path):
     pd.DataFrame({"method": ["lape"], "surprise": 0.5}).to_csv(run / "tables" / "03_new.csv", index=False)
     with pytest.raises(CraneError, match=r"tolerances.yaml: no rule .* is for tables/03_new.csv, column 'surprise'"):
         verify(run, against=str(run))
+    other = make_run(tmp_path / "smoke", profile="smoke")
+    for against, expected in (
+        (other, r"is of profile 'smoke', the run is of 'mini'"),
+        (run / "claims.json", r"is not a reference \(schema: Input should be 'crane.reference/1'\)"),
+        (tmp_path / "nothing.json", r"nothing.json: no such file"),
+    ):
+        with pytest.raises(CraneError, match=expected):
+            verify(run, against=str(against))
     (run / "manifest.json").write_text('{"schema": "crane.manifest/1"}')
     with pytest.raises(CraneError, match=r"has schema crane.manifest/1, this version checks crane.manifest/2; run"):
         verify(run)
@@ -132,8 +141,15 @@ def test_a_run_that_cannot_be_checked_is_one_line(run):
         verify(run)
 
 
-def test_numbers_within_the_tolerance(run, tmp_path, references):
-    assert crane("reference", run, references / "mini.json").exit_code == 0
+def test_numbers_within_and_beyond_their_tolerances(run, tmp_path, references):
+    path = references / "mini.json"
+    said = crane("reference", run, path)
+    assert said.exit_code == 0
+    assert "18 rows of 4 tables, 1 verdicts" in said.output
+    kept = read_reference(path)
+    assert kept.made_with["processor"] == read_manifest(run).machine.processor
+    assert (kept.made_with["uncommitted_changes"], kept.made_with["jobs"]) == (False, [1])
+    assert kept.verdicts == {"C3 / contrast / 0.1 / accuracy": "REPRODUCED"}
     other = make_run(tmp_path / "other", shift=0.05)
     found = verify(other).comparison
     assert found.differences == []
@@ -142,16 +158,16 @@ def test_numbers_within_the_tolerance(run, tmp_path, references):
     assert 0 < found.equal < found.numbers
     said = crane("verify", other)
     assert said.exit_code == 0
-    assert "1 differences that do not count: tables/03_langspec.csv, lape / token_probability, worst_other: zh" in (
-        said.output
-    )
+    told = "1 differences that do not count: tables/03_langspec.csv, lape / token_probability, worst_other: zh"
+    assert told in said.output
     exact = crane("verify", other, "--exact")
     assert exact.exit_code == 1
     assert "tables/03_langspec.csv, contrast / token_probability, mean: 0.75, reference 0.7" in exact.output
-
-
-def test_a_number_beyond_its_tolerance(run, tmp_path):
-    other = make_run(tmp_path / "other", shift=0.25)
+    low = make_run(tmp_path / "low", shift=-0.1)  # LangSpec-F1 of .6, and of 0
+    said = crane("verify", low, "--against", low)
+    told = "power: 42 of these numbers (98 %) would be out of tolerance if the run had reported 0 (1 are 0 in the"
+    assert told in said.output
+    other = make_run(tmp_path / "beyond", shift=0.25)
     places = {(one.table, one.row, one.column): one for one in compared(other, run)[0].differences}
     one = places["tables/03_langspec.csv", "lape / token_probability", "mean"]
     assert (one.value, one.reference, one.tolerance) == (0.35, 0.1, pytest.approx(0.05 + 0.25 * 0.1))
@@ -172,20 +188,18 @@ def test_documents_verdicts_and_settings_are_equal(run, tmp_path):
     assert compared(make_run(tmp_path / "b", verdict="NOT REPRODUCED"), run)[1] == [
         "claims.json, C3 / contrast / 0.1 / accuracy, verdict: NOT REPRODUCED, reference REPRODUCED"
     ]
+    first, second = (
+        make_run(tmp_path / word, profile="smoke", verdict=word) for word in ("REPRODUCED", "NOT REPRODUCED")
+    )
+    found, differing = compared(second, first)  # verdicts of smoke are told only
+    assert (differing, len(found.information)) == ([], 1)
+    assert len(verify(second, against=str(first), exact=True).comparison.differences) == 1
     told = {"description": "other words", "expected_seconds": {"00": 1.0}, "calibration_seconds": 1.0, "needs": {}}
     assert set(told) == set(TOLD)
     other = make_run(tmp_path / "c")
     edit(other, lambda manifest: manifest["profile"]["selection"].update(budget=0.2))
     edit(other, lambda manifest: manifest["profile"].update(told, device="cuda"))
     assert compared(other, run)[1] == ["profile, selection.budget: is 0.2, the reference has 0.1"]
-
-
-def test_verdicts_of_smoke_are_told(tmp_path):
-    first = make_run(tmp_path / "first", profile="smoke")
-    second = make_run(tmp_path / "second", profile="smoke", verdict="NOT REPRODUCED")
-    found, differing = compared(second, first)
-    assert (differing, len(found.information)) == ([], 1)
-    assert len(compared(second, first, exact=True)[1]) == 1
 
 
 def test_missing_tables_rows_and_sections(run, tmp_path):
@@ -203,35 +217,6 @@ def test_missing_tables_rows_and_sections(run, tmp_path):
         "tables/03_langspec.csv, lape / token_probability: the row is missing",
     }
     assert "tables/03_langspec.csv, area: the column is new" in map(str, found.information)
-
-
-def test_a_reference_of_another_profile(run, tmp_path):
-    other = make_run(tmp_path / "smoke", profile="smoke")
-    with pytest.raises(CraneError, match=r"is of profile 'smoke', the run is of 'mini'"):
-        verify(run, against=str(other))
-    with pytest.raises(CraneError, match=r"is not a reference \(schema: Input should be 'crane.reference/1'\)"):
-        verify(run, against=str(run / "claims.json"))
-    with pytest.raises(CraneError, match=r"nothing.json: no such file"):
-        verify(run, against=str(tmp_path / "nothing.json"))
-
-
-def test_a_reference_is_small_and_comes_back_as_it_was(run, tmp_path):
-    path = tmp_path / "kept.json"
-    said = crane("reference", run, path)
-    assert said.exit_code == 0
-    assert "18 rows of 4 tables, 1 verdicts" in said.output
-    assert path.stat().st_size < 10_000
-    found = read_reference(path)
-    assert found.made_with["processor"] == read_manifest(run).machine.processor
-    assert found.verdicts == {"C3 / contrast / 0.1 / accuracy": "REPRODUCED"}
-    table = found.tables["tables/03_langspec.csv"]
-    assert table.key == ["method", "metric"]
-    assert table.rows["contrast / token_probability"] == [0.7, "vi"]  # no p-value: it is not compared
-    mean = found.tables["results.csv"].rows["mini / base / base / random / 0.1 / en / vi / t / nll"]
-    assert dict(zip(found.tables["results.csv"].columns, mean, strict=True)) == {"value": 2.05, "n": 100, "draws": 2}
-    text = "stages/corpus/documents.txt"
-    assert found.sha256[text] == read_manifest(run).stages[1].outputs[text]
-    assert verify(run, against=str(path), exact=True).holds
 
 
 def test_not_every_run_may_be_a_reference(run, tmp_path):
@@ -254,15 +239,6 @@ def test_not_every_run_may_be_a_reference(run, tmp_path):
     assert crane("reference", changed, path, "--allow-dirty").exit_code == 0
     found = read_reference(path)
     assert (found.made_with["uncommitted_changes"], found.made_with["jobs"]) == (True, [1])
-
-
-def test_the_power_of_a_comparison_is_told(tmp_path):
-    low = make_run(tmp_path / "mini", shift=-0.1)  # LangSpec-F1 of .6, and of 0
-    found = verify(low, against=str(low)).comparison
-    assert (found.numbers, found.could_fail, found.zeros) == (43, 42, 1)
-    said = crane("verify", low, "--against", low)
-    told = "power: 42 of these numbers (98 %) would be out of tolerance if the run had reported 0 (1 are 0 in the"
-    assert told in said.output
 
 
 # Comparison of single numbers, with the intervals that rows have of their own.
@@ -289,7 +265,7 @@ def differing(ours, theirs):
     return [one.column for one in found.differences], found
 
 
-def test_an_interval_belongs_to_its_column():
+def test_an_interval_belongs_to_its_column_and_a_value_may_lie_within_it_widened():
     names = {"share": 0.5, "share_low": 0.3, "share_high": 0.7, "own_drop": 0.2, "own_low": 0.1, "own_high": 0.3}
     one = table(**names, mean=0.5, low=0.1, high=0.9)
     widths = dict.fromkeys(("share", "share_low", "share_high"), 0.2) | {"own_drop": 0.1, "own_high": 0.1}
@@ -297,9 +273,6 @@ def test_an_interval_belongs_to_its_column():
     assert {column: one.half_width("contrast", column) for column in widths} == pytest.approx(widths)
     assert table(share=0.5, mean_low=0.1, mean_high=0.2).half_width("contrast", "share") == 0
     assert table(share=0.5, low=None, high=0.2).half_width("contrast", "share") == 0
-
-
-def test_a_value_may_lie_within_the_widened_interval():
     reference = table(share=0.5, low=0.4, high=0.6)  # three times .1, and .01
     assert differing(table(share=0.8, low=0.7, high=0.9), reference)[0] == []
     assert sorted(differing(table(share=0.82, low=0.7, high=0.92), reference)[0]) == ["high", "share"]
@@ -309,21 +282,15 @@ def test_a_value_may_lie_within_the_widened_interval():
     assert found.differences[0].tolerance == pytest.approx(0.04)
 
 
-@pytest.mark.parametrize(
-    ("low", "share", "high", "could_fail", "zeros"),
-    [
-        (0.1, 0.2, 0.3, 0, 0),  # the tolerance is .31
-        (0.45, 0.5, 0.0, 0, 1),  # an interval that ends in 0 is as wide as it looks
-        (0.45, 0.5, 0.55, 3, 0),
-    ],
-)
-def test_power_counts_what_a_0_would_have_failed(low, share, high, could_fail, zeros):
-    theirs = table(share=share, low=low, high=high)
-    _columns, found = differing(theirs, theirs)
-    assert (found.could_fail, found.zeros) == (could_fail, zeros)
-
-
-def test_a_text_needs_no_rule_and_is_told_where_it_differs():
+def test_power_counts_what_a_0_would_have_failed_and_a_text_needs_no_rule():
+    for (low, share, high), power in (
+        ((0.1, 0.2, 0.3), (0, 0)),  # the tolerance is .31
+        ((0.45, 0.5, 0.0), (0, 1)),  # an interval that ends in 0 is as wide as it looks
+        ((0.45, 0.5, 0.55), (3, 0)),
+    ):
+        theirs = table(share=share, low=low, high=high)
+        _columns, found = differing(theirs, theirs)
+        assert (found.could_fail, found.zeros) == power
     theirs = table(share=0.5, worst="zh", note=None)
     columns, found = differing(table(share=0.5, worst="vi", note=None), theirs)
     assert (columns, [one.column for one in found.information]) == ([], ["worst"])
