@@ -50,7 +50,7 @@ COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
 
 
-def test_base_and_packages_are_pinned():
+def test_the_dockerfile_is_clean_pins_all_keeps_no_secret_and_ends_as_an_ordinary_user():
     pinned = re.fullmatch(r"BASE=python:(3\.11\.\d+)-slim-bookworm@sha256:[0-9a-f]{64}", of("ARG")[0])
     assert of("FROM") == ["${BASE}"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
@@ -63,14 +63,23 @@ def test_base_and_packages_are_pinned():
         for name in (lock.replace("$TORCH", build) for build in ("cpu", "cuda")):
             assert (ROOT / "requirements" / f"{name}.lock").is_file()
             assert f"requirements/{name}.lock" in " ".join(of("COPY"))
-
-
-def test_a_change_of_the_source_leaves_the_installed_layers():
+    # A change of the source leaves the layers of packages.
     steps = [(name, arguments) for name, arguments in instructions() if name in ("COPY", "RUN", "ARG", "USER", "CMD")]
     source = next(i for i, (_, arguments) in enumerate(steps) if arguments.endswith(" . ."))
     assert not [arguments for _, arguments in steps[source:] if "pip install" in arguments]
     assert ("ARG", 'COMMIT=""') in steps[source:]
     assert [name for name, _ in steps[-2:]] == ["USER", "CMD"]
+    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert program, "hadolint is in the lock; install it"
+    done = subprocess.run([program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert (of("USER"), of("HEALTHCHECK")) == (["1000:1000"], ["NONE"])
+    assert not re.search(r"TOKEN|KEY|PASSWORD", " ".join(of("ENV") + of("ARG")))
+    assert (image_settings()["CRANE_IMAGE"], image_settings()["CRANE_COMMIT"]) == ("crane", "${COMMIT}")
+    ignored = set((ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines())
+    assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "/*.tar.gz", "**/__pycache__"} <= ignored
+    needed = {".ci", "tests", "notebooks", "expected", "requirements", "Dockerfile", "compose.yaml", "environment.yml"}
+    assert not needed & ignored
 
 
 def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_path):
@@ -92,21 +101,7 @@ def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_pat
     assert done.stderr.startswith("error: artifacts/none: has no manifest.json")
 
 
-def test_dockerfile_is_clean_keeps_no_secret_and_ends_as_an_ordinary_user():
-    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert program, "hadolint is in the lock; install it"
-    done = subprocess.run([program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert (of("USER"), of("HEALTHCHECK")) == (["1000:1000"], ["NONE"])
-    assert not re.search(r"TOKEN|KEY|PASSWORD", " ".join(of("ENV") + of("ARG")))
-    assert (image_settings()["CRANE_IMAGE"], image_settings()["CRANE_COMMIT"]) == ("crane", "${COMMIT}")
-    ignored = set((ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines())
-    assert {".git", ".venv", "artifacts/*", "shared", ".env", "pip.conf", "/*.tar.gz", "**/__pycache__"} <= ignored
-    needed = {".ci", "tests", "notebooks", "expected", "requirements", "Dockerfile", "compose.yaml", "environment.yml"}
-    assert not needed & ignored
-
-
-def test_services_share_the_image_and_its_folders():
+def test_services_share_the_image_and_its_folders_and_have_no_privilege():
     assert set(SERVICES) == {"study", "study-gpu", "lab"}
     assert set(COMPOSE["volumes"]) == {"hub"}
     for service in SERVICES.values():
@@ -115,25 +110,25 @@ def test_services_share_the_image_and_its_folders():
         assert set(service["build"]["secrets"]) == set(re.findall(r"type=secret,id=([\w.]+)", " ".join(of("RUN"))))
         mounted = dict(volume.split(":") for volume in service["volumes"])
         hub = f"{image_settings()['HOME']}/.cache/huggingface"
-        assert mounted == {"./artifacts": f"{of('WORKDIR')[0]}/artifacts", "hub": hub}
-    (default,) = re.fullmatch(r"\$\{CRANE_PIP_CONF:-(.+)\}", COMPOSE["secrets"]["pip.conf"]["file"]).groups()
-    settings = configparser.ConfigParser()
-    settings.read_string((ROOT / default).read_text(encoding="utf-8"))
-    assert settings.sections() == []
-
-
-def test_services_have_no_privilege_and_are_seen_by_this_machine_only():
-    for service in SERVICES.values():
+        assert mounted == {"./artifacts": f"{STUDY}/artifacts", "hub": hub}
         assert not {"privileged", "network_mode", "pid", "ipc", "cap_add", "devices"} & set(service)
         assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert all(value is None for value in service["environment"].values())  # handed on, never written down
         assert "CRANE_IMAGE" not in service["environment"]
-    assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["study"]
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["lab"]
-    assert [name for name, service in SERVICES.items() if "deploy" in service] == ["study-gpu"]
+    for key, names in (("profiles", ["study-gpu", "lab"]), ("ports", ["lab"]), ("deploy", ["study-gpu"])):
+        assert [name for name, service in SERVICES.items() if key in service] == names
     (device,) = SERVICES["study-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    text = " ".join((ROOT / "tools" / "container.sh").read_text(encoding="utf-8").replace("\\\n", " ").split())
+    assert " ".join(SERVICES["lab"]["command"]) in text
+    assert of("WORKDIR") == [STUDY]
+    assert f'study="{STUDY}"' in text
+    assert "git -C \"$root\" describe --always --abbrev=40 --exclude='*' --dirty" in text
+    (default,) = re.fullmatch(r"\$\{CRANE_PIP_CONF:-(.+)\}", COMPOSE["secrets"]["pip.conf"]["file"]).groups()
+    settings = configparser.ConfigParser()
+    settings.read_string((ROOT / default).read_text(encoding="utf-8"))
+    assert settings.sections() == []
 
 
 # ---- tools/container.sh ---------------------------------------------------------------------------------------------
@@ -162,14 +157,6 @@ def calls(tmp_path):
     lines = [shlex.split(line) for line in (tmp_path / "calls.txt").read_text().splitlines()]
     assert {line[0] for line in lines} == {"overlay"}
     return [line[1:] for line in lines]
-
-
-def test_services_and_the_tool_name_the_same_things():
-    text = " ".join((ROOT / "tools" / "container.sh").read_text(encoding="utf-8").replace("\\\n", " ").split())
-    assert " ".join(SERVICES["lab"]["command"]) in text
-    assert of("WORKDIR")[0] == STUDY
-    assert f'study="{STUDY}"' in text
-    assert "git -C \"$root\" describe --always --abbrev=40 --exclude='*' --dirty" in text
 
 
 def test_build_gives_the_build_and_the_commit(tool, tmp_path):
@@ -218,26 +205,19 @@ def test_run_hands_the_digest_on_and_removes_the_container(tool, tmp_path, fails
     assert call[-4:] == ["--", "./run_tests.sh", "-m", "not slow"]
 
 
-@pytest.mark.parametrize(
-    ("fails", "arguments", "message"),
-    [
+def test_problems_are_one_line(tool, tmp_path):
+    for fails, arguments, message in (
         ("inspect", ["run"], "there is no image 'crane'; make it with"),
-        ("inspect", ["size"], "there is no image 'crane'; make it with"),
         ("from", ["run"], "buildah from failed"),
         ("bud", ["build"], "buildah bud failed, its last lines are above"),
         ("", ["build", "--ca", "/no/such/file"], "/no/such/file does not exist"),
         ("", ["build", "--tag", "x"], "unknown option '--tag'"),
         ("", ["build", "--torch"], "--torch needs a value"),
         ("", [], "unknown command ''"),
-    ],
-)
-def test_problems_are_one_line(tool, fails, arguments, message):
-    done = tool(*arguments, fails=fails)
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1]
-
-
-def test_missing_buildah_is_named(tool, tmp_path):
+    ):
+        done = tool(*arguments, fails=fails)
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[-1]
     for name in ("bash", "dirname", "mktemp", "rm"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     done = tool("size", PATH=str(tmp_path))
