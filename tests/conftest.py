@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,17 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def git() -> None:
-    """Skip tests that make a repository where there is no git, as in the container image."""
+def git():
+    """Make a repository with one commit of a folder; skips where there is no git, as in the container image."""
     if shutil.which("git") is None:
         pytest.skip("no git on this machine; the container image has none")
+
+    def commit(folder, *more):
+        first = ["-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-q", "-m", "first"]
+        for command in (["init", "-q"], ["add", "-A"], first, *more):
+            subprocess.run(["git", "-C", str(folder), *command], check=True)
+
+    return commit
 
 
 _SETTINGS = (

@@ -26,9 +26,7 @@ def tool(git, tmp_path, monkeypatch):
     (clone / "crane_lib" / "code.py").write_text("x = 1\n")
     (clone / "run_all.sh").write_text("#!/bin/sh\n")
     (clone / "run_all.sh").chmod(0o755)
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", "-C", str(clone), *command], check=True)
+    git(clone)
     spec = importlib.util.spec_from_file_location("make_archive", ROOT / "tools" / "make_archive.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -44,18 +42,14 @@ def call(tool, *arguments):
     return result.exit_code, result.output
 
 
-@pytest.fixture
-def run(tmp_path):
-    return make_run(tmp_path / "artifacts" / "mini")
-
-
 def content(path):
     with tarfile.open(path) as archive:
         files = [member for member in archive if member.isfile()]
         return {member.name.partition("/")[2]: archive.extractfile(member).read() for member in files}
 
 
-def test_the_archive_holds_source_and_results_and_is_the_same_twice(tool, run, tmp_path):
+def test_the_archive_holds_source_and_results_and_is_the_same_twice(tool, tmp_path):
+    run = make_run(tmp_path / "artifacts" / "mini")
     first, second = tmp_path / "crane.tar.gz", tmp_path / "again" / "crane.tar.gz"
     status, said = call(tool, first, "--run", run)
     assert (status, "read back and checked" in said) == (0, True)
@@ -81,26 +75,23 @@ def test_the_archive_holds_source_and_results_and_is_the_same_twice(tool, run, t
     assert "results/mini/stages/base_model/model/model.safetensors" in content(second)
 
 
-def test_uncommitted_changes_are_refused_unless_allowed(tool, tmp_path):
-    (tool.ROOT / "crane_lib" / "code.py").write_text("x = 2\n")
-    status, said = call(tool, tmp_path / "crane.tar.gz")
-    assert (status, "has changes that are not committed; commit them" in said) == (2, True)
-    assert not (tmp_path / "crane.tar.gz").exists()
-    assert call(tool, tmp_path / "crane.tar.gz", "--allow-dirty")[0] == 0
-    files = content(tmp_path / "crane.tar.gz")
-    assert files["source/crane_lib/code.py"] == b"x = 1\n"
-    assert "they are not in here" in files["ARCHIVE-README.md"].decode()
-
-
-def test_a_run_that_is_not_as_its_manifest_says_or_unfinished_is_refused(tool, run, tmp_path):
+def test_changes_that_are_not_committed_and_changed_or_unfinished_runs_are_refused(tool, tmp_path):
+    path, run = tmp_path / "crane.tar.gz", make_run(tmp_path / "mini")
     (run / "report.md").write_text("other")
     with pytest.raises(CraneError, match=r"report.md: was changed after the run.*; crane verify says more"):
-        tool.make_archive(tmp_path / "crane.tar.gz", [run])
+        tool.make_archive(path, [run])
     part = make_run(tmp_path / "part", sections=["00"])
     expected = r"part: is not finished: 10 sections were never run \(01_relevance, .*--only 01,"
     with pytest.raises(CraneError, match=expected):
-        tool.make_archive(tmp_path / "crane.tar.gz", [part])
-    assert not (tmp_path / "crane.tar.gz").exists()
+        tool.make_archive(path, [part])
+    (tool.ROOT / "crane_lib" / "code.py").write_text("x = 2\n")
+    status, said = call(tool, path)
+    assert (status, "has changes that are not committed; commit them" in said) == (2, True)
+    assert not path.exists()
+    assert call(tool, path, "--allow-dirty")[0] == 0
+    files = content(path)
+    assert files["source/crane_lib/code.py"] == b"x = 1\n"
+    assert "they are not in here" in files["ARCHIVE-README.md"].decode()
 
 
 def test_the_metadata_for_zenodo_is_that_of_the_citation_file():

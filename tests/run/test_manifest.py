@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -22,7 +23,7 @@ def run(tmp_path_factory):
         return make_run(tmp_path_factory.mktemp("made") / "mini")
 
 
-def test_a_manifest_has_its_form_and_no_secret(run):
+def test_a_manifest_has_its_form_and_no_secret(run, tmp_path):
     text = (run / "manifest.json").read_text()
     assert "sk-very-secret" not in text
     assert str(run.parent) not in text
@@ -31,10 +32,8 @@ def test_a_manifest_has_its_form_and_no_secret(run):
     assert {"tables/03_langspec.csv", "sections/00_models.json", "report.md", "profile.yaml"} <= set(found.outputs)
     assert "manifest.json" not in found.outputs
     assert found.outputs["report.md"] == sha256(run / "report.md")
-
-
-def test_stages_models_and_seeds(run):
-    found = manifest.read_manifest(run)
+    write_text(tmp_path / "manifest.json", json.dumps({"schema": "crane.manifest/1"}))  # an earlier form
+    assert [manifest.is_current(folder) for folder in (run, tmp_path, tmp_path / "none")] == [True, False, False]
     stage = {one.name: one for one in found.stages}["base_model"]
     path = run / "stages" / "base_model" / "stage.json"
     assert (stage.record, stage.inputs) == (sha256(path), read_json(path)["inputs"])
@@ -50,7 +49,7 @@ def test_stages_models_and_seeds(run):
 
 def test_a_local_models_files_are_hashed(tmp_path):
     texts = {language: f"{language}.txt" for language in ("en", "vi")}
-    for name in (*texts.values(), "model/model.safetensors", "model/config.json"):
+    for name in (*texts.values(), "model/model.safetensors"):
         write_text(tmp_path / name, name)
     profile = {"description": "mine", "languages": {"en": "English", "vi": "Vietnamese"}}
     profile["source"] = {"kind": "local", "base_model": "model", "texts": texts}
@@ -74,11 +73,7 @@ def test_the_hubs_cache_names_commit_and_hashes(tmp_path, monkeypatch):
     found = manifest.describe_models(load_profile("qwen2.5-0.5b"), {})
     assert found["base"]["commit"] == "0123456789abcdef"
     assert found["base"]["weights"] == {"model.safetensors": digest}
-
-    def missing(*_names, **_options):
-        raise OSError("not in the cache")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", missing)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=OSError("not in the cache")))
     assert manifest.describe_models(load_profile("qwen2.5-0.5b"), {})["base"]["commit"] is None
 
 
@@ -100,25 +95,23 @@ def test_git_is_believed_before_all_others(git, tmp_path, monkeypatch):
     monkeypatch.setenv(manifest.COMMIT_VARIABLE, "cd" * 20)
     monkeypatch.setattr(manifest, "ROOT", tmp_path)
     write_text(tmp_path / "old.txt", "old")
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    git(tmp_path)
     found = manifest.describe_commit()
     assert (found["commit_from"], found["uncommitted_changes"]) == ("git", False)
     write_text(tmp_path / "new.txt", "new")
     assert manifest.describe_commit()["uncommitted_changes"] is True
 
 
-CONTAINERS = [
-    ({}, None),  # no container
-    ({manifest.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
-    ({manifest.IMAGE_VARIABLE: "crane", manifest.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
-    ({manifest.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
-    ({manifest.DIGEST_VARIABLE: "sha256:12", manifest.COMMIT_VARIABLE: "ab"}, None),
-]
-
-
-@pytest.mark.parametrize(("given", "words"), CONTAINERS)
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, None),  # no container
+        ({manifest.IMAGE_VARIABLE: "crane"}, "will not name the commit nor the image's digest"),
+        ({manifest.IMAGE_VARIABLE: "crane", manifest.COMMIT_VARIABLE: "ab"}, "will not name the image's digest; "),
+        ({manifest.DIGEST_VARIABLE: "sha256:12"}, "will not name the commit; "),
+        ({manifest.DIGEST_VARIABLE: "sha256:12", manifest.COMMIT_VARIABLE: "ab"}, None),
+    ],
+)
 def test_what_a_container_was_not_told_is_said_in_a_line(tmp_path, monkeypatch, given, words):
     monkeypatch.setattr(manifest, "ROOT", tmp_path)
     for name, value in given.items():
@@ -154,10 +147,10 @@ def test_gpus_as_nvidia_smi_lists_them(monkeypatch):
     assert answers("A GPU, [N/A], [N/A]\n")[1] is None
 
 
-LIMITS = [(4, "max 100000", 4), (4, "250000 100000", 2), (4, "50000 100000", 1), (2, "800000 100000", 2)]
-
-
-@pytest.mark.parametrize(("usable", "limit", "granted"), [*LIMITS, (None, "max 1", 1)])
+@pytest.mark.parametrize(
+    ("usable", "limit", "granted"),
+    [(4, "max 1", 4), (4, "250000 100000", 2), (4, "50000 100000", 1), (2, "800000 100000", 2), (None, "max 1", 1)],
+)
 def test_cores_and_memory_that_a_container_grants(tmp_path, monkeypatch, usable, limit, granted):
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(machine, "_usable_cores", lambda: usable)
@@ -170,10 +163,3 @@ def test_cores_and_memory_that_a_container_grants(tmp_path, monkeypatch, usable,
     cores, _, period = limit.partition(" ")
     assert found["core_limit"] == (None if cores == "max" else int(cores) / int(period))
     assert found["memory_limit_bytes"] == machine.granted_memory() == 1 << 30
-
-
-def test_an_earlier_form_is_not_current(tmp_path):
-    assert not manifest.is_current(tmp_path)
-    for schema in ("crane.manifest/1", manifest.SCHEMA):
-        write_text(tmp_path / "manifest.json", json.dumps({"schema": schema}))
-        assert manifest.is_current(tmp_path) == (schema == manifest.SCHEMA)

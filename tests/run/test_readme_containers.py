@@ -36,12 +36,10 @@ def check_inside(command, monkeypatch):
 def parsed(words, *positional, repeated=(), once=(), flags=()):
     """Parse a command line that has these options only."""
     parser = argparse.ArgumentParser(exit_on_error=False)
-    for name in positional:
+    for name in (*positional, *once):
         parser.add_argument(name)
     for name in repeated:
         parser.add_argument(name, action="append", default=[])
-    for name in once:
-        parser.add_argument(name)
     for name in flags:
         parser.add_argument(name, action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -95,25 +93,20 @@ def test_variables_folders_and_names_of_the_image_are_told():
     assert named == {volume.split(":")[1] for service in SERVICES.values() for volume in service["volumes"]}
     (line,) = set(re.findall(r"docker image inspect [^)]*", TEXT))
     assert shlex.split(line)[3:] == ["--format", "{{.Id}}", IMAGE]
+    (create,), (activate,) = starting("conda", "env"), starting("conda", "activate")
+    *_, file = create.split()
+    assert create == f"conda env create -f {file}"
+    assert yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["name"] == activate.split()[-1]
 
 
 def test_the_commit_is_named_with_what_is_not_committed(git, tmp_path):
     (line,) = set(re.findall(r"git describe [^)]*", TEXT + (ROOT / "docs" / "provenance.md").read_text()))
     (tmp_path / "file").write_text("1")
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    for arguments in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "first"], ["tag", "v1"]):
-        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    git(tmp_path, ["tag", "v1"])
     for form in (r"[0-9a-f]{40}", r"[0-9a-f]{40}-dirty"):
         found = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert re.fullmatch(form, found.stdout.strip())
         (tmp_path / "file").write_text("2")
-
-
-def test_conda_makes_the_environment_that_is_activated():
-    (create,), (activate,) = starting("conda", "env"), starting("conda", "activate")
-    *_, file = create.split()
-    assert create == f"conda env create -f {file}"
-    assert yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["name"] == activate.split()[-1]
 
 
 def test_tools_container_as_the_readme_calls_it(place, tool, tmp_path, monkeypatch):  # noqa: F811
