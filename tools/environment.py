@@ -34,8 +34,9 @@ STAMP = VENV / "crane-stamp"  # says which locks an installation completed, or t
 STARTED = "started"
 HASHED = ("--require-hashes", "--no-deps")
 IMPORTS = (  # everything that a run imports follows from these
-    "crane_run.cli, crane_run.notebook, crane_study.study, datasets, ipykernel.kernelapp, lm_eval.models.huggingface, "
-    "lm_eval.tasks, matplotlib_inline.backend_inline, papermill, pytest, transformers.models.llama.modeling_llama"
+    "crane_run.cli, crane_run.notebook, crane_run.report, crane_study.figures, crane_study.study, "
+    "crane_study.tables.paper, datasets, ipykernel.kernelapp, lm_eval.models.huggingface, lm_eval.tasks, "
+    "matplotlib_inline.backend_inline, papermill, pytest, transformers.models.llama.modeling_llama"
 )
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second under WSL
 
