@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 RANDOM_SEED = 42
-PAD = 0  # what `crane_lib.nll.pad_batch` pads with; no document has it, so batches tell their lengths
+PAD = 0  # what `crane_lib.batches.pad_batch` pads with; no document has it, so batches tell their lengths
 
 
 @dataclass(frozen=True)

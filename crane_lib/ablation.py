@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from crane_lib.batches import pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
-from crane_lib.nll import hidden_nll, pad_batch, token_batches
+from crane_lib.nll import hidden_nll
 from crane_lib.relevance.hooks import HookSet, frozen, wrapped_forward
 from crane_lib.relevance.modules import LayerParts, ModelParts, family_of, parts_of
 
@@ -51,7 +52,8 @@ def ablation_effects(
     parts, additive = parts_of(model), family_of(model).additive
     layers, width = len(parts.layers), parts.widths["neuron"]
     # Few documents at once, so that a pass holds many neurons: their common part is then rarely computed.
-    batches = token_batches(lengths, token_budget=max(max(lengths), token_budget // 4))
+    budget = max(max(lengths), token_budget // 4)
+    batches = token_batches(lengths, token_budget=budget, section=rope_section(model))
     effects = np.empty((len(documents), layers, width))
     done = 0
     report = progress or (lambda _done, _total: None)

@@ -10,37 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from crane_lib.batches import pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 
 _LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
-
-
-def token_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
-    """Indices grouped by similar length so that a padded batch holds at most `token_budget` tokens."""
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    batches: list[list[int]] = []
-    for index in order:
-        # Lengths rise, so this document's is the width of its batch.
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of documents (lists or integer arrays), padded on the right with an arbitrary id.
-
-    Returns
-    -------
-    ids (B, T) int64 and mask (B, T) bool, True at tokens
-    """
-    lengths = torch.tensor([len(document) for document in documents])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    ids = torch.zeros(mask.shape, dtype=torch.long)
-    ids[mask] = torch.from_numpy(np.concatenate([np.asarray(document, dtype=np.int64) for document in documents]))
-    return ids, mask
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -96,7 +70,7 @@ def document_nll(
     if not lengths or min(lengths) < 2:
         raise CraneError("perplexity: every document needs at least two tokens; is the corpus empty?")
     nll = np.zeros(len(documents))
-    for batch in token_batches(lengths, token_budget=token_budget):
+    for batch in token_batches(lengths, token_budget=token_budget, section=rope_section(model)):
         tokens, mask = pad_batch([documents[index] for index in batch])
         tokens, mask = tokens.to(model.device), mask.to(model.device)
         hidden = model.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crane_lib.batches import Section, pad_batch, rope_section, together
 from crane_lib.errors import CraneError
-from crane_lib.nll import pad_batch
 from crane_lib.parallel import barrier, rank, share, world
 from crane_lib.relevance.document import DocumentRelevance, document_relevance
 from crane_lib.relevance.modules import ModelParts, parts_of
@@ -132,13 +132,19 @@ def batch_size(longest: int, *, token_budget: int, most_documents: int) -> int:
 
 
 def plan_shards(
-    lengths: np.ndarray, *, token_budget: int, most_documents: int, shard_batches: int = SHARD_BATCHES
+    lengths: np.ndarray,
+    *,
+    token_budget: int,
+    most_documents: int,
+    section: Section,
+    shard_batches: int = SHARD_BATCHES,
 ) -> list[Shard]:
     """Sort documents of these lengths (N,) and cut them into shards of about as many batches each.
 
     Parameters
     ----------
     token_budget, most_documents : most tokens and documents of a batch
+    section : of a length, for the model; a batch lies in one
     shard_batches : most batches of a shard
     """
     order = np.argsort(-lengths, kind="stable")
@@ -146,7 +152,7 @@ def plan_shards(
     while starts[-1] < len(order):
         longest = int(lengths[order[starts[-1]]])
         size = batch_size(longest, token_budget=token_budget, most_documents=most_documents)
-        starts.append(min(starts[-1] + size, len(order)))
+        starts.append(starts[-1] + together(lengths[order[starts[-1] :][:size]], section))
     each = min(max(1, (len(starts) - 1) // SHARDS), shard_batches)
     cuts = [*starts[:-1:each], len(order)]
     total = len(cuts) - 1
@@ -242,6 +248,7 @@ class _ShardMaker:
         checkpointing: bool,
     ) -> None:
         parts = parts_of(model)
+        self._section = rope_section(model)
         self.provenance = provenance
         self._model = model
         self._documents = documents
@@ -260,7 +267,8 @@ class _ShardMaker:
 
     def plan(self) -> list[Shard]:
         """Plan the shards of the corpus."""
-        return plan_shards(self._lengths, token_budget=self._token_budget, most_documents=self._most_documents)
+        limits = {"token_budget": self._token_budget, "most_documents": self._most_documents}
+        return plan_shards(self._lengths, section=self._section, **limits)
 
     def make(self, shard: Shard, progress: _Progress) -> Statistics:
         """Statistics of a shard, on the CPU."""
@@ -270,6 +278,7 @@ class _ShardMaker:
             longest = int(self._lengths[shard.documents[start]])
             size = batch_size(longest, token_budget=self._token_budget, most_documents=self._most_documents)
             chosen = shard.documents[start : start + size]
+            chosen = chosen[: together(self._lengths[chosen], self._section)]
             found = self._relevance(chosen)
             if found is None:
                 if len(chosen) == 1:

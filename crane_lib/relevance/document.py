@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crane_lib.batches import rope_section
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 from crane_lib.relevance.hooks import checkpointed, frozen
@@ -80,8 +81,8 @@ def document_relevance(
 
     Raises
     ------
-    CraneError : unknown model, rule or objective, padding that is not on the right, a document that is too short, or a
-        neuron that the model does not have
+    CraneError : unknown model, rule or objective, padding that is not on the right, a document that is too short, a
+        neuron that the model does not have, or documents that would change one another's rotary frequencies
     """
     parts = parts_of(model)
     if watch is not None:
@@ -90,6 +91,7 @@ def document_relevance(
     input_ids = input_ids.to(device)
     mask = _checked_mask(input_ids, attention_mask, shortest=objective_named(objective).shortest)
     lengths = mask.sum(1)
+    _check_section(model, width=mask.shape[1], lengths=lengths.tolist())
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -116,6 +118,16 @@ def document_relevance(
         active=collected(taps.active),
         watched=taps.watched,
     )
+
+
+def _check_section(model: nn.Module, *, width: int, lengths: list[int]) -> None:
+    section = rope_section(model)
+    other = next((length for length in lengths if section(length) != section(width)), None)
+    if other is not None:
+        raise CraneError(
+            f"a document of {other} tokens in a batch {width} wide would get the rotary frequencies of longer ones "
+            "(rope type longrope); pass it in a batch of its own, or use stream_statistics, which parts batches"
+        )
 
 
 def _check_neuron(parts: ModelParts, layer: int, index: int) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from crane_lib.batches import pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
-from crane_lib.nll import pad_batch, token_batches
 from crane_lib.relevance import document_relevance
 from crane_run.inspect.ranks import Neuron, check_neuron
 from crane_run.inspect.run import FinishedRun
@@ -117,7 +117,8 @@ def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> 
     if not numbers:
         raise CraneError("no text has two tokens or more; give a longer one")
     readings: dict[int, Reading] = {}
-    for batch in token_batches([len(ids[number]) for number in numbers], token_budget=options.token_budget):
+    lengths, section = [len(ids[number]) for number in numbers], rope_section(model)
+    for batch in token_batches(lengths, token_budget=options.token_budget, section=section):
         chosen = [numbers[place] for place in batch]
         padded, mask = pad_batch([ids[number] for number in chosen])
         found = document_relevance(model, padded, mask, objective=run.objective, rule=options.rule, watch=neuron.place)

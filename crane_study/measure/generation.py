@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from crane_lib.nll import output_logits, pad_batch, token_batches
+from crane_lib.batches import pad_batch, rope_section, token_batches
+from crane_lib.nll import output_logits
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,27 @@ def _left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Te
     return ids, torch.arange(width) >= torch.tensor([[width - len(prompt)] for prompt in prompts])
 
 
+def _prompt_batches(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int
+) -> Iterator[tuple[list[int], bool]]:
+    """Yield indices of prompts that are answered together, and whether their keys and values may be kept.
+
+    An answer may outgrow the length at which rotary frequencies change: then it is made alone, and nothing is kept.
+    """
+    section = rope_section(model)
+
+    def reached(index: int) -> tuple[int, int]:
+        length = len(prompts[index])
+        return section(length), section(length + max_new_tokens - 1)  # the last token is not read
+
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for (before, after), group in groupby(order, key=reached):
+        same = list(group)
+        size = batch_size if before == after else 1
+        for start in range(0, len(same), size):
+            yield same[start : start + size], before == after
+
+
 @torch.no_grad()
 def greedy_answers(
     model: PreTrainedModel,
@@ -96,13 +119,12 @@ def greedy_answers(
     ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad, use_cache=True
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
     )
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: dict[int, Answer] = {}
     with _generation_settings(model, settings):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch, steady in _prompt_batches(model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size):
+            settings.use_cache = steady
             ids, mask = _left_padded([prompts[index] for index in batch], pad)
             ids, mask = ids.to(model.device), mask.to(model.device)
             generate: Any = model.generate
@@ -131,7 +153,8 @@ def answer_nll(
     """NLL of each answer after its prompt, summed over its tokens: (answers,) float64, nats."""
     documents = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     nll = np.zeros(len(documents))
-    for batch in token_batches([len(document) for document in documents], token_budget=token_budget):
+    lengths, section = [len(document) for document in documents], rope_section(model)
+    for batch in token_batches(lengths, token_budget=token_budget, section=section):
         tokens, mask = pad_batch([documents[index] for index in batch])
         starts = torch.tensor([len(prompts[index]) for index in batch])
         wanted = mask & (torch.arange(tokens.shape[1]) >= starts[:, None])  # (B, T), tokens of the answers

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from crane_lib.batches import Section, together
 from crane_lib.nll import output_logits
 
 _Pair = tuple[int, list[int], list[int]]  # number of a request, its context and its continuation
@@ -84,10 +85,18 @@ class Requests:
     at the positions that predict a continuation, once at each.
 
     `pairs` has the token ids of each request's context and continuation; `batch_size` is in rows or shared contexts.
-    Inputs longer than `max_length`, the model's context length, lose their beginning, as in the harness.
+    Inputs longer than `max_length`, the model's context length, lose their beginning, as in the harness. A batch lies
+    in one `section` of the model (`crane_lib.batches.rope_section`), and so does a prompt with its answers.
     """
 
-    def __init__(self, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int, max_length: int) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[tuple[list[int], list[int]]],
+        *,
+        batch_size: int,
+        max_length: int,
+        section: Section = lambda _length: 0,
+    ) -> None:
         self.count = len(pairs)
         self.cut = sum(len(context) + len(rest) > max_length + 1 for context, rest in pairs)
         by_context: dict[tuple[int, ...], list[_Pair]] = {}
@@ -96,11 +105,12 @@ class Requests:
         shared: list[list[_Pair]] = []
         alone: list[list[_Pair]] = []
         for group in by_context.values():
-            fits = all(len(context) + len(rest) <= max_length for _n, context, rest in group)
+            lengths = {len(context) + len(rest) for _n, context, rest in group}
+            fits = max(lengths) <= max_length and len({section(len(group[0][1])), *map(section, lengths)}) == 1
             several = len({tuple(rest[:-1]) for _n, _context, rest in group}) > 1
             (shared if fits and several and group[0][1] else alone).append(group)
         self._batches: list[_Whole | _Shared] = [
-            *_whole_batches([pair for group in alone for pair in group], batch_size, max_length),
+            *_whole_batches([pair for group in alone for pair in group], batch_size, max_length, section),
             *_shared_batches(shared, batch_size),
         ]
 
@@ -121,15 +131,16 @@ class Requests:
             yield from batch.forward(model)
 
 
-def _whole_batches(pairs: Sequence[_Pair], batch_size: int, max_length: int) -> Iterator[_Whole]:
+def _whole_batches(pairs: Sequence[_Pair], batch_size: int, max_length: int, section: Section) -> Iterator[_Whole]:
     """Give requests with equal inputs one row; the longest first, so that memory runs out at once or not at all."""
     asked: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
     for number, context, continuation in pairs:
         whole = (context + continuation)[-(max_length + 1) :][:-1]
         asked.setdefault(tuple(whole), []).append((number, continuation))
     inputs = sorted(asked, key=lambda tokens: (-len(tokens), tokens))
-    for start in range(0, len(inputs), batch_size):
-        chosen = inputs[start : start + batch_size]
+    while inputs:
+        size = together([len(tokens) for tokens in inputs[:batch_size]], section)
+        chosen, inputs = inputs[:size], inputs[size:]
         entries = []
         for row, given in enumerate(chosen):
             for number, continuation in asked[given]:

@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from crane_lib.batches import rope_section
 from crane_lib.errors import CraneError
 from crane_study.data.user_files import read_questions
 from crane_study.measure.likelihoods import Requests
@@ -156,7 +157,7 @@ class Harness:
         asked = [instance for first, options in places for instance in every[first : first + options]]
         self._items = items.assign(first=items["options"].cumsum() - items["options"])
         pairs, limit = [self._tokens(*instance.args) for instance in asked], self._model.max_length
-        self.requests = Requests(pairs, batch_size=batch_size, max_length=limit)
+        self.requests = Requests(pairs, batch_size=batch_size, max_length=limit, section=rope_section(model))
         if self.requests.cut:
             count = f"{self.requests.cut} of {self.requests.count} prompts"
             warnings.warn(f"{count} are longer than the model's {limit} tokens and lose their beginning", stacklevel=2)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crane_lib import nll as perplexity
+from crane_lib.batches import token_batches
 from crane_lib.errors import CraneError
-from crane_lib.nll import document_nll, output_logits, token_batches
+from crane_lib.nll import document_nll, output_logits
 from tests.lib.relevance.tiny import FAMILY_KINDS, distance, documents, tiny_model
 
 CORPUS = [row.tolist() for row in documents([5, 17, 2, 9, 9, 30, 12])]
@@ -72,7 +73,7 @@ def test_documents_without_a_token_to_predict_or_a_finite_nll(bad, words):
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=20), token_budget=st.integers(1, 120))
 def test_batches_hold_every_document_once_and_keep_the_budget(lengths, token_budget):
-    batches = token_batches(lengths, token_budget=token_budget)
+    batches = token_batches(lengths, token_budget=token_budget, section=lambda _length: 0)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         width = max(lengths[index] for index in batch)

@@ -224,10 +224,15 @@ def test_bad_documents_are_named(documents, objective, message):
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=150).map(np.array)
 
 
+def one_section(_length):
+    return 0
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(lengths, st.integers(1, 200), st.integers(1, 9), st.integers(1, 5))
 def test_every_document_is_in_one_shard_longest_first(lengths, token_budget, most_documents, shard_batches):
-    plan = plan_shards(lengths, token_budget=token_budget, most_documents=most_documents, shard_batches=shard_batches)
+    options = {"token_budget": token_budget, "most_documents": most_documents, "shard_batches": shard_batches}
+    plan = plan_shards(lengths, section=one_section, **options)
     order = np.concatenate([shard.documents for shard in plan])
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert order.tolist() == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
@@ -248,7 +253,7 @@ def batches(lengths, token_budget, most_documents) -> int:
 
 @pytest.mark.parametrize(("documents", "shards"), [(1, 1), (7, 7), (63, 63), (64, 32), (1000, 33), (5000, 157)])
 def test_small_corpora_are_cut_finely_enough_for_many_processes_and_large_ones_not_too_finely(documents, shards):
-    plan = plan_shards(np.full(documents, 10), token_budget=10, most_documents=99)
+    plan = plan_shards(np.full(documents, 10), token_budget=10, most_documents=99, section=one_section)
     assert len(plan) == shards
     sizes = [len(shard.documents) for shard in plan]
     assert max(sizes) <= corpus.SHARD_BATCHES
@@ -256,7 +261,7 @@ def test_small_corpora_are_cut_finely_enough_for_many_processes_and_large_ones_n
 
 
 def test_a_file_that_is_shown_late_is_waited_for_and_one_that_never_comes_is_named(tmp_path, monkeypatch):
-    (shard,) = plan_shards(np.full(1, 1), token_budget=1, most_documents=1)
+    (shard,) = plan_shards(np.full(1, 1), token_budget=1, most_documents=1, section=one_section)
     naps = []
 
     def sleep(seconds):

@@ -1,0 +1,89 @@
+"""Batches of documents in which the numbers of none depend on its neighbours.
+
+Attention looks back only, so pads on the right change nothing. But some models choose the frequencies of their rotary
+positions by the longest document of a batch: longrope (Phi-3, Phi-4) has one set up to a length and one above it.
+Batches are parted there, and a document gets the frequencies that it gets by itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crane_lib.errors import CraneError
+
+Section = Callable[[int], int]  # number of the section that a length lies in; within one, frequencies are the same
+
+
+def rope_section(model: nn.Module) -> Section:
+    """Make a function from the length of a document, pads included, to its section for this model.
+
+    A model has one section unless its rope type is ``longrope``, which switches at the length that it was trained
+    with. Under ``dynamic``, frequencies above the model's length change with every token and stay for the next text.
+
+    Raises
+    ------
+    CraneError : by the function: the length is above that of a model with dynamic frequencies
+    """
+    config: Any = getattr(model, "config", None)
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    by_layer_type = [value for value in given.values() if isinstance(value, dict)]
+    name, limit, switches = "original_max_position_embeddings", None, set[int]()
+    for rope in by_layer_type or [given]:
+        kind = rope.get("rope_type", rope.get("type"))
+        if kind == "longrope":
+            switches.add(rope.get(name) or getattr(config, name, config.max_position_embeddings))
+        elif kind == "dynamic":
+            limit = config.max_position_embeddings
+    in_order = sorted(switches)
+
+    def section(length: int) -> int:
+        if limit is not None and length > limit:
+            raise CraneError(
+                f"a document or answer may have {length} tokens, but above {limit} the frequencies of this model (rope "
+                "type dynamic) depend on what it has read before; lower max_length or max_new_tokens"
+            )
+        return bisect_left(in_order, length)
+
+    return section
+
+
+def together(lengths: Sequence[int] | np.ndarray, section: Section) -> int:
+    """Count the documents at the beginning that are in the section of the first."""
+    first = section(int(lengths[0]))
+    return next((place for place, length in enumerate(lengths) if section(int(length)) != first), len(lengths))
+
+
+def token_batches(lengths: Sequence[int], *, token_budget: int, section: Section) -> list[list[int]]:
+    """Indices grouped by similar length, in one section, so that a padded batch holds at most `token_budget` tokens."""
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    batches: list[list[int]] = []
+    current: int | None = None
+    for index in order:
+        # Lengths rise, so this document's is the width of its batch.
+        fits = bool(batches) and (len(batches[-1]) + 1) * lengths[index] <= token_budget
+        if fits and section(lengths[index]) == current:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            current = section(lengths[index])
+    return batches
+
+
+def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of documents (lists or integer arrays), padded on the right with an arbitrary id.
+
+    Returns
+    -------
+    ids (B, T) int64 and mask (B, T) bool, True at tokens
+    """
+    lengths = torch.tensor([len(document) for document in documents])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.zeros(mask.shape, dtype=torch.long)
+    ids[mask] = torch.from_numpy(np.concatenate([np.asarray(document, dtype=np.int64) for document in documents]))
+    return ids, mask
