@@ -61,7 +61,9 @@ RUN useradd --create-home --uid 1000 crane \
     && chmod -R a+rwX /home/crane
 WORKDIR /home/crane/study
 COPY --chown=1000:1000 . .
-RUN chmod -R a+rwX .
+# artifacts/ is usually a volume, which would hide the released checkpoints.
+RUN chmod -R a+rwX . && mv artifacts/checkpoints /home/crane/checkpoints
+ENV CRANE_CHECKPOINTS=/home/crane/checkpoints
 
 # Last, because it changes with every commit. There is no .git in the image; the manifest takes the commit from here.
 ARG BASE

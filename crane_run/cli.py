@@ -71,6 +71,9 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete this profile's results first.")] = False,
     seeds: Annotated[int, typer.Option(metavar="N", help="Repeat with N model seeds (embedded models only).")] = 0,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the embedded models instead of using the released checkpoint.")
+    ] = False,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Use a small random model and made-up data.")] = False,
     skip_preflight: Annotated[bool, typer.Option("--skip-preflight", help="Do not check the needs first.")] = False,
     lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab on the inspection notebook instead.")] = False,
@@ -88,12 +91,17 @@ def run(
     relevance and selection, on which all sections rest, are made with all cores. By default the small embedded models
     have one section per core, at most four, and other models one section at a time.
 
-    --seeds N trains the embedded model with N random seeds in a row. The first run is the ordinary one; the others go
-    to folders of their own, such as artifacts/mini-seed1/. Means, deviations and intervals over the seeds, and how
-    often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md.
+    The models of mini and smoke come from artifacts/checkpoints/, which this repository's own code trained; --retrain
+    trains them here, which takes minutes. Another recipe (texts, architecture, training, random seed) is always
+    trained here.
+
+    --seeds N repeats the study with N random seeds in a row. The first run is the ordinary one; the others train
+    theirs and go to folders of their own, such as artifacts/mini-seed1/. Means, deviations, intervals over the seeds
+    and how often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md.
 
     Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --only C3;
     run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --profile mini --seeds 3;
+    run_all.sh --retrain --artifacts artifacts/retrained;
     run_all.sh --profile llama2-7b --rehearse
     """
     from crane_run.console import Console, shown
@@ -109,6 +117,8 @@ def run(
         _list(console)
         return
     loaded, root = load_profile(profile), artifacts_root(artifacts or None)
+    if retrain:
+        loaded = loaded.retrained()
     if rehearse:
         from crane_run.rehearsal import rehearsal_profile
 
@@ -171,6 +181,23 @@ def preflight(profile: ProfileName, artifacts: Artifacts = "") -> None:
     typer.echo(f"{loaded.name}: {_describe(loaded)}")
     if not _check_needs(loaded, folder, only_missing=False):
         raise typer.Exit(2)
+
+
+@app.command()
+def checkpoint(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder, such as artifacts/checkpoints/mini.")],
+) -> None:
+    """Release the models that a run trained: weights, tokenizers, loss curves, and a card with recipe and hashes.
+
+    A study whose recipe is the same uses the checkpoint from then on.
+
+    Example: crane checkpoint artifacts/retrained/mini artifacts/checkpoints/mini
+    """
+    from crane_run.release import write_checkpoint
+
+    write_checkpoint(folder, out)
+    typer.echo(f"wrote {out}")
 
 
 def _opened(profile: str, artifacts: str) -> tuple[Profile, Path]:

@@ -63,9 +63,9 @@ class Machine(_OpenPart):
 
 
 class ModelOrigin(_OpenPart):
-    """Source of a model, and what names it there: stage and key, path, or id, revision and commit."""
+    """Source of a model, and what names it there: checkpoint or precision with stage and key, path, or hub id."""
 
-    kind: Literal["trained here", "directory", "hub"]
+    kind: Literal["trained here", "released checkpoint", "directory", "hub"]
     fingerprint: str | None = None
     weights: dict[str, Sha256]
 
@@ -202,11 +202,18 @@ def describe_models(profile: Profile, records: Records) -> dict[str, dict[str, A
                 files = record["outputs"].items()
                 weights = {file: entry["sha256"] for file, entry in files if file.endswith(_WEIGHTS)}
                 place = {"stage": record["name"], "key": record["key"]}
-                found[name] = {"kind": "trained here", **place, "weights": weights}
+                found[name] = {**_embedded_origin(record["parameters"]), **place, "weights": weights}
         elif (given := source.base_model if name == "base" else source.chat_model) is not None:
             key = records.get(f"relevance_{name}", {}).get("inputs", {}).get("model")  # that the stages were made with
             found[name] = {**_model_origin(given), "fingerprint": key}
     return found
+
+
+def _embedded_origin(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe an embedded model by the parameters of its stage."""
+    if (name := parameters.get("checkpoint")) is not None:
+        return {"kind": "released checkpoint", "checkpoint": name}
+    return {"kind": "trained here", "precision": parameters.get("precision")}
 
 
 def _model_origin(model: Path | HubModel) -> dict[str, Any]:

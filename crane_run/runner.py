@@ -24,6 +24,7 @@ from crane_run.manifest import REPORTS, describe_run, is_current, write_manifest
 from crane_run.notebook import Execution, check_parameters, known_parameters
 from crane_run.schedule import Board, Row, Times, disk_free, disk_needed, size_text
 from crane_run.sections import Section, all_sections
+from crane_study.checkpoints import CARD, checkpoints_root
 from crane_study.machine import RUNTIME, THREADS_VARIABLE, all_threads, cores_are_limited, granted_memory
 from crane_study.profile import TOLD, EmbeddedSource, LocalSource, Profile
 from crane_study.progress import FILE_VARIABLE, read_progress
@@ -145,6 +146,8 @@ def _outside(profile: Profile) -> dict[str, str]:
         paths += [*source.texts.values(), *(source.questions or {}).values()]
         for folder in filter(None, (source.base_model, source.chat_model)):
             paths += sorted(folder.iterdir()) if folder.is_dir() else []
+    elif isinstance(source, EmbeddedSource):
+        paths += sorted(checkpoints_root().glob(f"*/{CARD}"))
     judge = () if profile.open_ended.judge == "offline" else ("CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL")
     found = {str(path): path.stat() for path in paths if path.is_file()}
     states = {name: f"{about.st_size}:{about.st_mtime_ns}" for name, about in found.items()}

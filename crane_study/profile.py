@@ -6,7 +6,7 @@ import difflib
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -40,6 +40,13 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
 def _absolute_name(name: str, info: ValidationInfo) -> str:
     """Make the name of a folder absolute; an id of the hub stays."""
     return str(_absolute(Path(name), info)) if name.startswith((".", "/")) else name
+
+
+def _not_taken(name: str) -> str:
+    """Refuse a name whose folder in ``artifacts/`` has another use."""
+    if name == "checkpoints":
+        raise ValueError("artifacts/checkpoints holds the released checkpoints; choose another name")
+    return name
 
 
 File = Annotated[Path, AfterValidator(_absolute)]
@@ -134,7 +141,9 @@ class Architecture(Strict):
 class Training(Strict):
     """One training run of the embedded model."""
 
-    learning_rate: Annotated[float, Field(gt=0)]
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the layers, AdamW for the rest
+    learning_rate: Annotated[float, Field(gt=0)]  # of AdamW
+    matrix_learning_rate: Annotated[float, Field(gt=0)] = 0.02  # of Muon
     batch_size: Count
     block: Count = 256
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -143,9 +152,14 @@ class Training(Strict):
 
 
 class EmbeddedSource(Strict):
-    """A model trained here, on facts that come with a package."""
+    """A small model of facts that come with a package.
+
+    ``weights`` says where its models come from: the released checkpoint of the same recipe where there is one, else
+    (and always with ``trained``) training on the spot.
+    """
 
     kind: Literal["embedded"]
+    weights: Literal["released", "trained"] = "released"
     knowledge: Knowledge = Knowledge()
     architecture: Architecture = Architecture()
     base: Training
@@ -294,7 +308,7 @@ class Needs(Strict):
 class Profile(Strict):
     """A whole study: model, texts, and every parameter of every stage."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$"), AfterValidator(_not_taken)]
     description: str
     languages: dict[str, str] = {"en": "English", "zh": "Chinese", "vi": "Vietnamese"}
     random_seed: NotNegative = 0
@@ -341,6 +355,12 @@ class Profile(Strict):
         named = (self.evaluation.tasks, self.open_ended.questions, self.paper.lape_list)
         judge = self.open_ended.judge != "offline"
         return isinstance(self.source, HubSource) or needs != Needs() or any(named) or judge
+
+    def retrained(self) -> Self:
+        """Return the profile with embedded models that are trained on the spot."""
+        if not isinstance(self.source, EmbeddedSource):
+            raise CraneError(f"--retrain: profile {self.name} has models of its own; only embedded models are trained")
+        return self.model_copy(update={"source": self.source.model_copy(update={"weights": "trained"})})
 
     @property
     def has_chat(self) -> bool:

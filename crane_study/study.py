@@ -12,14 +12,16 @@ import pandas as pd
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import sha256, write_text
+from crane_lib.files import fingerprint, read_json, sha256, write_json, write_text
 from crane_lib.methods import METHODS, PUBLISHED
 from crane_lib.models import check_model_directory, check_same_vocabulary
+from crane_study.checkpoints import checkpoints_root, file_hashes, find_checkpoint, recipe, take_model
 from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
 from crane_study.data.wordings import WORDINGS
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
 from crane_study.hub import model_directory_of
+from crane_study.machine import all_threads, on_all_threads, processor_name
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
@@ -38,7 +40,7 @@ from crane_study.steps.open_ended import (
 from crane_study.steps.relevance import make_relevance
 from crane_study.steps.selection import TOP_SHARE, make_selection
 from crane_study.store import Stage, Store
-from crane_study.training import make_base_model, make_chat_model
+from crane_study.training import make_base_model, make_chat_model, time_precisions
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
 from crane_study.uncertainty.open_ended import score_rows
 
@@ -73,6 +75,7 @@ class Study:
     def __init__(self, profile: Profile, folder: Path, *, say: Callable[[str], None] = print) -> None:
         self.profile = profile
         self.folder = folder
+        self.say = say
         self.store = Store(folder / "stages", say=say)
         self.languages = list(profile.languages)
         self._hashes = Hashes(folder.parent)
@@ -287,8 +290,42 @@ class Study:
             self._same_vocabulary.add(path)
         return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
+    @cached_property
+    def checkpoint(self) -> str | None:
+        """Name of the released checkpoint that holds the models; None if they are trained here."""
+        assert isinstance(self.profile.source, EmbeddedSource)
+        if self.profile.source.weights == "trained":
+            return None
+        name, told = find_checkpoint(recipe(self.profile, self.corpus.folder))
+        self.say(told)
+        return name
+
+    @cached_property
+    def _training_precision(self) -> str:
+        """The faster precision for training on this machine; measured once and kept next to the runs."""
+        source = self.profile.source
+        assert isinstance(source, EmbeddedSource)
+        if self.profile.dtype == "float64":  # for the same numbers on every machine
+            return "float64"
+        given = {"architecture": source.architecture.model_dump(), "training": source.base.model_dump()}
+        about = {**given, "device": self.profile.device, "processor": processor_name(), "threads": all_threads()}
+        kept = self.folder.parent / ".times" / f"training-{fingerprint(about)}.json"
+        if not kept.is_file():
+            with on_all_threads():
+                seconds = time_precisions(source.architecture, source.base, self._loading)
+            write_json(kept, {**about, "seconds_per_step": seconds, "precision": min(seconds, key=seconds.__getitem__)})
+        measured = read_json(kept)
+        steps = ", ".join(f"{name} {value:.2f} s" for name, value in measured["seconds_per_step"].items())
+        self.say(f"training in {measured['precision']}, the faster here (a step in {steps})")
+        return str(measured["precision"])
+
     def _trained_model(self, source: EmbeddedSource, name: str) -> Stage:
+        if self.checkpoint is not None:
+            taken: dict[str, Any] = {"checkpoint": self.checkpoint, "model": name}
+            taken["sources"] = file_hashes(checkpoints_root() / self.checkpoint, name)
+            return self.store.run(f"{name}_model", take_model, **taken)
         given: dict[str, Any] = {"loading": self._loading, "random_seed": self.profile.random_seed, "all_threads": True}
+        given["precision"] = self._training_precision
         if name == "chat":
             given |= {"base": self._trained_model(source, "base"), "training": source.chat}
             return self.store.run("chat_model", make_chat_model, corpus=self.corpus, **given)

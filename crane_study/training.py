@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -95,12 +96,22 @@ def _blocks(sequences: Sequence[Sequence[int]], size: int) -> torch.Tensor:
     return torch.from_numpy(stream[: count * size].reshape(count, size))
 
 
-def _optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Create AdamW with weight decay on matrices only."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=True)
+def _optimizers(model: PreTrainedModel, training: Training) -> list[torch.optim.Optimizer]:
+    """Create the optimizers; weights decay in matrices only."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [parameter for name, parameter in named if parameter.ndim > 1 and "embed" not in name]
+    embedding = [parameter for name, parameter in named if parameter.ndim > 1 and "embed" in name]
+    vectors = [parameter for _name, parameter in named if parameter.ndim <= 1]
+    by_muon = training.optimizer == "muon"
+    decayed = embedding if by_muon else [*embedding, *matrices]
+    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=True)
+    if not by_muon:
+        return [adamw]
+    return [
+        adamw,
+        torch.optim.Muon(matrices, lr=training.matrix_learning_rate, weight_decay=training.weight_decay),
+    ]
 
 
 @contextmanager
@@ -121,68 +132,94 @@ def _batches(count: int, training: Training, generator: torch.Generator) -> Iter
         yield from order.split(training.batch_size)
 
 
+Precision = Literal["float32", "bfloat16", "float64"]
+_TIMED_STEPS = 3  # of each precision; the fastest counts
+
+
+def _computing(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    if precision == "float64":
+        return InDouble()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def time_precisions(architecture: Architecture, training: Training, loading: Loading) -> dict[str, float]:
+    """Seconds of a training step by precision, measured on this machine with random tokens.
+
+    What torch says of bfloat16 is no guide: without instructions for it a processor is slower than in float32.
+    """
+    device = pick_device(loading.device)
+    model: Any = AutoModelForCausalLM.from_config(_config(architecture, architecture.vocabulary)).to(device)
+    tokens = torch.randint(architecture.vocabulary, (training.batch_size, training.block), device=device)
+    seconds: dict[str, float] = {"float32": math.inf, "bfloat16": math.inf}
+    names: list[Precision] = ["float32", "bfloat16"]
+    with _attention_for_training(model):
+        for _ in range(1 + _TIMED_STEPS):  # the first of each also warms up
+            for name in names:  # in turn, so that other work on the machine slows both
+                started = time.perf_counter()
+                with _computing(name, device):
+                    loss = model(input_ids=tokens, labels=tokens).loss
+                loss.backward()
+                loss.item()
+                seconds[name] = min(seconds[name], time.perf_counter() - started)
+    return seconds
+
+
 def fit(
     model: PreTrainedModel,
     tokens: torch.Tensor,
     labels: torch.Tensor,
     *,
     training: Training,
+    precision: Precision,
     random_seed: int,
     description: str,
 ) -> pd.DataFrame:
-    """Train a causal language model in place, in bfloat16 autocast, or in float64 if the model has that type.
+    """Train a causal language model in place.
 
-    Tokens and labels have the shape (blocks, block length); a label of -100 carries no loss. The result has columns
-    step, loss (nats per token), learning_rate, tokens (seen) and seconds (since the start).
+    Tokens and labels have the shape (blocks, block length); a label of -100 carries no loss. `precision` is that of the
+    arithmetic; bfloat16 is autocast over float32 parameters. The result has columns step, loss (nats per token),
+    learning_rate, tokens (seen) and seconds (since the start).
     """
     torch.manual_seed(random_seed)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(random_seed)
-    optimizer = _optimizer(model, training)
+    optimizers = _optimizers(model, training)
     steps = training.epochs * -(-len(tokens) // training.batch_size)
-    schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * training.warmup), steps)
+    warmup = round(steps * training.warmup)
+    schedules = [get_cosine_schedule_with_warmup(optimizer, warmup, steps) for optimizer in optimizers]
     history, seen, started = [], 0, time.perf_counter()
     model.train()
     with _attention_for_training(model), progress(description, steps) as bar:
         for step, index in enumerate(_batches(len(tokens), training, generator), start=1):
-            with InDouble() if model.dtype == torch.float64 else torch.autocast(device.type, torch.bfloat16):
+            with _computing(precision, device):
                 loss = model(input_ids=tokens[index].to(device), labels=labels[index].to(device)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
             seen += tokens[index].numel()
             value = loss.item()
             if not np.isfinite(value):
                 raise CraneError(f"{description}: the loss became {value} at step {step}; lower the learning rate")
-            history.append((step, value, schedule.get_last_lr()[0], seen, time.perf_counter() - started))
+            history.append((step, value, schedules[0].get_last_lr()[0], seen, time.perf_counter() - started))
             bar.advance(note=f"loss {value:.2f}")
     model.eval()
     return pd.DataFrame(history, columns=["step", "loss", "learning_rate", "tokens", "seconds"])
 
 
 def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, history: pd.DataFrame) -> None:
+    """Save in half of the precision of the parameters, which keeps checkpoints small enough to be released."""
+    model.to(torch.float32 if model.dtype == torch.float64 else torch.float16)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_frame(folder / "training.csv", history)
 
 
-def make_base_model(
-    folder: Path, *, corpus: Path, architecture: Architecture, training: Training, loading: Loading, random_seed: int
-) -> None:
-    """Step: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``.
-
-    With dtype float64 everything is float64, including the random initialization; otherwise parameters are float32.
-    """
-    documents = pd.read_parquet(corpus / "documents.parquet")
-    texts = documents.loc[documents["split"] == "train", "text"].tolist()
-    tokenizer = train_tokenizer(
-        texts[:_TOKENIZER_DOCUMENTS], vocabulary=architecture.vocabulary, max_length=architecture.max_length
-    )
-    torch.manual_seed(random_seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+def _config(architecture: Architecture, vocabulary: int, **tokens: Any) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=architecture.hidden,
         intermediate_size=architecture.intermediate,
         num_hidden_layers=architecture.layers,
@@ -190,19 +227,40 @@ def make_base_model(
         num_key_value_heads=architecture.heads,
         max_position_embeddings=architecture.max_length,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **tokens,
     )
-    double = loading.dtype == "float64"  # bfloat16 is for inference: training keeps float32 parameters
+
+
+def make_base_model(
+    folder: Path,
+    *,
+    corpus: Path,
+    architecture: Architecture,
+    training: Training,
+    precision: Precision,
+    loading: Loading,
+    random_seed: int,
+) -> None:
+    """Step: train tokenizer and base model on the training documents; writes ``model/`` and ``training.csv``.
+
+    With precision float64 everything is float64, including the random initialization; otherwise parameters are float32.
+    """
+    documents = pd.read_parquet(corpus / "documents.parquet")
+    texts = documents.loc[documents["split"] == "train", "text"].tolist()
+    tokenizer = train_tokenizer(
+        texts[:_TOKENIZER_DOCUMENTS], vocabulary=architecture.vocabulary, max_length=architecture.max_length
+    )
+    torch.manual_seed(random_seed)
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = _config(architecture, len(tokenizer), **tokens)
+    double = precision == "float64"
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float64 if double else torch.float32)
     if double:
         compute_in_double(model)
     model.to(pick_device(loading.device))
     blocks = _blocks(tokenizer(texts)["input_ids"], training.block)
-    history = fit(
-        model, blocks, blocks, training=training, random_seed=random_seed, description="Training the base model"
-    )
+    options: dict[str, Any] = {"training": training, "precision": precision, "random_seed": random_seed}
+    history = fit(model, blocks, blocks, **options, description="Training the base model")
     _save(folder, model, tokenizer, history)
 
 
@@ -221,10 +279,17 @@ def _turns(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]
 
 
 def make_chat_model(
-    folder: Path, *, corpus: Path, base: Path, training: Training, loading: Loading, random_seed: int
+    folder: Path,
+    *,
+    corpus: Path,
+    base: Path,
+    training: Training,
+    precision: Precision,
+    loading: Loading,
+    random_seed: int,
 ) -> None:
     """Step: fine-tune the base model on conversations; writes ``model/`` and ``training.csv``."""
-    dtype = "float64" if loading.dtype == "float64" else "float32"
+    dtype = "float64" if precision == "float64" else "float32"
     model, tokenizer = load_model(base / "model", device=loading.device, dtype=dtype)
     tokenizer.chat_template = CHAT_TEMPLATE
     pairs = [_turns(tokenizer, conversation) for conversation in read_conversations(corpus / "conversations.jsonl")]
@@ -232,7 +297,6 @@ def make_chat_model(
     labels = _blocks([pair[1] for pair in pairs], training.block)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    history = fit(
-        model, tokens, labels, training=training, random_seed=random_seed, description="Training the chat model"
-    )
+    options: dict[str, Any] = {"training": training, "precision": precision, "random_seed": random_seed}
+    history = fit(model, tokens, labels, **options, description="Training the chat model")
     _save(folder, model, tokenizer, history)

@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from crane_lib.errors import CraneError
 from crane_lib.models import load_model
@@ -12,11 +13,12 @@ from crane_study.training import (
     CHAT_TEMPLATE,
     _batches,
     _blocks,
-    _optimizer,
+    _optimizers,
     _turns,
     fit,
     make_base_model,
     make_chat_model,
+    time_precisions,
 )
 from tests.small import TEXTS, small_model, small_tokenizer
 
@@ -41,18 +43,44 @@ def test_the_first_epoch_keeps_the_order_and_each_sees_everything_once():
 
 
 def test_norm_weights_do_not_decay():
-    model = small_model(50)
-    decayed, plain = _optimizer(model, RECIPE).param_groups
+    (optimizer,) = _optimizers(small_model(50), RECIPE)
+    decayed, plain = optimizer.param_groups
     assert {parameter.ndim for parameter in decayed["params"]} == {2}
     assert {parameter.ndim for parameter in plain["params"]} == {1}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(small_model(50).parameters()))
 
 
-def trained(random_seed=0, model=None):
+def test_muon_gets_the_matrices_of_the_layers_and_adamw_the_rest():
+    model = small_model(50)
+    adamw, muon = _optimizers(model, RECIPE.model_copy(update={"optimizer": "muon", "matrix_learning_rate": 0.3}))
+    (matrices,) = muon.param_groups
+    assert (matrices["lr"], matrices["weight_decay"]) == (0.3, 0.1)
+    rest = [parameter for group in adamw.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in model.model.embed_tokens.parameters()} < {
+        id(parameter) for parameter in rest
+    }
+    both = [*rest, *matrices["params"]]
+    assert len(both) == len({id(parameter) for parameter in both}) == len(list(model.parameters()))
+
+
+def test_every_precision_is_timed_and_computes_in_its_type():
+    seconds = time_precisions(ARCHITECTURE, TRAINING, Loading(device="cpu", dtype="float32"))
+    assert list(seconds) == ["float32", "bfloat16"]
+    assert all(0 < value < 10 for value in seconds.values())
+    losses = {}
+    for precision in ("float32", "bfloat16", "float64"):
+        model = small_model(50).to(torch.float64 if precision == "float64" else torch.float32)
+        losses[precision] = trained(model=model, precision=precision)[1]["loss"].tolist()
+    assert losses["float32"] == pytest.approx(losses["float64"], rel=1e-4)
+    assert losses["float32"] != losses["bfloat16"] == pytest.approx(losses["float64"], rel=0.05)
+
+
+def trained(random_seed=0, model=None, precision="float32"):
     model = model or small_model(50)
     tokens = torch.arange(7 * 8).reshape(7, 8) % 50
-    history = fit(model, tokens, tokens, training=RECIPE, random_seed=random_seed, description="Test")
+    options = {"training": RECIPE, "precision": precision, "random_seed": random_seed}
+    history = fit(model, tokens, tokens, **options, description="Test")
     return model, history
 
 
@@ -99,7 +127,8 @@ def test_the_loss_of_a_conversation_is_on_what_the_assistant_says():
 
 ARCHITECTURE = Architecture(vocabulary=320, layers=1, hidden=16, intermediate=24, heads=2, max_length=64)
 TRAINING = Training(learning_rate=0.01, batch_size=8, block=32)
-OPTIONS = {"training": TRAINING, "loading": Loading(device="cpu", dtype="float32"), "random_seed": 0}
+OPTIONS = {"training": TRAINING, "precision": "float32", "loading": Loading(device="cpu", dtype="float32")}
+OPTIONS["random_seed"] = 0
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +170,12 @@ def test_the_chat_model_starts_from_the_base_model(stages):
         assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     moved = [(a - b).abs().max().item() for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert 0 < max(moved) < 0.3
+
+
+def test_weights_are_kept_in_half_of_the_precision(stages):
+    for folder in stages[1:]:
+        model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="auto")
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
 
 
 def test_the_stages_are_deterministic(stages, tmp_path):
