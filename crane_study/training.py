@@ -211,7 +211,8 @@ def fit(
 
 def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, history: pd.DataFrame) -> None:
     """Save in half of the precision of the parameters, which keeps checkpoints small enough to be released."""
-    model.to(torch.float32 if model.dtype == torch.float64 else torch.float16)
+    halved: Any = model
+    halved.to(torch.float32 if model.dtype == torch.float64 else torch.float16)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_frame(folder / "training.csv", history)
