@@ -314,6 +314,12 @@ def reference(
     typer.echo(f"{output}: {rows} rows of {len(made.tables)} tables, {len(made.verdicts)} verdicts, {kilobytes:.0f} kB")
 
 
+_MODELS_TOLD = {
+    True: "the weights are those of the reference, so numbers may differ by rounding only",
+    False: "other weights than the reference's, so numbers are compared as effects, with wide tolerances",
+}
+
+
 def _tell(run: Path, finding: VerifiedRun, *, limit: int | None) -> None:
     """Print what a check found, at most `limit` lines of a kind."""
 
@@ -333,6 +339,7 @@ def _tell(run: Path, finding: VerifiedRun, *, limit: int | None) -> None:
     if found is not None and finding.reference is not None:
         about = finding.reference.made_with
         typer.echo(f"  reference: {finding.against} (made at commit {about.get('commit')} on {about.get('processor')})")
+        typer.echo(f"  models: {_MODELS_TOLD[found.equal_weights]}")
         numbers = f"{found.numbers} in {found.tables} tables, {found.equal} equal to every digit kept"
         typer.echo(f"  numbers: {numbers}; verdicts: {found.equal_verdicts} of {found.verdicts} equal")
         if found.numbers:

@@ -39,7 +39,7 @@ _DRAW = "random_seed"
 _CLAIMS = "claims.json"
 _BETWEEN = " / "
 _CLAIM_KEY = ["claim", "method", "budget", "metric"]
-_NOT_COMPARED = (*TOLD, "device")  # settings of a profile that do not change numbers
+_NOT_COMPARED = (*TOLD, "device", "source.weights")  # settings of a profile that do not change numbers
 Cell = float | int | str | None
 
 
@@ -76,6 +76,7 @@ class Reference(BaseModel):
     profile: dict[str, Any]
     made_with: dict[str, Any]
     verdicts: dict[str, str]
+    weights: list[str] = []  # hashes of the weights of all models
     tables: dict[str, ReferenceTable]
     sha256: dict[str, str]  # for information: another machine may round differently
 
@@ -103,6 +104,7 @@ def reference_of(folder: Path, manifest: Manifest) -> Reference:
     return Reference(
         profile=manifest.profile,
         made_with=made_with,
+        weights=sorted(value for model in manifest.models.values() for value in model.weights.values()),
         verdicts={_case(item): str(item["verdict"]) for item in verdicts},
         tables=_tables(folder, rules) | _claim_tables(verdicts, rules),
         sha256=hashes | {name: value for name, value in manifest.outputs.items() if name.endswith(".csv")},
@@ -140,7 +142,7 @@ def _table(frame: pd.DataFrame, name: str, rules: Reproduction) -> ReferenceTabl
     metrics = [str(value) for value in frame["metric"]] if "metric" in key else [""] * len(frame)
     compared = {
         column: {
-            metric: rules.compares(table=name, column=column, metric=metric, number=is_numeric_dtype(frame[column]))
+            metric: rules.keeps(table=name, column=column, metric=metric, number=is_numeric_dtype(frame[column]))
             for metric in set(metrics)
         }
         for column in map(str, frame.columns)
@@ -181,7 +183,7 @@ def _claim_tables(verdicts: list[dict[str, Any]], rules: Reproduction) -> dict[s
     for item in verdicts:
         name, metric = f"{_CLAIMS} {item['id']}", str(item["measure"]) or "-"
         for row, column, value in _numbers(item["numbers"], _case(item)):
-            if rules.rule(table=name, column=column, metric=metric).compared:
+            if rules.keeps(table=name, column=column, metric=metric, number=True):
                 found.setdefault(name, {}).setdefault(row, {})[column] = value
     tables = {}
     for name, rows in found.items():
@@ -254,6 +256,7 @@ class Comparison:
 
     rules: Reproduction
     exact: bool = False
+    equal_weights: bool = False
     differences: list[Difference] = field(default_factory=list)
     information: list[Difference] = field(default_factory=list)
     numbers: int = 0
@@ -321,8 +324,11 @@ def compare(
     """Compare a run's settings, verdicts and numbers with those of a reference.
 
     `lacking` says by the number of a section why it has no outputs; its tables are then not reported one by one.
+    Models with equal weights give the same numbers up to rounding; others are compared as effects.
     """
-    found = Comparison(rules, exact)
+    equal_weights = bool(run.weights) and run.weights == reference.weights
+    found = Comparison(rules.of_equal_weights() if equal_weights else rules, exact, equal_weights)
+    rules = found.rules
     found.differences += _other_settings(run.profile, reference.profile)
     found.differences += [Difference(f"section {number}", remark=why) for number, why in lacking.items()]
     for name, theirs in reference.tables.items():

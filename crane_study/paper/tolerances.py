@@ -62,12 +62,20 @@ class Reproduction(_Strict):
     verdicts_as_information: tuple[str, ...]  # profiles whose verdicts may differ
     identity: dict[str, tuple[str, ...]]  # table, or * for all others -> columns that name a row
     widening: Annotated[float, Field(ge=1)]  # of intervals
-    rules: Annotated[tuple[ToleranceRule, ...], Field(min_length=1)]
+    rounding: Annotated[tuple[ToleranceRule, ...], Field(min_length=1)]  # for models with equal weights
+    rules: Annotated[tuple[ToleranceRule, ...], Field(min_length=1)]  # for models trained by the same recipe
 
     def of_profile(self, name: str) -> Reproduction:
         """The same with only the rules for one profile."""
-        kept = tuple(rule for rule in self.rules if any(fnmatchcase(name, pattern) for pattern in rule.profiles))
-        return self.model_copy(update={"rules": kept})
+
+        def kept(rules: tuple[ToleranceRule, ...]) -> tuple[ToleranceRule, ...]:
+            return tuple(rule for rule in rules if any(fnmatchcase(name, pattern) for pattern in rule.profiles))
+
+        return self.model_copy(update={"rounding": kept(self.rounding), "rules": kept(self.rules)})
+
+    def of_equal_weights(self) -> Reproduction:
+        """The same for runs whose models have equal weights, and whose numbers differ by rounding only."""
+        return self.model_copy(update={"rules": self.rounding, "verdicts_as_information": ()})
 
     def find(self, *, table: str, column: str, metric: str) -> ToleranceRule | None:
         """The first rule for a place, None where there is none."""
@@ -84,6 +92,11 @@ class Reproduction(_Strict):
                 "one that says that it is not compared"
             )
         return found
+
+    def keeps(self, *, table: str, column: str, metric: str, number: bool) -> bool:
+        """Return whether a place is compared with equal or with other weights."""
+        where: dict[str, Any] = {"table": table, "column": column, "metric": metric, "number": number}
+        return self.compares(**where) or self.of_equal_weights().compares(**where)
 
     def compares(self, *, table: str, column: str, metric: str, number: bool) -> bool:
         """Return whether a place is compared; a text without a rule is."""

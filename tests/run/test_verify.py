@@ -13,6 +13,7 @@ from crane_run.cli import app
 from crane_run.manifest import read_manifest
 from crane_run.sections import all_sections
 from crane_run.verify import Reference, ReferenceTable, compare, read_reference, verify
+from crane_study.frames import read_frame, write_frame
 from crane_study.paper.tolerances import Reproduction
 from crane_study.profile import TOLD
 from tests.run.small_run import make_run
@@ -165,8 +166,15 @@ def test_numbers_within_and_beyond_their_tolerances(run, tmp_path, references):
     assert "tables/03_langspec.csv, contrast / token_probability, mean: 0.75, reference 0.7" in exact.output
     low = make_run(tmp_path / "low", shift=-0.1)  # LangSpec-F1 of .6, and of 0
     said = crane("verify", low, "--against", low)
-    told = "power: 42 of these numbers (98 %) would be out of tolerance if the run had reported 0 (1 are 0 in the"
+    assert "models: the weights are those of the reference" in said.output
+    told = "power: 44 of these numbers (98 %) would be out of tolerance if the run had reported 0 (1 are 0 in the"
     assert told in said.output
+    write_frame(
+        low / "tables" / "03_langspec.csv", read_frame(low / "tables" / "03_langspec.csv").assign(mean=[0.6, 0.002])
+    )
+    reduced = compared(low, make_run(tmp_path / "again", shift=-0.1))[0].differences
+    assert [(one.column, one.reference) for one in reduced] == [("mean", 0)]
+    assert "models: other weights than the reference's" in crane("verify", other, "--against", run).output
     other = make_run(tmp_path / "beyond", shift=0.25)
     places = {(one.table, one.row, one.column): one for one in compared(other, run)[0].differences}
     one = places["tables/03_langspec.csv", "lape / token_probability", "mean"]
@@ -188,12 +196,14 @@ def test_documents_verdicts_and_settings_are_equal(run, tmp_path):
     assert compared(make_run(tmp_path / "b", verdict="NOT REPRODUCED"), run)[1] == [
         "claims.json, C3 / contrast / 0.1 / accuracy, verdict: NOT REPRODUCED, reference REPRODUCED"
     ]
-    first, second = (
-        make_run(tmp_path / word, profile="smoke", verdict=word) for word in ("REPRODUCED", "NOT REPRODUCED")
-    )
-    found, differing = compared(second, first)  # verdicts of smoke are told only
-    assert (differing, len(found.information)) == ([], 1)
-    assert len(verify(second, against=str(first), exact=True).comparison.differences) == 1
+    words = {"REPRODUCED": 0.0, "NOT REPRODUCED": 0.01}  # and other weights
+    first, second = (make_run(tmp_path / word, profile="smoke", verdict=word, shift=words[word]) for word in words)
+    found, differing = compared(second, first)  # verdicts of a retrained smoke are told only
+    assert (differing, [one.column for one in found.information]) == ([], ["worst_other", "verdict"])
+    same = make_run(tmp_path / "same", profile="smoke", verdict="NOT REPRODUCED")
+    assert [one.split(":")[0] for one in compared(same, first)[1]] == [
+        "claims.json, C3 / contrast / 0.1 / accuracy, verdict"
+    ]
     told = {"description": "other words", "expected_seconds": {"00": 1.0}, "calibration_seconds": 1.0, "needs": {}}
     assert set(told) == set(TOLD)
     other = make_run(tmp_path / "c")
@@ -247,6 +257,7 @@ RULES = {
     "verdicts_as_information": [],
     "identity": {"*": ["method"]},
     "widening": 3,
+    "rounding": [{"why": "w", "columns": ["?*"], "absolute": 0.001}],
     "rules": [{"why": "w", "columns": ["share", "low", "high"], "interval": True, "absolute": 0.01}],
 }
 
