@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,17 +114,6 @@ def _optimizers(model: PreTrainedModel, training: Training) -> list[torch.optim.
     ]
 
 
-@contextmanager
-def _attention_for_training(model: PreTrainedModel) -> Iterator[None]:
-    """Use plain matrix products for attention on a CPU, where the fused kernel's backward pass is slow."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager" if model.device.type == "cpu" else before)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def _batches(count: int, training: Training, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Yield the indices of each batch; the first epoch keeps the order, later ones are shuffled."""
     for epoch in range(training.epochs):
@@ -152,15 +141,14 @@ def time_precisions(architecture: Architecture, training: Training, loading: Loa
     tokens = torch.randint(architecture.vocabulary, (training.batch_size, training.block), device=device)
     seconds: dict[str, float] = {"float32": math.inf, "bfloat16": math.inf}
     names: list[Precision] = ["float32", "bfloat16"]
-    with _attention_for_training(model):
-        for _ in range(1 + _TIMED_STEPS):  # the first of each also warms up
-            for name in names:  # in turn, so that other work on the machine slows both
-                started = time.perf_counter()
-                with _computing(name, device):
-                    loss = model(input_ids=tokens, labels=tokens).loss
-                loss.backward()
-                loss.item()
-                seconds[name] = min(seconds[name], time.perf_counter() - started)
+    for _ in range(1 + _TIMED_STEPS):  # the first of each also warms up
+        for name in names:  # in turn, so that other work on the machine slows both
+            started = time.perf_counter()
+            with _computing(name, device):
+                loss = model(input_ids=tokens, labels=tokens).loss
+            loss.backward()
+            loss.item()
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
     return seconds
 
 
@@ -189,7 +177,7 @@ def fit(
     schedules = [get_cosine_schedule_with_warmup(optimizer, warmup, steps) for optimizer in optimizers]
     history, seen, started = [], 0, time.perf_counter()
     model.train()
-    with _attention_for_training(model), progress(description, steps) as bar:
+    with progress(description, steps) as bar:
         for step, index in enumerate(_batches(len(tokens), training, generator), start=1):
             with _computing(precision, device):
                 loss = model(input_ids=tokens[index].to(device), labels=labels[index].to(device)).loss
