@@ -295,6 +295,7 @@ class Study:
         """Name of the released checkpoint that holds the models; None if they are trained here."""
         assert isinstance(self.profile.source, EmbeddedSource)
         if self.profile.source.weights == "trained":
+            self.say("models: trained here, as asked for (--retrain)")
             return None
         name, told = find_checkpoint(recipe(self.profile, self.corpus.folder))
         self.say(told)

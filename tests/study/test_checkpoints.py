@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crane_lib.errors import CraneError
@@ -190,3 +192,16 @@ def test_the_checkpoints_of_the_repository_are_whole(name):
         assert checkpoints.file_hashes(folder, model)
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 10_000_000
     assert read_card(folder)["profile"] == name
+
+
+def test_training_smoke_again_gives_the_released_models(tmp_path):
+    """In float64 processors differ in the last digits, far below the float32 in which the weights are kept."""
+    study = Study.open(load_profile("smoke").retrained(), artifacts=tmp_path, say=lambda _line: None)
+    for name in ("base", "chat"):
+        made, kept = (
+            load_file(folder / "model.safetensors")
+            for folder in (study.model(name) / "model", checkpoints.checkpoints_root() / "smoke" / name)
+        )
+        assert made.keys() == kept.keys()
+        for key, value in kept.items():
+            torch.testing.assert_close(made[key], value, rtol=1e-6, atol=1e-8)

@@ -1,0 +1,123 @@
+"""Numbers of README.md, filled in from the committed reference runs.
+
+    python -m tools.readme write    # after crane reference
+    python -m tools.readme check    # as the tests do
+
+Everything between ``<!-- NAME -->`` and ``<!-- end -->`` is written by the function `NAME`, so that no number is copied
+by hand and none is chosen: all methods of a table are shown, best and worst.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from crane_lib.errors import CraneError
+from crane_run.verify import REFERENCES, Reference, read_reference
+from crane_study import ROOT
+from crane_study.labels import budget_label
+
+README = ROOT / "README.md"
+_BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_WORDS = {"REPRODUCED": "yes", "NOT REPRODUCED": "no"}
+
+
+def _table(reference: Reference, name: str) -> pd.DataFrame:
+    """A table of a reference as a frame, with the columns that name a row in front."""
+    table = reference.tables[f"tables/{name}.csv"]
+    keys = [row.split(" / ") for row in table.rows]
+    frame = pd.DataFrame(keys, columns=table.key)
+    return pd.concat([frame, pd.DataFrame(list(table.rows.values()), columns=table.columns)], axis=1)
+
+
+def _interval(row: pd.Series, digits: int) -> str:
+    """A mean with its interval: ``.760 (.752 to .767)``."""
+    mean, low, high = (re.sub(r"\b0\.", ".", f"{row[name]:.{digits}f}") for name in ("mean", "mean_low", "mean_high"))
+    return f"{mean} ({low} to {high})"
+
+
+def headline(reference: Reference) -> str:
+    """LangSpec-F1 of every method of `mini`."""
+    known, answers = _table(reference, "03_langspec"), _table(reference, "05_langspec_f1")
+    known = known[(known["metric"] == "token_probability") & (known["selected_on"] == "base")]
+    answers = answers[answers["selected_on"] == "base"].set_index(["method", "budget"])
+    answers = answers.rename(columns={"low": "mean_low", "high": "mean_high"})
+    lines = ["| sets | by token probability | by score of open-ended answers |", "|---|---|---|"]
+    for _, row in known.sort_values("mean", ascending=False).iterrows():
+        key = (row["method"], row["budget"])
+        other = _interval(answers.loc[key], 2) if key in answers.index else ""
+        budget = budget_label(row["budget"])
+        lines.append(f"| `{row['method']}`, {budget} | {_interval(row, 3)} | {other} |")
+    return "\n".join(lines)
+
+
+def claims(reference: Reference) -> str:
+    """Verdicts on every claim, by token probability / by accuracy, for the released rule and for `contrast`."""
+    found = {tuple(case.split(" / ")): _WORDS[verdict] for case, verdict in reference.verdicts.items()}
+    lines = [
+        "| claim | paper | what is claimed | command | output | `kurtosis` | `contrast` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for number, (place, claim, output) in _CLAIMS.items():
+        cells = []
+        for method in ("kurtosis", "contrast"):
+            own = {case[3]: word for case, word in found.items() if case[:2] == (number, method)}
+            cells.append(" / ".join(own[name] for name in ("token_probability", "accuracy", "-") if name in own))
+        lines.append(
+            f"| {number} | {place} | {claim} | `./run_all.sh --only {number}` | {output} | {cells[0]} | {cells[1]} |"
+        )
+    return "\n".join(lines)
+
+
+_CLAIMS = {
+    "C1": (
+        "abstract; masking on the base model",
+        "a mask hurts its own language most",
+        "`tables/03_nll_rise`, `04_accuracy_drop`",
+    ),
+    "C2": (
+        "LangSpec-F1, base model",
+        "relevance isolates a language better than LAPE",
+        "`tables/03_langspec`, `04_langspec`",
+    ),
+    "C3": ("LangSpec-F1, random sets", "... and better than random units", "`tables/03_langspec`, `04_langspec`"),
+    "C4": ("abstract; overlaps", "the languages' sets are not exclusive", "`tables/02_overlaps`"),
+    "C5": (
+        "base-to-chat transfer",
+        "base sets break the chat model's language, too",
+        "`tables/07_transfer_*`, `07_langspec`",
+    ),
+}
+BLOCKS: dict[str, Callable[[Reference], str]] = {"headline": headline, "claims": claims}
+
+
+def filled(text: str) -> str:
+    """Text with every block written anew."""
+    reference = read_reference(REFERENCES / "mini.json")
+
+    def written(found: re.Match[str]) -> str:
+        if found[2] not in BLOCKS:
+            raise CraneError(f"README.md: block {found[2]!r} is none of {', '.join(BLOCKS)}")
+        return f"{found[1]}{BLOCKS[found[2]](reference)}\n{found[3]}"
+
+    return _BLOCK.sub(written, text)
+
+
+def main() -> None:
+    """Write or check README.md."""
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if sys.argv[1:] == ["write"]:
+        Path(README).write_text(after, encoding="utf-8")
+    elif sys.argv[1:] != ["check"]:
+        raise SystemExit("tools.readme: write or check")
+    elif after != before:
+        raise SystemExit("README.md: numbers are not those of expected/reference; run python -m tools.readme write")
+
+
+if __name__ == "__main__":
+    main()
