@@ -83,13 +83,9 @@ def write_corpus(folder: Path, language: str, *, config: str | None, split: str,
 
 
 def write_text_file(path: Path, language: str, *, documents: int) -> None:
-    """Write a user's file of texts: .jsonl or .txt."""
+    """Write a user's file of texts, as JSON lines."""
     writer = Writer(language)
-    texts = [writer.text(4) for _ in range(documents)]
-    if path.suffix == ".jsonl":
-        _write_rows(path, [{"text": text} for text in texts])
-    else:
-        write_text(path, "\n\n".join(texts) + "\n")
+    _write_rows(path, [{"text": writer.text(4)} for _ in range(documents)])
 
 
 def write_mmlu(folder: Path, *, subjects: Sequence[str], questions: int) -> None:
@@ -238,7 +234,7 @@ def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
     texts = {}
     for language, text in source.texts.items():
         place = str(folder / "texts" / language)
-        texts[language] = {"file": f"{place}{text.file.suffix}"} if text.file else {"dataset": place}
+        texts[language] = {"file": f"{place}.jsonl"} if text.file else {"dataset": place}
     places: dict[str, Any] = {"base_model": {"id": str(folder / "base")}, "texts": texts}
     if source.chat_model is not None:
         places["chat_model"] = {"id": str(folder / "chat")}
@@ -262,7 +258,7 @@ def _write_material(folder: Path, profile: Profile, source: HubSource) -> None:
         for language, text in source.texts.items():
             place = temporary / "texts" / language
             if text.file:
-                write_text_file(place.with_suffix(text.file.suffix), language, documents=_DOCUMENTS)
+                write_text_file(place.with_suffix(".jsonl"), language, documents=_DOCUMENTS)
             else:
                 split, field = text.split, text.field
                 write_corpus(place, language, config=text.config, split=split, field=field, documents=_DOCUMENTS)

@@ -85,7 +85,9 @@ class HubText(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> HubText:
         if (self.dataset is None) == (self.file is None):
-            raise ValueError("give either dataset (an id on the hub) or file (.txt or .jsonl)")
+            raise ValueError("give either dataset (an id on the hub) or file (of texts)")
+        if self.file is not None and (self.config, self.split, self.revision) != (None, "train", "main"):
+            raise ValueError("config, split and revision belong to a dataset, but a file is given; remove them")
         return self
 
 
@@ -169,9 +171,8 @@ class EmbeddedSource(Strict):
 class LocalSource(Strict):
     """The user's own model, in a Hugging Face directory, and texts.
 
-    ``texts`` names for each language a ``.txt`` file (documents separated by blank lines) or a ``.jsonl`` file (field
-    ``text``); ``questions`` a ``.jsonl`` file of four-way questions (question, options, gold, optionally subject).
-    Paths are relative to the profile's file.
+    ``texts`` names for each language a file of documents, ``questions`` one of four-way questions
+    (`crane_study.data.user_files`). Paths are relative to the profile's file.
     """
 
     kind: Literal["local"]
@@ -270,9 +271,9 @@ class Evaluation(Strict):
 class OpenEnded(Strict):
     """Open-ended generation by the chat model, and its judges.
 
-    ``questions`` names for each language a text file with one question per line, the same number in every file; the
-    embedded model has its own questions. Paths are relative to the profile's file. Address, model and key of the
-    endpoint come from the environment (``CRANE_JUDGE_URL``, ``CRANE_JUDGE_MODEL``, ``CRANE_JUDGE_KEY``).
+    ``questions`` names for each language a file of questions, the same number in every file; the embedded model has its
+    own questions. Paths are relative to the profile's file. Address, model and key of the endpoint come from the
+    environment (``CRANE_JUDGE_URL``, ``CRANE_JUDGE_MODEL``, ``CRANE_JUDGE_KEY``).
     """
 
     questions: dict[str, File] | None = None

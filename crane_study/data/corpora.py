@@ -33,7 +33,7 @@ from crane_study.data.questions import (
     overlap,
     shortest,
 )
-from crane_study.data.user_files import read_documents, read_questions
+from crane_study.data.user_files import SEPARATED, different_texts, read_documents, read_questions, split_name
 from crane_study.frames import write_frame
 from crane_study.hub import absent, gated, naming_mistakes
 from crane_study.profile import Knowledge
@@ -79,7 +79,9 @@ def make_embedded_corpus(folder: Path, *, knowledge: dict[str, Any], random_seed
 def _held_out(source: object, documents: int, wanted: int) -> int:
     """Number of documents to reserve for perplexity, at most half of them."""
     if documents < _FEWEST:
-        raise CraneError(f"corpus {source}: has {documents} different documents; the statistics need {_FEWEST} or more")
+        hint = f"; {SEPARATED}" if split_name(Path(str(source)))[1] == ".txt" else ""
+        problem = f"has {documents} different documents; the statistics need {_FEWEST} or more{hint}"
+        raise CraneError(f"corpus {source}: {problem}")
     return min(wanted, documents // 2)
 
 
@@ -94,11 +96,11 @@ def make_local_corpus(
 ) -> None:
     """Write documents.parquet with disjoint relevance and perplexity documents, and questions.*.jsonl if given.
 
-    A text that occurs twice in a file counts once, so that no document is in both splits.
+    A text that occurs twice in a file, in whichever Unicode form, counts once, so that no document is in both splits.
     """
     rows: list[tuple[Any, ...]] = []
     for number, (language, path) in enumerate(sorted(texts.items())):
-        documents = list(dict.fromkeys(read_documents(Path(path))))
+        documents = different_texts(read_documents(Path(path)))
         held_out = _held_out(path, len(documents), perplexity_documents)
         order = np.random.default_rng([random_seed, number]).permutation(len(documents))
         splits = {"perplexity": order[:held_out], "relevance": order[held_out:][:relevance_documents]}
@@ -184,16 +186,17 @@ def sample_stream(
                     write_frame(file, drawn)
             parts.append(drawn.assign(shard=shard))
             if number + 1 >= first:
-                found = pd.concat(parts)["text"].nunique()
+                found = pd.concat(parts)["text"].str.normalize("NFC").nunique()
             bar.advance(len(drawn))
-    documents = pd.concat(parts, ignore_index=True).drop_duplicates("text", ignore_index=True)
+    documents = pd.concat(parts, ignore_index=True)
+    documents = documents[~documents["text"].str.normalize("NFC").duplicated()].reset_index(drop=True)
     return documents.sample(frac=1, random_state=seed).head(count).reset_index(drop=True)
 
 
 def _documents(text: Mapping[str, Any], count: int, *, sampling: Mapping[str, Any], scratch: Path) -> pd.DataFrame:
     """Documents of a language with ids that name their place in the source."""
     if text["file"] is not None:
-        texts = list(dict.fromkeys(read_documents(Path(text["file"]))))
+        texts = different_texts(read_documents(Path(text["file"]), field=text["field"]))
         order = np.random.default_rng(sampling["random_seed"]).permutation(len(texts))[:count]
         name = Path(text["file"]).name
         return pd.DataFrame({"text": [texts[i] for i in order], "id": [f"{name}#{i}" for i in order]})

@@ -29,6 +29,11 @@ def local(**changes):
     return {"description": "a test", "languages": {"de": "German", "fr": "French"}, "source": source | changes}
 
 
+def hub(**text):
+    texts = {"de": {"dataset": "set"}, "fr": {"file": "fr.txt"} | text}
+    return local() | {"source": {"kind": "hub", "base_model": {"id": "model"}, "texts": texts}}
+
+
 def embedded_source(**changes):
     return {"source": embedded()["source"] | changes}
 
@@ -114,6 +119,8 @@ def test_an_unknown_key_names_the_nearest_right_one_or_all(tmp_path, changes, ke
         ({"open_ended": {"judge": "gpt"}}, "open_ended.judge", "gpt"),
         ({"open_ended": {"concurrency": 0}}, "open_ended.concurrency", "0"),
         ({"open_ended": {"repetition_penalty": 0.9}}, "open_ended.repetition_penalty", "0.9"),
+        (hub(config="fr"), "source.texts.fr: config, split and revision belong to a dataset", "'file':"),
+        (hub(dataset="set"), "source.texts.fr: give either dataset", "'file':"),
         (local(texts={"de": "a"}), "source.texts: has ['de'], the languages are ['de', 'fr']", "one entry"),
         (local(questions={"de": "a"}), "source.questions: has ['de'], the languages are ['de', 'fr']", "one entry"),
         (

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import unicodedata
 from collections import Counter
 
 import datasets
@@ -82,7 +83,8 @@ def make_local(folder, texts, *, questions=None, relevance=100, perplexity=10, r
 
 
 def test_the_splits_share_no_text_counts_are_limits_and_the_random_seed_decides(tmp_path):
-    doubled = {language: texts + texts[:10] for language, texts in TEXTS.items()}
+    again = {"en": TEXTS["en"][:10], "vi": [unicodedata.normalize("NFD", text) for text in TEXTS["vi"]]}
+    doubled = {language: texts + again[language] for language, texts in TEXTS.items()}
     found = make_local(tmp_path / "c", doubled, perplexity=12)
     for language, texts in TEXTS.items():
         held_out, used = found["perplexity", language], found["relevance", language]
@@ -95,6 +97,10 @@ def test_the_splits_share_no_text_counts_are_limits_and_the_random_seed_decides(
         assert {len(texts) for (split, _language), texts in found.items() if split == "perplexity"} == {expected}
     with pytest.raises(CraneError, match=r"vi\.jsonl: has 7 different documents; the statistics need 8 or more"):
         make_local(tmp_path / "c", {"en": TEXTS["en"], "vi": TEXTS["vi"][:7] * 3})
+    (tmp_path / "lines.txt").write_text("\n".join(TEXTS["vi"]), "utf-8")
+    sizes = {"relevance_documents": 9, "perplexity_documents": 3, "random_seed": 0}
+    with pytest.raises(CraneError, match=r"lines\.txt: has 1 different documents; .*; blank lines separate documents"):
+        make_local_corpus(tmp_path / "c", texts={"vi": str(tmp_path / "lines.txt")}, questions=None, **sizes)
     first, second, other = (make_local(tmp_path / name, TEXTS, random_seed=seed) for name, seed in ("a0", "b0", "c1"))
     assert first == second != other
 
