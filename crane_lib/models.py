@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
+from crane_lib.gguf_files import as_directory, check_gguf, is_gguf
 from crane_lib.precision import compute_in_double
 
 MAP = "map"  # the device name that spreads a model over all GPUs
@@ -32,6 +33,7 @@ def load_model(
 
     Parameters
     ----------
+    path : Hugging Face directory, or a GGUF file, which is converted once
     device : ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or ``map``: spread over all GPUs of this machine
     dtype : name of a floating-point type of torch, or ``auto`` for that of the file
 
@@ -43,7 +45,7 @@ def load_model(
     ------
     CraneError : a part is missing or unreadable, the tokenizer does not fit the model, or the model not the GPUs
     """
-    path = Path(path)
+    path = as_directory(path)
     check_model_directory(path)
     mapped = device == MAP
     if mapped and not torch.cuda.is_available():
@@ -85,13 +87,16 @@ def load_model(
 
 
 def check_model_directory(path: str | os.PathLike[str]) -> None:
-    """Check that a directory holds configuration, weights and tokenizer.
+    """Check that a directory holds configuration, weights and tokenizer, or that a GGUF file can be converted.
 
     Raises
     ------
     CraneError : a part is missing
     """
     path = Path(path)
+    if is_gguf(path):
+        check_gguf(path)
+        return
     if not path.is_dir():
         raise CraneError(f"model {path}: no such directory; give a Hugging Face model directory")
     if not (path / "config.json").is_file():

@@ -362,7 +362,7 @@ def _tell(run: Path, finding: VerifiedRun, *, limit: int | None) -> None:
 
 @app.command()
 def mask(
-    model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
+    model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model, or a GGUF file.")],
     neurons: Annotated[Path, typer.Argument(help="File of neuron sets, as a run writes it (stages/selection_*/).")],
     output: Annotated[Path, typer.Argument(help="Directory to write the masked checkpoint to.")],
     language: Annotated[str, typer.Option(help="Language whose set is zeroed.")],
@@ -388,7 +388,7 @@ def mask(
 
 @app.command()
 def statistics(
-    model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model.")],
+    model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model, or a GGUF file.")],
     texts: Annotated[Path, typer.Argument(help="Texts: .txt (separated by blank lines) or .jsonl (field 'text').")],
     output: Annotated[Path, typer.Argument(help="File to write, such as vi.safetensors.")],
     objective: Annotated[str, typer.Option(help="gold_logit or log_probability.")] = "gold_logit",

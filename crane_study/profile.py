@@ -64,7 +64,7 @@ class Strict(BaseModel):
 
 
 class HubModel(Strict):
-    """A model of the hub by id and revision, or a Hugging Face directory (beginning with ``./``, ``../`` or ``/``)."""
+    """A model of the hub by id and revision, or a directory or GGUF file (beginning with ``./``, ``../`` or ``/``)."""
 
     id: IdOrFolder
     revision: str = "main"
@@ -169,7 +169,7 @@ class EmbeddedSource(Strict):
 
 
 class LocalSource(Strict):
-    """The user's own model, in a Hugging Face directory, and texts.
+    """The user's own model, in a Hugging Face directory or a GGUF file, and texts.
 
     ``texts`` names for each language a file of documents, ``questions`` one of four-way questions
     (`crane_study.data.user_files`). Paths are relative to the profile's file.

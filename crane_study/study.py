@@ -13,6 +13,7 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, read_json, sha256, write_json, write_text
+from crane_lib.gguf_files import as_directory
 from crane_lib.methods import METHODS, PUBLISHED
 from crane_lib.models import check_model_directory, check_same_vocabulary
 from crane_study.checkpoints import checkpoints_root, file_hashes, find_checkpoint, recipe, take_model
@@ -342,6 +343,7 @@ class Study:
             path = model_directory_of(given.id, revision=given.revision, trust_remote_code=source.trust_remote_code)
         else:
             path = given
+        path = as_directory(path)
         check_model_directory(path)
         return path
 
