@@ -75,6 +75,7 @@ def report_context(folder: Path, manifest: Mapping[str, Any] | None = None) -> d
     return {
         "profile": profile,
         "description": sentence(settings.get("description") or ""),
+        "models": _models(manifest.get("models", {})),
         "rehearsal": rehearsal,
         "mark": " (REHEARSAL)" if rehearsal else "",  # of every heading
         "manifest": manifest,
@@ -89,6 +90,19 @@ def report_context(folder: Path, manifest: Mapping[str, Any] | None = None) -> d
         # The reports cannot hold their own hashes.
         "hashes": {name: value for name, value in manifest.get("outputs", {}).items() if name not in REPORTS},
     }
+
+
+def _models(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say where the models come from; empty if nothing is known of them."""
+    origins = {}
+    for name, origin in models.items():
+        place = next((str(origin[key]) for key in ("checkpoint", "precision", "id", "path") if origin.get(key)), "")
+        words = f"{origin['kind']} in {place}" if origin["kind"] == "trained here" and place else origin["kind"]
+        origins[name] = words if place in words else f"{words} {place}"
+    if not origins:
+        return ""
+    different = set(origins.values())
+    return different.pop() if len(different) == 1 else "; ".join(f"{name}: {words}" for name, words in origins.items())
 
 
 def write_reports(folder: Path, manifest: Mapping[str, Any] | None = None) -> None:

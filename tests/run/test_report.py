@@ -75,6 +75,26 @@ RISE = {"metric": "nll", "masked_language": "en", "evaluation_language": "en", "
 TRANSFER = {**KEY, "masked_language": "en", "own_drop": 0.75, "own_low": 0.1, "own_high": 0.2}
 
 
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        (
+            {key: {"kind": "released checkpoint", "checkpoint": "mini"} for key in ("base", "chat")},
+            "released checkpoint mini",
+        ),
+        ({"base": {"kind": "trained here", "precision": "float32"}}, "trained here in float32"),
+        (
+            {"base": {"kind": "hub", "id": "a/b"}, "chat": {"kind": "directory", "path": "/x"}},
+            "base: hub a/b; chat: directory /x",
+        ),
+    ],
+)
+def test_the_reports_name_the_models(run, models, told):
+    write_reports(run, {**read_json(run / "manifest.json"), "models": models})
+    assert f"Models: {told}." in (run / "report.md").read_text(encoding="utf-8")
+    assert f"<p>Models: {told}.</p>" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_intervals_and_p_values_come_from_the_tables_of_the_sections(run):
     chat = {**TRANSFER, "model": "chat", "own_low": 0.701, "own_high": 0.799}
     test = {**KEY, "p_value": 1 / 9261, "p_holm": 7 / 9261}
