@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -117,6 +118,9 @@ def open_stream(text: Mapping[str, Any]) -> Any:
     from datasets.exceptions import DatasetNotFoundError
 
     name, config = text["dataset"], text["config"]
+    if pattern := re.search(r"[*?\[]|::", name):
+        reason = f"its path contains {pattern[0]!r}, which datasets takes for a pattern"
+        raise CraneError(f"dataset {name}: {reason}; rename the folder, or name a file")
     try:
         with naming_mistakes(f"dataset {name}", text["revision"]):
             return load_dataset(name, config, split=text["split"], revision=text["revision"], streaming=True)

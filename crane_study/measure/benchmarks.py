@@ -167,12 +167,10 @@ def write_benchmark_tasks(folder: Path, benchmarks: Path, *, few_shot: int, deli
         benchmark = BENCHMARKS[about["name"]]
         roles = ["asked"] if benchmark.one_split else ["asked", "examples"]
         for subject in about["subjects"]:
-            stem = (benchmarks / language / subject).resolve()
             write_task(
                 folder,
                 f"{task_name(language)}{SUBJECT_MARK}{subject}",
-                kind="parquet",
-                files={role: f"{stem}.{role}.parquet" for role in roles},
+                files={role: benchmarks / language / f"{subject}.{role}.parquet" for role in roles},
                 test_split="asked",
                 fewshot_split=roles[-1],  # if this is one split, the harness does not use a question as its own example
                 fewshot_config={"sampler": "first_n"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.batches import rope_section
 from crane_lib.errors import CraneError
 from crane_study.data.user_files import read_questions
+from crane_study.frames import write_frame
 from crane_study.measure.likelihoods import Requests
 
 TASK_PREFIX = "crane"
@@ -32,18 +35,13 @@ def task_name(language: str) -> str:
     return f"{TASK_PREFIX}_{language}"
 
 
-def write_task(folder: Path, name: str, *, kind: str, files: Mapping[str, str], **fields: Any) -> None:
-    """Write one task definition for the harness.
-
-    `kind` is a loader of `datasets` ("json", "parquet"), `files` the path of each split.
-    """
+def write_task(folder: Path, name: str, *, files: Mapping[str, Path], **fields: Any) -> None:
+    """Write one task definition for the harness; `files` names the Parquet file of each split."""
     task = {
         "task": name,
-        "dataset_path": kind,
-        "dataset_kwargs": {"data_files": dict(files), "cache_dir": str(folder / "cache")},
+        "dataset_kwargs": {split: str(path.resolve()) for split, path in files.items()},
         "output_type": "multiple_choice",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-        "metadata": {"version": 1.0},
         **fields,
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
@@ -63,19 +61,25 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
         choices = [[delimiter + option for option in options] for options in frame["options"]]
         text = frame["question" if chat else "prompt"]
         rows = pd.DataFrame({"text": text, "choices": choices, "gold": frame["gold"].astype(int)})
-        data = folder / f"{language}.jsonl"
-        rows.to_json(data, orient="records", lines=True, force_ascii=False)
+        data = folder / f"{language}.parquet"  # JSON would be read with dates as times
+        write_frame(data, rows)
         write_task(
             folder,
             task_name(language),
-            kind="json",
-            files={"test": str(data.resolve())},
+            files={"test": data},
             test_split="test",
-            doc_to_text="{{text}}",
+            doc_to_text="text",  # the column; a template of digits only would be evaluated as Python
             doc_to_choice="choices",
             doc_to_target="gold",
             target_delimiter="",
         )
+
+
+def _tables(**files: str) -> Mapping[str, Any]:
+    """Read the Parquet files of the splits; `load_dataset` would take "[3]" or "*" in a path for a pattern."""
+    from datasets import Dataset
+
+    return {split: Dataset(pq.read_table(pa.memory_map(path))) for split, path in files.items()}
 
 
 @contextmanager
@@ -129,13 +133,12 @@ class Harness:
         if not names:
             raise CraneError(f"{tasks}: has no task definitions ({TASK_PREFIX}_*.yaml)")
         with _quiet():
+            from lm_eval.api.task import ConfigurableTask
             from lm_eval.models.huggingface import HFLM
-            from lm_eval.tasks import TaskManager
 
-            # The default manager indexes every task of the harness, which takes many seconds.
-            manager = TaskManager(include_defaults=False, include_path=str(tasks))
-            loaded = manager.load(names)
-            self._tasks = {name: loaded["tasks"][name] for name in names}
+            texts = {name: (tasks / f"{name}.yaml").read_text(encoding="utf-8") for name in names}
+            configs = {name: yaml.safe_load(text) | {"custom_dataset": _tables} for name, text in texts.items()}
+            self._tasks = {name: ConfigurableTask(config=config) for name, config in configs.items()}
             self._model = HFLM(
                 pretrained=model,
                 tokenizer=tokenizer,
@@ -156,19 +159,46 @@ class Harness:
         places = zip(items["first"], items["options"], strict=True)
         asked = [instance for first, options in places for instance in every[first : first + options]]
         self._items = items.assign(first=items["options"].cumsum() - items["options"])
-        pairs, limit = [self._tokens(*instance.args) for instance in asked], self._model.max_length
+        prompt, limit = asked[0].args[0], self._model.max_length
+        bare, whole = (self._model.tok_encode(prompt, add_special_tokens=special) for special in (False, None))
+        self._opening = whole[: next(n for n in range(len(whole)) if whole[n : n + len(bare)] == bare)]
+        pairs = [pair for item in self._items.itertuples() for pair in self._item_tokens(item, asked)]
         self.requests = Requests(pairs, batch_size=batch_size, max_length=limit, section=rope_section(model))
         if self.requests.cut:
             count = f"{self.requests.cut} of {self.requests.count} prompts"
             warnings.warn(f"{count} are longer than the model's {limit} tokens and lose their beginning", stacklevel=2)
 
-    def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt and an answer, split as in the harness."""
-        if context:
-            return self._model._encode_pair(context, continuation)
-        answer = self._model.tok_encode(continuation, add_special_tokens=False)
-        prefix = self._model.prefix_token_id
-        return ([prefix], answer) if answer[0] != prefix else (answer[:1], answer[1:])
+    def _encode(self, text: str) -> list[int]:
+        """Token ids of a text with what the tokenizer puts before it, but not with an end token after it."""
+        ids = self._model.tok_encode(text, add_special_tokens=False)
+        bos = self._model.tokenizer.bos_token
+        return ids if bos and text.startswith(bos) else self._opening + ids
+
+    def _item_tokens(self, item: Any, asked: Sequence[Any]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of prompt and answer for every option of an item.
+
+        The answer's tokens are those after the prompt's own, as in the harness. Where an option merges with the end of
+        the prompt, the split moves before the merged token, in all options, so that every one counts the same text.
+        """
+        requests = [instance.args for instance in asked[item.first : item.first + item.options]]
+        wholes = [self._encode(context + answer) for context, answer in requests]
+        # The harness, too, counts spaces at the end of a prompt as part of the answer.
+        every = [self._encode(requests[0][0].rstrip()), *wholes]
+        shared = next((n for n, ids in enumerate(zip(*every, strict=False)) if len({*ids}) > 1), min(map(len, every)))
+        context = wholes[0][:shared] or [self._model.prefix_token_id]
+        answers = [whole[shared:] for whole in wholes]
+        for number, answer in enumerate(answers):
+            problem = ""
+            if not answer:
+                problem = f"option {number + 1} adds no token to the prompt"
+            elif answers.index(answer) < number:
+                problem = f"options {answers.index(answer) + 1} and {number + 1} have the same tokens"
+            elif len(answer) > self._model.max_length:
+                problem = f"option {number + 1} has {len(answer)} tokens, the model reads {self._model.max_length}"
+            if problem:
+                place = f"question {item.item + 1} in {item.language!r}{f' ({item.subject})' if item.subject else ''}"
+                raise CraneError(f"questions: {place}: {problem} ({requests[number][1][:60]!r}); change or remove it")
+        return [(context, answer) for answer in answers]
 
     def _collect_items(self) -> pd.DataFrame:
         """One row per item: language, item, subject, first request, number of options and index of the correct one."""

@@ -5,14 +5,17 @@ import socket
 
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, normalizers, processors
+from tokenizers.models import BPE
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_study.measure.questions import Harness, write_tasks
-from tests.small import write_lines, write_model
+from tests.small import small_model, write_lines, write_model
 from tests.study.measure.test_likelihoods import slow_log_likelihood
 
 LANGUAGES = ("en", "zh")
@@ -143,3 +146,69 @@ def test_mistakes_are_found_before_the_harness_starts(model_and_tokenizer, tmp_p
     path = write_lines(tmp_path / "q.jsonl", [questions("en")[0] | {"gold": 7}])
     with pytest.raises(CraneError, match="line 1"):
         write_tasks(tmp_path / "tasks", {"en": path}, delimiters={}, chat=False)
+
+
+def merging_tokenizer(*, template="<s> $A"):
+    """Single letters, of which some pairs merge; no spaces are needed between words."""
+    letters = ["<s>", "</s>", "?", *"กขคงจบนมะา", "กา", "มา", "านะ", "นะ"]
+    merges = [("ก", "า"), ("น", "ะ"), ("า", "นะ")]
+    backend = Tokenizer(BPE({piece: n for n, piece in enumerate(letters)}, merges, unk_token="?"))
+    backend.normalizer = normalizers.Replace(Regex("\u200b"), "")
+    special = [("<s>", 0), ("</s>", 1)]
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="?")
+
+
+def asked_in_thai(tokenizer, folder, rows, *, delimiter=""):
+    path = write_lines(folder / "q.jsonl", [{"question": q, "options": o, "gold": 0} for q, o in rows])
+    write_tasks(folder / "tasks", {"th": path}, delimiters={"th": delimiter}, chat=False)
+    return Harness(small_model(len(tokenizer)), tokenizer, folder / "tasks", batch_size=3, chat=False)
+
+
+# Options of which all, some, none merge with the end of the question; one question that merges as a whole.
+CLOZE = [
+    ("ขมก", ["า", "าน"]),
+    ("ขก", ["า", "บ", "านะ", "นะบ"]),
+    ("คงจ", ["บ", "นะ"]),
+    ("ก", ["า", "บา"]),
+    ("ก  ", ["า", "บ"]),
+]
+
+
+@pytest.mark.parametrize("template", ["<s> $A", "<s> $A </s>"])
+def test_options_that_merge_with_the_question_count_the_same_text(tmp_path, template):
+    """The log-likelihoods of whole texts differ as those of their options, because the beginning is common."""
+    tokenizer = merging_tokenizer(template=template)
+    harness = asked_in_thai(tokenizer, tmp_path, CLOZE)
+    model, margins = small_model(len(tokenizer)), []
+    for question, options in CLOZE:
+        texts = [tokenizer(question + option, add_special_tokens=False)["input_ids"] for option in options]
+        totals = [slow_log_likelihood(model, [0], ids) for ids in texts]
+        margins.append(totals[0] - max(totals[1:]))
+    found = harness.accuracy()
+    np.testing.assert_allclose(found["margin"], margins, rtol=1e-4, atol=1e-4)
+    assert found["correct"].tolist() == [margin > 0 for margin in margins]
+    assert 0 < found["correct"].sum() < len(CLOZE)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["บ", "\u200b"], "option 2 adds no token to the prompt"),
+        (["บ", "α", "β"], "options 2 and 3 have the same tokens"),
+        (["บ", "น" * 129], "option 2 has 129 tokens, the model reads 128"),
+    ],
+)
+def test_an_option_that_cannot_be_scored_is_named(tmp_path, options, problem):
+    with pytest.raises(CraneError, match=f"questions: question 2 in 'th': {problem}"):
+        asked_in_thai(merging_tokenizer(), tmp_path, [CLOZE[0], ("ขมก", options)])
+
+
+@pytest.mark.parametrize("column", [["7", "007", "١٢٣", "²", "0x1f"], ["2024-01-01", "2024-01-02"], ["true", "null"]])
+def test_questions_and_options_that_look_like_values_stay_texts(model_and_tokenizer, tmp_path, column):
+    folder = tmp_path / "pbs.123[3].server"
+    folder.mkdir()
+    path = write_lines(folder / "q.jsonl", [{"question": text, "options": column, "gold": 1} for text in column])
+    harness = make_harness(model_and_tokenizer, {"en": path}, folder / "tasks")
+    asked = [instance.args for instance in harness._tasks["crane_en"].instances]
+    assert asked == [(text, f" {option}") for text in column for option in column]
