@@ -257,8 +257,9 @@ class Task(Strict):
 
 
 class Evaluation(Strict):
-    """Question answering under masks."""
+    """Perplexity and question answering under masks."""
 
+    documents: Count | None = None  # held-out documents per language, a random sample; default: all
     batch_size: Count = 64
     target_delimiter: dict[str, str] = {}  # between prompt and answer, per language; default: a space
     chat_target_delimiter: str = ""  # in the chat template

@@ -397,7 +397,8 @@ class Study:
 
     def perplexity(self, name: str) -> Stage:
         """Perplexity of a model under every mask."""
-        options = self.document_options(name, _ON_CHAT if name == "chat" else None)
+        sample = self.profile.evaluation.documents
+        options = self.document_options(name, _ON_CHAT if name == "chat" else None, documents=sample)
         given = self._selected(name)
         return self._measured_stage(f"perplexity_{name}", make_perplexity, options, **given, scratch=True)
 
@@ -411,7 +412,7 @@ class Study:
     def back_transfer(self) -> list[Stage]:
         """Perplexity of the base model under the chat model's sets, and accuracy if there are questions."""
         given: dict[str, Any] = {"selected_on_chat": self.selection("chat"), "scratch": True}
-        documents = self.document_options("base", _FROM_CHAT)
+        documents = self.document_options("base", _FROM_CHAT, documents=self.profile.evaluation.documents)
         stages = [self._measured_stage("perplexity_back", make_perplexity, documents, **given)]
         if self.has_questions:
             questions = self.question_options("base", _FROM_CHAT)

@@ -50,6 +50,16 @@ def test_a_study_says_what_it_has(done):
     assert {"corpus", "relevance_base", "selection_chat", "perplexity_base", "nlu_chat"} <= stages
 
 
+def test_perplexity_may_be_measured_on_a_sample_of_the_documents(done, tmp_path):
+    study, profile = done[2], done[2].profile
+    sampled = profile.model_copy(update={"evaluation": profile.evaluation.model_copy(update={"documents": 2})})
+    part = Study.open(sampled, artifacts=tmp_path, say=lambda _line: None)
+    rows = read_frame(part.perplexity("base") / "documents.parquet")
+    whole = read_frame(study.perplexity("base") / "documents.parquet")
+    assert rows.groupby("evaluation_language")["document"].nunique().tolist() == [2, 2]
+    assert whole.groupby("evaluation_language")["document"].nunique().tolist() == [4, 4]
+
+
 def test_every_model_is_measured_under_its_masks(done):
     _profile, _root, study, rows = done
     masks = rows.groupby("model")[["selected_on", "method"]].apply(lambda part: set(map(tuple, part.to_numpy())))
