@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import httpx2
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, wait_exponential
 
 from crane_lib.errors import CraneError
@@ -101,13 +101,18 @@ class Endpoint:
         }
 
 
+def _whole_characters(text: Any) -> Any:
+    """Replace halves of characters, which models send where they cut off an emoji and no file can contain."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text) if isinstance(text, str) else text
+
+
 class Judging(BaseModel):
     """Result of one judging: a score (None: missing) and its reason, or why there is none."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     score: Annotated[float, Field(ge=LOWEST, le=HIGHEST)] | None
-    reason: str = ""
+    reason: Annotated[str, BeforeValidator(_whole_characters)] = ""
 
     def write(self, file: Path) -> None:
         """Save the judging."""
@@ -131,8 +136,8 @@ def parse_judging(content: Any) -> Judging | None:
         return None
     fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, flags=re.DOTALL)
     try:
-        judging = Judging.model_validate_json(fenced.group(1) if fenced else content)
-    except ValueError:
+        judging = Judging.model_validate(json.loads(fenced.group(1) if fenced else content))
+    except (ValueError, RecursionError):
         return None
     return None if judging.score is None else judging
 

@@ -102,6 +102,9 @@ def test_equal_answers_are_judged_once_and_a_second_judging_sends_nothing(tmp_pa
 
 SCORED = {
     '{"score": 7, "reason": "good"}': Judging(score=7.0, reason="good"),
+    r'{"score": 7, "reason": "good \ud83d"}': Judging(score=7.0, reason="good \ufffd"),
+    '{"score": 7, "reason": "\ude00 good"}': Judging(score=7.0, reason="\ufffd good"),
+    '{"score": 7, "reason": "\U0001f600"}': Judging(score=7.0, reason="\U0001f600"),
     '{"score": 1}': Judging(score=1.0, reason=""),
     '```json\n{"score": 9.5, "reason": "fine"}\n```': Judging(score=9.5, reason="fine"),
 }
