@@ -174,7 +174,7 @@ def read_entries(path: Path, kind: str, check: Callable[[Any], Any], *, plain: _
     return found
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """Return a text unless it contains half a character, which no UTF-8 file can."""
     if half := re.search("[\ud800-\udfff]", text):
         raise ValueError(f"contains half a character (\\u{ord(half[0]):x}), as of an emoji cut in two; correct it")
@@ -186,7 +186,7 @@ def _text(entry: Any, *, field: str) -> str:
     text = entry.get(field) if isinstance(entry, dict) else entry
     if not isinstance(text, str):
         raise ValueError(f"is not an object with a field {field!r} that is a text; seen {repr(entry)[:80]}")
-    return _whole(text).strip()
+    return whole(text).strip()
 
 
 def read_documents(path: Path, *, field: str = "text") -> list[str]:
@@ -239,7 +239,7 @@ def _checked_options(options: Any) -> list[str]:
     options = _parsed(options) if isinstance(options, str) and options.startswith("[") else options
     if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o.strip() for o in options):
         raise ValueError("its options are not a list of two or more texts (write numbers in quotes)")
-    compared = [unicodedata.normalize("NFC", _whole(option)).strip() for option in options]
+    compared = [unicodedata.normalize("NFC", whole(option)).strip() for option in options]
     for number, option in enumerate(compared):
         first = compared.index(option)
         if first < number:
@@ -258,7 +258,7 @@ def _checked_question(row: Any) -> dict[str, Any]:
     question, gold, prompt, subject = (row.get(name) for name in ("question", "gold", "prompt", "subject"))
     # In Parquet a missing value is null.
     prompt, subject = question if prompt is None else prompt, "" if subject is None else subject
-    if not all(isinstance(text, str) and _whole(text).strip() for text in (question, prompt)):
+    if not all(isinstance(text, str) and whole(text).strip() for text in (question, prompt)):
         raise ValueError("its question or prompt is not a text")
     if not isinstance(subject, str):
         raise ValueError(f"subject is {subject!r}, expected a text")
@@ -266,7 +266,7 @@ def _checked_question(row: Any) -> dict[str, Any]:
     gold = int(gold) if isinstance(gold, str) and re.fullmatch("[0-9]+", gold) else gold
     if type(gold) is not int or not 0 <= gold < len(options):
         raise ValueError(f"gold is {gold!r}, expected the index of one of its {len(options)} options, from 0")
-    return {"question": question, "prompt": prompt, "options": options, "gold": gold, "subject": _whole(subject)}
+    return {"question": question, "prompt": prompt, "options": options, "gold": gold, "subject": whole(subject)}
 
 
 def read_questions(path: Path) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_json
+from crane_study.data.user_files import TABLES, read_entries, split_name, whole
 from crane_study.frames import write_frame
 from crane_study.hub import dataset_files
 from crane_study.measure.questions import SUBJECT_MARK, task_name, write_task
@@ -25,7 +27,6 @@ from crane_study.profile import nearest
 
 BENCHMARKS_FILE = Path(__file__).with_name("benchmarks.yaml")
 LETTERS = ["A", "B", "C", "D"]
-ENDINGS = (".parquet", ".jsonl", ".json", ".csv")
 
 
 class QuestionSet(BaseModel):
@@ -81,7 +82,7 @@ def read_benchmark(name: str, folder: Path, *, config: str) -> dict[str, dict[st
 
 
 def _by_language(name: str, folder: Path, config: str) -> dict[str, pd.DataFrame]:
-    files = [path for path in _files(folder) if config in path.relative_to(folder).with_suffix("").parts]
+    files = [path for path in _files(folder) if config in (*path.relative_to(folder).parts[:-1], split_name(path)[0])]
     if not files:
         raise CraneError(f"task {name}: {folder} has no {config}.jsonl (nor .parquet, .csv)")
     return {config: pd.concat([_read(name, path) for path in files], ignore_index=True)}
@@ -101,22 +102,20 @@ def _by_subject(name: str, folder: Path, split: str) -> dict[str, pd.DataFrame]:
                 frames.setdefault(str(subject), []).append(rows)
         else:
             # law for law/val-00000-of-00001.parquet, val/law_val.csv and law_val.jsonl
-            stem = re.sub(rf"(^|[_.-]){split}([_.-].*)?$", "", path.stem)
+            stem = re.sub(rf"(^|[_.-]){split}([_.-].*)?$", "", split_name(path)[0])
             frames.setdefault(stem or (path.parent.name if path.parent != folder else "all"), []).append(frame)
     return {subject: pd.concat(parts, ignore_index=True) for subject, parts in frames.items()}
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS and path.is_file())
+    return sorted(path for path in folder.rglob("*") if split_name(path)[1] in TABLES and path.is_file())
 
 
 def _read(name: str, path: Path) -> pd.DataFrame:
     """Read and check the rows of a file; only the benchmark's columns are kept."""
     benchmark = BENCHMARKS[name]
-    try:
-        frame = _table(path)
-    except (ValueError, OSError) as error:  # JSON, UTF-8 and Parquet errors are ValueErrors
-        raise CraneError(f"task {name}: {path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
+    texts = set(benchmark.columns[:-1]) - {"choices"}
+    frame = pd.DataFrame(read_entries(path, f"task {name}:", partial(_row, texts=texts)), dtype=object)
     missing = [column for column in benchmark.columns if column not in frame]
     if missing:
         expected, seen = ", ".join(benchmark.columns), ", ".join(map(str, frame.columns))
@@ -134,23 +133,23 @@ def _read(name: str, path: Path) -> pd.DataFrame:
     return frame
 
 
-def _table(path: Path) -> pd.DataFrame:
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    if path.suffix == ".csv":
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    # One object per line, or one list of objects. Not pandas, which would turn the text "1990" into a number.
-    text = path.read_text(encoding="utf-8-sig")
-    listed = text.lstrip().startswith("[")
-    return pd.DataFrame(json.loads(text) if listed else [json.loads(line) for line in text.split("\n") if line.strip()])
+def _row(entry: Any, *, texts: Set[str]) -> dict[str, Any]:
+    """Return an entry of a file; the fields `texts` of it must be texts."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"is not an object; seen {repr(entry)[:80]}")
+    for name in texts & entry.keys():
+        if not isinstance(entry[name], str):
+            raise ValueError(f"{name} is {entry[name]!r}, expected a text")
+        whole(entry[name])
+    return entry
 
 
 def _choices(place: str, value: Any) -> list[str]:
     """The four options of a row; a CSV file contains them as a JSON list."""
     try:
-        options = [str(option) for option in (json.loads(value) if isinstance(value, str) else value)]
+        options = [whole(option) for option in (json.loads(value) if isinstance(value, str) else value)]
     except (ValueError, TypeError) as error:
-        raise CraneError(f"{place}: choices is not a list ({value!r:.60})") from error
+        raise CraneError(f"{place}: choices is not a list of texts ({repr(value)[:60]})") from error
     if len(options) != len(LETTERS):
         raise CraneError(f"{place}: has {len(options)} choices, expected {len(LETTERS)}")
     return options

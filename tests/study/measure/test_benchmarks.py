@@ -1,5 +1,6 @@
 """MMLU, C-Eval and Belebele: invented rows in the published schemas, compared with the harness's own tasks."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_other_layouts_and_formats_read_the_same(tmp_path, made):
         if split == "dev":
             frame.to_csv(flat / split / f"{path.parent.name}_{split}.csv", index=False)
         else:
-            frame.to_json(flat / split / f"{path.parent.name}_{split}.jsonl", orient="records", lines=True)
+            frame.to_json(flat / split / f"{path.parent.name}_{split}.JSONL.gz", orient="records", lines=True)
     one, other = (read_benchmark("ceval", folder, config="") for folder in (hub, flat))
     assert list(one) == list(other) == ["law", "logic"]
     for subject in one:
@@ -165,6 +166,12 @@ def rename_column(path):
     pd.read_parquet(path).rename(columns={"C": "option_c"}).to_parquet(path)
 
 
+def change(path, column, value):
+    frame = pd.read_parquet(path)
+    frame[column] = [value] * len(frame)
+    frame.to_parquet(path)
+
+
 def wrong_answer(path):
     frame = pd.read_parquet(path)
     frame.loc[2, "answer"] = "E"
@@ -176,6 +183,11 @@ def wrong_answer(path):
     [
         (rename_column, r"law/val-.*parquet: has no column 'C'; expected question, A, B, C, D, answer, seen id, quest"),
         (wrong_answer, r"law/val-.*parquet: row 3: answer is 'E', expected one of A, B, C, D"),
+        (lambda path: change(path, "B", 1990), r"law/val-.*parquet: row 1: B is 1990, expected a text"),
+        (
+            lambda path: path.with_suffix(".jsonl").write_text('{"A": "\\ud83d"}'),
+            r"val.*jsonl: line 1: contains half a",
+        ),
         (lambda path: path.with_name("dev-00000-of-00001.parquet").unlink(), r"law has 0 rows to take 5 examples from"),
         (lambda path: path.write_text("hello"), r"law/val-.*parquet: cannot be read"),
     ],
@@ -211,3 +223,18 @@ def test_a_limit_applies_per_subject_and_no_subject_leads_out_of_the_folder(tmp_
     with pytest.raises(CraneError, match=r"'\.\./\.\./elsewhere' is not a valid name of a subject"):
         make_benchmarks(tmp_path / "out", tasks={"en": task("en", folder)}, few_shot=5)
     assert not list(tmp_path.rglob("elsewhere*"))
+
+
+def test_options_of_mmlu_are_texts_and_belebele_may_be_compressed(tmp_path):
+    folder = write_rows(tmp_path / "en", "en")
+    for path in folder.rglob("test*.parquet"):
+        change(path, "choices", [0.1, 0.2, 1.0, 2.0])
+    with pytest.raises(CraneError, match=r"test.*parquet: row 1: choices is not a list of texts \(\[0\.1, "):
+        read_benchmark("mmlu", folder, config="")
+    plain = write_rows(tmp_path / "vi", "vi")
+    (path,) = plain.rglob("vie_Latn.jsonl")
+    expected = read_benchmark("belebele", plain, config="vie_Latn")["vie_Latn"]["asked"]
+    path.with_suffix(".JSONL.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    found = read_benchmark("belebele", plain, config="vie_Latn")["vie_Latn"]["asked"]
+    pd.testing.assert_frame_equal(found, expected)
