@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-import transformers
 from filelock import FileLock
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
-from transformers.integrations.gguf.reader import read_gguf_metadata
-from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, sha256, write_json
+
+# torch and transformers are imported where they are needed: commands that only ask for the cache start without them.
 
 CACHE_VARIABLE = "CRANE_CACHE"
 ORIGIN = "crane-origin.json"  # in a converted directory: which file it was made of, and by which versions
@@ -99,6 +96,8 @@ def check_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
     CraneError : it is missing, unreadable, of an unknown architecture or of a vision model, or it has settings that
         transformers does not read
     """
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
     path = Path(path)
     if not path.is_file():
         raise CraneError(f"model {path}: no such file; give a GGUF file or a Hugging Face model directory")
@@ -141,6 +140,11 @@ def _convert(path: Path, folder: Path, progress: Progress | None) -> None:
 
 
 def _write(path: Path, folder: Path, progress: Progress | None, about: dict[str, Any]) -> None:
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+    from transformers.utils import logging as transformers_logging
+
     given: dict[str, Any] = {"gguf_file": path.name}
     transformers_logging.disable_progress_bar()
 

@@ -18,9 +18,11 @@ _LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to s
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits (..., V) of hidden states (..., H), in at least float32; capped if the model caps them (Gemma)."""
+    """Logits (..., V) of hidden states (..., H), in at least float32; scaled (Cohere) or capped (Gemma)."""
     head: Any = model.get_output_embeddings()
     logits = widened(head(hidden))
+    scale = getattr(model.config, "logit_scale", None)
+    logits = logits if scale is None else logits * scale
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 

@@ -101,7 +101,8 @@ def document_relevance(
         checkpointed([layer.module for layer in parts.layers] if checkpointing else []),
     ):
         hidden = parts.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        logits = Logits(parts.head, cap=parts.final_softcap, identity_rule=RULES[rule] is not None)
+        identity = RULES[rule] is not None
+        logits = Logits(parts.head, scale=parts.logit_scale, cap=parts.final_softcap, identity_rule=identity)
         target, gradient = objective_gradient(objective, logits, hidden, input_ids=input_ids, lengths=lengths)
         (slope,) = torch.autograd.grad(hidden, taps.embedding, gradient)
     taps.check_complete()

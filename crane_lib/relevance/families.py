@@ -63,6 +63,7 @@ class Family:
     gate, up, down, activation : paths of the MLP's parts from a layer. `gate` is None for an ungated MLP, whose
         matrix before the activation is `up`; if gate and up are one module, its first half is the gate
     attention_softcap, final_softcap : names of the settings that cap attention logits and final logits, or None
+    logit_scale : name of the setting that final logits are multiplied with, or None
     linear : names of further module classes that are linear or constant; the ordinary gradient is their rule
     additive : True if the backbone only runs its layers on the embeddings, and a layer adds the MLP's output to the
         residual stream unchanged; `crane_lib.ablation` then resumes from a layer instead of starting over
@@ -80,6 +81,7 @@ class Family:
     activation: str = "mlp.act_fn"
     attention_softcap: str | None = None
     final_softcap: str | None = None
+    logit_scale: str | None = None
     linear: tuple[str, ...] = ()
     additive: bool = False
 
@@ -89,6 +91,8 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
     "olmo2": Family(),  # not additive: a norm follows the MLP, in Gemma too
     "gemma2": Family(attention_softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping"),
     "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
+    # Aya and Command R: attention and MLP read the same normed stream, and both are added to it.
+    **dict.fromkeys(("cohere", "cohere2"), Family(logit_scale="logit_scale", additive=True)),
     "phi3": Family(
         projections={"self_attn.qkv_proj": "stacked"},
         gate="mlp.gate_up_proj",
@@ -160,6 +164,7 @@ NORMS: dict[str, Norm] = {  # by class name
     **{f"{name}RMSNorm": Norm() for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Olmo2", "Phi3")},
     "Gemma2RMSNorm": _ONE_PLUS_WEIGHT,
     "Gemma3RMSNorm": _ONE_PLUS_WEIGHT,
+    **{f"{name}LayerNorm": Norm(centred=True) for name in ("Cohere", "Cohere2")},
     "LayerNorm": Norm(epsilon=lambda norm: norm.eps, centred=True, precision=None),
 }
 

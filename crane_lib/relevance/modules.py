@@ -72,6 +72,7 @@ class ModelParts:
     layers: tuple[LayerParts, ...]
     attention_softcap: float | None
     final_softcap: float | None
+    logit_scale: float
 
     @property
     def widths(self) -> dict[str, int]:
@@ -135,6 +136,7 @@ def parts_of(model: nn.Module) -> ModelParts:
         layers=tuple(layer_parts(index) for index in range(len(list(layers.children())))),
         attention_softcap=getattr(config, family.attention_softcap or "", None),
         final_softcap=getattr(config, family.final_softcap or "", None),
+        logit_scale=getattr(config, family.logit_scale or "", 1.0),
     )
     _check_rules_exist(model, family, parts)
     return parts

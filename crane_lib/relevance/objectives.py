@@ -21,18 +21,24 @@ LOGIT_CHUNK_VALUES = 1 << 25  # logits held at one time by `log_probability` (12
 
 @dataclass(frozen=True)
 class Logits:
-    """Map from final hidden states to logits: the output embedding, and perhaps a soft-cap c * tanh(l / c).
+    """Map from final hidden states to logits: output embedding, perhaps a factor, perhaps a soft-cap c * tanh(l / c).
 
     Parameters
     ----------
     head : the output embedding, a linear module of shape (V, H)
+    scale : the factor (Cohere), positive
     cap : c, or None
     identity_rule : the gradient of the cap is c * tanh(l / c) / l, as under the relevance rules, not its derivative
     """
 
     head: Any
+    scale: float = 1.0
     cap: float | None = None
     identity_rule: bool = True
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Values times the factor, in place."""
+        return values if self.scale == 1.0 else values.mul_(self.scale)
 
     def capped(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """Capped logits and the gradient of the cap (None if there is no cap), in the shape of `logits`."""
@@ -60,6 +66,7 @@ def gold_logit(logits: Logits, hidden: Tensor, input_ids: Tensor, lengths: Tenso
     bias = getattr(head, "bias", None)
     if bias is not None:
         gold = gold + bias[target].to(wide)
+    gold, gradient = logits.scaled(gold), logits.scaled(gradient)
     gold, slope = logits.capped(gold)
     value = (gold * share).sum(1)
     gradient *= (share if slope is None else share * slope)[..., None]
@@ -80,13 +87,14 @@ def log_probability(logits: Logits, hidden: Tensor, input_ids: Tensor, lengths: 
     for d, t in zip(document.split(chunk), position.split(chunk), strict=True):
         gold = input_ids[d, t + 1, None]  # (n, 1)
         share = 1 / (lengths[d] - 1).to(wide)  # (n,)
-        capped, cap_slope = logits.capped(head(hidden[d, t]).to(wide))
+        capped, cap_slope = logits.capped(logits.scaled(head(hidden[d, t]).to(wide)))
         log_p = capped.log_softmax(-1)  # (n, V)
         value.index_add_(0, d, log_p.gather(1, gold)[:, 0] * share)
         slope = log_p.exp().neg_()
         slope.scatter_add_(1, gold, torch.ones_like(slope[:, :1]))  # dS/dlogit = (one-hot - p) / (n - 1)
         if cap_slope is not None:
             slope *= cap_slope
+        slope = logits.scaled(slope)
         gradient[d, t] = (slope * share[:, None]).to(hidden.dtype) @ head.weight
     return value, gradient
 

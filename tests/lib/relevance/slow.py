@@ -84,10 +84,14 @@ class SlowModel:
         return elementwise(lambda x: cap * torch.tanh(x / cap), x, slope_at_zero=1.0, rule=self.rule)
 
     def rotated(self, x: Tensor, layer: int) -> Tensor:
-        """Position t turns the plane of dimensions i and i + n / 2 by t * theta^(-2i / n); (T, size)."""
+        """Position t turns the plane of dimensions i and i + n / 2, or of neighbours, by t * theta^(-2i / n)."""
         theta, n = describe.rotary(self.config, layer)
         frequency = 1 / theta ** (torch.arange(0, n, 2, dtype=self.rotary) / n)  # every family rounds it to float32
         angle = torch.arange(len(x), dtype=torch.float64)[:, None] * frequency.double()
+        if self.of.interleaved:
+            one, two = x[:, 0:n:2], x[:, 1:n:2]
+            turned = [one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()]
+            return torch.stack(turned, -1).flatten(1)
         one, two, rest = x[:, : n // 2], x[:, n // 2 : n], x[:, n:]
         turned = [one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()]
         return torch.cat([*turned, rest], -1)
@@ -108,6 +112,9 @@ class SlowModel:
         elif self.of.query_key_norm == "all":
             q = list(self.norm(torch.cat(q, -1), f"{prefix}.q_norm").split(self.size, -1))
             k = list(self.norm(torch.cat(k, -1), f"{prefix}.k_norm").split(self.size, -1))
+        elif getattr(self.config, "use_qk_norm", False):  # by head, with weights of its own for each
+            q = list(self.norm(torch.stack(q, -2), f"{prefix}.q_norm").unbind(-2))
+            k = list(self.norm(torch.stack(k, -2), f"{prefix}.k_norm").unbind(-2))
         return q, k, v
 
     def attention(self, x: Tensor, layer: int) -> Tensor:
@@ -120,7 +127,7 @@ class SlowModel:
         for head, q in enumerate(queries):
             shared = head * self.key_heads // self.heads
             k, v = keys[shared], values[shared]
-            if self.of.positions == "rotary":
+            if self.of.positions == "rotary" and describe.has_positions(self.config, layer):
                 q, k = self.rotated(q, layer), self.rotated(k, layer)
             q, k = (scaled(part, QUERY_KEY_SHARE[self.rule]) for part in (q, k))
             scores = q @ k.T * describe.score_scale(self.config, layer)
@@ -162,7 +169,7 @@ class SlowModel:
         x = self.norm(x, self.of.embedding_norm)
         for layer in range(self.config.num_hidden_layers):
             x = self.layer(x, layer)
-        out = self.linear(self.norm(x, self.of.final_norm), "lm_head")
+        out = self.linear(self.norm(x, self.of.final_norm), "lm_head") * getattr(self.config, "logit_scale", 1.0)
         return self.capped(out, getattr(self.config, "final_logit_softcapping", None))
 
     def layer(self, x: Tensor, layer: int) -> Tensor:
@@ -170,7 +177,9 @@ class SlowModel:
             return self.norm(x, name and f"{self.of.layers}.{layer}.{name}")
 
         after_norm = getattr(self.config, "apply_residual_connection_post_layernorm", False)
-        parallel = getattr(self.config, "use_parallel_residual", False)  # attention and MLP read the same stream
+        parallel = getattr(
+            self.config, "use_parallel_residual", self.of.parallel
+        )  # attention and MLP read the same stream
         normed = norm(x, self.of.before_attention)
         middle = (normed if after_norm else x) + norm(self.attention(normed, layer), self.of.after_attention)
         normed = norm(x if parallel else middle, self.of.before_mlp)

@@ -1,4 +1,4 @@
-"""Architectures of the eleven model families, as data for the slow pass; see `slow.py`.
+"""Architectures of the thirteen model families, as data for the slow pass; see `slow.py`.
 
 Read from the architectures' own modelling code; nothing here comes from `crane_lib`.
 """
@@ -35,6 +35,8 @@ class Architecture:
     input_first: bool = False  # weights are (in, out)
     norm: str = "rms"  # or "rms_plus_one" (the weight is added to 1) or "layer" (mean subtracted, bias)
     scaled_embedding: bool = False  # by the square root of the hidden size
+    parallel: bool = False  # attention and MLP read the same stream, whatever the configuration says
+    interleaved: bool = False  # rotary planes are the dimensions 2i and 2i + 1, not i and i + n / 2
     attention_cap: bool = False  # whether the family's code reads `attn_logit_softcapping`
 
 
@@ -45,6 +47,7 @@ _GEMMA = {
     "before_mlp": "pre_feedforward_layernorm",
     "after_mlp": "post_feedforward_layernorm",
 }
+_COHERE = {"norm": "layer", "before_mlp": "input_layernorm", "parallel": True, "interleaved": True}
 _DENSE = {
     "query_key_value": ("query_key_value",),
     "fused_by_head": True,
@@ -62,6 +65,8 @@ ARCHITECTURES = {
     "qwen3": Architecture(query_key_norm="head"),
     "gemma2": Architecture(**_GEMMA, attention_cap=True),
     "gemma3_text": Architecture(**_GEMMA, query_key_norm="head"),
+    "cohere": Architecture(**_COHERE),
+    "cohere2": Architecture(**_COHERE),
     "phi3": Architecture(query_key_value=("qkv_proj",), gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
     "olmo2": Architecture(
         query_key_norm="all",
@@ -134,6 +139,11 @@ def layer_type(config, layer: int) -> str | None:
 def window(config, layer: int) -> int | None:
     """Number of positions that a token attends to, with its own; None for all before it."""
     return None if layer_type(config, layer) == "full_attention" else getattr(config, "sliding_window", None)
+
+
+def has_positions(config, layer: int) -> bool:
+    """Return whether a layer's queries and keys are rotated; in Cohere 2 only those that see a window are."""
+    return config.model_type != "cohere2" or layer_type(config, layer) == "sliding_attention"
 
 
 def rotary(config, layer: int) -> tuple[float, int]:
