@@ -195,6 +195,8 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
         write_text(run.folder / "profile.yaml", settings)
         keys = {section.number: run.key(section) for section in run.sections}
         board = plan(run, keys)
+        if board.count("waiting"):
+            Execution.prepare()
         disk = disk_needed(run.profile, run.folder)
         about = f", {size_text(disk)} of disk ({size_text(disk_free(run.folder))} free)" if disk else ""
         console.start(run.profile.name, run.folder, board, disk=about)

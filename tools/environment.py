@@ -34,7 +34,7 @@ STAMP = VENV / "crane-stamp"  # says which locks an installation completed, or t
 STARTED = "started"
 HASHED = ("--require-hashes", "--no-deps")
 IMPORTS = (  # everything that a run imports follows from these
-    "crane_run.cli, crane_run.notebook, crane_run.report, crane_study.figures, crane_study.study, "
+    "crane_run.cells, crane_run.cli, crane_run.report, crane_run.server, crane_study.figures, crane_study.study, "
     "crane_study.tables.paper, datasets, ipykernel.kernelapp, lm_eval.models.huggingface, lm_eval.tasks, "
     "matplotlib_inline.backend_inline, papermill, pytest, transformers.models.llama.modeling_llama"
 )
@@ -133,7 +133,7 @@ def install() -> None:
         build = install_torch(chosen)
         uv_install("base", "--no-build-isolation")
         make_importable()
-        # Neither uv nor the kernels compile what they import, and each kernel would do so again, for seven seconds.
+        # uv does not compile what it installs; without this, the first run would, and it would take seconds longer.
         run([VENV_PYTHON, "-I", "-c", f"import {IMPORTS}"], check=False)
         STAMP.write_text(stamp(build))
         say(f".venv is ready after {time.monotonic() - began:.0f} s ({build.upper()} build of torch)")

@@ -74,6 +74,10 @@ class FakeExecution:
         log.write_text(f"start: {heading}\n")
         self.problem = self.work(output.parent.parent)
 
+    @staticmethod
+    def prepare():
+        """Start nothing."""
+
     def work(self, folder):
         """Write the section's outputs into the run's folder."""
 
