@@ -22,7 +22,6 @@ from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
-from crane_study.figures.style import marked
 from crane_study.frames import read_frame, write_frame
 from crane_study.labels import METRIC_LABELS, MODEL_LABELS, budget_label, first_sentence, language_name, method_label
 from crane_study.locks import locked
@@ -151,10 +150,10 @@ class TableText:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """Render as a Markdown table."""
-        cells = pd.DataFrame(self.rows, columns=self.headings).map(escape_markdown).rename(columns=escape_markdown)
-        sides = tuple("right" if flag else "left" for flag in self.right) if self.rows else None
-        return str(cells.to_markdown(index=False, disable_numparse=True, colalign=sides)) + "\n"
+        """Render as a Markdown table, without spaces that would align it: most of a long table would be spaces."""
+        rules = ["--:" if flag else ":--" for flag in self.right]
+        cells = [[escape_markdown(cell) for cell in row] for row in (self.headings, *self.rows)]
+        return "".join(f"| {' | '.join(row)} |\n" for row in (cells[0], rules, *cells[1:]))
 
     def latex(self, *, caption: str, label: str) -> str:
         """Render as a LaTeX table (package booktabs)."""
@@ -283,6 +282,8 @@ class Publisher:
 
     def figure(self, name: str, draw: Callable[..., str], data: Any, **options: Any) -> None:
         """Draw a figure as PNG and PDF, and show it with its alt text and caption."""
+        from crane_study.figures.style import marked  # the runner imports this module, and has no use for seaborn
+
         stem = f"figures/{self.section}_{name}"
         with marked(self._mark.removesuffix(": ")):
             caption = self._mark + draw(data, self.folder / stem, **options)
