@@ -205,7 +205,7 @@ def other_family(root):
         ),
         (
             written("en.jsonl", {"text": "a"}, {"content": "b"}),
-            r"corpus .*en\.jsonl: line 2 is not an object with a field 'text'",
+            r"corpus .*en\.jsonl: line 2: is not an object with a field 'text'",
         ),
         (removed("en.jsonl"), r"corpus .*en\.jsonl: no such file"),
         (

@@ -232,6 +232,23 @@ def test_a_wrong_configuration_a_gated_corpus_and_a_missing_one_are_one_line(pub
             open_stream({"dataset": "a/b", "config": None, "split": "train", "revision": "main"})
 
 
+@pytest.mark.parametrize("mark", ["[", "*", "?", "::"])
+def test_a_folder_whose_name_would_be_a_pattern_is_refused(tmp_path, mark):
+    folder = tmp_path / f"pbs{mark}3]"
+    folder.mkdir()
+    with pytest.raises(
+        CraneError, match=r"its path contains '(\[|\*|\?|::)', which datasets takes for a pattern; rename"
+    ):
+        open_stream({"dataset": str(folder), "config": None, "split": "train", "revision": "main"})
+
+
+def test_a_text_in_two_unicode_forms_is_drawn_once():
+    texts = ["Hà Nội", unicodedata.normalize("NFD", "Hà Nội"), "Huế"]
+    stream = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
+    found = corpora.sample_stream(stream, 3, name="set", field="text", sampling=SAMPLING, scratch=None)
+    assert len(found) == 2
+
+
 def test_documents_are_tokenized_cut_and_not_empty(monkeypatch):
     keys = itertools.product(("relevance", "perplexity"), TEXTS)
     rows = [(split, language, text) for split, language in keys for text in ["", *TEXTS[language][:4]]]
