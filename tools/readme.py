@@ -96,7 +96,7 @@ BLOCKS: dict[str, Callable[[Reference], str]] = {"headline": headline, "claims":
 
 
 def filled(text: str) -> str:
-    """Text with every block written anew."""
+    """Text with every block written again."""
     reference = read_reference(REFERENCES / "mini.json")
 
     def written(found: re.Match[str]) -> str:

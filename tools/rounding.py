@@ -1,4 +1,4 @@
-"""How far runs with equal weights differ by rounding: a Markdown table, one row per tolerance.
+"""Table of how far runs with equal weights differ by rounding, in Markdown, one row per tolerance.
 
     python -m tools.rounding artifacts/mini OTHER/mini ...
 
