@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Style, imports, types and tests. Arguments go to pytest: ./run_tests.sh -k relevance
+# --real: also the tests on published weights, which accepts the Gemma terms of use and fetches them once.
 # Tests run in as many processes as there are cores, at most 8; CRANE_TEST_PROCESSES sets another number.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/tools/environment.sh"

@@ -53,7 +53,16 @@ def _plain_environment(monkeypatch):
 _LONGEST = ("test_smoke.py", "test_rehearsal.py", "test_benchmarks.py")  # minutes each; begun first, none is waited for
 
 
-def pytest_collection_modifyitems(items):
-    """Put the longest files first, so that they run beside all the others."""
+def pytest_addoption(parser):
+    parser.addoption("--real", action="store_true", help="also the tests on published weights, which are fetched once")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Put the longest files first, so that they run beside all the others; leave out tests on published weights."""
+    if not config.getoption("--real"):
+        left_out = pytest.mark.skip(reason="published weights: only with --real")
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(left_out)
     place = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
