@@ -34,7 +34,7 @@ STAMP = VENV / "crane-stamp"  # says which locks an installation completed, or t
 STARTED = "started"
 HASHED = ("--require-hashes", "--no-deps")
 IMPORTS = (  # everything that a run imports follows from these
-    "crane_run.cells, crane_run.cli, crane_run.report, crane_run.server, crane_study.figures, crane_study.study, "
+    "crane_run.cli, crane_run.cells, crane_run.report, crane_run.server, crane_study.figures, crane_study.study, "
     "crane_study.tables.paper, datasets, ipykernel.kernelapp, lm_eval.models.huggingface, lm_eval.tasks, "
     "matplotlib_inline.backend_inline, papermill, pytest, transformers.models.llama.modeling_llama"
 )
