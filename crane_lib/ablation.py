@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crane_lib.batches import pad_batch, rope_section, token_batches
+from crane_lib.batches import check_tokens, pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
 from crane_lib.nll import hidden_nll
 from crane_lib.relevance.hooks import HookSet, frozen, wrapped_forward
@@ -49,6 +49,7 @@ def ablation_effects(
     lengths = [len(document) for document in documents]
     if not lengths or min(lengths) < 2:
         raise CraneError("ablation: every document needs at least two tokens; is the corpus empty?")
+    check_tokens(model, documents)
     parts, additive = parts_of(model), family_of(model).additive
     layers, width = len(parts.layers), parts.widths["neuron"]
     # Few documents at once, so that a pass holds many neurons: their common part is then rarely computed.

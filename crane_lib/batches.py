@@ -23,12 +23,8 @@ Section = Callable[[int], int]  # number of the section that a length lies in; w
 def rope_section(model: nn.Module) -> Section:
     """Make a function from the length of a document, pads included, to its section for this model.
 
-    A model has one section unless its rope type is ``longrope``, which switches at the length that it was trained
-    with. Under ``dynamic``, frequencies above the model's length change with every token and stay for the next text.
-
-    Raises
-    ------
-    CraneError : by the function: the length is above that of a model with dynamic frequencies
+    There is one unless the rope type is ``longrope``, which switches at the length of its training. Lengths above the
+    model's own are refused under ``dynamic``, where frequencies change with every token and stay for the next text.
     """
     config: Any = getattr(model, "config", None)
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
@@ -63,25 +59,33 @@ def token_batches(lengths: Sequence[int], *, token_budget: int, section: Section
     """Indices grouped by similar length, in one section, so that a padded batch holds at most `token_budget` tokens."""
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     batches: list[list[int]] = []
-    current: int | None = None
     for index in order:
-        # Lengths rise, so this document's is the width of its batch.
-        fits = bool(batches) and (len(batches[-1]) + 1) * lengths[index] <= token_budget
-        if fits and section(lengths[index]) == current:
+        length, here = lengths[index], section(lengths[index])  # lengths rise, so it is the width of its batch
+        fits = bool(batches) and (len(batches[-1]) + 1) * length <= token_budget
+        if fits and section(lengths[batches[-1][0]]) == here:
             batches[-1].append(index)
         else:
             batches.append([index])
-            current = section(lengths[index])
     return batches
 
 
-def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of documents (lists or integer arrays), padded on the right with an arbitrary id.
+def check_tokens(
+    model: nn.Module, documents: Sequence[Sequence[int] | np.ndarray], *, what: str = "document", first: int = 0
+) -> None:
+    """Refuse documents with tokens that the embedding of a model has no row for; they are numbered from `first`."""
+    network: Any = model
+    rows: int = network.get_input_embeddings().num_embeddings
+    for index, ids in enumerate(map(np.asarray, documents), first):
+        beyond = ids[(ids < 0) | (ids >= rows)]
+        if len(beyond):
+            raise CraneError(
+                f"{what} {index}: has token {beyond[0]}, but the model knows 0 to {rows - 1}; use the tokenizer of the "
+                "model, and remove from the text what stands for a token that was added to it"
+            )
 
-    Returns
-    -------
-    ids (B, T) int64 and mask (B, T) bool, True at tokens
-    """
+
+def pad_batch(documents: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T), padded on the right with an arbitrary one, and mask (B, T), True at tokens, of documents."""
     lengths = torch.tensor([len(document) for document in documents])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     ids = torch.zeros(mask.shape, dtype=torch.long)

@@ -9,18 +9,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
 from crane_lib.gguf_files import as_directory, check_gguf, is_gguf
 from crane_lib.precision import compute_in_double
+from crane_lib.tokenization import load_tokenizer
+from crane_lib.weights import check_settings, check_weights, stored_dtype
 
 MAP = "map"  # the device name that spreads a model over all GPUs
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_OLD_BUFFERS = ("masked_bias", "inv_freq")  # constants that older versions wrote beside the weights
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+_LOADING_ERRORS = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 # Rows of an embedding without a token. Published models have up to 905 of 51,200 (phi-2, 1.8 %) and 2,385 of 102,400
 # (DeepSeek, 2.3 %); the rows of a small model may be padded to a multiple of 64.
 _PADDED_SHARE, _PADDED_ROWS = 0.05, 64
@@ -35,7 +38,7 @@ def load_model(
     ----------
     path : Hugging Face directory, or a GGUF file, which is converted once
     device : ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or ``map``: spread over all GPUs of this machine
-    dtype : name of a floating-point type of torch, or ``auto`` for that of the file
+    dtype : name of a floating-point type of torch, or ``auto`` for that of most values in the file
 
     Returns
     -------
@@ -43,7 +46,7 @@ def load_model(
 
     Raises
     ------
-    CraneError : a part is missing or unreadable, the tokenizer does not fit the model, or the model not the GPUs
+    CraneError : a part is missing, unreadable or quantised, or tokenizer, model and GPUs do not fit one another
     """
     path = as_directory(path)
     check_model_directory(path)
@@ -56,26 +59,27 @@ def load_model(
             "on it; start one (--nproc-per-node 1)"
         )
     place = torch.device("cpu") if mapped else pick_device(device)
+    if dtype == "auto":
+        dtype = stored_dtype(path) or dtype  # config.json may name another one than the file has
     transformers_logging.disable_progress_bar()  # it would write one bar per shard to the error stream
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         load: Any = AutoModelForCausalLM.from_pretrained
         model, found = load(
             path,
             config=config,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            dtype=dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **({"device_map": "auto"} if mapped else {}),
         )
     except _LOADING_ERRORS as error:
         raise CraneError(f"model {path}: cannot be loaded ({type(error).__name__}: {_one_line(error)})") from error
-    if found["missing_keys"]:  # transformers would continue with random numbers in their place
-        first, count = sorted(found["missing_keys"])[0], len(found["missing_keys"])
-        raise CraneError(f"model {path}: its weights lack {first} ({count} in all); was the download finished?")
+    _check_found(found, path)
     check_tokenizer(tokenizer, model, path)
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
     if model.dtype == torch.float64:
@@ -86,25 +90,42 @@ def load_model(
     return model.to(place).eval(), tokenizer
 
 
-def check_model_directory(path: str | os.PathLike[str]) -> None:
-    """Check that a directory holds configuration, weights and tokenizer, or that a GGUF file can be converted.
+def _check_found(found: dict[str, Any], path: Path) -> None:
+    """Refuse weights that transformers would replace by random numbers, or leave out."""
+    mismatched, missing = sorted(found["mismatched_keys"]), sorted(found["missing_keys"])
+    unexpected = [name for name in sorted(found["unexpected_keys"]) if not name.endswith(_OLD_BUFFERS)]
+    if mismatched:
+        name, stored, wanted = mismatched[0]
+        raise CraneError(
+            f"model {path}: its weights have {name} as {tuple(stored)}, config.json as {tuple(wanted)} "
+            f"({len(mismatched)} of other sizes in all); put the model's own config.json there"
+        )
+    if missing:
+        count = f"{len(missing)} in all"
+        raise CraneError(f"model {path}: its weights lack {missing[0]} ({count}); was the download finished?")
+    if unexpected:
+        raise CraneError(
+            f"model {path}: its weights hold {unexpected[0]} ({len(unexpected)} in all), for which config.json has no "
+            "place; put the model's own config.json there, or save the model without them"
+        )
 
-    Raises
-    ------
-    CraneError : a part is missing
-    """
+
+def check_model_directory(path: str | os.PathLike[str]) -> None:
+    """Refuse a directory without configuration, plain weights or tokenizer, or a GGUF file that is not read."""
     path = Path(path)
     if is_gguf(path):
         check_gguf(path)
         return
     if not path.is_dir():
         raise CraneError(f"model {path}: no such directory; give a Hugging Face model directory")
+    check_settings(path)
     if not (path / "config.json").is_file():
         raise CraneError(f"model {path}: has no config.json; give a Hugging Face model directory")
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
         raise CraneError(f"model {path}: has no weights (*.safetensors); was the download finished?")
     if not any((path / name).is_file() for name in _TOKENIZERS):
         raise CraneError(f"model {path}: has no tokenizer (tokenizer.json); copy the model's tokenizer files there")
+    check_weights(path)
 
 
 def model_directory(folder: str | os.PathLike[str]) -> Path:
@@ -162,12 +183,7 @@ def _devices() -> str:
 
 
 def check_placement(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
-    """Check that all of a model spread by accelerate is on GPUs; no backward pass goes through the rest.
-
-    Raises
-    ------
-    CraneError : parts are on the CPU or the disk
-    """
+    """Refuse a model spread by accelerate that is not all on GPUs; no backward pass goes through the rest."""
     placed = getattr(model, "hf_device_map", {})
     outside = sorted(name for name, device in placed.items() if str(device) in ("cpu", "disk", "meta"))
     if outside:
@@ -181,21 +197,17 @@ def check_placement(model: PreTrainedModel, path: str | os.PathLike[str]) -> Non
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
-    """Check that a tokenizer can be the model's own.
+    """Refuse a tokenizer that cannot be the model's own.
 
-    Added tokens may lie beyond the embedding as long as no text is read or padded with them (Gemma 3 has one for
-    pictures in its text models). Begin and end tokens that the tokenizer names and the model does not may have a good
+    Added tokens may lie beyond the embedding as long as no text has them: a token for padding, which is not needed, or
+    for pictures (Gemma 3). Begin and end tokens that the tokenizer names and the model does not may have a good
     reason, such as a chat format, and cause a warning; with far more rows than tokens they cause an error.
-
-    Raises
-    ------
-    CraneError : it has tokens that the embedding has no rows for, or belongs to another model
     """
     embedding: Any = model.get_input_embeddings()
     rows: int = embedding.num_embeddings
     size = f"its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows"
     if len(tokenizer) > rows:
-        used = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        used = _ids(tokenizer.bos_token_id, tokenizer.eos_token_id)
         added = set(tokenizer.get_added_vocab().values()) - used
         if any(number >= rows and number not in added for number in tokenizer.get_vocab().values()):
             raise CraneError(f"model {path}: {size}; put the model's own tokenizer there")
@@ -229,22 +241,15 @@ def check_same_vocabulary(
     names: tuple[str, str],
     trust_remote_code: bool = False,
 ) -> None:
-    """Check that a chat model has the tokens of its base model; either may have added some.
+    """Refuse a chat model without the tokens of its base model; either may have added some.
 
-    Sets are masked in both models and texts are read by both, so a token must be the same in both.
-
-    Parameters
-    ----------
-    names : of the two models, for the message
-
-    Raises
-    ------
-    CraneError : a token that neither model added differs or is missing in one of them
+    Sets are masked in both models and texts are read by both, so a token must be the same in both. `names` of the two
+    are for the message.
     """
     vocabularies, added = [], set[int]()
     for path in (base, chat):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+            tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         except _LOADING_ERRORS as error:
             raise CraneError(f"model {path}: its tokenizer cannot be loaded ({_one_line(error)})") from error
         vocabularies.append({number: token for token, number in tokenizer.get_vocab().items()})

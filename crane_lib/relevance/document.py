@@ -123,12 +123,12 @@ def document_relevance(
 
 def _check_section(model: nn.Module, *, width: int, lengths: list[int]) -> None:
     section = rope_section(model)
-    other = next((length for length in lengths if section(length) != section(width)), None)
-    if other is not None:
-        raise CraneError(
-            f"a document of {other} tokens in a batch {width} wide would get the rotary frequencies of longer ones "
-            "(rope type longrope); pass it in a batch of its own, or use stream_statistics, which parts batches"
-        )
+    for length in lengths:
+        if section(length) != section(width):
+            raise CraneError(
+                f"a document of {length} tokens in a batch {width} wide would get rotary frequencies of longer ones "
+                "(rope type longrope); pass it in a batch of its own, or use stream_statistics, which parts batches"
+            )
 
 
 def _check_neuron(parts: ModelParts, layer: int, index: int) -> None:

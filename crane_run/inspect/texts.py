@@ -108,11 +108,10 @@ def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> 
     if not tokenizer.is_fast:
         raise CraneError("this model's tokenizer gives no places of tokens; use its fast form (tokenizer.json)")
     options = run.profile.relevance
-    encoded = {
-        number: tokenizer(text, truncation=True, max_length=options.max_length, return_offsets_mapping=True)
-        for number, text in texts.items()
-    }
-    ids = {number: np.array(one["input_ids"], dtype=np.int64) for number, one in encoded.items()}
+    whole = {"truncation": False, "padding": False, "verbose": False, "return_offsets_mapping": True}
+    encoded = {number: tokenizer(text, **whole) for number, text in texts.items()}
+    most = options.max_length
+    ids = {number: np.array(one["input_ids"][:most], dtype=np.int64) for number, one in encoded.items()}
     numbers = [number for number in ids if len(ids[number]) >= 2]  # of one token there is nothing to predict
     if not numbers:
         raise CraneError("no text has two tokens or more; give a longer one")
@@ -126,10 +125,11 @@ def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> 
         watched = (found.watched.relevance, found.watched.activation, found.watched.fires)
         values = np.stack([part.float().cpu().numpy() for part in watched], axis=1)  # (B, 3, T)
         for row, number in enumerate(chosen):
-            tokens, offsets = ids[number], [(int(start), int(end)) for start, end in encoded[number]["offset_mapping"]]
+            tokens, places = ids[number], encoded[number]["offset_mapping"][:most]
+            offsets = [(int(start), int(end)) for start, end in places]
             own = values[row, :, : len(tokens)]
             text, reached = str(texts[number]), max(end for _start, end in offsets)
-            cut = len(tokens) == options.max_length and reached < len(text)
+            cut = len(tokens) == most and reached < len(text)
             names = tokenizer.convert_ids_to_tokens(tokens.tolist())
             pieces = pieces_of(text[:reached] if cut else text, offsets, names, own)
             pieces += [Piece(" …")] if cut else []

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, write_json
 from crane_lib.parallel import rank
+from crane_lib.tokenization import check_round_trip, encode
 from crane_study.data import wordings
 from crane_study.data.cldr import LANGUAGES, collect_facts
 from crane_study.data.documents import (
@@ -244,11 +245,12 @@ def make_hub_corpus(
 
 
 def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> list[np.ndarray]:
-    """Token ids of texts, int64 arrays cut at `max_length`; texts of fewer than two tokens are left out."""
+    """First `max_length` token ids of texts, int64 arrays; texts of fewer than two tokens are left out."""
+    check_round_trip(tokenizer, texts)
     kept: list[np.ndarray] = []
     for start in range(0, len(texts), _AT_ONCE):
-        encoded = tokenizer(list(texts[start : start + _AT_ONCE]), truncation=True, max_length=max_length)["input_ids"]
-        kept += [np.array(ids, dtype=np.int64) for ids in encoded if len(ids) >= _SHORTEST]
+        cut = [ids[:max_length] for ids in encode(tokenizer, texts[start : start + _AT_ONCE])]
+        kept += [np.array(ids, dtype=np.int64) for ids in cut if len(ids) >= _SHORTEST]
     return kept
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from crane_lib.batches import pad_batch, rope_section, token_batches
+from crane_lib.batches import check_tokens, pad_batch, rope_section, token_batches
 from crane_lib.nll import output_logits
 
 
@@ -116,8 +116,9 @@ def greedy_answers(
 
     `prompts` are token ids, as returned by `chat_prompt`; the penalty is over prompt and answer, 1 is none.
     """
+    check_tokens(model, prompts, what="question")
     ends = end_tokens(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    pad = 0  # any token: pads are masked
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
     )

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from crane_lib.batches import rope_section
+from crane_lib.batches import check_tokens, rope_section
 from crane_lib.errors import CraneError
 from crane_study.data.user_files import read_questions
 from crane_study.frames import write_frame
@@ -163,6 +163,7 @@ class Harness:
         bare, whole = (self._model.tok_encode(prompt, add_special_tokens=special) for special in (False, None))
         self._opening = whole[: next(n for n in range(len(whole)) if whole[n : n + len(bare)] == bare)]
         pairs = [pair for item in self._items.itertuples() for pair in self._item_tokens(item, asked)]
+        check_tokens(model, [context + rest for context, rest in pairs], what="question and answer")
         self.requests = Requests(pairs, batch_size=batch_size, max_length=limit, section=rope_section(model))
         if self.requests.cut:
             count = f"{self.requests.cut} of {self.requests.count} prompts"

@@ -203,7 +203,7 @@ def test_a_document_too_big_for_memory_is_named_and_other_errors_pass_through(mo
     [
         ([[1, 2], []], "gold_logit", "document 1: has 0 tokens"),
         ([[1], [1, 2]], "log_probability", "document 0: has 1 tokens, but .* needs at least 2"),
-        ([[1], [2], [1, 53]], "gold_logit", "document 2: token ids from 1 to 53, but the model knows 0 to 52"),
+        ([[1], [2], [1, 53]], "gold_logit", "document 2: has token 53, but the model knows 0 to 52"),
         ([[1] * 65], "gold_logit", "document 0: has 65 tokens, but the model takes 64"),
         ([], "gold_logit", "no documents"),
         ([[1], np.array([1.0, 2.0])], "gold_logit", r"document 1: is an array \(2,\) of float64; expected token ids"),
