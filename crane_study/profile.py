@@ -282,6 +282,7 @@ class Evaluation(Strict):
     """Perplexity and question answering under masks."""
 
     documents: Count | None = None  # held-out documents per language, a random sample; default: all
+    questions: Count | None = None  # per language, a random sample; default: all
     batch_size: Count = 64
     target_delimiter: dict[str, str] = {}  # between prompt and answer, per language; default: a space
     chat_target_delimiter: str = ""  # in the chat template

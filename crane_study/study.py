@@ -438,7 +438,8 @@ class Study:
         """Accuracy of a model on the questions under every mask."""
         if not self.has_questions:
             raise CraneError(f"profile {self.profile.name}: names no questions; give source.questions its files")
-        options = self.question_options(name, _ON_CHAT if name == "chat" else None)
+        sample = self.profile.evaluation.questions
+        options = self.question_options(name, _ON_CHAT if name == "chat" else None, questions=sample)
         return self._measured_stage(f"nlu_{name}", make_nlu, options, **self._selected(name), scratch=True)
 
     def back_transfer(self) -> list[Stage]:
@@ -447,7 +448,7 @@ class Study:
         documents = self.document_options("base", _FROM_CHAT, documents=self.profile.evaluation.documents)
         stages = [self._measured_stage("perplexity_back", make_perplexity, documents, **given)]
         if self.has_questions:
-            questions = self.question_options("base", _FROM_CHAT)
+            questions = self.question_options("base", _FROM_CHAT, questions=self.profile.evaluation.questions)
             stages.append(self._measured_stage("nlu_back", make_nlu, questions, **given))
         return stages
 

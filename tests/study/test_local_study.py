@@ -50,14 +50,17 @@ def test_a_study_says_what_it_has(done):
     assert {"corpus", "relevance_base", "selection_chat", "perplexity_base", "nlu_chat"} <= stages
 
 
-def test_perplexity_may_be_measured_on_a_sample_of_the_documents(done, tmp_path):
+def test_masks_may_be_measured_on_a_sample_of_documents_and_questions(done, tmp_path):
     study, profile = done[2], done[2].profile
-    sampled = profile.model_copy(update={"evaluation": profile.evaluation.model_copy(update={"documents": 2})})
+    sampled = profile.model_copy(update={"evaluation": profile.evaluation.model_copy(update={"documents": 2, "questions": 3})})
     part = Study.open(sampled, artifacts=tmp_path, say=lambda _line: None)
     rows = read_frame(part.perplexity("base") / "documents.parquet")
     whole = read_frame(study.perplexity("base") / "documents.parquet")
     assert rows.groupby("evaluation_language")["document"].nunique().tolist() == [2, 2]
     assert whole.groupby("evaluation_language")["document"].nunique().tolist() == [4, 4]
+    for one, count in ((part, 3), (study, 8)):
+        rows = one.rows("base")
+        assert set(rows.loc[rows["metric"] == "accuracy", "n"]) == {count}
 
 
 def test_every_model_is_measured_under_its_masks(done):
