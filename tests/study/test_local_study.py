@@ -52,7 +52,9 @@ def test_a_study_says_what_it_has(done):
 
 def test_masks_may_be_measured_on_a_sample_of_documents_and_questions(done, tmp_path):
     study, profile = done[2], done[2].profile
-    sampled = profile.model_copy(update={"evaluation": profile.evaluation.model_copy(update={"documents": 2, "questions": 3})})
+    sampled = profile.model_copy(
+        update={"evaluation": profile.evaluation.model_copy(update={"documents": 2, "questions": 3})}
+    )
     part = Study.open(sampled, artifacts=tmp_path, say=lambda _line: None)
     rows = read_frame(part.perplexity("base") / "documents.parquet")
     whole = read_frame(study.perplexity("base") / "documents.parquet")
