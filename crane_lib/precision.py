@@ -47,12 +47,16 @@ def compute_in_double(model: PreTrainedModel) -> None:
     machine, to far more digits than it prints.
     """
     for module in model.modules():
-        if "inv_freq" in dict(module.named_buffers(recurse=False)):
-            with InDouble():  # its frequencies were rounded to float32 when it was made
-                build: Any = type(module)
-                fresh = build(module.config)
-            for name, buffer in fresh.named_buffers():
-                module.register_buffer(name, buffer.to(getattr(module, name).device), persistent=False)
+        exact: dict[str, Tensor] = {}  # constants that were rounded to float32 when the module was made
+        for name, _rounded in module.named_buffers(recurse=False):
+            if name.endswith("inv_freq") and not exact:  # one, or one for each type of layer
+                with InDouble():
+                    build: Any = type(module)
+                    exact = dict(build(module.config).named_buffers())
+            elif name == "embed_scale":
+                exact = {name: torch.tensor(module.scalar_embed_scale, dtype=torch.float64)}
+        for name, buffer in exact.items():
+            module.register_buffer(name, buffer.to(getattr(module, name).device), persistent=False)
     decoder = model.base_model
     forward = decoder.forward
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from crane_lib.models import load_model
 from crane_lib.nll import document_nll
@@ -12,6 +13,7 @@ from crane_study.measure.likelihoods import Requests
 from crane_study.profile import Training
 from crane_study.training import fit
 from tests.lib.relevance import slow
+from tests.lib.relevance.tiny import VARIANTS, distance, documents, tiny_model, variant
 from tests.small import small_model, write_model
 
 TOKENS = torch.tensor([[3, 17, 5, 29, 8, 11, 40, 2]])
@@ -35,6 +37,35 @@ def test_a_float64_model_agrees_with_the_equations_to_the_last_digits():
     assert (model(input_ids=TOKENS).logits[0] - expected).abs().max() / size < 1e-13
     # Another model of the same class stays as transformers made it.
     assert (plain(input_ids=TOKENS).logits[0] - expected).abs().max() / size > 1e-9
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_family_agrees_with_the_equations_in_float64(name, tmp_path):
+    """Made in float32 and widened, and loaded from a file."""
+    widened_one = variant(name)
+    widened_one.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager").eval()
+    ids = documents([24], random_seed=4)[0]
+    expected = slow_logits(widened_one, ids).detach()
+    for model in (widened_one, loaded):
+        compute_in_double(model)
+        with torch.no_grad():
+            assert distance(model(input_ids=ids[None]).logits[0], expected) < 2e-14
+
+
+@pytest.mark.parametrize("rope", ["default", "linear", "longrope"])
+def test_frequencies_of_rope_types_are_exact(rope):
+    settings = {"rope_type": rope, "rope_theta": 100.0, "factor": 3.0, "original_max_position_embeddings": 16}
+    settings |= {"short_factor": [1.1, 1.5], "long_factor": [2.1, 9.0]}
+    model = tiny_model("llama", rope_parameters=settings)
+    compute_in_double(model)
+    divided = {"default": [1.0, 1.0], "linear": [3.0, 3.0], "longrope": [1.1, 1.5]}[rope]
+    expected = [1 / (factor * 100.0 ** (2 * i / 4)) for i, factor in enumerate(divided)]
+    assert model.model.rotary_emb.inv_freq.tolist() == pytest.approx(expected, rel=1e-15)
+    model(input_ids=TOKENS.repeat(1, 3))  # longer than the switch
+    if rope == "longrope":
+        expected = [1 / (factor * 100.0 ** (2 * i / 4)) for i, factor in enumerate([2.1, 9.0])]
+    assert model.model.rotary_emb.inv_freq.tolist() == pytest.approx(expected, rel=1e-15)
 
 
 def test_losses_of_a_float64_model_are_in_float64():
