@@ -435,6 +435,9 @@ def statistics(
     rule: Annotated[str, typer.Option(help="attnlrp, cplrp or gradient.")] = "attnlrp",
     max_length: Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")] = 2048,
     token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")] = 8192,
+    skip_first_tokens: Annotated[
+        int, typer.Option("--skip-first-tokens", min=0, help="Of every text: read, but in no statistic.")
+    ] = 0,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float64, or auto: as stored.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or map: one model over all GPUs here.")] = "auto",
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.")] = False,
@@ -476,6 +479,7 @@ def statistics(
                 rule=rule,
                 token_budget=token_budget,
                 max_length=max_length,
+                skip_first_tokens=skip_first_tokens,
                 checkpointing=checkpointing,
                 folder=shards,
                 labels={"texts": texts.name},

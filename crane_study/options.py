@@ -34,6 +34,7 @@ class PassOptions:
     objectives: list[str]
     token_budget: int
     max_length: int
+    skip_first_tokens: int = 0
     loading: Loading
 
 

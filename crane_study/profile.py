@@ -214,8 +214,18 @@ class Relevance(Strict):
     objectives: tuple[Literal["gold_logit", "log_probability"], ...] = ("gold_logit", "log_probability")
     token_budget: Count = 4096
     max_length: Count = 2048
+    skip_first_tokens: NotNegative = 0  # of every document: read by the model, but in no statistic
     checkpointing: bool = False  # compute every layer twice, to save memory
     processes: Count = 1  # on this machine; see docs/distributed.md for more
+
+    @model_validator(mode="after")
+    def _tokens_are_left(self) -> Relevance:
+        if self.skip_first_tokens >= self.max_length:
+            raise ValueError(
+                f"skip_first_tokens is {self.skip_first_tokens}, documents are cut to max_length {self.max_length}; "
+                "skip fewer"
+            )
+        return self
 
 
 class Lape(Strict):

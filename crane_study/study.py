@@ -395,6 +395,7 @@ class Study:
             objectives=self.objectives,
             token_budget=section.token_budget,
             max_length=section.max_length,
+            skip_first_tokens=section.skip_first_tokens,
             loading=self._loading,
         )
         given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "options": options}

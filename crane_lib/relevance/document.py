@@ -36,7 +36,7 @@ class DocumentRelevance:
     `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
     of that weight matrix summed over its input dimension. `token` (B, T) is the relevance of the input embeddings, 0
     at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0.
-    `watched` has the values of one neuron, token by token.
+    `watched` has the values of one neuron, token by token. Skipped tokens are in `target` and `token` only.
     """
 
     target: Tensor
@@ -65,6 +65,7 @@ def document_relevance(
     rule: str = "attnlrp",
     checkpointing: bool = False,
     watch: tuple[int, int] | None = None,
+    skip_first_tokens: int = 0,
 ) -> DocumentRelevance:
     """Compute relevance for a right-padded batch of documents; the model is restored at the end.
 
@@ -78,6 +79,7 @@ def document_relevance(
     rule : "attnlrp", "cplrp" or "gradient", see `crane_lib.relevance.rules`
     checkpointing : recompute each layer instead of keeping what its backward pass needs
     watch : layer and index of a neuron whose values are kept token by token
+    skip_first_tokens : sums over tokens leave out so many at the start of every document; the model reads them
 
     Raises
     ------
@@ -89,7 +91,10 @@ def document_relevance(
         _check_neuron(parts, *watch)
     device = next(parts.embedding.parameters()).device
     input_ids = input_ids.to(device)
-    mask = _checked_mask(input_ids, attention_mask, shortest=objective_named(objective).shortest)
+    if skip_first_tokens < 0:
+        raise CraneError(f"skip_first_tokens is {skip_first_tokens}; give 0 or more")
+    shortest = max(objective_named(objective).shortest, skip_first_tokens + 1)
+    mask = _checked_mask(input_ids, attention_mask, shortest=shortest)
     lengths = mask.sum(1)
     _check_section(model, width=mask.shape[1], lengths=lengths.tolist())
     with (
@@ -97,7 +102,7 @@ def document_relevance(
         torch.enable_grad(),
         frozen(model),
         relevance_rules(model, rule),
-        Taps(parts, mask, watch=watch) as taps,
+        Taps(parts, mask, watch=watch, skip=skip_first_tokens) as taps,
         checkpointed([layer.module for layer in parts.layers] if checkpointing else []),
     ):
         hidden = parts.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -115,7 +120,7 @@ def document_relevance(
         target=target,
         **({"gate": None} | found),
         token=(widened(taps.embedding.detach()) * slope).sum(-1),
-        lengths=lengths,
+        lengths=lengths - skip_first_tokens,
         active=collected(taps.active),
         watched=taps.watched,
     )
@@ -151,5 +156,6 @@ def _checked_mask(input_ids: Tensor, attention_mask: Tensor | None, *, shortest:
     too_short = torch.nonzero(mask.sum(1) < shortest)
     if len(too_short):
         row = int(too_short[0])
-        raise CraneError(f"document {row} has {int(mask[row].sum())} tokens; this objective needs at least {shortest}")
+        seen = f"document {row} has {int(mask[row].sum())} tokens"
+        raise CraneError(f"{seen}; this objective (and skip_first_tokens) needs at least {shortest}")
     return mask

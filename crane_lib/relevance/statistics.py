@@ -51,8 +51,8 @@ class Statistics:
     moments : by site: "neuron", "abs_neuron", "gate" (unless the MLP is ungated), "up" of (L, I) units and "down" of
         (L, H) units
     active : (L, I) number of tokens with act(g) > 0
-    tokens : number of tokens seen, the denominator of `active`
-    provenance : settings that the numbers depend on: model, rule, objective, dtype, max_length
+    tokens : number of tokens that count, the denominator of `active`
+    provenance : settings that the numbers depend on: model, rule, objective, dtype, max_length, skip_first_tokens
     labels : free text of the caller, such as the language
     corpus : `corpus_fingerprint` of the documents, cut at max_length
     """

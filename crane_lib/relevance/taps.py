@@ -22,7 +22,7 @@ SITES = ("neuron", "abs_neuron", "gate", "up", "down")  # an ungated MLP has no 
 
 @dataclass(frozen=True)
 class Watched:
-    """One neuron token by token, each (B, T) and 0 at pads.
+    """One neuron token by token, each (B, T) and 0 at pads and skipped tokens.
 
     `relevance` is h dS/dh, which sums over tokens to the document's; `activation` is h, the input of `down_proj`;
     `fires` is True where act(g) > 0.
@@ -39,9 +39,10 @@ class Taps:
     Enter after `relevance_rules`: the gradient of h is then read before the rule for the gated product halves it.
     `sums[site][layer]` stays 0 if no gradient arrives (the gate under a rule that detaches it); `active[layer]`
     counts tokens with a positive activation. For the neuron `watch` (layer, index), the values of every token are kept.
+    The first `skip` tokens of every document are in none of this.
     """
 
-    def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None) -> None:
+    def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None, skip: int = 0) -> None:
         present = {"neuron", "abs_neuron", *parts.widths}
         self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES if site in present}
         self.active: dict[int, Tensor] = {}
@@ -49,7 +50,9 @@ class Taps:
         self._watch = watch
         self._seen: dict[str, Tensor] = {}  # fields of `watched`
         self._parts = parts
-        self._mask = mask  # (B, T), True at real tokens
+        self._skip = skip
+        counted = torch.arange(mask.shape[1], device=mask.device) >= skip
+        self._mask = mask & counted  # (B, T), True at real tokens that are not skipped
         self._hooks = HookSet()
 
     def __enter__(self) -> Taps:
@@ -97,6 +100,7 @@ class Taps:
     def _tap_neurons(self, index: int, down: nn.Module) -> None:
         def write(relevance: Tensor) -> None:
             self._see("relevance", index, relevance)
+            relevance = relevance[:, self._skip :]  # pads have none
             self.sums["neuron"][index] = relevance.sum(1)
             self.sums["abs_neuron"][index] = relevance.abs_().sum(1)
 
@@ -117,7 +121,7 @@ class Taps:
 
             def read(gradient: Tensor) -> None:
                 # sum_j dS/dW[row, j] = sum_t G[t, row] * (sum_j in[t, j]): no weight gradient is needed
-                sums = torch.einsum("btr,bt->br", widened(gradient), input_sum)
+                sums = torch.einsum("btr,bt->br", widened(gradient)[:, self._skip :], input_sum[:, self._skip :])
                 for site, part in rows.items():
                     self.sums[site][index] = part.of(sums)
 

@@ -76,6 +76,7 @@ class Passes:
                         rule=rule,
                         token_budget=options.token_budget,
                         max_length=options.max_length,
+                        skip_first_tokens=options.skip_first_tokens,
                         checkpointing=self.checkpointing,
                         folder=scratch / f"{name}.{language}" if scratch is not None else None,
                         model_fingerprint=model_fingerprint,

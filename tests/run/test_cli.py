@@ -235,11 +235,13 @@ def texts(tmp_path_factory):
 def test_statistics_of_a_file_of_texts(model, texts, tmp_path):
     output = tmp_path / "deep" / "vi.safetensors"
     options = ("--objective", "log_probability", "--rule", "cplrp", "--max-length", "12", "--documents", "9")
+    options = (*options, "--skip-first-tokens", "2")
     result = call("statistics", str(model), str(texts), str(output), *options, "--dtype", "float64", "--device", "cpu")
     assert result.exit_code == 0, result.output
     network, tokenizer = load_model(model, device="cpu", dtype="float64")
     tokens = [tokenizer(text)["input_ids"][:12] for text in TEXTS["vi"][:9]]
-    expected = stream_statistics(network, tokens, objective="log_probability", rule="cplrp", max_length=12)
+    kept = {"max_length": 12, "skip_first_tokens": 2}
+    expected = stream_statistics(network, tokens, objective="log_probability", rule="cplrp", **kept)
     seen = Statistics.load(output)
     assert (seen.provenance, seen.corpus) == (expected.provenance, expected.corpus)
     torch.testing.assert_close(seen.moments["down"].m4, expected.moments["down"].m4, rtol=1e-9, atol=0)

@@ -115,6 +115,7 @@ def test_an_unknown_key_names_the_nearest_right_one_or_all(tmp_path, changes, ke
         ({"random_seed": -1, "dtype": "int8"}, "random_seed", "(and 1 more)"),
         ({"languages": {"en": "English"}}, "languages: has ['en'], at least two", "en"),
         ({"languages": {"en": "English", "fr": "French"}}, "languages: has ['en', 'fr'], the embedded facts", "fr"),
+        ({"relevance": {"max_length": 8, "skip_first_tokens": 8}}, "relevance: skip_first_tokens is 8", "skip fewer"),
         ({"relevance": {"processes": 0}}, "relevance.processes", "0"),
         ({"open_ended": {"judge": "gpt"}}, "open_ended.judge", "gpt"),
         ({"open_ended": {"concurrency": 0}}, "open_ended.concurrency", "0"),

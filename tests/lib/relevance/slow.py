@@ -52,8 +52,8 @@ def alibi_slopes(heads: int) -> Tensor:
 class SlowModel:
     """A decoder from the weights of a model, in float64; `inner` keeps every layer's (h, act(g)) of the last run."""
 
-    def __init__(self, model, *, rule: str, rotary: torch.dtype = torch.float32):
-        self.config, self.rule, self.rotary = model.config, rule, rotary
+    def __init__(self, model, *, rule: str, rotary: torch.dtype = torch.float32, skip: int = 0):
+        self.config, self.rule, self.rotary, self.skip = model.config, rule, rotary, skip
         self.of = describe.ARCHITECTURES[model.config.model_type]
         self.weights = {name: p.detach().double().clone() for name, p in model.named_parameters()}
         self.weights.setdefault("lm_head.weight", self.weights[self.of.embedding + ".weight"].clone())
@@ -66,6 +66,14 @@ class SlowModel:
     def linear(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self.weights[name + ".weight"], self.weights.get(name + ".bias", 0)
         return x @ (weight if self.of.input_first and name != "lm_head" else weight.T) + bias
+
+    def counted(self, x: Tensor, name: str) -> Tensor:
+        """The same as `linear`; the weight gets no gradient from the first `skip` tokens, their inputs do."""
+        weight = self.weights[name + ".weight"]
+        self.weights[name + ".weight"] = weight.detach()
+        skipped = self.linear(x[: self.skip], name)
+        self.weights[name + ".weight"] = weight
+        return torch.cat([skipped, self.linear(x[self.skip :], name)])
 
     def norm(self, x: Tensor, name: str | None) -> Tensor:
         if name is None:
@@ -143,11 +151,11 @@ class SlowModel:
         prefix = f"{self.of.layers}.{layer}."
         bloom = self.config.model_type == "bloom"
         activation = ACTIVATIONS["bloom" if bloom else describe.setting(self.config, *describe.ACTIVATION)]
-        up = self.linear(x, prefix + self.of.up)
+        up = self.counted(x, prefix + self.of.up)
         if self.of.gate is None:
             h = act = elementwise(activation, up, slope_at_zero=0.5, rule=self.rule)
         else:
-            gate = self.linear(x, prefix + self.of.gate)
+            gate = self.counted(x, prefix + self.of.gate)
             if self.of.gate == self.of.up:
                 gate, up = gate.chunk(2, -1)[0], up.chunk(2, -1)[1]
             act = elementwise(activation, gate, slope_at_zero=0.5, rule=self.rule)
@@ -156,7 +164,7 @@ class SlowModel:
         h = h.view_as(h)  # a node of its own: its gradient is read before the product's halving
         h.retain_grad()
         self.inner.append((h, act))
-        return self.linear(h, prefix + self.of.down)
+        return self.counted(h, prefix + self.of.down)
 
     def logits(self, embedded: Tensor) -> Tensor:
         """(T, vocabulary) from the rows (T, hidden size) of the embedding."""
@@ -198,9 +206,11 @@ def slow_logits(model, ids: Tensor, *, rotary: torch.dtype = torch.float32) -> T
     return slow.logits(slow.weights[slow.of.embedding + ".weight"][ids]).detach()
 
 
-def slow_pass(model, ids: Tensor, *, rule: str = "attnlrp", objective: str = "gold_logit") -> dict[str, Tensor]:
-    """Relevance of one document (T,); no "gate" where the MLP has none."""
-    slow, n = SlowModel(model, rule=rule), len(ids)
+def slow_pass(
+    model, ids: Tensor, *, rule: str = "attnlrp", objective: str = "gold_logit", skip: int = 0
+) -> dict[str, Tensor]:
+    """Relevance of one document (T,), no sum over tokens counts the first `skip`; no "gate" where the MLP has none."""
+    slow, n = SlowModel(model, rule=rule, skip=skip), len(ids)
     embedded = slow.weights[slow.of.embedding + ".weight"].detach()[ids].requires_grad_()
     logits = slow.logits(embedded)
     if objective == "gold_logit":
@@ -212,11 +222,11 @@ def slow_pass(model, ids: Tensor, *, rule: str = "attnlrp", objective: str = "go
     found = {
         "target": target.detach(),
         "token": (embedded * embedded.grad).sum(-1).detach(),
-        "neuron": neuron.sum(1),
-        "abs_neuron": neuron.abs().sum(1),
+        "neuron": neuron[:, skip:].sum(1),
+        "abs_neuron": neuron[:, skip:].abs().sum(1),
         "up": slow.rows(slow.of.up),
         "down": slow.rows(slow.of.down),
-        "active": torch.stack([(act > 0).sum(0) for _, act in slow.inner]),
+        "active": torch.stack([(act[skip:] > 0).sum(0) for _, act in slow.inner]),
     }
     if slow.of.gate:
         found["gate"] = slow.rows(slow.of.gate)

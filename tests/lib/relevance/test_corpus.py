@@ -22,7 +22,7 @@ from crane_lib.relevance.corpus import batch_size, plan_shards, read_shards
 from crane_lib.relevance.moments import TENSORS
 from crane_lib.relevance.statistics import corpus_fingerprint
 from tests.lib.relevance.test_statistics import some_statistics
-from tests.lib.relevance.tiny import documents, tiny_model
+from tests.lib.relevance.tiny import distance, documents, slow_pass, tiny_model
 
 CORPUS = [row.tolist() for row in documents([5, 17, 3, 9, 9, 1, 12])]
 
@@ -92,6 +92,27 @@ def test_arrays_and_checkpointing_give_the_same_bits(passes):
         assert all(checkpointing for _size, checkpointing in passes)
 
 
+@pytest.mark.parametrize(("kind", "checkpointing"), [("llama", False), ("gemma3_text", True), ("gpt2", False)])
+def test_the_first_tokens_of_every_document_are_read_and_not_counted(kind, checkpointing):
+    model, skip = tiny_model(kind), 2
+    longer = [document for document in CORPUS if len(document) > skip]
+    seen = stream_statistics(model, longer, token_budget=20, skip_first_tokens=skip, checkpointing=checkpointing)
+    slow = [slow_pass(model, torch.tensor(document), skip=skip) for document in longer]
+    assert seen.tokens == sum(len(document) - skip for document in longer)
+    assert torch.equal(seen.active, sum(found["active"] for found in slow))
+    for site, moments in seen.moments.items():
+        expected = Moments.of(torch.stack([found[site] for found in slow]))
+        for name in ("mean", "mean_absolute", "m2"):  # the slow pass turns by angles that are exact
+            assert distance(getattr(moments, name), getattr(expected, name)) < 1e-5, (site, name)
+    everything = stream_statistics(model, longer)
+    assert distance(seen.moments["up"].mean, everything.moments["up"].mean) > 1e-2
+    assert seen.corpus == everything.corpus
+    with pytest.raises(CraneError, match=r"document 2: has 3 tokens, but .* with skip_first_tokens 3 needs at least 4"):
+        stream_statistics(model, longer, skip_first_tokens=3)
+    with pytest.raises(CraneError, match="skip_first_tokens is -1"):
+        stream_statistics(model, longer, skip_first_tokens=-1)
+
+
 def test_models_without_a_gate_or_a_limit():
     seen = stream_statistics(tiny_model("bloom"), [[1, 2] * 40], max_length=70)
     assert seen.tokens == 70
@@ -106,6 +127,7 @@ def test_provenance_labels_and_progress():
     seen = stream_statistics(model, CORPUS[:2], **options, progress=lambda *step: steps.append(step))
     first = fingerprint_weights(model)
     made_by = {"rule": "gradient", "objective": "gold_logit", "dtype": "float32", "max_length": "8"}
+    made_by["skip_first_tokens"] = "0"
     assert seen.provenance == {"model": first, **made_by}
     assert seen.labels == {"language": "vi"}
     assert steps == [(0, 2), (1, 2), (2, 2)]
@@ -145,7 +167,8 @@ def test_shards_as_files_give_the_same_bits_and_only_what_is_missing_or_of_somet
 
 
 @pytest.mark.parametrize(
-    "change", [{"rule": "gradient"}, {"objective": "log_probability"}, {"model_fingerprint": "other"}]
+    "change",
+    [{"rule": "gradient"}, {"objective": "log_probability"}, {"model_fingerprint": "other"}, {"skip_first_tokens": 1}],
 )
 def test_shards_made_in_another_way_are_not_used(tmp_path, passes, change):
     model, longer = tiny_model(), [document for document in CORPUS if len(document) > 1]

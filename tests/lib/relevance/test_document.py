@@ -73,6 +73,12 @@ def test_the_model_is_restored_and_gradients_may_be_off_or_parameters_frozen(mod
         ([[1, 2], [4, 5]], [[1, 1], [1, 0]], {"objective": "log_probability"}, "1 has 1 tokens; .* needs at least 2"),
         ([1, 2, 3], None, {}, r"expected \(documents, tokens\)"),
         ([[1, 2, 3], [4, 5, 6]], [[1, 1, 1]], {}, r"attention_mask is \(1, 3\)"),
+        (
+            [[1, 2, 3], [4, 5, 6]],
+            [[1, 1, 1], [1, 1, 0]],
+            {"skip_first_tokens": 2},
+            "1 has 2 tokens; .* at least 3",
+        ),
         ([[1, 2]], None, {"watch": (2, 0)}, "layer 2: the model has the layers 0 to 1"),
         ([[1, 2]], None, {"watch": (0, -1)}, "neuron -1: a layer of the model has the"),
     ],

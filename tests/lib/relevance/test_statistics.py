@@ -13,6 +13,7 @@ from crane_lib.relevance import SCHEMA, SITES, Moments, Statistics
 from crane_lib.relevance.statistics import NO_CORPUS, corpus_fingerprint, read_header
 
 PROVENANCE = {"model": "0123", "rule": "attnlrp", "objective": "gold_logit", "dtype": "float32", "max_length": "16"}
+PROVENANCE["skip_first_tokens"] = "0"
 
 
 UNGATED = ("neuron", "abs_neuron", "up", "down")

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
+from crane_lib.relevance import Statistics
 from crane_lib.relevance import corpus as stream
 from crane_lib.scores import statistics_file
 from crane_study import ROOT
@@ -72,6 +73,17 @@ def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tm
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (again, together)]
     assert len(files[0]) == 5
     assert files[0] == files[1]
+
+
+def test_a_stage_skips_the_first_tokens(root, tmp_path):
+    found = {}
+    for skip in (0, 3):
+        (folder := tmp_path / f"{skip}").mkdir()
+        options = replace(OPTIONS, skip_first_tokens=skip)
+        make_relevance(folder, corpus=root / "corpus", model=root / "model", options=options)
+        found[skip] = Statistics.load(statistics_file(folder, "gradient", "vi"))
+    assert found[0].tokens - found[3].tokens == 3 * found[0].documents
+    assert (found[3].active <= found[0].active).all()
 
 
 @pytest.fixture
