@@ -168,11 +168,13 @@ def _text(value: Any) -> str:
 
 
 def _cell(value: Any) -> Cell:
-    """Round a number to the digits that are kept; a missing one is None."""
+    """Round a number to the digits that are kept; a missing one is None, an infinite one a text."""
     if isinstance(value, str):
         return value
     if pd.isna(value):
         return None
+    if math.isinf(value):
+        return str(float(value))
     number = float(f"{float(value):.{DIGITS}g}")
     return int(number) if number.is_integer() and abs(number) < 1e15 else number
 

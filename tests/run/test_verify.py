@@ -293,6 +293,16 @@ def test_an_interval_belongs_to_its_column_and_a_value_may_lie_within_it_widened
     assert found.differences[0].tolerance == pytest.approx(0.04)
 
 
+def test_an_infinite_number_is_kept_as_a_text(run, tmp_path):
+    path = run / "tables" / "03_langspec.csv"
+    write_frame(path, read_frame(path).assign(ratio=[float("inf"), 2.0]))
+    reference = module.reference_of(run, read_manifest(run))
+    module.write_reference(tmp_path / "reference.json", reference)
+    kept = read_reference(tmp_path / "reference.json").tables["tables/03_langspec.csv"]
+    at = kept.columns.index("ratio")
+    assert [cells[at] for cells in kept.rows.values()] == ["inf", 2]
+
+
 def test_power_counts_what_a_0_would_have_failed_and_a_text_needs_no_rule():
     for (low, share, high), power in (
         ((0.1, 0.2, 0.3), (0, 0)),  # the tolerance is .31
