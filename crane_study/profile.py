@@ -476,8 +476,9 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != TEMPLATE)
 
 
-def profile_path(name: str) -> Path:
+def profile_path(profile: str | os.PathLike[str]) -> Path:
     """Return the file of a profile given by name or by path."""
+    name = os.fspath(profile)
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -500,9 +501,9 @@ def _without_absent(profile: Profile) -> Profile:
     return profile.model_copy(update={"source": source.model_copy(update={"chat_model": None})})
 
 
-def load_profile(name: str) -> Profile:
+def load_profile(profile: str | os.PathLike[str]) -> Profile:
     """Read and validate a profile, given by name or by path; an error names the nearest right name or key."""
-    path = profile_path(name)
+    path = profile_path(profile)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

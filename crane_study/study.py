@@ -97,7 +97,7 @@ class Study:
     @classmethod
     def open(
         cls,
-        profile: str | Profile,
+        profile: str | os.PathLike[str] | Profile,
         *,
         artifacts: str | os.PathLike[str] | None = None,
         say: Callable[[str], None] = print,

@@ -106,13 +106,13 @@ class FinishedRun:
         return [item for item in read_all_sets(folder) if item.random_seed < 0]
 
 
-def open_run(profile: str = "", *, artifacts: str | os.PathLike[str] | None = None) -> FinishedRun:
+def open_run(profile: str | os.PathLike[str] = "", *, artifacts: str | os.PathLike[str] | None = None) -> FinishedRun:
     """Open a finished run by its profile's name or YAML file, or by the name of a folder of `artifacts` (mini-seed1).
 
     Without a profile it is the one that JupyterLab was started with, else ``mini``. One that has not been run is a
     CraneError.
     """
-    name = profile or os.environ.get(PROFILE_VARIABLE, "") or "mini"
+    name = os.fspath(profile) or os.environ.get(PROFILE_VARIABLE, "") or "mini"
     root = artifacts_root(artifacts or None)
     kept = root / name / "profile.yaml"  # as the run resolved it
     loaded = load_profile(str(kept) if Path(name).name == name and kept.is_file() else name)

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import unicodedata
 import zlib
@@ -148,11 +149,14 @@ def split_name(path: Path) -> tuple[str, str, str]:
     return rest.stem, rest.suffix.lower(), compression
 
 
-def read_entries(path: Path, kind: str, check: Callable[[Any], Any], *, plain: _Reader | None = None) -> list[Any]:
+def read_entries(
+    path: str | os.PathLike[str], kind: str, check: Callable[[Any], Any], *, plain: _Reader | None = None
+) -> list[Any]:
     """Read and check every entry of a file; `plain` reads text files, which are refused without it.
 
     A ValueError of `check` says what is wrong with an entry; the error that users see names file and place, too.
     """
+    path = Path(path)
     readers = TABLES if plain is None else {".txt": plain, **TABLES}
     _name, ending, compression = split_name(path)
     if not path.is_file():
@@ -189,7 +193,7 @@ def _text(entry: Any, *, field: str) -> str:
     return whole(text).strip()
 
 
-def read_documents(path: Path, *, field: str = "text") -> list[str]:
+def read_documents(path: str | os.PathLike[str], *, field: str = "text") -> list[str]:
     """Read documents: entries that are texts or have a `field` of text, or paragraphs of a text file; no empty ones."""
     texts = list(filter(None, read_entries(path, "corpus", partial(_text, field=field), plain=_paragraphs)))
     if not texts:
@@ -269,7 +273,7 @@ def _checked_question(row: Any) -> dict[str, Any]:
     return {"question": question, "prompt": prompt, "options": options, "gold": gold, "subject": whole(subject)}
 
 
-def read_questions(path: Path) -> pd.DataFrame:
+def read_questions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read multiple-choice questions from a JSON, JSON-lines, CSV or Parquet file.
 
     Returns question, prompt (the question unless given), options (list of texts), gold (index) and subject.
