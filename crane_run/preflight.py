@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from crane_lib.errors import CraneError
@@ -20,7 +21,7 @@ from crane_study.fetch import fetched_directory
 from crane_study.measure.benchmarks import BENCHMARKS, read_task
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.paper.lape_list import check_lape_list
-from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, Profile, Task, XQuad
+from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, LocalSource, Profile, Task, XQuad
 
 _GIGABYTE = 1e9
 
@@ -125,6 +126,11 @@ def _models(profile: Profile) -> list[HubModel]:
 
 def _sources(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     source = profile.source
+    if isinstance(source, LocalSource):
+        for path in filter(None, (source.base_model, source.chat_model)):
+            yield _asked(f"model {path}", "there", partial(check_model_directory, path))
+        for path in [*source.texts.values(), *(source.questions or {}).values()]:
+            yield Check(f"file {path}", path.is_file(), "there" if path.is_file() else "no such file")
     if isinstance(source, HubSource):
         yield from (_model(model, machine) for model in _models(profile))
         texts: dict[tuple[str, str], HubText] = {}

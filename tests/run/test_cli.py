@@ -349,6 +349,22 @@ def test_a_masked_checkpoint_is_written(model, tmp_path):
         assert torch.equal(zeroed(ids).logits, whole(ids).logits)
 
 
+def test_a_quantised_model_is_refused_by_every_command(tmp_path, complaint):
+    folder = write_model(tmp_path / "model")
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+    write_neuron_sets(tmp_path / "sets.json", [neuron_set("en")])
+    (tmp_path / "en.txt").write_text("\n\n".join(TEXTS["en"]))
+    for arguments in (
+        ("mask", folder, tmp_path / "sets.json", tmp_path / "out", "--language", "en"),
+        ("statistics", folder, tmp_path / "en.txt", tmp_path / "out"),
+    ):
+        said = complaint(*map(str, arguments))
+        assert "its weights are quantised (fp8, by quantization_config in config.json)" in said
+        assert "FineGrainedFP8Config(dequantize=True)" in said
+        assert not (tmp_path / "out").exists()
+
+
 def test_mistakes_in_masking(model, tmp_path, complaint):
     sets, output = tmp_path / "sets.json", tmp_path / "out"
     write_neuron_sets(sets, [neuron_set("en"), neuron_set("vi", random_seed=2)])

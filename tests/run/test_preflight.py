@@ -1,6 +1,8 @@
 """Needs of a profile, on machines and hubs that tests make up."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +172,53 @@ def own(folder, *, chat=True, **changes):
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
     return load_profile(str(path))
+
+
+def test_a_users_own_files_are_looked_for(tmp_path):
+    profile = own(tmp_path)
+    assert missing(profile, Fake()) == {}
+    (tmp_path / "vi.jsonl").unlink()
+    shutil.rmtree(tmp_path / "chat")
+    checks = {check.what: check.remark for check in preflight(profile, tmp_path, Fake()) if not check.met}
+    absent = "no such directory; give a Hugging Face model directory"
+    place = tmp_path.resolve()
+    assert checks == {f"model {place}/chat": absent, f"file {place}/vi.jsonl": "no such file"}
+
+
+def test_quantised_models_are_named_wherever_they_lie(tmp_path, llama, monkeypatch):
+    """In a folder, in the hub's cache, and on the hub, of which nothing is fetched."""
+    from huggingface_hub import HfApi
+
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    profile = own(tmp_path, chat=False)
+    config = tmp_path / "model/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
+    said = "its weights are quantised (gptq, by quantization_config in config.json), and relevance and masks need plain"
+    assert missing(profile, Fake())["model"].startswith(said)
+    source = llama.source.model_copy(update={"chat_model": None})
+    on_hub = llama.model_copy(update={"source": source})
+    patterns = []
+
+    def snapshot(name, *, allow_patterns=(), local_files_only=False, **_options):
+        if local_files_only and not patterns:
+            raise OSError("not in the cache")
+        patterns.append(allow_patterns)
+        return str(tmp_path / "model")
+
+    class Hub(Fake):
+        check_reachable = Host.check_reachable
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr(HfApi, "auth_check", lambda _api, name, *, repo_type: None)
+    info = SimpleNamespace(config=quantised)
+    monkeypatch.setattr(HfApi, "repo_info", lambda _api, name, *, repo_type, revision: info)
+    assert missing(on_hub, Hub())[f"model {source.base_model.id}"].startswith(said)
+    info.config = {"model_type": "llama"}
+    assert f"model {source.base_model.id}" not in missing(on_hub, Hub())
+    with pytest.raises(CraneError, match=r"quantised \(gptq"):
+        hub.model_directory_of(source.base_model.id, revision="main")
+    assert patterns == [["*.json"]]  # no weights
+    assert missing(on_hub, Hub())[f"model {source.base_model.id}"].startswith(said)  # in the cache now
 
 
 def open_questions(folder, **files):

@@ -111,7 +111,16 @@ def test_an_active_mask_changes_the_answers_and_leaves_the_model(model, tokenize
 def test_of_the_models_own_settings_only_end_tokens_count(model, tokenizer, prompts, monkeypatch):
     before = answers(model, tokenizer, prompts)
     sampling = GenerationConfig(
-        do_sample=True, temperature=3.0, repetition_penalty=1.7, min_new_tokens=9, eos_token_id=1
+        do_sample=True,
+        temperature=3.0,
+        repetition_penalty=1.7,
+        min_new_tokens=9,
+        eos_token_id=1,
+        forced_bos_token_id=7,
+        forced_eos_token_id=8,
+        suppress_tokens=list(before[0].ids),
+        bad_words_ids=[list(before[1].ids[:2])],
+        num_beams=2,
     )
     monkeypatch.setattr(model, "generation_config", sampling)
     assert answers(model, tokenizer, prompts) == before
