@@ -220,11 +220,11 @@ def _list(console: Console) -> None:
 
 def _say_plan(study: Run, console: Console, *, fresh: bool) -> None:
     """Print what would be run or reused, with the time that each section would take."""
-    from crane_run.console import seconds_text
     from crane_run.runner import plan
+    from crane_study.progress import seconds_text
 
     def remark(row: Row) -> str:
-        about = f"about {seconds_text(row.expected)}" if row.expected else "time not known yet"
+        about = f"about {seconds_text(row.left)}" if row.work is not None else "time not known yet"
         return "would be reused" if row.state == "reused" else f"would run, {about}"
 
     board = plan(study, {section.number: study.key(section) for section in study.sections}, fresh=fresh)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from crane_run.schedule import Board, Row
+from crane_study.progress import TELL_SECONDS, can_redraw, seconds_text
 
 _STYLES = {"running": "bold cyan", "done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow"}
 _DETAILS_WIDTH = 90  # columns of a terminal that leave room for the sections' own progress
+_LINE = 80  # characters of a section's own words, where there is no terminal
 RESULTS = {
     "report.html": "what was reproduced, with every table and figure, in one file",
     "report.md": "the same as text",
@@ -30,16 +31,6 @@ RESULTS = {
     "notebooks": "the executed notebooks",
     "logs": "what each section printed",
 }
-
-
-def seconds_text(seconds: float) -> str:
-    """Format seconds for people: ``48 s``, ``3 min 05 s``, ``2 h 10 min``."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 2 * 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def shown(path: Path) -> str:
@@ -54,14 +45,17 @@ class Console:
     def __init__(self) -> None:
         # soft_wrap: a line that is logged to a file is not cut at 80 columns.
         self._rich = RichConsole(highlight=False, soft_wrap=True)
-        moves = self._rich.is_terminal and not self._rich.is_dumb_terminal and sys.stdout.isatty()
-        # In continuous integration, a table that moves would fill the log.
-        self._live = moves and os.environ.get("CI", "").lower() in ("", "0", "false")
-        self._started = time.monotonic()
+        self._live = self._rich.is_terminal and can_redraw(sys.stdout)
+        self._started = self._told = time.monotonic()
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print a line as it is."""
         self._rich.print(Text(text), style=style)
+        sys.stdout.flush()  # a file or a pipe gets the line now
+
+    def _say_when(self, text: str, style: str | None = None) -> None:
+        """Print a line with the time of day."""
+        self.say(f"[{time.strftime('%H:%M:%S')}] {text}", style)
 
     def plan(self, lines: list[tuple[str, str, str]]) -> None:
         """List sections: number, title, remark."""
@@ -70,9 +64,8 @@ class Console:
 
     def start(self, profile: str, folder: Path, board: Board, *, disk: str = "") -> None:
         """Print what is going to be run, about how long that takes, and which sections are reused."""
-        self._started = time.monotonic()
-        left = board.left
-        about = f", about {seconds_text(left)} on this machine if no stage can be reused" if left else ""
+        self._started = self._told = time.monotonic()
+        about = f", {span}" if (span := _expected(board)) else ""
         self.say(f"CRANE, profile {profile}: {len(board.rows)} sections into {shown(folder)}{about}{disk}")
         for row in [] if self._live else board.rows:
             if row.state == "reused":
@@ -91,14 +84,30 @@ class Console:
             finally:
                 show.refresh()
 
+    def started(self, row: Row) -> None:
+        """Print that a section starts."""
+        if not self._live:
+            self._say_when(f"{row.number}  {row.title}: starts")
+
+    def tell(self, board: Board) -> None:
+        """Print what is being done, how far it is, and the time left, if the last such line is half a minute ago."""
+        if self._live or time.monotonic() - self._told < TELL_SECONDS:
+            return
+        self._told = time.monotonic()
+        running = [row for row in board.rows if row.state == "running"]
+        doing = [f"{row.number} {row.look().line[:_LINE] or 'at work'}" for row in running]
+        ended = len(board.rows) - board.count("waiting", "running")
+        self._say_when("; ".join([*doing, f"{ended} of {len(board.rows)} sections done{_end(board)}"]))
+
     def done(self, row: Row) -> None:
         """Print that a section is done."""
         if not self._live:
-            self.say(f"{row.number}  {row.title}: done in {seconds_text(row.seconds)}")
+            self._say_when(f"{row.number}  {row.title}: done in {seconds_text(row.seconds)}")
 
     def failed(self, row: Row, error: str, *, notebook: Path, log: Path) -> None:
         """Print that a section failed, why, and where its notebook and log are."""
-        self.say(f"{row.number}  {row.title}: FAILED after {seconds_text(row.seconds)}: {error}", style="bold red")
+        took = seconds_text(row.seconds)
+        self._say_when(f"{row.number}  {row.title}: FAILED after {took}: {error}", style="bold red")
         self.say(f"    its notebook: {shown(notebook)}")
         self.say(f"    its log: {shown(log)}")
 
@@ -129,8 +138,8 @@ class Console:
             table.add_column("now", no_wrap=True, overflow="ellipsis", ratio=3)
         for row in board.rows:
             state = Text(row.state, _STYLES.get(row.state, "dim"))
-            now = [Text(row.doing() if row.state == "running" else "", "dim")] if details else []
-            table.add_row(row.number, Text(row.title), state, _elapsed(row), _left(row), *now)
+            now = [Text(row.look().line if row.state == "running" else "", "dim")] if details else []
+            table.add_row(row.number, Text(row.title), state, _elapsed(row), _left(row, board), *now)
         return Group(table, Text(f"elapsed {seconds_text(time.monotonic() - self._started)}{_end(board)}", "dim"))
 
 
@@ -149,7 +158,18 @@ def _elapsed(row: Row) -> str:
     return f"({text})" if row.state == "reused" else text
 
 
-def _left(row: Row) -> str:
+def _left(row: Row, board: Board) -> str:
     """Time that a section is expected to need yet."""
-    is_known = row.state in ("waiting", "running") and row.expected is not None
-    return (f"about {seconds_text(row.left)}" if row.left else "soon") if is_known else ""
+    is_known = row.state in ("waiting", "running") and row.work is not None
+    left = board.seconds(row)
+    return (f"about {seconds_text(left)}" if left else "soon") if is_known else ""
+
+
+def _expected(board: Board) -> str:
+    """Time that a run is expected to take on this machine, before its start; empty if that is not known."""
+    left = board.left
+    if not left:
+        return ""
+    if board.most < 1.2 * left:
+        return f"about {seconds_text(left)} on this machine"
+    return f"about {seconds_text(left)} on this machine, {seconds_text(board.most)} if no stage can be reused"

@@ -22,12 +22,13 @@ from crane_lib.files import read_json, write_json, write_text
 from crane_run.console import Console, shown
 from crane_run.manifest import REPORTS, describe_run, is_current, write_manifest
 from crane_run.notebook import Execution, check_parameters, known_parameters
-from crane_run.schedule import Board, Row, Times, disk_free, disk_needed, size_text
+from crane_run.schedule import REST, Board, Row, disk_free, disk_needed, size_text
 from crane_run.sections import Section, all_sections
+from crane_run.times import REPORT, Times
 from crane_study.checkpoints import CARD, checkpoints_root
 from crane_study.machine import RUNTIME, THREADS_VARIABLE, all_threads, cores_are_limited, granted_memory
 from crane_study.profile import TOLD, EmbeddedSource, LocalSource, Profile
-from crane_study.progress import FILE_VARIABLE, read_progress
+from crane_study.progress import FILE_VARIABLE, Report, forget_report, read_report
 from crane_study.publish import forget_not_run
 from crane_study.store import RECORD, SECTION_VARIABLE, START_VARIABLE, forget, library_versions, remove_partial
 
@@ -55,7 +56,7 @@ class Run:
     @cached_property
     def times(self) -> Times:
         """Times of the sections on this machine, as far as they are known."""
-        return Times(self.folder.parent, self.profile, threads=self.threads)
+        return Times(self.folder.parent, self.profile, threads=self.threads, jobs=self.jobs)
 
     def record_path(self, section: Section) -> Path:
         """File with the record of a section."""
@@ -113,10 +114,10 @@ class Run:
         about = {"section": section.name, "title": section.title, **record, "outputs": outputs}
         write_json(self.record_path(section), about)
         if record["error"] is None:
-            stages = [path for path in (self.folder / "stages").glob(f"*/{RECORD}") if path.stat().st_mtime < since]
-            reused = [stage for stage in map(read_json, stages) if stage.get("section") == section.number]
-            cold = record["seconds"] + sum(stage["seconds"] for stage in reused)  # if nothing could be reused
-            self.times.keep(section.number, cold)
+            stages = [path for path in (self.folder / "stages").glob(f"*/{RECORD}") if path.stat().st_mtime >= since]
+            own = [stage for stage in map(read_json, stages) if stage.get("section") == section.number]
+            made = {stage["name"]: stage["seconds"] for stage in own}
+            self.times.keep(made | {section.number: max(0.1, record["seconds"] - sum(made.values()))})
 
     def _outputs(self, section: Section, since: float) -> list[str]:
         """List the files that a section made, relative to the run's folder; remove those that it no longer makes."""
@@ -178,8 +179,10 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
+def run_sections(run: Run, *, fresh: bool, console: Console, later: float = 0.0) -> int:
     """Run the sections that need it; return 0 if every section is done, 1 if one failed.
+
+    `later` are the seconds of runs that follow, for the time left.
 
     After Ctrl-C or SIGTERM (KeyboardInterrupt) no process is left, and the next start continues from here.
     """
@@ -195,6 +198,7 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
         write_text(run.folder / "profile.yaml", settings)
         keys = {section.number: run.key(section) for section in run.sections}
         board = plan(run, keys)
+        board.later = later + (run.times.expected(REPORT) or 0.0 if board.count("waiting") else 0.0)
         if board.count("waiting"):
             Execution.prepare()
         disk = disk_needed(run.profile, run.folder)
@@ -204,22 +208,45 @@ def run_sections(run: Run, *, fresh: bool, console: Console) -> int:
         for name in REPORTS if changed else ():  # out of date from here on, also for a run that is interrupted
             (run.folder / name).unlink(missing_ok=True)
         _Work(run, keys, board, console).do()
+        started = time.monotonic()
         finish(run, again=changed)
+        if changed:
+            run.times.keep({REPORT: time.monotonic() - started})
         console.finish(run.folder, board)
         return 1 if board.count("failed") else 0
 
 
 def plan(run: Run, keys: dict[str, str], *, fresh: bool = False) -> Board:
-    """Plan a run: its sections, whose `keys` are by number, with the time that each will take or took."""
-    rows = []
+    """Plan a run: its sections, whose `keys` are by number, with the work that each is expected to do.
+
+    A stage is the work of the first section that asks for it; what the sections before would make, if they were run,
+    is the work of the first that waits for them.
+    """
+    rows: list[Row] = []
+    claimed: set[str] = set()
+    declared = {section.number: section.declared.stages for section in all_sections()}
+    run_now = {section.number for section in run.sections}
     for section in run.sections:
         row = Row(section.number, section.title)
+        rows.append(row)
         if not fresh and run.is_current(section, keys[section.number]):
             row.state, row.seconds = "reused", (run.record(section) or {}).get("seconds", 0.0)
-        else:
-            row.expected = run.times.expected(section.number)
-        rows.append(row)
-    return Board(rows, {section.number: section.after for section in run.sections}, run.jobs)
+            claimed.update(section.declared.stages)
+            continue
+        if (rest := run.times.expected(section.number)) is None:
+            continue
+        before = [declared[number] for number in sorted(section.after - run_now)]
+        names = [name for names in (*before, section.declared.stages) for name in names if name not in claimed]
+        claimed.update(names)
+        known = {name: seconds for name in names if (seconds := run.times.expected(name)) is not None}
+        there = set() if fresh else {name for name in known if (run.folder / "stages" / name / RECORD).is_file()}
+        row.work = {REST: rest} | {name: known[name] for name in known if name not in there}
+        row.kept = {name: known[name] for name in there}
+    after = {section.number: section.after for section in run.sections}
+    board = Board(rows, after, run.jobs)
+    if board.count("waiting"):
+        board.pace = run.times.pace
+    return board
 
 
 @dataclass
@@ -248,6 +275,8 @@ class _Work:
                 while self._board.count("waiting", "running"):
                     while (row := self._board.next()) is not None:
                         self._start(row)
+                    self._board.look()
+                    self._console.tell(self._board)
                     ended = [started for started in self._at_work if not started.execution.is_alive()]
                     for started in ended:
                         self._end(started)
@@ -277,8 +306,15 @@ class _Work:
             log=run.folder / "logs" / f"{section.name}.log",
             heading=f"{row.number}  {row.title}, {run.threads} threads",
         )
-        row.start(lambda: read_progress(progress) or execution.last_line())
+        forget_report(progress)  # of a start that was killed
+
+        def look() -> Report:
+            report = read_report(progress)
+            return report if report.line else replace(report, line=execution.last_line())
+
+        row.start(look)
         self._at_work.append(_Started(row, execution, progress, since))
+        self._console.started(row)
 
     def _end(self, started: _Started) -> None:
         run, row, execution = self._run, started.row, started.execution
@@ -289,7 +325,7 @@ class _Work:
         record |= {"threads": run.threads, "jobs": run.jobs, "peak_memory_mib": execution.peak_memory_mib or None}
         run.keep(self._sections[row.number], record, since=started.since)
         execution.close(f"{row.state} after {row.seconds:.1f} s{f': {error}' if error else ''}")
-        started.progress.unlink(missing_ok=True)
+        forget_report(started.progress)
         if error is None:
             self._console.done(row)
         else:
@@ -301,7 +337,7 @@ class _Work:
             started.execution.stop()
             started.row.stop("interrupted")
             started.execution.close(f"interrupted after {started.row.seconds:.1f} s", finished=False)
-            started.progress.unlink(missing_ok=True)
+            forget_report(started.progress)
 
 
 def finish(run: Run, *, again: bool) -> None:
@@ -341,9 +377,11 @@ def run_seeds(runs: list[Run], *, fresh: bool, console: Console) -> int:
     from crane_run.seeds import missing_results, write_summary
 
     codes = []
+    works = [plan(run, {section.number: run.key(section) for section in run.sections}, fresh=fresh) for run in runs]
     for number, run in enumerate(runs, start=1):
         console.say(f"Model seed {number} of {len(runs)} (random seed {run.profile.random_seed})")
-        codes.append(run_sections(run, fresh=fresh, console=console))
+        later = sum(board.left or 0.0 for board in works[number:])
+        codes.append(run_sections(run, fresh=fresh, console=console, later=later))
     folders = {run.profile.random_seed: run.folder for run in runs}
     lacking = missing_results(folders)
     if max(codes) or lacking:

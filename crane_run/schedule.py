@@ -1,41 +1,53 @@
-"""The order in which sections start, how long they take on this machine, and the disk that they need."""
+"""The order in which sections start, the time that is left, and the disk that a run needs."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from graphlib import TopologicalSorter
-from heapq import heapreplace
 from pathlib import Path
 from typing import Literal
 
 from crane_lib.errors import CraneError
-from crane_lib.files import fingerprint, read_json, write_json
-from crane_study.profile import TOLD, Profile
+from crane_study.profile import Profile
+from crane_study.progress import Report
 
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
 _OPEN = ("waiting", "running")
+REST = ""  # name of a section's work outside stages: starting, tables, figures
+# What is computed with all threads, whichever section asks for it (`all_threads` in crane_study/study.py).
+ON_ALL_THREADS = ("corpus", "base_model", "chat_model", "relevance_base", "relevance_chat")
+_PRIOR = 10.0  # seconds of work that the expected speed counts for
+_MEMORY = 45.0  # seconds after which a measured speed counts for a third: a core may become busy or free
+_GIGABYTE = 1e9
 
 
 @dataclass
 class Row:
-    """One section of a run."""
+    """One section of a run.
+
+    Work is counted in the seconds that are expected of it. `work` is what each stage that the section makes and the
+    rest of it still need; `kept` are stages that lie there from an earlier start and are expected to be reused.
+    """
 
     number: str
     title: str
-    expected: float | None = None  # seconds
+    work: dict[str, float] | None = None  # None: unknown
+    kept: dict[str, float] = field(default_factory=dict)
     state: State = "waiting"
     seconds: float = 0.0  # that it took
-    doing: Callable[[], str] = str  # its own report of progress while it runs
+    look: Callable[[], Report] = Report  # its own report of progress while it runs
     _started: float = 0.0
+    _seen: tuple[str, float, float] = ("", 0.0, 0.0)  # stage, and the shares of it that were done and skipped
+    _base: float = 0.0  # work that was left of it then
+    _least: float = 0.0  # ... and will be after one more step
 
-    def start(self, doing: Callable[[], str]) -> None:
+    def start(self, look: Callable[[], Report]) -> None:
         """Mark the section as running."""
-        self.state, self.doing, self._started = "running", doing, time.monotonic()
+        self.state, self.look, self._started = "running", look, time.monotonic()
 
     def stop(self, state: State) -> None:
         """Mark the section as ended."""
@@ -48,9 +60,43 @@ class Row:
 
     @property
     def left(self) -> float:
-        """Seconds that the section is expected to need yet; 0 where unknown or overdue."""
-        done = self.elapsed if self.state == "running" else 0.0
-        return max(0.0, (self.expected or 0.0) - done) if self.state in _OPEN else 0.0
+        """Work that is still to be done; 0 where unknown or overdue."""
+        return sum((self.work or {}).values()) if self.state in _OPEN else 0.0
+
+    def do(self, report: Report, expected: float) -> float:
+        """Take off what has been done since the last look, and return how much that is.
+
+        Work that reports no share is taken to be as fast as `expected`, until none of it is left.
+        """
+        work, done = self.work, 0.0
+        if work is None:
+            return expected
+        making = report.making
+        for name, state in report.stages.items():
+            left = work.pop(name, 0.0) if state != "making" else 0.0
+            done += left if state == "made" else 0.0
+        if making not in work:
+            return done + expected  # a stage of unknown length
+        if report.share is not None and making and (making, report.share) != self._seen[:2]:
+            return done + self._step(making, report.share, report.skipped or 0.0)
+        before, least = work[making], self._least if making == self._seen[0] else 0.0
+        work[making] = max(min(least, before), before - expected)
+        return done + before - work[making]
+
+    def _step(self, stage: str, share: float, skipped: float) -> float:
+        """Take off what a stage says is done, and return how much this start has done of it."""
+        assert self.work is not None
+        before = self.work[stage]
+        name, old_share, old_skipped = self._seen
+        if name != stage or share < old_share:
+            old_share, old_skipped, self._base = 0.0, 0.0, before
+        scale = self._base / max(1 - old_share, 1e-9)  # work of the whole
+        past = max(0.0, skipped - old_skipped)
+        step = share - old_share - past
+        self._base = self.work[stage] = scale * (1 - share)
+        self._least = max(0.0, self._base - scale * step) if step > 0 else 0.0
+        self._seen = stage, share, skipped
+        return before - self._base - scale * past
 
 
 @dataclass
@@ -60,6 +106,11 @@ class Board:
     rows: list[Row]
     after: Mapping[str, frozenset[str]] = field(default_factory=dict)  # numbers of all sections that each waits for
     jobs: int = 1  # sections that may run at once
+    pace: tuple[float, ...] = ()  # of a section when 1, 2, ... run at once, against that of `jobs` at once
+    later: float = 0.0  # work of runs that follow this one
+    _looked: float | None = None
+    _done: float = 0.0  # work of the last minute or so ...
+    _took: float = 0.0  # ... and the seconds that it took; both weigh less as time passes
 
     def row(self, number: str) -> Row:
         """Row of a section."""
@@ -72,100 +123,100 @@ class Board:
     def next(self) -> Row | None:
         """The section that should start now, None if none may: the first in order whose needs have ended."""
         open_ = {row.number for row in self.rows if row.state in _OPEN}
-        ready = [row for row in self._order() if row.state == "waiting" and not open_ & self._needs(row)]
+        ready = [
+            row for row in self._order(lambda row: row.left) if row.state == "waiting" and not open_ & self._needs(row)
+        ]
         return ready[0] if ready and self.count("running") < self.jobs else None
+
+    @property
+    def speed(self) -> float:
+        """Expected seconds of work that a section does in a second, with as many at once as there may be."""
+        return self._done / self._took if self._took else 1.0
+
+    def look(self) -> None:
+        """Look at what the running sections have done since the last look, and how fast."""
+        now = time.monotonic()
+        passed, self._looked = now - (self._looked if self._looked is not None else now), now
+        work = sum(row.left for row in self.rows)
+        if not self._took:
+            self._done = self._took = max(_PRIOR, work / 100)
+        keep = math.exp(-passed / max(_MEMORY, work / self.speed / self.jobs / 30))
+        running = {row.number: row.look() for row in self.rows if row.state == "running"}
+        shared = any(report.making in ON_ALL_THREADS for report in running.values())
+        passed *= 1.0 if shared else self._pace_of(len(running))
+        done, took = 0.0, passed * len(running)
+        for number, report in running.items():
+            row = self.row(number)
+            self._take_over(row, report)
+            done += row.do(report, passed * self.speed)
+        self._done, self._took = self._done * keep + done, self._took * keep + took
+
+    def _take_over(self, row: Row, report: Report) -> None:
+        """Count a stage for the section that makes or reuses it, whichever was expected to."""
+        for name, state in report.stages.items():
+            if state != "reused" and any(name in other.kept for other in self.rows):
+                for other in self.rows:  # so what lies there is out of date
+                    if other.work is not None and other.state in _OPEN:
+                        other.work |= other.kept
+                    other.kept = {}
+            for other in self.rows:
+                if other is not row and other.state in _OPEN:
+                    known = (other.work or {}).pop(name, None)
+                    if known is not None and row.work is not None and state == "making":
+                        row.work[name] = known
+                if state == "reused":
+                    other.kept.pop(name, None)
+
+    def seconds(self, row: Row) -> float:
+        """Seconds that a section is expected to need yet; 0 where unknown or overdue."""
+        return row.left / self.speed / self._pace_of(max(1, self.count("running")))
 
     @property
     def left(self) -> float | None:
         """Seconds until all is done, None if the time of a section is unknown."""
-        if any(row.expected is None for row in self.rows if row.state in _OPEN):
+        if any(row.work is None for row in self.rows if row.state in _OPEN):
             return None
-        places, ends = [0.0] * self.jobs, dict.fromkeys((row.number for row in self.rows), 0.0)
-        for row in sorted(self._order(), key=lambda row: row.state != "running"):
-            if row.state in _OPEN:
-                ready = max((ends[number] for number in self._needs(row)), default=0.0)
-                ends[row.number] = max(places[0], ready) + row.left
-                heapreplace(places, ends[row.number])
-        return max(ends.values(), default=0.0)
+        return (self._span(lambda row: row.left) + self.later) / self.speed
+
+    @property
+    def most(self) -> float:
+        """Seconds until all is done if nothing of an earlier start can be reused, before the start."""
+        return self._span(lambda row: row.left + sum(row.kept.values())) + self.later
+
+    def _span(self, work: Callable[[Row], float]) -> float:
+        """Work from now to the end on the way that takes longest, with several sections at once."""
+        left = {row.number: work(row) for row in self.rows if row.state in _OPEN}
+        running = [row for row in self.rows if row.state == "running"]
+        waiting, span = [row for row in self._order(work) if row.state == "waiting"], 0.0
+        while left:
+            ready = [row for row in waiting if not left.keys() & self._needs(row)]
+            started = ready[: max(0, self.jobs - len(running))]
+            running += started
+            waiting = [row for row in waiting if row not in started]
+            step = min(left[row.number] for row in running)
+            span += step / self._pace_of(len(running))
+            for row in running:
+                left[row.number] -= step
+            running = [row for row in running if left[row.number] > 0 or bool(left.pop(row.number))]
+        return span
+
+    def _pace_of(self, count: int) -> float:
+        return self.pace[count - 1] if 0 < count <= len(self.pace) else 1.0
 
     def _needs(self, row: Row) -> set[str]:
         """Sections of this run that a section waits for."""
         return {other.number for other in self.rows} & self.after.get(row.number, frozenset())
 
-    def _order(self) -> list[Row]:
+    def _order(self, work: Callable[[Row], float]) -> list[Row]:
         """Order of start: by number for one at a time, else by the longest chain of work that begins with each."""
         if self.jobs == 1:
             return self.rows
-        chains = {row.number: row.left for row in self.rows}  # seconds
+        chains = {row.number: work(row) for row in self.rows}
         needs = {row.number: self._needs(row) for row in self.rows}
         for number in reversed(list(TopologicalSorter(needs).static_order())):
             later = [chains[other] for other in chains if number in needs[other]]
             chains[number] += max(later, default=0.0)
         return sorted(self.rows, key=lambda row: chains[row.number], reverse=True)
-
-
-TIMES = ".times"  # folder of this machine's own record, next to the runs, so that --fresh leaves it
-_REPEATS = 60
-_GIGABYTE = 1e9
-
-
-def calibrate() -> float:
-    """Measure the speed of this machine: seconds of a fixed piece of arithmetic, the best of several attempts.
-
-    Half of it is one larger matrix product, half are many small steps, in which a small model spends its time. Only the
-    processor time of one thread counts: several threads would wait for one another on a busy machine.
-    """
-    import numpy as np  # here, so that the command line starts without it
-    from threadpoolctl import threadpool_limits
-
-    random = np.random.default_rng(0)
-    large = random.standard_normal((512, 512), dtype=np.float32)
-    small = random.standard_normal((64, 64), dtype=np.float32)
-
-    def work() -> float:
-        started = time.thread_time()
-        large @ large
-        for _ in range(100):
-            np.tanh(small @ small).sum(axis=0)
-        return time.thread_time() - started
-
-    with threadpool_limits(1):
-        return min(work() for _ in range(_REPEATS))
-
-
-class Times:
-    """Seconds that the sections of a profile take on this machine, in `threads` threads, if nothing can be reused.
-
-    They are those of an earlier run in `folder`, where all runs are; before the first one, those that the profile
-    expects, scaled by the speed of this machine relative to the one that they were taken on.
-    """
-
-    def __init__(self, folder: Path, profile: Profile, *, threads: int) -> None:
-        told = {*TOLD, "name", "random_seed"}  # they do not change the time
-        settings = {name: value for name, value in profile.resolved().items() if name not in told}
-        self._path = folder / TIMES / f"{fingerprint({'profile': settings, 'threads': threads})}.json"
-        self._profile = profile
-
-    def expected(self, number: str) -> float | None:
-        """Seconds of a section, None where unknown."""
-        own, seconds = self._own(), self._profile.expected_seconds.get(number)
-        return own[number] if number in own else (seconds * self._scale if seconds else None)
-
-    def keep(self, number: str, seconds: float) -> None:
-        """Record how long a section took."""
-        write_json(self._path, {**self._own(), number: round(seconds, 2)})
-
-    @cached_property
-    def _scale(self) -> float:
-        reference = self._profile.calibration_seconds
-        return calibrate() / reference if reference else 1.0
-
-    def _own(self) -> dict[str, float]:
-        with suppress(CraneError):
-            found = read_json(self._path)
-            pairs = found.items() if isinstance(found, dict) else ()
-            return {str(name): float(value) for name, value in pairs if isinstance(value, (int, float))}
-        return {}
 
 
 def check_disk(profile: Profile, folder: Path) -> None:

@@ -31,6 +31,7 @@ class Declaration(BaseModel):
 
     needs: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
 

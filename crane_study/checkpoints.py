@@ -30,6 +30,24 @@ def checkpoints_root() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE) or ROOT / "artifacts" / "checkpoints")
 
 
+def is_trained_here(profile: Profile) -> bool:
+    """Return whether a profile's models will be trained, as far as can be said before its texts are made."""
+    source = profile.source
+    if not isinstance(source, EmbeddedSource) or source.weights == "trained":
+        return isinstance(source, EmbeddedSource)
+    return find_checkpoint(_settings(profile, source))[0] is None
+
+
+def _settings(profile: Profile, source: EmbeddedSource) -> dict[str, Any]:
+    """Return the part of a recipe that the profile states."""
+    parts = {"architecture": source.architecture, "base": source.base, "chat": source.chat}
+    return {
+        **{f"{name}.{key}": value for name, part in parts.items() for key, value in part.model_dump().items()},
+        "random_seed": profile.random_seed,
+        "dtype": "float64" if profile.dtype == "float64" else "float32",
+    }
+
+
 def recipe(profile: Profile, corpus: Path) -> dict[str, Any]:
     """Everything that determines the models of a profile, up to rounding.
 
@@ -43,11 +61,8 @@ def recipe(profile: Profile, corpus: Path) -> dict[str, Any]:
     assert isinstance(source, EmbeddedSource)
     documents = pd.read_parquet(corpus / "documents.parquet", columns=["split", "text"])
     texts = hashlib.sha256("\0".join(documents.loc[documents["split"] == "train", "text"]).encode())
-    parts = {"architecture": source.architecture, "base": source.base, "chat": source.chat}
     return {
-        **{f"{name}.{key}": value for name, part in parts.items() for key, value in part.model_dump().items()},
-        "random_seed": profile.random_seed,
-        "dtype": "float64" if profile.dtype == "float64" else "float32",
+        **_settings(profile, source),
         "texts": texts.hexdigest(),
         "conversations": sha256(corpus / "conversations.jsonl"),
     }

@@ -30,6 +30,7 @@ from crane_lib.files import atomic, fingerprint, read_json, sha256, write_json
 from crane_study.fingerprints import code_fingerprint
 from crane_study.locks import locked, wait_for
 from crane_study.machine import measuring, on_all_threads, threads
+from crane_study.progress import note_stage
 
 SCHEMA = "crane.stage/1"
 RECORD = "stage.json"
@@ -119,6 +120,8 @@ class Store:
                     record = self._make(make, arguments, about, scratch=scratch)
         if not _is_first():
             wait_for(folder, lambda: _complete(folder, key))
+        else:
+            note_stage(name, "reused" if reused else "made")
         made = f"made in {record['seconds']:.1f} s"
         self._say(f"{name}: reused ({made}, inputs unchanged)" if reused else f"{name}: {made}")
         self._finished[name] = Stage(name, folder, key, reused, record["seconds"])
@@ -148,6 +151,7 @@ class Store:
             given["scratch"].mkdir(parents=True, exist_ok=True)
         try:
             if _is_first():
+                note_stage(name, "making")
                 record = _write(self.root / name, make, given, about)
             elif scratch:
                 make(self.root / name, **given)

@@ -94,6 +94,9 @@ class FakeExecution:
     def stop(self):
         """End it."""
 
+    def last_line(self):
+        return "at work"
+
     def close(self, text, *, finished=True):
         with self.log.open("a") as stream:
             stream.write(f"{'end: ' if finished else ''}{text}\n")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, sha256
+from crane_lib.files import read_json, sha256, write_json
 from crane_run import runner, sections
 from crane_run.console import Console
 from crane_run.runner import Run, run_sections
@@ -35,7 +35,7 @@ def notebooks(tmp_path, monkeypatch):
 @pytest.fixture
 def work(monkeypatch):
     """Execution without a process: writes what a section writes, fails or is interrupted where told to."""
-    state = SimpleNamespace(done=[], given=[], variables={}, problems={}, tables={})
+    state = SimpleNamespace(done=[], given=[], variables={}, problems={}, tables={}, stages={})
 
     class Executed(FakeExecution):
         def work(self, folder):
@@ -46,6 +46,9 @@ def work(monkeypatch):
             for name in state.tables.get(number, [f"{number}_a.csv"]):
                 (folder / "tables").mkdir(exist_ok=True)
                 (folder / "tables" / name).write_text(f"made {len(state.done)}")
+            for name, seconds in state.stages.get(number, {}).items():
+                about = {"name": name, "key": "k", "section": number, "seconds": seconds, "inputs": {}, "outputs": {}}
+                write_json(folder / "stages" / name / "stage.json", about)
             return state.problems.get(number)
 
     monkeypatch.setattr(runner, "Execution", Executed)
@@ -297,18 +300,32 @@ def test_what_cannot_be_run_is_refused_before_anything_is_done_or_thrown_away(tm
 def test_times_are_remembered_beside_the_runs(tmp_path, notebooks, work):
     profile = PROFILE.model_copy(update={"expected_seconds": {"00": 30.0}, "calibration_seconds": None})
     run = Run(profile, tmp_path / "smoke", sections.choose_sections([], None))
-    assert [run.times.expected(number) for number in ("00", "01", "02")] == [30.0, None, None]
+    assert [run.times.expected(part) for part in ("00", "01", "corpus")] == [30.0, None, None]
+    work.stages["01"] = {"corpus": 500.0}
     run_sections(run, fresh=True, console=Console())
-    assert all(run.times.expected(number) < 30 for number in ("00", "01", "02"))
-    # What a stage took counts where it was used again: the next start from nothing has to make it.
+    assert [run.times.expected(part) for part in ("00", "01", "02", "corpus")] == [0.1, 0.1, 0.1, 500.0]
+
+
+def test_the_time_of_a_stage_is_told_where_it_has_to_be_made(tmp_path, notebooks, work, monkeypatch):
+    first, second = {"stages": ["corpus"]}, {"needs": ["00"], "stages": ["relevance", "unknown"]}
+    declare(notebooks, monkeypatch, _00=first, _01=second)
+    seconds = {"00": 1.0, "01": 2.0, "02": 4.0, "corpus": 10.0, "relevance": 20.0}
+    profile = PROFILE.model_copy(update={"expected_seconds": seconds, "calibration_seconds": None})
+
+    monkeypatch.setattr("crane_run.times.all_threads", lambda: 2)
+
+    def planned(*only, fresh=False):
+        run = Run(profile, tmp_path / "smoke", sections.choose_sections(list(only), None))
+        board = runner.plan(run, {section.number: run.key(section) for section in run.sections}, fresh=fresh)
+        return board.left, board.most, {row.number: row.left for row in board.rows}
+
+    assert planned() == (37, 37, {"00": 11, "01": 22, "02": 4})
+    assert planned("01") == (32, 32, {"01": 32})  # it makes what the first would have made
     stage = tmp_path / "smoke" / "stages" / "corpus" / "stage.json"
     stage.parent.mkdir(parents=True)
-    about = {"name": "corpus", "key": "k", "section": "01", "seconds": 500.0, "inputs": {}, "outputs": {}}
-    stage.write_text(json.dumps(about))
-    make_old(stage)
-    change(notebooks)
-    start(tmp_path, profile=profile)
-    assert [run.times.expected(number) >= 500 for number in ("00", "01", "02")] == [False, True, False]
+    stage.write_text("{}")
+    assert planned() == (27, 37, {"00": 1, "01": 22, "02": 4})
+    assert planned(fresh=True)[0] == 37
 
 
 def test_jobs_share_the_cores_out_and_start_what_may_start(tmp_path, notebooks, work, monkeypatch):

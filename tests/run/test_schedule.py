@@ -1,26 +1,27 @@
-import time
+import itertools
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from crane_lib.errors import CraneError
 from crane_run import schedule
-from crane_run.schedule import TIMES, Board, Row, Times, calibrate, check_disk, disk_needed, size_text
+from crane_run.schedule import REST, Board, Row, check_disk, disk_needed, size_text
 from crane_study.profile import Needs, load_profile
+from crane_study.progress import Report
 
 SMOKE = load_profile("smoke")
 
 
 def board(seconds, after=None, jobs=2):
-    return Board([Row(number, f"Section {number}", left) for number, left in seconds.items()], after or {}, jobs)
+    return Board(
+        [Row(number, f"Section {number}", {REST: left}) for number, left in seconds.items()], after or {}, jobs
+    )
 
 
 def start_all(found):
     started = []
     while (row := found.next()) is not None:
-        row.start(str)
+        row.start(Report)
         started.append(row.number)
     return started
 
@@ -62,76 +63,176 @@ def test_seconds_until_all_is_done(seconds, after, jobs, expected):
     assert board(seconds, after, jobs).left == expected
 
 
-def test_the_time_left_counts_what_runs_and_is_unknown_where_a_section_is(monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when the test says so."""
+    now = [100.0]
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_time_left_counts_what_runs_and_is_unknown_where_a_section_is(clock):
     found = board({"00": 30.0, "01": 10.0}, {"01": {"00"}})
     row = found.row("00")
     assert (row.elapsed, row.left, found.left) == (0.0, 30.0, 40.0)
-    row.start(str)
+    row.start(Report)
+    found.look()
     clock[0] += 12
+    found.look()
     assert (row.elapsed, row.left, found.left) == (12.0, 18.0, 28.0)
-    row.expected = None
+    row.work, known = None, row.work
     assert found.left is None
-    row.expected = 30.0
+    found.look()
+    row.work = known
     clock[0] += 100
+    found.look()
     assert row.left == 0.0
+    assert 20 < found.left < 100  # what took too long is taken for slowness
     row.stop("done")
     clock[0] += 5
-    assert (row.elapsed, row.left, row.state, found.left) == (112.0, 0.0, "done", 10.0)
+    assert (row.elapsed, row.left, row.state) == (112.0, 0.0, "done")
+    found.later = 30.0
+    assert found.left == pytest.approx(40 / found.speed)
+
+
+def reports(found, number, share=None, skipped=None, **stages):
+    row = found.row(number)
+    if row.state == "waiting":
+        row.start(Report)
+    row.look = lambda: Report("", stages, share, skipped)
+    found.look()
+
+
+def test_a_stage_counts_where_it_is_made_and_not_where_it_is_reused(clock):
+    rows = [
+        Row("00", "Models", {REST: 5.0, "corpus": 10.0, "model": 100.0}),
+        Row("01", "Relevance", {REST: 5.0, "relevance": 50.0}),
+        Row("02", "Selection", {REST: 5.0}, kept={"selection": 20.0}),
+        Row("03", "Masks", {REST: 5.0}, kept={"masks": 200.0}),
+    ]
+    found = Board(rows, jobs=2)
+    assert (found.left, found.most) == (115.0, 205.0)
+    reports(found, "00", corpus="reused")
+    assert found.row("00").left == 105.0
+    reports(found, "01", corpus="reused", model="making")  # the other one was expected to
+    assert (found.row("00").left, found.row("01").left) == (5.0, 155.0)
+    assert (found.row("02").left, found.row("03").left) == (5.0, 5.0)
+    reports(found, "01", corpus="reused", model="made", relevance="made", selection="making")
+    assert (found.row("01").left, found.row("02").left) == (25.0, 5.0)
+    assert found.row("03").left == 205.0  # what lay there is out of date
+    assert found.most == found._span(lambda row: row.left)
+
+
+def test_what_an_earlier_start_did_is_no_speed(clock):
+    found = Board([Row("00", "Masks", {"masks": 100.0})])
+    reports(found, "00", masks="making")
+    clock[0] += 1
+    reports(found, "00", 0.5, 0.5, masks="making")
+    assert found.row("00").left == 50.0
+    assert 0.9 < found.speed <= 1.0
+    clock[0] += 10
+    reports(found, "00", 0.7, 0.5, masks="making")
+    assert found.row("00").left == pytest.approx(30.0)
+    assert found.speed > 1.2
+
+
+SECTIONS = {  # what a simulated run needs, in seconds of the reference machine; stages with a * report their share
+    "00": {REST: 4, "corpus": 3, "model*": 2},
+    "01": {REST: 8, "relevance*": 30},
+    "02": {REST: 10, "selection": 2},
+    "03": {REST: 15, "perplexity*": 90},
+    "04": {REST: 15, "questions*": 110},
+    "05": {REST: 10, "answers*": 40},
+    "06": {REST: 20, "controls": 1, "control_perplexity*": 60, "control_questions*": 70},
+    "07": {REST: 20, "relevance_chat*": 20, "perplexity_chat*": 60, "questions_chat*": 60},
+    "08": {REST: 8},
+    "10": {REST: 10, "ablation*": 90},
+}
+AFTER = {
+    "01": {"00"},
+    "02": {"00", "01"},
+    "06": {"00", "01"},
+    **{number: {"00", "01", "02"} for number in ("03", "04", "05", "10")},
+    "07": {"00", "01", "02", "03", "04", "05"},
+    "08": {"00", "01", "02", "03", "04", "05", "07"},
+}
+
+
+class Simulated:
+    """A section that is being done: half of what is outside stages comes before them."""
+
+    def __init__(self, number, rough):
+        parts = {name: seconds for name, seconds in SECTIONS[number].items() if name}
+        rest = SECTIONS[number][REST] / 2
+        # The reference's seconds are never quite those of another machine.
+        self.queue = [(REST, rest), *((name, seconds * next(rough)) for name, seconds in parts.items()), (REST, rest)]
+        self.stages, self.gone = {}, 0.0
+
+    def pass_by(self, work):
+        while self.queue and work > 0:
+            step = min(work, self.queue[0][1] - self.gone)
+            work, self.gone = work - step, self.gone + step
+            name, seconds = self.queue[0]
+            done = self.gone >= seconds - 1e-9
+            if name:
+                self.stages[name.rstrip("*")] = "made" if done else "making"
+            if done:
+                self.queue.pop(0)
+                self.gone = 0.0
+
+    def look(self):
+        name, seconds = self.queue[0] if self.queue else ("", 1.0)
+        said = name.endswith("*") and self.gone > 0.1 * seconds  # it loads its model first
+        share = int(20 * (self.gone / seconds - 0.1) / 0.9) / 20 if said else None
+        return Report("", dict(self.stages), share, 0.0 if said else None)
+
+
+def simulate(clock, *, jobs, speed, pace=()):
+    """Run everything; gives pairs of seconds since the start and of the time left that was told then, and the end."""
+    rough = itertools.cycle([1.1, 0.95, 1.0, 1.05, 0.9])
+    rows = [
+        Row(number, number, {name.rstrip("*"): float(seconds) for name, seconds in parts.items()})
+        for number, parts in SECTIONS.items()
+    ]
+    found, began, at_work, told = Board(rows, AFTER, jobs, pace), clock[0], {}, []
+    while found.count("waiting", "running"):
+        while (row := found.next()) is not None:
+            at_work[row.number] = Simulated(row.number, rough)
+            row.start(at_work[row.number].look)
+        clock[0] += 2.0
+        for number, section in list(at_work.items()):
+            section.pass_by(2.0 * speed(clock[0] - began, len(at_work)))
+            if not section.queue:
+                found.row(number).stop("done")
+                del at_work[number]
+        found.look()
+        if int(clock[0]) % 10 == 0:
+            told.append((clock[0] - began, found.left))
+    return told, clock[0] - began
+
+
+@pytest.mark.parametrize(
+    ("jobs", "speed", "pace", "since"),
+    [
+        (2, lambda _now, _running: 1.0, (), 60),
+        (1, lambda _now, _running: 1.2, (), 60),
+        (2, lambda _now, _running: 1 / 3, (), 60),
+        (1, lambda _now, _running: 3.0, (), 60),
+        (2, lambda _now, running: 1.0 if running == 1 else 2 / 3, (1.5, 1.0), 60),
+        (2, lambda now, _running: 1 / 3 if now < 700 else 2 / 9, (), 760),
+        (2, lambda now, _running: 0.5 if now < 250 else 1.0, (), 310),
+    ],
+    ids=["reference", "one core", "slow", "fast", "one of two cores is busy", "one becomes busy", "one becomes free"],
+)
+def test_after_the_first_minute_the_time_left_is_within_a_quarter_of_the_truth(clock, jobs, speed, pace, since):
+    told, end = simulate(clock, jobs=jobs, speed=speed, pace=pace)
+    later = [(now, left, end - now) for now, left in told if since <= now <= end - 10]
+    assert len(later) > 15
+    assert [one for one in later if abs(one[1] / one[2] - 1) > 0.25] == []
 
 
 def changed(**values):
     return SMOKE.model_copy(update=values)
-
-
-def test_the_profiles_seconds_are_scaled_until_this_machine_has_its_own_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "calibrate", lambda: 0.006)
-    for reference, seconds in ((0.002, 120.0), (None, 40.0)):
-        times = Times(tmp_path, changed(expected_seconds={"00": 40.0}, calibration_seconds=reference), threads=2)
-        assert (times.expected("00"), times.expected("01")) == (pytest.approx(seconds), None)
-    monkeypatch.setattr(schedule, "calibrate", None)  # not asked any more
-    Times(tmp_path, SMOKE, threads=2).keep("00", 12.3456)
-    Times(tmp_path, SMOKE, threads=2).keep("01", 7.0)
-    assert Times(tmp_path, SMOKE, threads=2).expected("00") == 12.35
-    # The same study of another random seed, or with other words about it, takes as long ...
-    other = changed(name="smoke-seed1", random_seed=1, description="other", expected_seconds={}, needs=Needs())
-    assert Times(tmp_path, other, threads=2).expected("01") == 7.0
-    # ... but not another one, or one with fewer threads.
-    relevance = SMOKE.relevance.model_copy(update={"token_budget": 1})
-    assert Times(tmp_path, changed(relevance=relevance, expected_seconds={}), threads=2).expected("00") is None
-    bare = changed(expected_seconds={})
-    assert Times(tmp_path, bare, threads=1).expected("00") is None
-    (path,) = (tmp_path / TIMES).iterdir()
-    for content in ("{half", "[]", '{"00": "soon"}'):
-        path.write_text(content)
-        assert Times(tmp_path, bare, threads=2).expected("00") is None
-    Times(tmp_path, bare, threads=2).keep("00", 2.0)
-    assert Times(tmp_path, bare, threads=2).expected("00") == 2.0
-
-
-def blas_threads():
-    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-
-
-def test_calibration_uses_one_thread_and_does_not_count_the_time_without_a_core(monkeypatch):
-    """As where other processes have the cores: here it sleeps 50 ms in every piece of its work."""
-    tanh, seen = np.tanh, []
-
-    def wait(values):
-        seen.append(blas_threads() if not seen else None)
-        if len(seen) % 100 == 0:
-            time.sleep(0.05)
-        return tanh(values)
-
-    monkeypatch.setattr(schedule, "_REPEATS", 5)
-    monkeypatch.setattr(np, "tanh", wait)
-    with threadpool_limits(2):
-        before = blas_threads()
-        assert 1e-5 < calibrate() < 0.05
-        assert blas_threads() == before
-    assert seen[0] == {1}
-    assert len(seen) == 500
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):

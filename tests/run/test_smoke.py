@@ -45,6 +45,8 @@ def run(artifacts) -> Path:
 def test_every_section_is_executed_and_needs_those_that_made_the_stages_it_reads(run):
     """Checks the needs of sections.yaml; a section that lacks one would wait for a stage, or make it itself."""
     makers = {path.parent.name: json.loads(path.read_text())["section"] for path in run.glob("stages/*/stage.json")}
+    stages = {name: section.number for section in all_sections() for name in section.declared.stages}
+    assert {name: stages.get(name) for name in makers} == makers  # for the time that is told
     for section in all_sections():
         book = json.loads((run / "notebooks" / f"{section.name}.ipynb").read_text(encoding="utf-8"))
         outputs = [output for cell in book["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]

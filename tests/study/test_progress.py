@@ -1,10 +1,23 @@
 import json
-from contextlib import suppress
+import re
+import sys
+import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from crane_study import progress as module
-from crane_study.progress import FILE_VARIABLE, advancing, progress, read_progress
+from crane_study.progress import (
+    FILE_VARIABLE,
+    Report,
+    advancing,
+    can_redraw,
+    forget_report,
+    note_stage,
+    progress,
+    read_report,
+    seconds_text,
+)
 
 
 @pytest.fixture
@@ -15,15 +28,36 @@ def file(tmp_path, monkeypatch):
     return path
 
 
-def test_what_is_done_is_written_for_the_runner(file):
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when the test says so."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_seconds_for_people():
+    told = {0.2: "0 s", 119.4: "119 s", 119.6: "2 min 00 s", 185: "3 min 05 s", 7210: "2 h 00 min"}
+    assert {seconds: seconds_text(seconds) for seconds in told} == told
+
+
+def test_what_is_done_is_written_for_the_runner(file, clock):
+    note_stage("corpus", "reused")
+    note_stage("relevance_base", "making")
     with progress("Relevance", 4) as bar:
+        stages = {"corpus": "reused", "relevance_base": "making"}
+        assert read_report(file) == Report("Relevance 0/4", stages, 0.0, 0.0)
+        bar.skip(1)
+        clock[0] = 300.0
         bar.advance(note="loss 0.91")
-        state = json.loads(file.read_text())
-        assert state.pop("left") >= 0
-        assert state == {"description": "Relevance", "done": 1, "total": 4, "note": "loss 0.91"}
-        bar.advance(2)
-        assert read_progress(file) == f"Relevance 3/4, {json.loads(file.read_text())['left']:.0f} s left"
-    assert not file.exists()
+        assert read_report(file) == Report("Relevance 2/4 loss 0.91, 10 min 00 s left", stages, 0.5, 0.25)
+    note_stage("relevance_base", "made")
+    assert read_report(file) == Report(stages={"corpus": "reused", "relevance_base": "made"})
+    with progress("Loading the model"):
+        assert read_report(file).line == "Loading the model"
+        assert read_report(file).share is None
+    forget_report(file)
+    assert list(file.parent.iterdir()) == []
 
 
 def test_the_file_goes_after_a_failure_too(file):
@@ -35,12 +69,11 @@ def test_the_file_goes_after_a_failure_too(file):
 
 
 @pytest.mark.parametrize("before", [0, 5])
-def test_the_time_left_is_in_proportion_to_what_was_done_now(file, monkeypatch, before):
-    clock = iter([0.0, 10.0, 10.0, 10.0, 10.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+def test_the_time_left_is_in_proportion_to_what_was_done_now(file, clock, before):
     with progress("Work", 5 + before) as bar:
         advance = advancing(bar)
         advance(before, 5 + before)
+        clock[0] = 10.0
         advance(before + 2, 5 + before)
         state = json.loads(file.read_text())
         assert (state["done"], state["left"]) == (before + 2, 15.0)
@@ -49,47 +82,80 @@ def test_the_time_left_is_in_proportion_to_what_was_done_now(file, monkeypatch, 
 def test_the_file_is_not_written_at_every_step(file, monkeypatch):
     monkeypatch.setattr(module, "_INTERVAL", 1e9)
     with progress("Work", 3) as bar:
-        bar._written = module.time.monotonic()
         bar.advance()
-        assert not file.exists()
+        assert json.loads(file.read_text())["done"] == 0
         bar.advance(2)
         assert json.loads(file.read_text())["done"] == 3
 
 
-@pytest.mark.parametrize("delay", [0.0, 5.0])
+def wait_until(true):
+    until = time.time() + 10
+    while not true() and time.time() < until:
+        time.sleep(0.01)
+    assert true()
+
+
+@contextmanager
+def on_a_terminal(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        patch.setenv("TERM", "xterm")
+        patch.delenv("CI", raising=False)
+        yield patch
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05])
 def test_the_bar_of_a_terminal_counts_what_was_done_before_and_may_wait_for_long_work(monkeypatch, delay):
-    clock = iter([0.0, 4.0, 6.0, 6.0, 6.0])
-    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    with progress("Work", 10, delay=delay) as bar:
+    with on_a_terminal(monkeypatch), progress("Work", 10, delay=delay) as bar:
+        assert (bar._bar is None) == bool(delay)
         bar.skip(4)
         bar.advance(1)
-        assert (bar._bar is None) == bool(delay)
+        wait_until(lambda: bar._bar is not None)
         bar.advance(2)
         (shown,) = bar._bar.tasks
         assert (shown.completed, shown.total) == (7, 10)
 
 
-def test_without_terminal_and_file_nothing_is_shown(capsys):
-    with progress("Work", 1) as bar:
-        bar.advance()
-    assert capsys.readouterr() == ("", "")
+def test_a_terminal_whose_lines_are_kept_is_not_redrawn(monkeypatch):
+    with on_a_terminal(monkeypatch) as patch:
+        assert can_redraw(sys.stderr)
+        patch.setenv("CI", "1")
+        assert not can_redraw(sys.stderr)
+        patch.setenv("CI", "false")
+        patch.setenv("TERM", "dumb")
+        assert not can_redraw(sys.stderr)
 
 
 @pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        (None, ""),
-        ("", ""),
-        ("{half", ""),
-        (
-            '{"description": "Work", "done": 0, "total": 2, "left": null, "note": "warming up"}',
-            "Work 0/2 warming up",
-        ),
-    ],
+    ("total", "line"), [(4, r"Work 1/4 loss 2\.1, \d+ s left"), (None, r"Work loss 2\.1, \d+ s so far")]
 )
-def test_a_report_that_is_missing_cut_short_or_without_an_estimate(tmp_path, content, line):
+def test_without_a_terminal_lines_say_from_time_to_time_how_far_it_is_also_while_a_step_lasts(
+    monkeypatch, capsys, total, line
+):
+    with progress("Work", total) as bar:  # shorter than the time between two lines
+        bar.advance()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(module, "TELL_SECONDS", 0.02)
+    with progress("Work", total) as bar:
+        bar.advance(note="loss 2.1")
+        said = ""
+
+        def two_lines():
+            nonlocal said
+            said += capsys.readouterr().err
+            return said.count("\n") >= 2
+
+        wait_until(two_lines)
+    said += capsys.readouterr().err
+    *lines, last = said.splitlines()
+    assert all(re.fullmatch(rf"\[\d\d:\d\d:\d\d\] {line}", one) for one in lines)
+    assert re.fullmatch(r"\[\d\d:\d\d:\d\d\] Work: ended after \d+ s", last)
+
+
+@pytest.mark.parametrize("content", [None, "", "{half"])
+def test_a_report_that_is_missing_or_cut_short_is_empty(tmp_path, content):
     path = tmp_path / "p.json"
     if content is not None:
         path.write_text(content)
-    assert read_progress(path) == line
+        path.with_suffix(".stages").write_text(content)
+    assert read_report(path) == Report()
