@@ -72,10 +72,13 @@ def token_batches(lengths: Sequence[int], *, token_budget: int, section: Section
 def check_tokens(
     model: nn.Module, documents: Sequence[Sequence[int] | np.ndarray], *, what: str = "document", first: int = 0
 ) -> None:
-    """Refuse documents with tokens that the embedding of a model has no row for; they are numbered from `first`."""
+    """Refuse documents longer than a model takes, or with tokens that it lacks; they are numbered from `first`."""
     network: Any = model
     rows: int = network.get_input_embeddings().num_embeddings
+    most = getattr(network.config, "max_position_embeddings", None)  # a model may have no limit
     for index, ids in enumerate(map(np.asarray, documents), first):
+        if most is not None and len(ids) > most:
+            raise CraneError(f"{what} {index}: has {len(ids)} tokens, but the model takes {most}; lower max_length")
         beyond = ids[(ids < 0) | (ids >= rows)]
         if len(beyond):
             raise CraneError(

@@ -66,7 +66,7 @@ def document_nll(
 
     Raises
     ------
-    CraneError : a document has fewer than two tokens or unknown ones, or an NLL is not finite
+    CraneError : a document is too short or too long or has unknown tokens, or an NLL is not finite
     """
     lengths = [len(document) for document in documents]
     if not lengths or min(lengths) < 2:

@@ -349,7 +349,6 @@ def _empty_statistics(found: DocumentRelevance, provenance: dict[str, str]) -> S
 def _checked_lengths(model: nn.Module, documents: Iterable[np.ndarray], *, objective: str, skip: int) -> np.ndarray:
     """Number of tokens of each document (N,), checked."""
     shortest = max(objective_named(objective).shortest, skip + 1)
-    most = getattr(model.config, "max_position_embeddings", None)  # a model may have no limit
     lengths = []
     for index, ids in enumerate(documents):
         length = len(ids)
@@ -360,8 +359,6 @@ def _checked_lengths(model: nn.Module, documents: Iterable[np.ndarray], *, objec
             )
         if ids.dtype.kind not in "iu" or ids.ndim != 1:
             raise CraneError(f"document {index}: is an array {ids.shape} of {ids.dtype}; expected token ids (tokens,)")
-        if most is not None and length > most:
-            raise CraneError(f"document {index}: has {length} tokens, but the model takes {most}; lower max_length")
         check_tokens(model, [ids], first=index)
         lengths.append(length)
     if not lengths:

@@ -163,7 +163,7 @@ class Harness:
         bare, whole = (self._model.tok_encode(prompt, add_special_tokens=special) for special in (False, None))
         self._opening = whole[: next(n for n in range(len(whole)) if whole[n : n + len(bare)] == bare)]
         pairs = [pair for item in self._items.itertuples() for pair in self._item_tokens(item, asked)]
-        check_tokens(model, [context + rest for context, rest in pairs], what="question and answer")
+        check_tokens(model, [(context + rest)[-limit:] for context, rest in pairs], what="question and answer")
         self.requests = Requests(pairs, batch_size=batch_size, max_length=limit, section=rope_section(model))
         if self.requests.cut:
             count = f"{self.requests.cut} of {self.requests.count} prompts"

@@ -60,6 +60,8 @@ def test_pads_batches_and_parts_of_logits_do_not_matter(token_budget, attention,
     [
         *((bad, "every document needs at least two tokens; is the corpus empty") for bad in ([], [[1, 2], []])),
         ([[1, 2], [3]], "every document needs at least two tokens"),
+        ([[1, 2, 3], [4] * 65], "document 1: has 65 tokens, but the model takes 64; lower max_length"),
+        ([[1, 2, 3], [4, 53]], "document 1: has token 53, but the model knows 0 to 52"),
         ([[1, 2, 3], [1, 52, 3], [4, 5]], "the NLL of document 1 is not finite"),
     ],
 )
