@@ -1,8 +1,4 @@
-"""Files of a model as they lie in its folder, read before transformers makes choices about them.
-
-Refused are weights that are not plain numbers, and folders in which it is not clear what the model is: transformers
-would load them with scales left out, or with an adapter added, without a word.
-"""
+"""Files of a model, read before transformers loads them with scales left out or an adapter added, without a word."""
 
 from __future__ import annotations
 
@@ -117,10 +113,9 @@ def _weight_files(folder: Path) -> list[Path]:
                 names = sorted(set(read_json(folder / index)["weight_map"].values()))
             except (CraneError, KeyError, TypeError, AttributeError) as error:
                 raise CraneError(f"model {folder}: {index} is not an index of weights; fetch it again") from error
-            missing = [name for name in names if not (folder / name).is_file()]
-            if missing:
-                count = f"{len(missing)} of {len(names)} files"
-                raise CraneError(f"model {folder}: lacks {missing[0]} ({count} in {index}); was the download finished?")
+            for name in names:
+                if not (folder / name).is_file():
+                    raise CraneError(f"model {folder}: lacks {name}, a file of {index}; was the download finished?")
             return [folder / name for name in names]
     return []
 

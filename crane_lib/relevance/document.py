@@ -96,7 +96,13 @@ def document_relevance(
     shortest = max(objective_named(objective).shortest, skip_first_tokens + 1)
     mask = _checked_mask(input_ids, attention_mask, shortest=shortest)
     lengths = mask.sum(1)
-    _check_section(model, width=mask.shape[1], lengths=lengths.tolist())
+    section, width = rope_section(model), mask.shape[1]
+    for length in lengths.tolist():
+        if section(length) != section(width):
+            raise CraneError(
+                f"a document of {length} tokens in a batch {width} wide would get rotary frequencies of longer ones "
+                "(rope type longrope); pass it in a batch of its own, or use stream_statistics, which parts batches"
+            )
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -124,16 +130,6 @@ def document_relevance(
         active=collected(taps.active),
         watched=taps.watched,
     )
-
-
-def _check_section(model: nn.Module, *, width: int, lengths: list[int]) -> None:
-    section = rope_section(model)
-    for length in lengths:
-        if section(length) != section(width):
-            raise CraneError(
-                f"a document of {length} tokens in a batch {width} wide would get rotary frequencies of longer ones "
-                "(rope type longrope); pass it in a batch of its own, or use stream_statistics, which parts batches"
-            )
 
 
 def _check_neuron(parts: ModelParts, layer: int, index: int) -> None:
