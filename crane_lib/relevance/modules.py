@@ -91,7 +91,7 @@ def family_of(model: nn.Module) -> Family:
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in FAMILIES:
         seen = f"model type {model_type!r}" if model_type else f"{type(model).__name__} (it has no model type)"
-        if hasattr(model.config, "text_config"):
+        if hasattr(getattr(model, "config", None), "text_config"):
             raise CraneError(
                 f"{seen} reads more than text; save the language model in it by itself, as docs/families.md shows"
             )
