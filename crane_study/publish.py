@@ -35,6 +35,11 @@ MISSING = "–"
 
 _HEADERS = {
     "roc_auc": "ROC AUC",
+    "largest": "Largest neurons",
+    "relevance_first": "|R| at first token",
+    "relevance_largest": "|R| of largest",
+    "activation_first": "|h| at first token",
+    "activation_largest": "|h| of largest",
     "paper_method": "Method in the paper",
     "own_published": "Its score: published",
     "own_ours": "Its score: ours",

@@ -68,8 +68,7 @@ def stream_statistics(
     objective, rule : see `crane_lib.relevance.document_relevance`
     token_budget : most tokens of a batch, pads included; halved with a warning when memory runs out
     max_length : documents are cut to this number of tokens
-    skip_first_tokens : the first tokens of every document that the model reads and no statistic counts: on them models
-        have outliers that say nothing about the document (attention sinks)
+    skip_first_tokens : number of tokens at the start of every document that the model reads and no statistic counts
     checkpointing : recompute each layer instead of keeping what its backward pass needs
     folder : keeps finished shards as files; several processes need one on a disk that they share
     model_fingerprint : identifies the weights; by default `fingerprint_weights` of the model
@@ -259,11 +258,9 @@ class _ShardMaker:
         self._token_budget = token_budget
         self._checkpointing = checkpointing
         self._max_length = int(provenance["max_length"])
-        self._skip = int(provenance["skip_first_tokens"])
         values = len(parts.layers) * (parts.widths["neuron"] + sum(parts.widths.values()))  # per document
         self._most_documents = max(1, BATCH_VALUES // values)
-        ids = map(self.ids, range(len(documents)))
-        self._lengths = _checked_lengths(model, ids, objective=provenance["objective"], skip=self._skip)
+        self._lengths = _checked_lengths(model, map(self.ids, range(len(documents))), provenance)
 
     def ids(self, index: int) -> np.ndarray:
         """Token ids of a document, cut to the maximal length."""
@@ -318,7 +315,7 @@ class _ShardMaker:
                 objective=self.provenance["objective"],
                 rule=self.provenance["rule"],
                 checkpointing=self._checkpointing,
-                skip_first_tokens=self._skip,
+                skip_first_tokens=int(self.provenance["skip_first_tokens"]),
             )
             finite = found.target.isfinite()
             for values in found.sites.values():
@@ -346,17 +343,16 @@ def _empty_statistics(found: DocumentRelevance, provenance: dict[str, str]) -> S
     return Statistics(moments, active, tokens=0, provenance=provenance)
 
 
-def _checked_lengths(model: nn.Module, documents: Iterable[np.ndarray], *, objective: str, skip: int) -> np.ndarray:
+def _checked_lengths(model: nn.Module, documents: Iterable[np.ndarray], provenance: dict[str, str]) -> np.ndarray:
     """Number of tokens of each document (N,), checked."""
+    objective, skip = provenance["objective"], int(provenance["skip_first_tokens"])
     shortest = max(objective_named(objective).shortest, skip + 1)
     lengths = []
     for index, ids in enumerate(documents):
         length = len(ids)
         if length < shortest:
-            raise CraneError(
-                f"document {index}: has {length} tokens, but objective {objective!r} with skip_first_tokens {skip} "
-                f"needs at least {shortest}"
-            )
+            needs = f"objective {objective!r} with skip_first_tokens {skip} needs at least {shortest}"
+            raise CraneError(f"document {index}: has {length} tokens, but {needs}")
         if ids.dtype.kind not in "iu" or ids.ndim != 1:
             raise CraneError(f"document {index}: is an array {ids.shape} of {ids.dtype}; expected token ids (tokens,)")
         check_tokens(model, [ids], first=index)

@@ -152,6 +152,5 @@ def _checked_mask(input_ids: Tensor, attention_mask: Tensor | None, *, shortest:
     too_short = torch.nonzero(mask.sum(1) < shortest)
     if len(too_short):
         row = int(too_short[0])
-        seen = f"document {row} has {int(mask[row].sum())} tokens"
-        raise CraneError(f"{seen}; this objective (and skip_first_tokens) needs at least {shortest}")
+        raise CraneError(f"document {row} has {int(mask[row].sum())} tokens; the pass needs at least {shortest}")
     return mask

@@ -34,12 +34,11 @@ class Watched:
 
 
 class Taps:
-    """Hooks that collect, per layer, a (B, units) sum over the tokens of each document.
+    """Hooks that collect, per layer, a (B, units) sum over the tokens of each document but its first `skip`.
 
     Enter after `relevance_rules`: the gradient of h is then read before the rule for the gated product halves it.
     `sums[site][layer]` stays 0 if no gradient arrives (the gate under a rule that detaches it); `active[layer]`
     counts tokens with a positive activation. For the neuron `watch` (layer, index), the values of every token are kept.
-    The first `skip` tokens of every document are in none of this.
     """
 
     def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None, skip: int = 0) -> None:
@@ -51,8 +50,7 @@ class Taps:
         self._seen: dict[str, Tensor] = {}  # fields of `watched`
         self._parts = parts
         self._skip = skip
-        counted = torch.arange(mask.shape[1], device=mask.device) >= skip
-        self._mask = mask & counted  # (B, T), True at real tokens that are not skipped
+        self._mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= skip)  # (B, T), True at counted tokens
         self._hooks = HookSet()
 
     def __enter__(self) -> Taps:
@@ -100,9 +98,8 @@ class Taps:
     def _tap_neurons(self, index: int, down: nn.Module) -> None:
         def write(relevance: Tensor) -> None:
             self._see("relevance", index, relevance)
-            relevance = relevance[:, self._skip :]  # pads have none
-            self.sums["neuron"][index] = relevance.sum(1)
-            self.sums["abs_neuron"][index] = relevance.abs_().sum(1)
+            self.sums["neuron"][index] = relevance[:, self._skip :].sum(1)
+            self.sums["abs_neuron"][index] = relevance[:, self._skip :].abs_().sum(1)
 
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             self._see("activation", index, widened(args[0].detach()))

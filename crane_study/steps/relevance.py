@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
 from crane_lib.parallel import end_with, rank, world
 from crane_lib.relevance import Statistics, document_relevance, fingerprint_weights, stream_statistics
+from crane_lib.relevance.hooks import HookSet
+from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import GRADIENT, statistics_file
 from crane_study import ROOT
 from crane_study.data.corpora import tokenized
@@ -32,6 +35,7 @@ from crane_study.progress import advancing, progress
 
 _EXAMPLES = 2  # documents per language whose relevance is kept token by token
 _EXAMPLE_TOKENS = 48
+_SINK_DOCUMENTS = 8  # per language, in which the shares of the first token are measured
 _SECONDS_TO_END = 30.0
 _PARENT_VARIABLE = "CRANE_PARENT"  # id of the process that waits for the passes
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): (?!$)")
@@ -153,8 +157,9 @@ def make_relevance(
     processes: int = 1,
     scratch: Path | None = None,
 ) -> None:
-    """Write ``<objective>.<language>.safetensors``, ``gradient.<language>.safetensors`` and ``tokens.json``.
+    """Write ``<objective>.<language>.safetensors``, ``gradient.<language>.safetensors`` and two JSON files.
 
+    ``tokens.json`` has documents token by token, ``concentration.json`` the shares of first tokens and largest neurons.
     Under torchrun every process calls this and the first one writes; otherwise `processes` above 1 starts that many
     on this machine. Finished shards are kept in `scratch`, from which a later call continues.
     """
@@ -169,6 +174,49 @@ def make_relevance(
             statistics.save(statistics_file(folder, name, language))
     if rank() == 0:
         write_json(folder / "tokens.json", _examples(network, tokenizer, documents, options))
+        shares = [
+            concentration(network, tokens[:_SINK_DOCUMENTS], options, checkpointing=checkpointing)
+            for tokens in documents.values()
+        ]
+        named = [{"language": language, **found} for language, found in zip(documents, shares, strict=True)]
+        write_json(folder / "concentration.json", named)
+
+
+def concentration(
+    network: PreTrainedModel, documents: list[np.ndarray], options: PassOptions, *, checkpointing: bool = False
+) -> dict[str, float]:
+    """Shares of the summed |relevance| and |activation| at the first token and in the neurons with the largest sums.
+
+    `largest` counts those: a hundred, or one in a hundred where there are fewer than 10,000. No token is skipped.
+    """
+    given: dict[str, Any] = {"objective": options.objectives[0], "rule": options.rule, "checkpointing": checkpointing}
+    sums: dict[str, list[torch.Tensor]] = {"relevance": [], "activation": []}
+    for document in documents:
+        ids = torch.from_numpy(document)[None]
+        sizes: dict[int, torch.Tensor] = {}
+
+        def keep(
+            index: int, _module: Any, args: tuple[torch.Tensor, ...], *, sizes: dict[int, torch.Tensor] = sizes
+        ) -> None:
+            size = args[0][0].detach().abs().cpu().double()  # (T, I)
+            sizes[index] = torch.stack([size.sum(0), size[0]])
+
+        with HookSet() as hooks:
+            for index, layer in enumerate(parts_of(network).layers):
+                hooks.before(layer.down, partial(keep, index))
+            everywhere = document_relevance(network, ids, **given).abs_neuron[0].cpu().double()  # (L, I)
+        later = document_relevance(network, ids, **given, skip_first_tokens=1).abs_neuron[0].cpu().double()
+        sums["relevance"].append(torch.stack([everywhere, everywhere - later]))
+        sums["activation"].append(torch.stack([sizes[index] for index in sorted(sizes)], dim=1))
+    neurons = sums["relevance"][0][0].numel()
+    largest = 100 if neurons >= 10_000 else max(1, neurons // 100)
+    found: dict[str, float] = {"documents": len(documents), "tokens": sum(map(len, documents)), "largest": largest}
+    for name, parts in sums.items():
+        everywhere, first = torch.stack(parts).sum(0).flatten(1)
+        total = everywhere.sum()
+        found[f"{name}_first"] = float(first.sum() / total)
+        found[f"{name}_largest"] = float(torch.topk(everywhere, largest)[0].sum() / total)
+    return found
 
 
 def _examples(

@@ -91,6 +91,11 @@ def tails_table(statistics: ByLanguage) -> pd.DataFrame:
     return pd.DataFrame(records, columns=columns)
 
 
+def concentration_table(folder: Path) -> pd.DataFrame:
+    """Shares of relevance and activation at the first token and in the largest neurons (`steps.relevance`)."""
+    return pd.DataFrame(read_json(folder / "concentration.json"))
+
+
 def mean_relevance(statistics: ByLanguage) -> dict[str, np.ndarray]:
     """Mean relevance of every neuron.  language -> (L, I)"""
     return unit_means(statistics, "neuron")

@@ -107,7 +107,7 @@ def test_the_first_tokens_of_every_document_are_read_and_not_counted(kind, check
     everything = stream_statistics(model, longer)
     assert distance(seen.moments["up"].mean, everything.moments["up"].mean) > 1e-2
     assert seen.corpus == everything.corpus
-    with pytest.raises(CraneError, match=r"document 2: has 3 tokens, but .* with skip_first_tokens 3 needs at least 4"):
+    with pytest.raises(CraneError, match=r"document 2: has 3 tokens, but .* skip_first_tokens 3 needs at least 4"):
         stream_statistics(model, longer, skip_first_tokens=3)
     with pytest.raises(CraneError, match="skip_first_tokens is -1"):
         stream_statistics(model, longer, skip_first_tokens=-1)

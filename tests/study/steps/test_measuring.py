@@ -24,7 +24,7 @@ from crane_study.frames import read_frame
 from crane_study.measure.rows import COLUMNS
 from crane_study.options import MaskChoice
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
-from crane_study.steps.relevance import make_relevance, readable_tokens
+from crane_study.steps.relevance import concentration, make_relevance, readable_tokens
 from crane_study.steps.selection import make_selection, sets_file
 from tests import small
 from tests.small import LANGUAGES, ON_DOCUMENTS, ON_QUESTIONS, PASSES, QUESTIONS, TEXTS, write_lines, write_model
@@ -276,3 +276,27 @@ def test_questions_under_masks(root, tmp_path):
     pd.testing.assert_frame_equal(unmasked, rows[rows["method"] == "none"].reset_index(drop=True))
     assert {path.name for path in (tmp_path / "nlu").iterdir()} == {"rows.csv", "items.parquet"}
     assert rows["value"].notna().all()
+
+
+def test_shares_of_the_first_token_and_of_the_largest_neurons_add_up_from_every_neuron(root):
+    model, texts = documents(root, "relevance")
+    found = read_json(root / "relevance" / "concentration.json")
+    assert [item["language"] for item in found] == LANGUAGES
+    sample = texts["en"][:8]
+    assert (found[0]["documents"], found[0]["tokens"]) == (len(sample), sum(map(len, sample)))
+    sample = sample[:2]
+    seen = concentration(model, sample, PASSES)
+    layers, width = model.config.num_hidden_layers, model.config.intermediate_size
+    sizes = {"relevance": np.zeros((2, layers * width)), "activation": np.zeros((2, layers * width))}
+    for place in range(layers * width):
+        for ids in sample:
+            one = document_relevance(model, torch.from_numpy(ids)[None], watch=divmod(place, width)).watched
+            for name, values in sizes.items():
+                every = getattr(one, name)[0].abs().numpy()
+                values[:, place] += every.sum(), every[0]
+    assert seen["largest"] == max(1, layers * width // 100)
+    for name, (every, first) in sizes.items():
+        assert seen[f"{name}_first"] == pytest.approx(first.sum() / every.sum(), rel=1e-9)
+        assert seen[f"{name}_largest"] == pytest.approx(
+            np.sort(every)[-seen["largest"] :].sum() / every.sum(), rel=1e-9
+        )

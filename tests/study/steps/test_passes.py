@@ -71,7 +71,7 @@ def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tm
     monkeypatch.setattr(stream, "document_relevance", never)
     again = relevance(root, tmp_path / "again", scratch=tmp_path / "scratch")
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (again, together)]
-    assert len(files[0]) == 5
+    assert len(files[0]) == 6
     assert files[0] == files[1]
 
 
