@@ -121,8 +121,10 @@ def run(
         loaded = loaded.retrained()
     if rehearse:
         from crane_run.rehearsal import rehearsal_profile
+        from crane_study.progress import SOON, progress
 
-        loaded = rehearsal_profile(loaded, root)
+        with progress("Writing made-up models and texts", delay=SOON):
+            loaded = rehearsal_profile(loaded, root)
     if lab:
         from crane_run.inspect.lab import open_lab
 
@@ -415,14 +417,17 @@ def mask(
     from crane_lib.interventions import export_masked
     from crane_lib.models import load_model
     from crane_lib.neurons import read_neuron_sets
+    from crane_study.progress import SOON, progress
 
     sets = read_neuron_sets(neurons)
     chosen = [item for item in sets if item.language == language and item.random_seed == draw]
     if not chosen:
         known = sorted({f"--language {item.language} --draw {item.random_seed}" for item in sets})
         raise CraneError(f"{neurons}: has no set for --language {language} --draw {draw}; it has {'; '.join(known)}")
-    network, tokenizer = load_model(model, device="cpu", dtype="auto")
-    export_masked(network, tokenizer, chosen[0], output)
+    with progress(f"Loading {model}", delay=SOON):
+        network, tokenizer = load_model(model, device="cpu", dtype="auto")
+    with progress(f"Writing {output}", delay=SOON):
+        export_masked(network, tokenizer, chosen[0], output)
     typer.echo(f"{output}: {chosen[0].count()} units of {language!r} ({chosen[0].method}) zeroed")
 
 
@@ -457,7 +462,7 @@ def statistics(
     from crane_lib.relevance import stream_statistics
     from crane_study.data.corpora import token_ids
     from crane_study.data.user_files import read_documents
-    from crane_study.progress import advancing, progress
+    from crane_study.progress import SOON, advancing, progress
 
     _check_one_of("--objective", objective, ["gold_logit", "log_probability"])
     _check_one_of("--rule", rule, ["attnlrp", "cplrp", "gradient"])
@@ -466,12 +471,15 @@ def statistics(
         raise CraneError(f"{output}: is a directory; give the file to write, such as {output / 'vi.safetensors'}")
     shards = output.with_name(output.name + ".shards")
     with processes():
-        network, tokenizer = load_model(model, device=device, dtype=dtype)
-        tokens = token_ids(read_documents(texts)[: documents or None], tokenizer, max_length=max_length)
+        first = rank() == 0
+        with progress(f"Loading {model}", delay=SOON) if first else nullcontext():
+            network, tokenizer = load_model(model, device=device, dtype=dtype)
+        with progress(f"Reading {texts}", delay=SOON) if first else nullcontext():
+            tokens = token_ids(read_documents(texts)[: documents or None], tokenizer, max_length=max_length)
         if not tokens:
             raise CraneError(f"corpus {texts}: has no text of two tokens or more")
         started = time.monotonic()
-        with progress("Relevance", len(tokens)) if rank() == 0 else nullcontext() as bar:
+        with progress("Relevance", len(tokens)) if first else nullcontext() as bar:
             found = stream_statistics(
                 network,
                 tokens,

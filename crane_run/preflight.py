@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from crane_lib.errors import CraneError
@@ -22,6 +23,7 @@ from crane_study.measure.benchmarks import BENCHMARKS, read_task
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.paper.lape_list import check_lape_list
 from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, LocalSource, Profile, Task, XQuad
+from crane_study.progress import SOON, progress
 
 _GIGABYTE = 1e9
 
@@ -85,7 +87,13 @@ def _task_files(task: Task) -> tuple[str, list[str]]:
 def preflight(profile: Profile, folder: Path, machine: Host | None = None) -> list[Check]:
     """Check everything that a profile needs; a corpus that is in the run's folder already is not asked for again."""
     machine = machine or Host()
-    return [*_hardware(profile, folder, machine), *_sources(profile, folder, machine), *_beside(profile)]
+    asked = chain(_hardware(profile, folder, machine), _sources(profile, folder, machine), _beside(profile))
+    checks = []
+    with progress("Checking what is needed", delay=SOON) as bar:  # a hub that does not answer takes its time
+        for check in asked:
+            checks.append(check)
+            bar.advance(note=f"({len(checks)} done, the last: {check.what})")
+    return checks
 
 
 def _hardware(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:

@@ -29,6 +29,7 @@ from crane_study.frames import read_frame
 from crane_study.paper.claims import read_claims
 from crane_study.paper.tolerances import Reproduction, load_tolerances
 from crane_study.profile import TOLD
+from crane_study.progress import SOON, progress
 from crane_study.store import RECORD
 
 REFERENCES = ROOT / "expected" / "reference"
@@ -421,8 +422,9 @@ def verify(folder: Path, *, against: str = "", exact: bool = False) -> VerifiedR
         return finding
     finding.reference, finding.against = chosen, name
     rules = load_tolerances().reproduction.of_profile(profile)
-    ours, lacking = reference_of(folder, manifest), _lacking(manifest, chosen)
-    finding.comparison = compare(chosen, ours, lacking=lacking, rules=rules, exact=exact)
+    with progress("Comparing numbers", delay=SOON):
+        ours, lacking = reference_of(folder, manifest), _lacking(manifest, chosen)
+        finding.comparison = compare(chosen, ours, lacking=lacking, rules=rules, exact=exact)
     return finding
 
 
@@ -453,12 +455,14 @@ def _file_problems(folder: Path, manifest: Manifest, listed: Mapping[str, str]) 
     if stages.is_dir():
         for stage in manifest.stages:
             yield from _record_problems(folder, stage)
-    for name, expected in sorted(listed.items()):
-        path = folder / name
-        if not path.is_file():
-            yield f"{name}: is missing"
-        elif sha256(path) != expected:
-            yield f"{name}: was changed after the run ({path.stat().st_size} bytes now)"
+    with progress("Looking at files", len(listed), delay=SOON) as bar:
+        for name, expected in sorted(listed.items()):
+            path = folder / name
+            if not path.is_file():
+                yield f"{name}: is missing"
+            elif sha256(path) != expected:
+                yield f"{name}: was changed after the run ({path.stat().st_size} bytes now)"
+            bar.advance()
     kept = [path for path in sorted(stages.rglob("*")) if path.is_file() and "/." not in f"/{path.relative_to(stages)}"]
     for path in [*output_files(folder), *kept]:  # hidden files are in scratch folders of unfinished stages
         name = str(path.relative_to(folder))

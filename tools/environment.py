@@ -38,6 +38,7 @@ IMPORTS = (  # everything that a run imports follows from these
     "crane_study.tables.paper, datasets, ipykernel.kernelapp, lm_eval.models.huggingface, lm_eval.tasks, "
     "matplotlib_inline.backend_inline, papermill, pytest, transformers.models.llama.modeling_llama"
 )
+TELL_SECONDS = 30.0  # between lines while a program works
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second under WSL
 
 
@@ -128,13 +129,13 @@ def install() -> None:
         VENV.mkdir(exist_ok=True)
         STAMP.write_text(STARTED)
         # Not sys.executable: with .venv active that is the very file that may just have been removed.
-        run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", str(VENV)])
+        run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", str(VENV)], what="making an empty .venv")
         pip_install("installer")
         build = install_torch(chosen)
         uv_install("base", "--no-build-isolation")
         make_importable()
         # uv does not compile what it installs; without this, the first run would, and it would take seconds longer.
-        run([VENV_PYTHON, "-I", "-c", f"import {IMPORTS}"], check=False)
+        run([VENV_PYTHON, "-I", "-c", f"import {IMPORTS}"], what="compiling what a run imports", check=False)
         STAMP.write_text(stamp(build))
         say(f".venv is ready after {time.monotonic() - began:.0f} s ({build.upper()} build of torch)")
 
@@ -178,14 +179,21 @@ def install_torch(chosen: str) -> str:
 def uv_install(name: str, *options: str) -> None:
     """Install a lock by uv, or by pip, with the user's configuration, where uv cannot download."""
     command = [VENV_PYTHON, "-I", "-m", "uv", "pip", "install", "--python", VENV_PYTHON, *HASHED, *options]
-    if not run([*command, "-r", str(LOCKS[name])], check=False):
+    if not run([*command, "-r", str(LOCKS[name])], what=f"installing {counted(name)} with uv", check=False):
         say("uv cannot download the packages; installing with pip, which takes about four minutes")
         pip_install(name, *(option.replace("--reinstall-package=torch", "--force-reinstall") for option in options))
 
 
 def pip_install(name: str, *options: str, check: bool = True) -> bool:
     """Install a lock by pip; returns whether that succeeded."""
-    return run([VENV_PYTHON, "-I", "-m", "pip", "install", *HASHED, *options, "-r", str(LOCKS[name])], check=check)
+    command = [VENV_PYTHON, "-I", "-m", "pip", "install", *HASHED, *options, "-r", str(LOCKS[name])]
+    return run(command, what=f"installing {counted(name)} with pip", check=check)
+
+
+def counted(name: str) -> str:
+    """Name a lock with the number of its packages."""
+    count = len(read_lock(LOCKS[name]))
+    return f"{name}.lock ({count} package{'s' if count > 1 else ''})"
 
 
 def make_importable() -> None:
@@ -196,18 +204,31 @@ def make_importable() -> None:
     command.chmod(0o755)
 
 
-def run(command: list[str], *, check: bool = True) -> bool:
-    """Run a program in silence and return whether it succeeded; a failure with `check` is an EnvironmentProblem."""
+def run(command: list[str], *, what: str, check: bool = True) -> bool:
+    """Run a program and return whether it succeeded; a failure with `check` is an EnvironmentProblem.
+
+    Only `what` it does is said, when it starts and from time to time; its own words only if it fails.
+    """
     settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0", "VIRTUAL_ENV": str(VENV)}
     pipe, both = subprocess.PIPE, subprocess.STDOUT
-    answer = subprocess.run(command, env=os.environ | settings, stdout=pipe, stderr=both, text=True, check=False)
-    if answer.returncode and check:
-        print(*answer.stdout.strip().splitlines()[-15:], sep="\n", file=sys.stderr)
+    began, said = time.monotonic(), None
+    say(what)
+    with subprocess.Popen(command, env=os.environ | settings, stdout=pipe, stderr=both, text=True) as program:
+        while said is None:
+            try:
+                said, _nothing = program.communicate(timeout=TELL_SECONDS)
+            except subprocess.TimeoutExpired:
+                say(f"{what}, {time.monotonic() - began:.0f} s so far")
+            except BaseException:
+                program.kill()
+                raise
+    if program.returncode and check:
+        print(*said.strip().splitlines()[-15:], sep="\n", file=sys.stderr)
         raise EnvironmentProblem(
             f"the installation failed (last lines above) at: {' '.join(command)}; without a package index, "
             "set CRANE_PYTHON to a Python 3.11 that has the packages of requirements/"
         )
-    return answer.returncode == 0
+    return program.returncode == 0
 
 
 def main(arguments: list[str]) -> int:

@@ -29,6 +29,7 @@ from crane_lib.errors import CraneError  # noqa: E402
 from crane_lib.files import atomic  # noqa: E402
 from crane_run.manifest import NAME, output_files  # noqa: E402
 from crane_run.verify import NO_REFERENCE, verify  # noqa: E402
+from crane_study.progress import SOON, progress  # noqa: E402
 
 SUMS = "SHA256SUMS"
 MAKES_RESULTS = ("crane_lib", "crane_study", "crane_run", "notebooks", "configs")
@@ -148,7 +149,8 @@ def main(
     if not output.name.endswith(".tar.gz"):
         raise typer.BadParameter("give the file to write, with the ending .tar.gz")
     try:
-        count = make_archive(output, run, with_stages=with_stages, allow_dirty=allow_dirty)
+        with progress(f"Packing {output}", delay=SOON):
+            count = make_archive(output, run, with_stages=with_stages, allow_dirty=allow_dirty)
     except CraneError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from error

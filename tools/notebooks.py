@@ -33,6 +33,7 @@ from crane_lib.files import write_text
 from crane_run.sections import NOTEBOOKS, all_sections
 from crane_study import ROOT
 from crane_study.profile import artifacts_root
+from crane_study.progress import progress
 
 PROFILE = "smoke"
 SANITIZERS = ROOT / "tests" / "nbval_sanitize.cfg"
@@ -114,7 +115,8 @@ def keep_inspection(run: Path) -> list[Path]:
         executed = Path(folder) / "notebooks" / INSPECTION.name
         executed.parent.mkdir()
         given = parameters_of(INSPECTION, run)
-        papermill.execute_notebook(str(INSPECTION), str(executed), given, progress_bar=False, cwd=str(ROOT))
+        with progress(f"Executing {INSPECTION.name}"):
+            papermill.execute_notebook(str(INSPECTION), str(executed), given, progress_bar=False, cwd=str(ROOT))
         return keep_outputs(Path(folder), [INSPECTION])
 
 
@@ -139,8 +141,11 @@ def check_outputs(run: Path, notebooks: Iterable[Path]) -> dict[str, str]:
             given = [f"{name} = {value!r}" for name, value in parameters_of(path, copy).items()]
             code[0].source += "\n" + "\n".join(given)  # no cell of its own, so that no cell's number changes
             nbformat.write(book, Path(folder) / path.name)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            said = list(pool.map(_validate, [Path(folder) / path.name for path in paths]))
+        said = []
+        with progress("Comparing notebooks", len(paths)) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for text in pool.map(_validate, [Path(folder) / path.name for path in paths]):
+                said.append(text)
+                bar.advance()
     return {path.name: text for path, text in zip(paths, said, strict=True) if text}
 
 

@@ -102,6 +102,7 @@ def open_lab(profile: str, artifacts: Path, *, run_folder: Path, ip: str = "", p
         print(f"note: {run_folder}: nothing has been run there yet, the notebook will say so", file=sys.stderr)
     notebook = working_copy(artifacts, run_folder.name)
     os.environ.update(lab_environment(profile, artifacts))
+    print("starting JupyterLab, which prints its address in a few seconds", file=sys.stderr)
     command = lab_command(notebook, root=artifacts, ip=ip, port=port, browser=has_screen())
     sys.stdout.flush()
     os.execv(command[0], command)

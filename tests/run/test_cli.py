@@ -20,7 +20,7 @@ from crane_run import cli, runner
 from crane_run import schedule as estimate
 from crane_run.runner import Run
 from crane_run.sections import all_sections
-from crane_study import ROOT
+from crane_study import ROOT, progress
 from crane_study.profile import profile_names
 from crane_study.study import Study
 from tests.small import TEXTS, write_lines, write_model, write_study
@@ -249,6 +249,17 @@ def test_statistics_of_a_file_of_texts(model, texts, tmp_path):
     assert f"{output}: 9 documents, {seen.tokens} tokens in " in result.output
     assert result.output.endswith(" tokens/s)\n")
     assert list(output.parent.iterdir()) == [output]
+
+
+def test_commands_that_may_take_long_tell_how_far_they_are(model, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "TELL_SECONDS", 0.002)
+    write_neuron_sets(tmp_path / "sets.json", [neuron_set("vi")])
+    out = str(tmp_path / "vi.safetensors")
+    said = call("statistics", str(model), str(texts), out, "--device", "cpu").stderr
+    assert re.search(rf"^\[[\d:]{{8}}\] Loading {model}, \d+ s so far$", said, re.MULTILINE)
+    assert re.search(r"^\[[\d:]{8}\] Relevance \d+/\d+", said, re.MULTILINE)
+    said = call("mask", str(model), str(tmp_path / "sets.json"), str(tmp_path / "out"), "--language", "vi").stderr
+    assert re.search(rf"^\[[\d:]{{8}}\] Writing {tmp_path / 'out'}, \d+ s so far$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,8 @@ def steps(tool, monkeypatch):
     """Collects the programs that an installation starts; those with a word of `tool.failing` in them fail."""
     started, tool.failing = [], []
 
-    def run(command, *, check=True):
+    def run(command, *, what, check=True):
+        assert what
         text = " ".join(command)
         if "-m venv" in text:
             make_environment(tool.VENV, {})
@@ -256,10 +257,20 @@ def test_what_was_interrupted_is_made_again_and_what_is_the_users_own_kept(tool,
 
 def test_a_failed_installation_says_what_to_do(tool, capsys):
     command = [sys.executable, "-c", "print('no index'); raise SystemExit(1)"]
-    assert not tool.run(command, check=False)
+    assert not tool.run(command, what="trying", check=False)
     with pytest.raises(tool.EnvironmentProblem, match="without a package index, set CRANE_PYTHON"):
-        tool.run(command)
-    assert capsys.readouterr().err == "no index\n"
+        tool.run(command, what="installing")
+    assert capsys.readouterr().err == "crane: trying\ncrane: installing\nno index\n"
+
+
+def test_a_long_step_of_an_installation_says_that_it_lasts(tool, capsys, monkeypatch):
+    monkeypatch.setattr(tool, "TELL_SECONDS", 0.1)
+    program = [sys.executable, "-c", "import time; print('x' * 100_000); time.sleep(0.5)"]
+    assert tool.run(program, what="installing")
+    first, *later = capsys.readouterr().err.splitlines()
+    assert first == "crane: installing"
+    assert later
+    assert set(later) <= {f"crane: installing, {seconds} s so far" for seconds in range(20)}
 
 
 def test_run_all_takes_what_matches_or_says_what_it_saw(tmp_path):
