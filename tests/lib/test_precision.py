@@ -78,7 +78,7 @@ def test_losses_of_a_float64_model_are_in_float64():
     assert scored[0] == pytest.approx(-expected[2:].sum(), rel=1e-13)
     assert answer_nll(model, [tokens[:3]], [tokens[3:]])[0] == pytest.approx(expected[2:].sum(), rel=1e-13)
     recipe = Training(learning_rate=0.01, batch_size=1)
-    history = fit(model, TOKENS, TOKENS, training=recipe, random_seed=0, description="Test")
+    history = fit(model, TOKENS, TOKENS, training=recipe, precision="float64", random_seed=0, description="Test")
     assert history["loss"].iloc[0] == pytest.approx(expected.mean(), rel=1e-13)
     assert model.dtype == torch.float64
 
@@ -93,7 +93,7 @@ def test_rounding_does_not_grow_in_training():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1 + nudge)
-        fit(model, tokens, tokens, training=recipe, random_seed=0, description="Test")
+        fit(model, tokens, tokens, training=recipe, precision="float64", random_seed=0, description="Test")
         ends.append(torch.cat([parameter.detach().ravel() for parameter in model.parameters()]).numpy())
     assert 0 < np.abs(ends[0] - ends[1]).max() < 1e-11
 
