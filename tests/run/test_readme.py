@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 from typer.testing import CliRunner
 
+from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_run import cli
 from crane_run.console import RESULTS, Console
@@ -24,13 +25,14 @@ from tests.readme import README, ROOT, TEXT, commands, split, starting
 from tests.run.small_run import make_run
 from tests.run.test_make_archive import call, tool  # noqa: F401  (a fixture)
 from tests.small import TEXTS, write_lines, write_model, write_study
-from tools import notebooks
+from tools import expected_seconds, notebooks
 from tools.readme import filled
 
 LIBRARY = ("python", "-m", "crane_run.cli")
 # One kind per function; export, docker, conda and tools/container.sh are tried in test_readme_containers.py.
 TRIED = (("./run_all.sh",), ("./run_tests.sh",), ("crane",), LIBRARY, ("python", "-m", "tools.notebooks"))
 TRIED += (("python", "requirements/update.py"), ("tools/container.sh",), ("python", "tools/make_archive.py"))
+TRIED += (("python", "-m", "tools.expected_seconds"),)
 TRIED += (("source",), ("export",), ("docker",), ("conda",), ("hf",))  # the last is no program of ours
 FOLDERS = "notebooks|expected|configs|docs|requirements|tests|tools|crane_lib|crane_study|crane_run"
 
@@ -129,6 +131,15 @@ def test_notebooks_are_written_from_a_finished_run(command, tmp_path, monkeypatc
 @pytest.mark.parametrize("command", starting("python", "requirements/update.py"))
 def test_locks_are_written_by_a_program_that_starts(command):  # it asks a package index, which tests do not
     subprocess.run([sys.executable, *command.split()[1:], "--help"], cwd=ROOT, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("command", starting("python", "-m", "tools.expected_seconds"))
+def test_the_seconds_of_a_profile_are_taken_from_a_run(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("CRANE_ARTIFACTS", str(tmp_path))
+    with pytest.raises(
+        CraneError, match=r"no run of section 00 is recorded here; \./run_all\.sh --profile mini --fresh"
+    ):
+        expected_seconds.main(*command.split()[3:])
 
 
 @pytest.mark.parametrize("command", starting("source"))
