@@ -19,7 +19,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, write_text
 from crane_study.fingerprints import code_fingerprint
 from crane_study.measure.benchmarks import LETTERS
-from crane_study.profile import REHEARSAL_SUFFIX, HubSource, Profile
+from crane_study.profile import REHEARSAL_SUFFIX, HubSource, Profile, load_profile
 from crane_study.training import CHAT_TEMPLATE, train_tokenizer
 
 _SYLLABLES = {
@@ -185,7 +185,7 @@ _SMALL: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
     "rehearsal": True,
-    "expected_seconds": {},
+    "calibration_seconds": None,
     "needs": {},
     "relevance": {"token_budget": 1024, "max_length": 96, "processes": 1},
     "source": {"relevance_documents": 24, "perplexity_documents": 6, "sampling": {"shards": 3, "window": 16}},
@@ -239,7 +239,9 @@ def rehearsal_profile(profile: Profile, artifacts: Path) -> Profile:
     if source.chat_model is not None:
         places["chat_model"] = {"id": str(folder / "chat")}
     description = f"REHEARSAL of {profile.name} with a small random model and made-up data"
-    changes = {"name": name, "description": description, "source": places, "evaluation": {"tasks": tasks}}
+    # About as long as smoke, whose models are as small.
+    changes: dict[str, Any] = {"expected_seconds": load_profile("smoke").expected_seconds}
+    changes |= {"name": name, "description": description, "source": places, "evaluation": {"tasks": tasks}}
     return Profile.model_validate(_merged(_merged(profile.resolved(), _SMALL), changes))
 
 

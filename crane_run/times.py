@@ -14,7 +14,7 @@ from crane_lib.files import fingerprint, read_json, write_json
 from crane_run.schedule import ON_ALL_THREADS
 from crane_study.checkpoints import is_trained_here
 from crane_study.machine import all_threads
-from crane_study.profile import TOLD, EmbeddedSource, Profile
+from crane_study.profile import TOLD, EmbeddedSource, Profile, load_profile
 
 TIMES = ".times"  # folder of this machine's own record, next to the runs, so that --fresh leaves it
 REPORT = "report"  # the part of a run that comes after its sections
@@ -77,13 +77,22 @@ class Times:
 
     def expected(self, part: str) -> float | None:
         """Seconds of a part, None where unknown."""
-        own, seconds = self.own, self._profile.expected_seconds.get(part)
+        own, seconds = self.own, self._told.get(part)
         if part in own or seconds is None:
             return own.get(part)
         if part in MODELS and not self._trains:
             return _COPY
         threads = (_THREADS / min(4, all_threads())) ** _GAIN if part in ON_ALL_THREADS else 1.0
         return seconds * self._scale * threads
+
+    @cached_property
+    def _told(self) -> dict[str, float]:
+        """Seconds of parts that the profile expects; where it has hours only, they are shared out as `mini` needs."""
+        seconds, hours = self._profile.expected_seconds, self._profile.needs.hours
+        if seconds or not hours:
+            return seconds
+        shares = {part: value for part, value in load_profile("mini").expected_seconds.items() if part not in MODELS}
+        return {part: 3600 * hours * share / sum(shares.values()) for part, share in shares.items()}
 
     def keep(self, seconds: Mapping[str, float]) -> None:
         """Record how long parts took."""

@@ -5,6 +5,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from crane_run import times as module
+from crane_run.sections import all_sections
 from crane_run.times import TIMES, Times, calibrate
 from crane_study.profile import Needs, load_profile
 
@@ -57,6 +58,15 @@ def test_training_counts_only_where_there_will_be_some(tmp_path, monkeypatch):
     times(tmp_path, profile).keep({"base_model": 0.3})
     for trained in (profile.retrained(), profile.model_copy(update={"random_seed": 1})):  # none is released for that
         assert times(tmp_path, trained).expected("base_model") == 300.0
+
+
+def test_a_profile_that_knows_its_hours_only_shares_them_out(tmp_path):
+    profile = load_profile("qwen2.5-0.5b")
+    found = times(tmp_path, profile, jobs=1)
+    parts = {name for section in all_sections() for name in (section.number, *section.declared.stages)} | {"report"}
+    known = [seconds for part in parts if (seconds := found.expected(part)) is not None]
+    assert sum(known) == pytest.approx(3600 * profile.needs.hours, rel=0.1)
+    assert found.expected("perplexity_base") > found.expected("09") > 0
 
 
 def test_what_is_computed_with_all_threads_takes_longer_with_one(tmp_path, monkeypatch):
