@@ -28,7 +28,7 @@ from crane_run.times import REPORT, Times
 from crane_study.checkpoints import CARD, checkpoints_root
 from crane_study.machine import RUNTIME, THREADS_VARIABLE, all_threads, cores_are_limited, granted_memory
 from crane_study.profile import TOLD, EmbeddedSource, LocalSource, Profile
-from crane_study.progress import FILE_VARIABLE, Report, forget_report, read_report
+from crane_study.progress import FILE_VARIABLE, SOON, Report, forget_report, progress, read_report
 from crane_study.publish import forget_not_run
 from crane_study.store import RECORD, SECTION_VARIABLE, START_VARIABLE, forget, library_versions, remove_partial
 
@@ -209,7 +209,8 @@ def run_sections(run: Run, *, fresh: bool, console: Console, later: float = 0.0)
             (run.folder / name).unlink(missing_ok=True)
         _Work(run, keys, board, console).do()
         started = time.monotonic()
-        finish(run, again=changed)
+        with progress("Writing the reports", delay=SOON):
+            finish(run, again=changed)
         if changed:
             run.times.keep({REPORT: time.monotonic() - started})
         console.finish(run.folder, board)
