@@ -69,7 +69,7 @@ def test_what_all_sections_rest_on_has_all_threads(tmp_path, monkeypatch):
         return Stage(name, tmp_path, "0", False, 0.0)
 
     monkeypatch.setattr(Store, "run", run)
-    study = Study(load_profile("smoke"), tmp_path / "smoke")
+    study = Study(load_profile("smoke").retrained(), tmp_path / "smoke")
     study.perplexity("chat")
     study.nlu("chat")
     study.control_perplexity()

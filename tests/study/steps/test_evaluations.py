@@ -123,16 +123,17 @@ def test_the_time_left_is_that_of_what_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("crane_study.progress._INTERVAL", 0.0)
     states, write = [], ProgressTask._write
 
-    def record(task, note):
-        write(task, note)
+    def record(task):
+        write(task)
         states.append(read_json(tmp_path / "progress.json"))
 
     monkeypatch.setattr(ProgressTask, "_write", record)
     Work(tmp_path).run()
-    assert [state["done"] for state in states] == [4, 5]
-    assert states[0]["total"] == 5
-    assert 0 < states[0]["left"] < 10  # one left, at the pace of the one that was done now
-    assert states[1]["left"] == 0
+    assert [state["done"] for state in states] == [0, 4, 5]
+    assert {state["total"] for state in states} == {5}
+    assert states[0]["left"] is None
+    assert 0 < states[1]["left"] < 10  # one left, at the pace of the one that was done now
+    assert states[2]["left"] == 0
 
 
 @pytest.fixture
