@@ -301,7 +301,7 @@ class Comparison:
         where = {"table": place.table, "column": place.column, "metric": metric}
         if isinstance(value, str) or isinstance(reference, str):
             if value != reference and self.rules.compares(**where, number=False):
-                (self.differences if self.exact else self.information).append(place)
+                (self.differences if self.exact or self.equal_weights else self.information).append(place)
             return
         if value is None and reference is None:
             return

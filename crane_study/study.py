@@ -343,12 +343,15 @@ class Study:
         about = {**given, "device": self.profile.device, "processor": processor_name(), "threads": all_threads()}
         kept = self.folder.parent / ".times" / f"training-{fingerprint(about)}.json"
         if not kept.is_file():
+            self.say("models: timing float32 and bfloat16 on this machine")
             with on_all_threads():
                 seconds = time_precisions(source.architecture, source.base, self._loading)
-            write_json(kept, {**about, "seconds_per_step": seconds, "precision": min(seconds, key=seconds.__getitem__)})
+            write_json(
+                kept, {**about, "seconds_of_two_blocks": seconds, "precision": min(seconds, key=seconds.__getitem__)}
+            )
         measured = read_json(kept)
-        steps = ", ".join(f"{name} {value:.2f} s" for name, value in measured["seconds_per_step"].items())
-        self.say(f"training in {measured['precision']}, the faster here (a step in {steps})")
+        steps = ", ".join(f"{name} {value:.2f} s" for name, value in measured["seconds_of_two_blocks"].items())
+        self.say(f"training in {measured['precision']}, the faster here (two blocks in {steps})")
         return str(measured["precision"])
 
     def _trained_model(self, source: EmbeddedSource, name: str) -> Stage:

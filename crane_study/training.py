@@ -132,13 +132,13 @@ def _computing(precision: Precision, device: torch.device) -> AbstractContextMan
 
 
 def time_precisions(architecture: Architecture, training: Training, loading: Loading) -> dict[str, float]:
-    """Seconds of a training step by precision, measured on this machine with random tokens.
+    """Seconds of two blocks by precision, forward and backward, measured on this machine with random tokens.
 
     What torch says of bfloat16 is no guide: without instructions for it a processor is slower than in float32.
     """
     device = pick_device(loading.device)
     model: Any = AutoModelForCausalLM.from_config(_config(architecture, architecture.vocabulary)).to(device)
-    tokens = torch.randint(architecture.vocabulary, (training.batch_size, training.block), device=device)
+    tokens = torch.randint(architecture.vocabulary, (2, training.block), device=device)
     seconds: dict[str, float] = {"float32": math.inf, "bfloat16": math.inf}
     names: list[Precision] = ["float32", "bfloat16"]
     for _ in range(1 + _TIMED_STEPS):  # the first of each also warms up

@@ -212,6 +212,15 @@ def test_documents_verdicts_and_settings_are_equal(run, tmp_path):
     assert compared(other, run)[1] == ["profile, selection.budget: is 0.2, the reference has 0.1"]
 
 
+def test_a_text_that_was_found_counts_where_the_weights_are_equal(run, tmp_path):
+    path = run / "tables" / "03_langspec.csv"
+    other = make_run(tmp_path / "other")
+    write_frame(path, read_frame(path).assign(worst_other=["vi", "zh"]))
+    assert compared(run, other)[1] == [
+        "tables/03_langspec.csv, lape / token_probability, worst_other: zh, reference vi"
+    ]
+
+
 def test_missing_tables_rows_and_sections(run, tmp_path):
     other = make_run(tmp_path / "other")
     frame = pd.read_csv(other / "tables" / "03_langspec.csv")

@@ -172,7 +172,8 @@ def test_the_faster_precision_is_measured_once_and_kept(tmp_path, monkeypatch):
         study = opened(tmp_path, said, weights="trained")
         assert study._training_precision == "float32"
     assert len(calls) == 1
-    assert said == ["training in float32, the faster here (a step in float32 0.50 s, bfloat16 1.10 s)"] * 2
+    told = "training in float32, the faster here (two blocks in float32 0.50 s, bfloat16 1.10 s)"
+    assert said == ["models: timing float32 and bfloat16 on this machine", told, told]
     monkeypatch.setattr("crane_study.study.time_precisions", lambda *_: {"float32": 1.1, "bfloat16": 0.5})
     assert opened(tmp_path, said, weights="trained", learning_rate=0.5)._training_precision == "bfloat16"
     assert opened(tmp_path, said, weights="trained", dtype="float64")._training_precision == "float64"
