@@ -4,7 +4,8 @@
 
 For every section one setting of the run's profile is changed a little, the run is repeated with it (what does not
 depend on it is reused), and its numbers are compared with the run's own, with the tolerances for equal weights. The
-table counts the numbers of that section beyond their tolerance; docs/verification.md shows it.
+table counts the numbers and texts of that section that are not as they were, beyond their tolerance;
+docs/verification.md shows it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
     "05": ("open_ended.max_new_tokens", 8),
     "06": ("controls.documents", 9),
     "07": ("evaluation.chat_target_delimiter", ""),
-    "08": ("evaluation.target_delimiter.vi", ""),
+    "08": ("evaluation.target_delimiter.en", ""),
     "09": ("selection.kurtosis_threshold", 1.1),
     "10": ("ground_truth.documents", 30),
 }
@@ -77,7 +78,7 @@ def main() -> None:
     """Change one setting per section of the run named on the command line."""
     if len(sys.argv) != 2:
         raise SystemExit("tools.sensitivity: give the folder of a finished run, such as artifacts/smoke")
-    print("| section | setting | changed to | numbers beyond tolerance | of |\n|---|---|---|---|---|")
+    print("| section | setting | changed to | beyond tolerance | of numbers |\n|---|---|---|---|---|")
     for section, (place, value) in CHANGES.items():
         print(
             "| {} | `{}` | {!r} | {} | {} |".format(
