@@ -153,7 +153,7 @@ def _exit_after(work: Callable[[], None]) -> NoReturn:
     try:
         work()
         code = 0
-    except Exception:
+    except Exception:  # the last frame of a fork: nobody above it could report
         traceback.print_exc()
     finally:
         with suppress(Exception):

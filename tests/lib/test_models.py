@@ -1,7 +1,6 @@
 """Loading models: parts, precision, devices, and tokenizers that are the model's own."""
 
 import json
-import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -22,17 +21,7 @@ from crane_lib.models import (
 )
 from crane_lib.relevance import document_relevance
 from tests.lib.relevance.tiny import hook_count
-from tests.small import TEXTS, small_model, small_tokenizer, write_model
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "model")
+from tests.small import TEXTS, small_model, small_tokenizer
 
 
 def test_a_model_is_loaded_for_inference(folder):

@@ -13,20 +13,10 @@ from crane_lib.interventions import export_masked
 from crane_lib.models import check_model_directory, load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.weights import check_config, stored_dtype, tensor_types
-from tests.small import small_model, write_model
+from tests.small import small_model
 
 EMBEDDING = "model.embed_tokens.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "model")
 
 
 def settings_of(folder, name="config.json", **changes):
