@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_lib.files import fingerprint, read_json, sha256, write_json, write_text
+from crane_lib.files import sha256, write_text
 from crane_lib.gguf_files import as_directory
 from crane_lib.methods import METHODS, PUBLISHED
 from crane_lib.models import check_model_directory, check_same_vocabulary
@@ -24,7 +24,6 @@ from crane_study.fetch import fetched_directory
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
 from crane_study.hub import model_directory_of
-from crane_study.machine import all_threads, on_all_threads, processor_name
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
@@ -53,7 +52,7 @@ from crane_study.steps.open_ended import (
 from crane_study.steps.relevance import make_relevance
 from crane_study.steps.selection import TOP_SHARE, make_selection
 from crane_study.store import Stage, Store
-from crane_study.training import make_base_model, make_chat_model, time_precisions
+from crane_study.training import faster_precision, make_base_model, make_chat_model
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
 from crane_study.uncertainty.open_ended import score_rows
 
@@ -334,25 +333,10 @@ class Study:
 
     @cached_property
     def _training_precision(self) -> str:
-        """The faster precision for training on this machine; measured once and kept next to the runs."""
         source = self.profile.source
         assert isinstance(source, EmbeddedSource)
-        if self.profile.dtype == "float64":  # for the same numbers on every machine
-            return "float64"
-        given = {"architecture": source.architecture.model_dump(), "training": source.base.model_dump()}
-        about = {**given, "device": self.profile.device, "processor": processor_name(), "threads": all_threads()}
-        kept = self.folder.parent / ".times" / f"training-{fingerprint(about)}.json"
-        if not kept.is_file():
-            self.say("models: timing float32 and bfloat16 on this machine")
-            with on_all_threads():
-                seconds = time_precisions(source.architecture, source.base, self._loading)
-            write_json(
-                kept, {**about, "seconds_of_two_blocks": seconds, "precision": min(seconds, key=seconds.__getitem__)}
-            )
-        measured = read_json(kept)
-        steps = ", ".join(f"{name} {value:.2f} s" for name, value in measured["seconds_of_two_blocks"].items())
-        self.say(f"training in {measured['precision']}, the faster here (two blocks in {steps})")
-        return str(measured["precision"])
+        given: dict[str, Any] = {"architecture": source.architecture, "training": source.base, "loading": self._loading}
+        return faster_precision(self.folder.parent / ".times", **given, say=self.say)
 
     def _trained_model(self, source: EmbeddedSource, name: str) -> Stage:
         if self.checkpoint is not None:

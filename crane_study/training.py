@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
+from crane_lib.files import fingerprint, read_json, write_json
 from crane_lib.models import load_model, pick_device
 from crane_lib.precision import InDouble, compute_in_double
 from crane_study.data.documents import read_conversations
 from crane_study.frames import write_frame
+from crane_study.locks import locked
+from crane_study.machine import all_threads, on_all_threads, processor_name
 from crane_study.options import Loading
 from crane_study.profile import Architecture, Training
 from crane_study.progress import progress
@@ -150,6 +153,31 @@ def time_precisions(architecture: Architecture, training: Training, loading: Loa
             loss.item()
             seconds[name] = min(seconds[name], time.perf_counter() - started)
     return seconds
+
+
+def faster_precision(
+    folder: Path, *, architecture: Architecture, training: Training, loading: Loading, say: Callable[[str], None]
+) -> Precision:
+    """Return the faster precision for training on this machine, measured once and kept in `folder`.
+
+    A model of dtype float64 is trained in it, for the same numbers on every machine.
+    """
+    if loading.dtype == "float64":
+        return "float64"
+    given = {"architecture": architecture.model_dump(), "training": training.model_dump(), "device": loading.device}
+    about = {**given, "processor": processor_name(), "threads": all_threads()}
+    kept = folder / f"training-{fingerprint(about)}.json"
+    with locked(kept.with_suffix(".lock")):
+        if not kept.is_file():
+            say("models: timing float32 and bfloat16 on this machine")
+            with on_all_threads():
+                seconds = time_precisions(architecture, training, loading)
+            write_json(kept, {**about, "seconds_of_two_blocks": seconds})
+    measured = read_json(kept)["seconds_of_two_blocks"]
+    fastest: Precision = min(measured, key=measured.__getitem__)
+    told = ", ".join(f"{name} {value:.2f} s" for name, value in measured.items())
+    say(f"training in {fastest}, the faster here (two blocks in {told})")
+    return fastest
 
 
 def fit(

@@ -165,7 +165,7 @@ def test_only_models_that_the_run_trained_from_committed_code_are_released(train
 def test_the_faster_precision_is_measured_once_and_kept(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "crane_study.study.time_precisions", lambda *_: calls.append(1) or {"float32": 0.5, "bfloat16": 1.1}
+        "crane_study.training.time_precisions", lambda *_: calls.append(1) or {"float32": 0.5, "bfloat16": 1.1}
     )
     said = []
     for _ in range(2):
@@ -174,7 +174,7 @@ def test_the_faster_precision_is_measured_once_and_kept(tmp_path, monkeypatch):
     assert len(calls) == 1
     told = "training in float32, the faster here (two blocks in float32 0.50 s, bfloat16 1.10 s)"
     assert said == ["models: timing float32 and bfloat16 on this machine", told, told]
-    monkeypatch.setattr("crane_study.study.time_precisions", lambda *_: {"float32": 1.1, "bfloat16": 0.5})
+    monkeypatch.setattr("crane_study.training.time_precisions", lambda *_: {"float32": 1.1, "bfloat16": 0.5})
     assert opened(tmp_path, said, weights="trained", learning_rate=0.5)._training_precision == "bfloat16"
     assert opened(tmp_path, said, weights="trained", dtype="float64")._training_precision == "float64"
 
