@@ -4,14 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from crane_lib import interventions
 from crane_lib.errors import CraneError
-from crane_lib.interventions import masked
+from crane_lib.interventions import export_masked, masked
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.parallel import OtherProcessEnded
@@ -252,7 +254,12 @@ def test_statistics_of_a_file_of_texts(model, texts, tmp_path):
 
 
 def test_commands_that_may_take_long_tell_how_far_they_are(model, texts, tmp_path, monkeypatch):
+    def slow_export(*given):
+        time.sleep(0.5)
+        export_masked(*given)
+
     monkeypatch.setattr(progress, "TELL_SECONDS", 0.002)
+    monkeypatch.setattr(interventions, "export_masked", slow_export)
     write_neuron_sets(tmp_path / "sets.json", [neuron_set("vi")])
     out = str(tmp_path / "vi.safetensors")
     said = call("statistics", str(model), str(texts), out, "--device", "cpu").stderr
