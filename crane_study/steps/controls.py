@@ -21,7 +21,6 @@ from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import UnitScores, load_statistics, unit_means
 from crane_lib.selection import Chosen, Scores, budget_count, select_fully_random, select_random
-from crane_lib.variants import kurtosis_variants, relevance_variants
 from crane_study.frames import write_frame
 from crane_study.options import DocumentOptions, QuestionOptions
 from crane_study.profile import Controls
@@ -34,6 +33,7 @@ from crane_study.steps.masks import (
     question_harness,
 )
 from crane_study.steps.selection import sets_file
+from crane_study.steps.variants import kurtosis_variants, relevance_variants
 
 FEW = ("kurtosis_z", "contrast_weighted")  # rules of the ablation where it is to be short
 ANY = "any"

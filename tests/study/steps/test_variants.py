@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from crane_lib import variants
 from crane_lib.selection import kurtosis_z, normalized_contrast, select_top
-from crane_lib.variants import gaps, kurtosis_variants, margins, relevance_variants, shares
+from crane_study.steps import variants
+from crane_study.steps.variants import gaps, kurtosis_variants, margins, relevance_variants, shares
 
 LANGUAGES = ("en", "zh", "vi")
 
