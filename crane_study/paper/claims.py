@@ -16,11 +16,11 @@ import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
-from crane_lib.overlap import SMALLEST_P
 from crane_study import ROOT
 from crane_study.labels import METRIC_LABELS, language_name, method_label, ordered_languages
 from crane_study.measure.rows import budget_text, effects, pick, tidy
 from crane_study.paper import read_rules
+from crane_study.uncertainty.overlap import SMALLEST_P
 
 REPRODUCED, NOT_REPRODUCED, NOT_RUN = "REPRODUCED", "NOT REPRODUCED", "NOT RUN"
 SCHEMA = "crane.claims/1"

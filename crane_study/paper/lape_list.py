@@ -12,7 +12,7 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NEURON, NeuronSet
-from crane_lib.overlap import COMPARED, compare
+from crane_study.uncertainty.overlap import COMPARED, compare
 
 if TYPE_CHECKING:
     from crane_study.study import Study

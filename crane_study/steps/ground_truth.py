@@ -9,12 +9,12 @@ import numpy as np
 from crane_lib.ablation import ablation_effects
 from crane_lib.methods import METHODS, PUBLISHED
 from crane_lib.neurons import NEURON, NeuronSet, read_all_sets
-from crane_lib.overlap import as_neurons
 from crane_lib.relevance.modules import parts_of
 from crane_study.options import DocumentOptions
 from crane_study.progress import advancing, progress
 from crane_study.steps.masks import Mask, held_out, measure_documents
 from crane_study.uncertainty.ground_truth import Effects
+from crane_study.uncertainty.overlap import as_neurons
 
 _CACHED_TOKENS = 1024  # of one pass on a CPU: results of larger passes do not fit into the caches
 

@@ -1,4 +1,4 @@
-"""Tables of neuron sets: their sizes, and the units that languages or methods share (`crane_lib.overlap`)."""
+"""Tables of neuron sets: their sizes, and the units that languages or methods share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NEURON, NeuronSet, read_all_sets
-from crane_lib.overlap import COMPARED, as_neurons, compare, expected_intersection
+from crane_study.uncertainty.overlap import COMPARED, as_neurons, compare, expected_intersection
 
 if TYPE_CHECKING:
     from crane_study.study import Study

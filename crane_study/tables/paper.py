@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.neurons import read_all_sets
-from crane_lib.overlap import compare
 from crane_study.measure.rows import SET
 from crane_study.paper.claims import NOT_RUN
 from crane_study.paper.comparison import (
@@ -25,6 +24,7 @@ from crane_study.study import Study
 from crane_study.tables.open_ended import available_results
 from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.open_ended import open_langspec
+from crane_study.uncertainty.overlap import compare
 
 RELEASED_RULE = ("kurtosis", "published")
 Table = tuple[pd.DataFrame, str]  # with its caption

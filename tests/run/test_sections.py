@@ -99,13 +99,15 @@ def test_the_key_is_of_all_that_determines_the_outputs(tmp_path, monkeypatch):
     data = tmp_path / "data.csv"
     data.write_text("1")
 
-    def key(cell="from crane_lib.overlap import overlaps", *, profile=1, parameters=2, outside=3, title="T"):
+    def key(
+        cell="from crane_study.uncertainty.overlap import overlaps", *, profile=1, parameters=2, outside=3, title="T"
+    ):
         path = write_notebook(tmp_path / "00_a.ipynb", f"%matplotlib inline\n{cell}\n!ls\n    %time x = 1", title=title)
         return Section(path, Declaration(data=["data.csv"])).key(
             {"profile": profile}, {"value": parameters}, {"file": str(outside)}
         )
 
-    cells = ("from crane_lib.overlap import overlaps  # changed", "from crane_lib.selection import top")
+    cells = ("from crane_study.uncertainty.overlap import overlaps  # changed", "from crane_lib.selection import top")
     keys = [key(), key(title="Other"), *map(key, cells), key(profile=9), key(parameters=9), key(outside=9)]
     assert key() == keys[0]
     with monkeypatch.context() as patch:

@@ -167,7 +167,7 @@ def test_same_bytes_in_another_process_and_without_torch(drawn, tmp_path):
         "figures.delta_matrices(synthetic.make_rows(synthetic.FEW_METHODS), folder / 'nll'); "
         "figures.guessers(synthetic.make_guessers(), folder / 'guessers'); "
         "figures.token_relevance(synthetic.make_examples(), folder / 'tokens'); "
-        "import crane_run.report, crane_lib.overlap; assert 'torch' not in sys.modules"
+        "import crane_run.report, crane_study.uncertainty.overlap; assert 'torch' not in sys.modules"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment, cwd=ROOT)

@@ -8,7 +8,7 @@ from scipy.stats import hypergeom
 
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
-from crane_lib.overlap import (
+from crane_study.uncertainty.overlap import (
     COMPARED,
     SMALLEST_P,
     as_neurons,
