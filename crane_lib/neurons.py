@@ -55,6 +55,16 @@ class NeuronSet:
         total = sum(self.widths[site] * self.layers for site in self.sites)
         return self.count() / total
 
+    def killed(self) -> int:
+        """Number of neurons that the mask silences: a gate row or an up row silences its neuron, a down row none."""
+        sites = [self.sites[site] for site in (NEURON, "gate", "up") if site in self.sites]
+        return sum(len(np.unique(np.concatenate(layers))) for layers in zip(*sites, strict=True))
+
+    def killed_share(self) -> float:
+        """Share of the model's neurons that the mask silences."""
+        widths = [self.widths[site] for site in (NEURON, "gate", "up") if site in self.sites]
+        return self.killed() / (widths[0] * self.layers) if widths else 0.0
+
     def flat(self) -> np.ndarray:
         """Sorted numbers of the units, unique over sites and layers."""
         numbers, offset = [], 0

@@ -12,6 +12,7 @@ from crane_lib.methods import METHODS
 LANGUAGES = ("en", "zh", "vi")  # of the paper, in its order
 SET_LABELS = {  # sets that no method selects
     "none": "Unmasked",
+    "everything": "Everything off",
     "lape_list": "LAPE (published list)",
     "random_like_contrast": "Random (like contrast)",
     "random_like_kurtosis": "Random (like kurtosis)",

@@ -40,11 +40,15 @@ class PassOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskChoice:
-    """Sets to mask: methods by the model that they were selected on, budgets, number of random draws; None for all."""
+    """Sets to mask: methods by the model that they were selected on, budgets, number of random draws; None for all.
+
+    `everything` adds the mask of all neurons, which every method is compared with.
+    """
 
     methods: dict[str, list[str]] | None = None
     budgets: list[str] | None = None
     draws: int | None = None
+    everything: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

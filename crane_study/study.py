@@ -60,8 +60,10 @@ from crane_study.uncertainty.open_ended import score_rows
 _TRANSFER_METHODS = ["kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast"]
 _CHAT_METHODS = ["kurtosis", "contrast"]
 _TRANSFER_DRAWS = 5  # of the random sets; no claim about the chat model depends on them
-_FROM_CHAT = MaskChoice(methods={"chat": _CHAT_METHODS})
-_ON_CHAT = MaskChoice(methods={"base": _TRANSFER_METHODS, "chat": _CHAT_METHODS}, draws=_TRANSFER_DRAWS)
+_FROM_CHAT = MaskChoice(methods={"chat": _CHAT_METHODS}, everything=False)
+_ON_CHAT = MaskChoice(
+    methods={"base": _TRANSFER_METHODS, "chat": _CHAT_METHODS}, draws=_TRANSFER_DRAWS, everything=False
+)
 
 
 _WORDINGS = {"wordings": sha256(WORDINGS)}

@@ -19,6 +19,7 @@ TOPICS = {
     "ground_truth",
     "likelihoods",
     "masks",
+    "matched_damage",
     "models",
     "objectives",
     "open_ended",

@@ -279,11 +279,14 @@ def sampled_documents(
     max_length: int,
     random_seed: int,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]]]:
-    """Draw held-out documents of each language; returns their token ids and their numbers among all of them."""
+    """Draw held-out documents of each language; returns their token ids and their numbers among all of them.
+
+    Languages with as many documents get the same numbers, so that parallel documents stay together.
+    """
     frame = pd.read_parquet(corpus / "documents.parquet")
     tokens, numbers = {}, {}
-    for place, language in enumerate(languages):
+    for language in languages:
         found = tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)
-        numbers[language] = sample(documents, of=len(found), generator=np.random.default_rng([random_seed, place]))
+        numbers[language] = sample(documents, of=len(found), generator=np.random.default_rng([random_seed, 0]))
         tokens[language] = [found[i] for i in numbers[language]]
     return tokens, numbers

@@ -20,6 +20,7 @@ COLUMNS = (*_TEXTS, "value", "n", "random_seed", "masked_share")  # of result ro
 # Columns that identify a mask of a model, and all masks of a method at a budget, over languages and random draws.
 MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
 SET = ["model", "selected_on", "method", "budget"]
+EVERYTHING = "everything"  # method of the mask that silences every neuron, the same for every language
 _DERIVED = ("precision", "recall", "langspec_f1", "p_value", "share_of_a")  # numbers in tables made of rows
 MEASURES = ("token_probability", "accuracy")
 

@@ -26,6 +26,7 @@ from crane_study.options import DocumentOptions, QuestionOptions
 from crane_study.profile import Controls
 from crane_study.steps.masks import (
     evaluate_states,
+    every_neuron,
     held_out,
     masks_of,
     measure_documents,
@@ -94,10 +95,10 @@ def _log_probability(relevance: Path, objectives: list[str], languages: list[str
 def make_control_perplexity(
     folder: Path, *, corpus: Path, model: Path, sets: Path, options: DocumentOptions, scratch: Path | None = None
 ) -> None:
-    """Write rows.csv, documents.parquet and parts.csv (a layer's MLP or attention silenced), on sampled documents."""
+    """Write rows.csv, documents.parquet, masks.csv and parts.csv (a layer's MLP or attention off), on a sample."""
     network, tokenizer = options.loading.load(model)
     tokens, numbers = held_out(corpus, tokenizer, options)
-    masks = masks_of({options.model_name: sets}, options.masks)
+    masks = masks_of({options.model_name: sets}, options.masks) + every_neuron(network, options)
     measure_documents(folder, network, tokens, masks, options=options, numbers=numbers, scratch=scratch)
 
     def score() -> pd.DataFrame:
@@ -118,6 +119,7 @@ def make_control_nlu(
         wanted = ", ".join(budget for budget in options.masks.budgets or [] if budget != ANY)
         raise CraneError(f"controls.question_budgets: none of {wanted} is among controls.budgets; name one that is")
     with question_harness(corpus, model, options) as (network, harness):
+        masks += every_neuron(network, options)
         measure_questions(folder, network, harness, masks, options=options, scratch=scratch)
 
         def score() -> pd.DataFrame:

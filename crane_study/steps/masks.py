@@ -17,15 +17,16 @@ from pyarrow import ArrowException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.interventions import masked
-from crane_lib.neurons import NeuronSet, read_neuron_sets
+from crane_lib.neurons import NEURON, NeuronSet, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.parallel import barrier, rank, share, world
+from crane_lib.relevance.modules import parts_of
 from crane_study.data.corpora import sampled_documents, tokenized
 from crane_study.frames import write_frame
 from crane_study.locks import wait_for
 from crane_study.measure.benchmarks import write_benchmark_tasks
 from crane_study.measure.questions import Harness, write_tasks
-from crane_study.measure.rows import accuracy_row, mask_labels, perplexity_rows, write_rows
+from crane_study.measure.rows import EVERYTHING, accuracy_row, mask_labels, perplexity_rows, write_rows
 from crane_study.options import DocumentOptions, MaskChoice, ModelOptions, QuestionOptions
 from crane_study.progress import progress
 
@@ -162,9 +163,30 @@ def masks_of(selections: dict[str, Path], choice: MaskChoice) -> list[Mask]:
     return masks
 
 
+def every_neuron(network: PreTrainedModel, options: ModelOptions) -> list[Mask]:
+    """Return the mask of all neurons under the name of every language; nothing if it is not asked for."""
+    if not options.masks.everything:
+        return []
+    parts = parts_of(network)
+    width = parts.widths[NEURON]
+    sites, labels = {NEURON: [np.arange(width)] * len(parts.layers)}, {"method": EVERYTHING, "budget": "1"}
+    return [
+        (options.model_name, NeuronSet(sites, {NEURON: width}, language=language, **labels))
+        for language in options.languages
+    ]
+
+
 def by_model(sets: Mapping[str, Path]) -> dict[str, Path]:
     """Return folders of sets by the model that they were selected on, which ``selected_on_<model>`` names."""
     return {name.removeprefix("selected_on_"): folder for name, folder in sorted(sets.items())}
+
+
+def _write_killed(folder: Path, masks: list[Mask], named: list[dict[str, Any]]) -> None:
+    """Write masks.csv: number and share of the neurons that each mask silences."""
+    counts = [(neurons.killed(), neurons.killed_share()) for _on, neurons in masks if neurons is not None]
+    labels = [label for label, (_on, neurons) in zip(named, masks, strict=True) if neurons is not None]
+    frame = pd.DataFrame(labels).assign(killed=[n for n, _ in counts], killed_share=[share for _, share in counts])
+    write_frame(folder / "masks.csv", frame)
 
 
 def _named(masks: list[Mask], options: ModelOptions) -> list[dict[str, Any]]:
@@ -196,7 +218,7 @@ def measure_documents(
     numbers: dict[str, list[int]] | None = None,
     scratch: Path | None = None,
 ) -> None:
-    """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask).
+    """Write rows.csv, documents.parquet (NLL and tokens of every document under every mask) and masks.csv.
 
     `numbers` are those of sampled documents; otherwise they are counted from 0.
     """
@@ -223,6 +245,7 @@ def measure_documents(
                 per_document.append(part.assign(**here)[[*here, "document", "nll", "tokens"]])
     write_rows(folder, rows)
     write_frame(folder / "documents.parquet", pd.concat(per_document, ignore_index=True))
+    _write_killed(folder, masks, named)
 
 
 def make_perplexity(
@@ -231,7 +254,7 @@ def make_perplexity(
     """Write rows.csv and documents.parquet (NLL and tokens of every document under every mask)."""
     network, tokenizer = options.loading.load(model)
     documents, numbers = held_out(corpus, tokenizer, options)
-    masks = masks_of(by_model(sets), options.masks)
+    masks = masks_of(by_model(sets), options.masks) + every_neuron(network, options)
     measure_documents(folder, network, documents, masks, options=options, numbers=numbers, scratch=scratch)
 
 
@@ -289,7 +312,7 @@ def make_nlu(
 ) -> None:
     """Write rows.csv and items.parquet (every question under every mask: right or wrong)."""
     with question_harness(corpus, model, options) as (network, harness):
-        masks = masks_of(by_model(sets), options.masks)
+        masks = masks_of(by_model(sets), options.masks) + every_neuron(network, options)
         measure_questions(folder, network, harness, masks, options=options, scratch=scratch)
 
 

@@ -1,7 +1,8 @@
 """Scores of masks under resampling: a paired bootstrap over documents, questions or open answers.
 
-Masked and unmasked scores are computed on the same resampled items, so what makes an item hard for both cancels. The
-items of each language are resampled independently of the other languages, because they are different texts.
+Masked and unmasked scores are computed on the same resampled items, so what makes an item hard for both cancels. Where
+every language has documents of the same numbers, documents of one number are resampled together, because they may be
+translations of each other; if they are not, that changes nothing. Other items are resampled by language.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def _resample(
     """
     masks, numbered = number_masks(frame)
     languages = sorted(set(frame[language]))
+    joint = item == "document" and len({tuple(sorted(set(part))) for _, part in frame.groupby(language)[item]}) == 1
     measured, draws = [], []
     for place, code in enumerate(languages):
         part = numbered[numbered[language] == code]
@@ -122,7 +124,7 @@ def _resample(
         once = np.ones((1, numerator.shape[1]))
         denominator = others[0][:1] if others else once
         measured.append(ratios(once, numerator, denominator)[0])
-        generator = generator_for(random_seed, place)
+        generator = generator_for(random_seed, 0 if joint else place)  # the same numbers for equally many items
         draws.append(resample_ratios(numerator, denominator, resamples=resamples, generator=generator))
     every, drawn = np.stack(measured, axis=-1), np.stack(draws, axis=-1)  # (masks, K), (B, masks, K)
     masks = masks.iloc[1:].reset_index(drop=True)

@@ -55,6 +55,10 @@ def test_sets_are_counted_and_come_back_as_they_were(sets, tmp_path_factory):
         everything = [(site, n, i) for site in item.sites for n in range(item.layers) for i in range(WIDTHS[site])]
         assert item.count() == len(units)
         assert item.share() == len(units) / len(everything)
+        neurons = {(n, i) for site, n, i in units if site != "down"}
+        assert item.killed() == len(neurons)
+        if item.sites.keys() != {"down"}:
+            assert item.killed_share() == pytest.approx(len(neurons) / (20 * item.layers))
         # One number per unit: its place among all units, site by site and layer by layer.
         ordered = sorted(everything, key=lambda unit: (SITES.index(unit[0]), unit[1], unit[2]))
         assert item.flat().tolist() == sorted(ordered.index(unit) for unit in units)

@@ -58,14 +58,14 @@ def test_documents_are_a_sample_under_their_own_numbers(root, sets, tmp_path, mo
     found = pd.read_parquet(tmp_path / "documents.parquet")
     model, tokenizer = load_model(root / "model", device="cpu", dtype="float64")
     frame = pd.read_parquet(root / "corpus" / "documents.parquet")
-    for place, language in enumerate(LANGUAGES):
+    for language in LANGUAGES:
         tokens = tokenized(frame, tokenizer, split="perplexity", language=language, max_length=40)
         nll, _tokens = document_nll(model, tokens, token_budget=256)
         bare = found[(found["method"] == "none") & (found["evaluation_language"] == language)]
-        assert bare["document"].tolist() == sample(3, of=len(nll), generator=np.random.default_rng([1, place]))
+        assert bare["document"].tolist() == sample(3, of=len(nll), generator=np.random.default_rng([1, 0]))
         np.testing.assert_allclose(bare["nll"], nll[bare["document"]], rtol=1e-10)
     # Each mask under all its names, equal masks measured once.
-    count = len(masks.masks_of({"base": sets}, MaskChoice()))
+    count = len(masks.masks_of({"base": sets}, MaskChoice())) + len(LANGUAGES)
     assert len(found.drop_duplicates(["method", "budget", "masked_language", "random_seed"])) == count
     assert len(calls) < len(LANGUAGES) * count
     random = found[(found["method"] == "random_global") & (found["budget"] == "0.25") & (found["random_seed"] == 3)]
@@ -73,11 +73,31 @@ def test_documents_are_a_sample_under_their_own_numbers(root, sets, tmp_path, mo
     assert set(random["masked_language"]) == set(LANGUAGES)
 
 
+def test_everything_off_silences_every_mlp_and_every_mask_says_what_it_kills(root, sets, tmp_path):  # noqa: F811
+    options = replace(ON_DOCUMENTS, documents=3)
+    make_control_perplexity(tmp_path, corpus=root / "corpus", model=root / "model", sets=sets, options=options)
+    rows, parts = read_frame(tmp_path / "rows.csv"), read_frame(tmp_path / "parts.csv")
+    off = rows[(rows["method"] == "everything") & (rows["metric"] == "token_probability")]
+    silenced = parts[(parts["part"] == "mlp") & (parts["layer"] == -1)].set_index("evaluation_language")["value"]
+    for _language, part in off.groupby("masked_language"):
+        found = part.set_index("evaluation_language")["value"]
+        np.testing.assert_allclose(found[silenced.index], silenced, rtol=1e-9)
+    killed = read_frame(tmp_path / "masks.csv", texts=["budget"])
+    assert (killed.loc[killed["method"] == "everything", "killed_share"] == 1).all()
+    keys = ["method", "budget", "masked_language", "random_seed"]
+    killed = killed.set_index(keys)["killed"]
+    for item in read_all_sets(sets):
+        rows_of = {
+            (n, i) for site, layers in item.sites.items() if site != "down" for n, x in enumerate(layers) for i in x
+        }
+        assert killed[item.method, item.budget, item.language, item.random_seed] == len(rows_of)
+
+
 def test_silencing_every_part_leaves_the_model_as_it_was(root, sets, tmp_path):  # noqa: F811
     options = replace(ON_QUESTIONS, questions=5, masks=MaskChoice(budgets=["0.5", "any"]))
     make_control_nlu(tmp_path, corpus=root / "corpus", model=root / "model", sets=sets, options=options)
     items = pd.read_parquet(tmp_path / "items.parquet")
-    assert set(items["budget"]) == {"", "0.5", "any"}
+    assert set(items["budget"]) == {"", "0.5", "any", "1"}
     assert items.groupby("language")["item"].agg(lambda x: x.nunique()).tolist() == [5, 5]
     assert items["item"].max() < 8
     rows = read_frame(tmp_path / "rows.csv")

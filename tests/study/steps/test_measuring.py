@@ -206,7 +206,7 @@ def test_selection_is_deterministic_and_random_draws_have_their_seed(root, tmp_p
 
 def perplexity(root, folder, *, methods=None, **inputs):
     folder.mkdir()
-    options = replace(ON_DOCUMENTS, masks=MaskChoice(methods=methods))
+    options = replace(ON_DOCUMENTS, masks=MaskChoice(methods=methods, everything=methods is None))
     make_perplexity(folder, corpus=root / "corpus", model=root / "model", options=options, **inputs)
     return read_frame(folder / "rows.csv"), pd.read_parquet(folder / "documents.parquet")
 
@@ -223,7 +223,7 @@ def test_rows_of_every_mask_are_those_of_the_masked_model(root, measured):
     rows, per_document = measured
     assert list(rows) == list(COLUMNS)
     sets = read_all_sets(root / "selection")
-    assert len(rows) == (1 + len(sets)) * len(LANGUAGES) * 3
+    assert len(rows) == (1 + len(sets) + len(LANGUAGES)) * len(LANGUAGES) * 3  # unmasked, every set, everything off
     assert not rows.duplicated([*MASK, "evaluation_language", "metric"]).any()
     assert (rows["profile"] == "small").all()
     assert (rows["model"] == "base").all()
@@ -261,7 +261,7 @@ def test_questions_under_masks(root, tmp_path):
     for name in ("nlu", "unmasked"):
         (tmp_path / name).mkdir()
     read = {"corpus": root / "corpus", "model": root / "model"}
-    options = replace(ON_QUESTIONS, masks=MaskChoice(methods={"base": ["contrast"]}))
+    options = replace(ON_QUESTIONS, masks=MaskChoice(methods={"base": ["contrast"]}, everything=False))
     make_nlu(tmp_path / "nlu", selected_on_base=root / "selection", options=options, **read)
     make_unmasked_nlu(tmp_path / "unmasked", options=ON_QUESTIONS, **read)
     rows, items = read_frame(tmp_path / "nlu" / "rows.csv"), pd.read_parquet(tmp_path / "nlu" / "items.parquet")

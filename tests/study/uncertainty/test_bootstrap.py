@@ -84,6 +84,17 @@ def test_documents_agree_with_a_loop_over_the_same_resampled_documents():
                 assert drawn[MASKS.index(mask)] == pytest.approx(slow, rel=1e-12)
 
 
+def test_documents_of_one_number_are_resampled_together_where_every_language_has_the_same_numbers():
+    english = documents()
+    english = english[english["evaluation_language"] == "en"]
+    copies = [english.assign(evaluation_language=code) for code in LANGUAGES]
+    found = resample_documents(pd.concat(copies, ignore_index=True), resamples=50)
+    np.testing.assert_array_equal(found.draws, found.draws[:, :, [0]].repeat(3, axis=2))
+    copies[1] = copies[1].assign(document=copies[1]["document"] + 1)  # other documents: nothing belongs together
+    found = resample_documents(pd.concat(copies, ignore_index=True), resamples=50)
+    assert (found.unmasked_draws[:, 0] != found.unmasked_draws[:, 1]).any()
+
+
 def test_items_agree_with_a_loop_over_the_same_resampled_questions():
     frame = items()
     found = resample_items(frame, resamples=25, random_seed=5)
