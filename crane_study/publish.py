@@ -74,12 +74,19 @@ _HEADERS = {
     "own_rise": "Rise on it",
     "worst_other_rise": "Rise on worst other",
     "specific_rise": "Difference",
+    "damage": "Damage (nats/token)",
+    "dose": "Share silenced",
+    "killed": "Neurons silenced",
+    "worst": "Rise on worst other",
+    "reached": "Resamples that reach it",
+    "best_rule": "Best relevance rule",
     "n": "n",
 }
 _INTERVALS = {"own": "On it", "worst_other": "On worst other", "langspec": "LangSpec-F1", "mean": "Mean"}
+_INTERVALS |= {"worst": "Rise on worst other", "dose": "Share silenced"}
 _HEADERS |= {f"{key}_{end}": f"{words}, 95 % {end}" for key, words in _INTERVALS.items() for end in ("low", "high")}
 _WORDS: dict[str, Callable[[str], str]] = {
-    **dict.fromkeys(("method", "method_a", "method_b"), method_label),
+    **dict.fromkeys(("method", "method_a", "method_b", "best_rule"), method_label),
     **dict.fromkeys(("budget", "budget_a", "budget_b"), budget_label),
     **dict.fromkeys(("model", "selected_on"), lambda name: MODEL_LABELS.get(name, name)),
     "metric": lambda name: METRIC_LABELS.get(name, name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from crane_study.figures.panels import (
     language_matrices,
     legend_below,
     name_panel,
+    reference_line,
 )
 from crane_study.figures.style import NEUTRAL, drawing, language_colours, method_colour
 from crane_study.labels import METRIC_LABELS, MODEL_LABELS, language_name, method_label, ordered_languages, ordered_sets
-from crane_study.measure.rows import SET, effects, over_draws, pick, tidy
+from crane_study.measure.rows import EVERYTHING, SET, effects, over_draws, pick, tidy
 
 _CHANGE = {
     "nll": ("NLL rise (nats per token)", "Rise of the NLL of held-out documents (nats per token)", 1),
@@ -59,6 +61,7 @@ def delta_matrices(
     label, sentence, sign = _CHANGE[metric]
     selected_on = selected_on or model
     found = pick(effects(rows, metric=metric), model=model, selected_on=selected_on)
+    found = found[found["method"] != EVERYTHING]  # on its scale all others would be pale
     if found.empty:
         raise _nothing(f"masked {metric} for {model}")
     cells = over_draws(found.assign(cost=sign * found["change"]), by=_CELL, value="cost")
@@ -103,6 +106,8 @@ def langspec_bars(
     if frame.empty:
         raise _nothing(f"LangSpec-F1 for {model}")
     metrics = [metric for metric in METRIC_LABELS if metric in set(frame["metric"])]
+    trivial = _trivial(frame, "langspec_f1")
+    frame = frame[frame["method"] != EVERYTHING]
     by = ["metric", "method", "budget", "random_seed"]
     bars = frame[[*by, "masked_language", "langspec_f1"]].assign(low=np.nan, high=np.nan)
     if intervals is not None:
@@ -113,13 +118,24 @@ def langspec_bars(
     bars = pd.concat([bars, means], ignore_index=True)
     bars = bars.rename(columns={"metric": "panel", "masked_language": "language", "langspec_f1": "value"})
     titles = {metric: (f"By {METRIC_LABELS[metric].lower()}", "LangSpec-F1 (0 to 1)") for metric in metrics}
-    language_bars(bars, path, titles)
+    language_bars(bars, path, titles, lines=trivial)
     dots = f" Random sets: bars are means over {draws} draws, each draw a dot." if draws > 1 else ""
     dots += "" if intervals is None else " Lines: 95 % intervals of a paired bootstrap over items."
     return (
         f"LangSpec-F1 of each method's masks, per language and on average; {MODEL_LABELS[model].lower()}, "
-        f"judged by {' and by '.join(METRIC_LABELS[metric].lower() for metric in metrics)}.{dots}"
+        f"judged by {' and by '.join(METRIC_LABELS[metric].lower() for metric in metrics)}.{dots}{_told(trivial)}"
     )
+
+
+def _trivial(frame: pd.DataFrame, value: str) -> dict[str, float]:
+    """Mean of a column over the masks of all neurons, by metric; empty if there are none."""
+    means: dict[str, float] = frame[frame["method"] == EVERYTHING].groupby("metric")[value].mean().to_dict()
+    return means
+
+
+def _told(trivial: Mapping[str, float]) -> str:
+    """Sentence on the line of the trivial mask."""
+    return " Dotted line: mean with every neuron silenced, whatever the language." if trivial else ""
 
 
 def dose_response(curves: pd.DataFrame, path: Path) -> str:
@@ -127,6 +143,8 @@ def dose_response(curves: pd.DataFrame, path: Path) -> str:
     if curves.empty:
         raise CraneError("figure: no dose-response rows; run the section on controls first")
     metrics = [metric for metric in METRIC_LABELS if metric in set(curves["metric"])]
+    trivial = _trivial(curves, "mean")
+    curves = curves[curves["method"] != EVERYTHING]
     methods = [method for method, _budget in ordered_sets((method, "") for method in curves["method"])]
     curves = curves.assign(share=100 * curves["share"]).sort_values("share")
     with drawing(path, width=7.0, height=3.9) as figure:
@@ -142,12 +160,15 @@ def dose_response(curves: pd.DataFrame, path: Path) -> str:
             panel.minorticks_off()
             panel.set_title(f"By {METRIC_LABELS[metric].lower()}")
             panel.grid(axis="y")
+            if metric in trivial:
+                reference_line(panel, method_label(EVERYTHING), trivial[metric])
         panels[0].set(ylabel="LangSpec-F1 (mean over languages)", ylim=(0, 1))
         legend_below(figure, panels[0], columns=3)
     return (
         "LangSpec-F1, mean over languages, of every method over the share of units that it masks. Bands: 95 % "
         "bootstrap intervals over the sampled documents or questions; for random masks (dashed) the lowest to highest "
         "draw. A mask that destroys all languages alike scores up to two thirds, which is where random masks end."
+        + _told(trivial)
     )
 
 

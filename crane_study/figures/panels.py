@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from crane_study.figures.alt_text import tell
+from crane_study.figures.alt_text import tell, tell_line
 from crane_study.figures.style import LATIN, MISSING_COLOUR, NEUTRAL, drawing, ink_on, language_colours, method_colour
 from crane_study.labels import budget_label, language_name, method_label, ordered_languages, ordered_sets
 
@@ -77,6 +78,13 @@ def interval_bars(axes: Axes, places: Any, low: Any, high: Any, *, across: bool 
         axes.errorbar(middle, places, xerr=half, **options)
     else:
         axes.errorbar(places, middle, yerr=half, **options)
+
+
+def reference_line(axes: Axes, label: str, at: float, *, vertical: bool = False) -> None:
+    """Dotted black line at a value that every method is compared with."""
+    draw = axes.axvline if vertical else axes.axhline
+    draw(at, color="black", linewidth=1.1, linestyle=":", label=label)
+    tell_line(axes, label, at, vertical=vertical)
 
 
 def legend_below(figure: Figure, axes: Axes | None = None, *, handles: Sequence[Any] = (), columns: int = 6) -> None:
@@ -198,11 +206,18 @@ def square(cells: pd.DataFrame, names: Sequence[str], *, missing: str = "") -> t
     return values, texts.where(values.notna(), missing)
 
 
-def language_bars(frame: pd.DataFrame, path: Path, panels: Mapping[str, tuple[str, str]]) -> None:
+def language_bars(
+    frame: pd.DataFrame,
+    path: Path,
+    panels: Mapping[str, tuple[str, str]],
+    *,
+    lines: Mapping[str, float] = MappingProxyType({}),
+) -> None:
     """Bars per method and budget: one per language and one for the mean, with intervals or a dot per random draw.
 
     `frame` has method, budget, panel, language (or `MEAN`), value, low and high; several rows of one bar are draws.
-    `panels` gives the title and the label of the axis for each value of the column panel.
+    `panels` gives the title and the label of the axis for each value of the column panel, `lines` the value of the mask
+    of all neurons.
     """
     sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
     languages = ordered_languages(set(frame["language"]) - {MEAN})
@@ -237,9 +252,12 @@ def language_bars(frame: pd.DataFrame, path: Path, panels: Mapping[str, tuple[st
             panel.set(title=title, xlabel=label, ylabel="", ylim=(len(sets) - 0.5, -0.5))
             panel.tick_params(axis="y", length=0)
             panel.grid(axis="x")
+            if key in lines:
+                reference_line(panel, method_label("everything"), lines[key], vertical=True)
         axes[0].set_xlim(left=0)
         mean = Patch(color=NEUTRAL, label=f"{MEAN} (in the method's colour)")
-        legend_below(figure, handles=[*language_handles(languages), mean])
+        handles = [*language_handles(languages), mean, *(line for line in axes[0].lines if line.get_linestyle() == ":")]
+        legend_below(figure, handles=handles)
 
 
 def by_layer(axes: Axes, values: Mapping[str, np.ndarray]) -> None:

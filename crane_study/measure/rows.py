@@ -20,6 +20,7 @@ COLUMNS = (*_TEXTS, "value", "n", "random_seed", "masked_share")  # of result ro
 # Columns that identify a mask of a model, and all masks of a method at a budget, over languages and random draws.
 MASK = ["profile", "model", "selected_on", "method", "budget", "masked_language", "random_seed", "masked_share"]
 SET = ["model", "selected_on", "method", "budget"]
+CHANCE = {"accuracy": 0.25}  # of guessing one of four answers
 EVERYTHING = "everything"  # method of the mask that silences every neuron, the same for every language
 _DERIVED = ("precision", "recall", "langspec_f1", "p_value", "share_of_a")  # numbers in tables made of rows
 MEASURES = ("token_probability", "accuracy")
@@ -52,12 +53,20 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_frame(folder / "rows.csv", pd.DataFrame(rows)[list(COLUMNS)])
 
 
-def langspec_rows(rows: pd.DataFrame, *, measure: str) -> pd.DataFrame:
+def above_chance(scores: np.ndarray, *, measure: str) -> np.ndarray:
+    """Return scores minus what guessing reaches, 0 below it: what a mask can take away of an accuracy."""
+    return np.maximum(scores - CHANCE[measure], 0.0) if measure in CHANCE else scores
+
+
+def langspec_rows(rows: pd.DataFrame, *, measure: str, corrected: bool = True) -> pd.DataFrame:
     """Return LangSpec-F1 of every mask by one measure; each evaluation language is a task.
 
-    Columns: `MASK`, task, metric, precision, recall, langspec_f1; empty if `rows` lacks the measure.
+    Accuracies are corrected for chance (`above_chance`) unless the paper's own formula is wanted. Columns: `MASK`,
+    task, metric, precision, recall, langspec_f1; empty if `rows` lacks the measure.
     """
     chosen = rows[rows["metric"] == measure]
+    if corrected:
+        chosen = chosen.assign(value=above_chance(chosen["value"].to_numpy(float), measure=measure))
     result = []
     for _model, of_model in chosen.groupby("model", sort=False):
         unmasked = of_model[of_model["method"] == "none"].set_index("evaluation_language")["value"].to_dict()
@@ -105,7 +114,7 @@ def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     """Compare every masked row of a metric with the unmasked value of the same model and language.
 
     Returns the masked rows with ``unmasked``, ``change`` (masked - unmasked) and ``relative_drop`` (lost share of the
-    unmasked value; NaN if that is not positive).
+    unmasked value, of accuracies above chance; NaN if that is not positive).
     """
     needed = [*SET, "masked_language", "evaluation_language", "metric", "value"]
     frame = tidy(rows, needed=needed)
@@ -124,7 +133,11 @@ def effects(rows: pd.DataFrame, *, metric: str) -> pd.DataFrame:
         unmasked[[*keys, "value"]].rename(columns={"value": "unmasked"}), on=keys, how="left", validate="many_to_one"
     )
     merged["change"] = merged["value"] - merged["unmasked"]
-    merged["relative_drop"] = -merged["change"] / merged["unmasked"].where(merged["unmasked"] > 0)
+    before, after = (
+        merged[name].where(merged[name].isna(), above_chance(merged[name].to_numpy(float), measure=metric))
+        for name in ("unmasked", "value")
+    )
+    merged["relative_drop"] = (before - after) / before.where(before > 0)
     return merged
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.methods import METHODS, selects_rows
-from crane_study.labels import budget_label
-from crane_study.measure.rows import pick
+from crane_study.labels import budget_label, method_label
+from crane_study.measure.rows import EVERYTHING, pick
 from crane_study.tables import in_study_order
 from crane_study.uncertainty.bootstrap import Resampled, interval
-from crane_study.uncertainty.intervals import draw_means, langspec_draws, role_scores, set_means
+from crane_study.uncertainty.intervals import draw_means, langspec_draws, mask_parts, role_scores, set_means, set_parts
 from crane_study.uncertainty.permutation import holm, p_value_against
 
 # Rules of the ablation table in its order, before any other method of the registry.
@@ -43,16 +43,19 @@ def area(budgets: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def dose_curves(found: Resampled) -> pd.DataFrame:
-    """Mean LangSpec-F1 of every method at every budget (share), with its interval and the range of random draws."""
+    """Mean LangSpec-F1 of every method at every budget (share), with its interval and the range of random draws.
+
+    The mask of all neurons is a method with one budget.
+    """
     sets, means, draws = set_means(found)
     low, high = interval(draws)
-    table = sets.assign(mean=means, low=low, high=high, metric=found.metric)
-    table = table[table["method"].isin([*METHODS, "random_global"])]
+    table = sets.assign(mean=means, low=low, high=high, metric=found.metric, **set_parts(found))
+    table = table[table["method"].isin([*METHODS, "random_global", EVERYTHING])]
     table = table.assign(share=pd.to_numeric(table["budget"], errors="coerce")).dropna(subset="share")
     of_draws = draw_means(found).groupby(["selected_on", "method", "budget"]).agg(["min", "max", "count"])
     of_draws = of_draws.rename(columns={"min": "lowest", "max": "highest", "count": "draws"}).reset_index()
     table = table.merge(of_draws, on=["selected_on", "method", "budget"], validate="one_to_one")
-    columns = ["method", "share", "metric", "mean", "low", "high", "lowest", "highest", "draws"]
+    columns = ["method", "share", "metric", "precision", "recall", "mean", "low", "high", "lowest", "highest", "draws"]
     return table.sort_values(["method", "share"], ignore_index=True)[columns]
 
 
@@ -106,26 +109,29 @@ def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
 
 
 def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:
-    """Random masks of every kind, and the methods at the common budget, compared with global random masks."""
+    """Random masks of every kind, everything off, and the methods at the common budget against global random masks."""
     sets, means, draws = set_means(found)
     sets["mean"], (sets["low"], sets["high"]) = means, interval(draws)
+    sets = sets.assign(**set_parts(found))
     by_draw = draw_means(found)
     masks, roles = found.masks, role_scores(found)
     random = pick(masks, method="random_global", budget=budget)
     drawn = sets["method"].str.startswith("random")
     shown = (sets["budget"] == budget) & (drawn | sets["method"].isin(METHODS)) | drawn & (sets["budget"] == "any")
+    shown |= sets["method"] == EVERYTHING
     records = []
     for row in sets[shown].itertuples():
         scores = by_draw.xs((row.method, row.budget), level=("method", "budget")).to_numpy()
         own = pick(masks, method=row.method, budget=row.budget)
         # The random masks are of neurons: they are no control for rows, nor for themselves.
-        compared = masks.head(0) if row.method.startswith("random") or selects_rows(row.method) else random
+        other = row.method.startswith("random") or selects_rows(row.method) or row.method == EVERYTHING
+        compared = masks.head(0) if other else random
         p = p_value_against(own, compared, roles, languages=found.languages)
         share = own["masked_share"].mean()
-        numbers = (row.mean, row.low, row.high, scores.min(), scores.max(), scores.size, p)
+        numbers = (row.precision, row.recall, row.mean, row.low, row.high, scores.min(), scores.max(), scores.size, p)
         records.append((row.method, row.budget, found.metric, share, *numbers))
-    columns = ["method", "budget", "metric", "masked_share", "mean", "low", "high", "lowest", "highest", "draws"]
-    table = pd.DataFrame(records, columns=[*columns, "p_value"])
+    columns = ["method", "budget", "metric", "masked_share", "precision", "recall", "mean", "low", "high"]
+    table = pd.DataFrame(records, columns=[*columns, "lowest", "highest", "draws", "p_value"])
     return in_study_order(table.assign(p_holm=holm(table["p_value"])), ["method", "budget"])
 
 
@@ -135,8 +141,9 @@ def ablation_table(found: Resampled, *, budget: str) -> pd.DataFrame:
     Methods with a dose-response curve are shown at the common budget.
     """
     rules = _RULES | {name: method.label for name, method in METHODS.items() if name not in _RULES}
+    rules |= {EVERYTHING: method_label(EVERYTHING)}
     values, draws = langspec_draws(found)
-    masks = found.masks.assign(value=values)
+    masks = found.masks.assign(value=values, **mask_parts(found))
     shown = masks["method"].isin(rules) & (~masks["method"].isin(METHODS) | (masks["budget"] == budget))
     records = []
     for (method, level), part in masks[shown].groupby(["method", "budget"], sort=False):
@@ -145,6 +152,7 @@ def ablation_table(found: Resampled, *, budget: str) -> pd.DataFrame:
         record = {"rule": rules[str(method)], "level": budget_label(str(level))}
         record |= {f"share_{k}": by_language.loc[k, "masked_share"] for k in found.languages}
         record |= {k: by_language.loc[k, "value"] for k in found.languages}
+        record |= {name: part[name].mean() for name in ("precision", "recall")}
         records.append(record | {"mean": part["value"].mean(), "low": float(low), "high": float(high)})
     order = {name: place for place, name in enumerate(rules.values())}
     table = pd.DataFrame(records).sort_values(f"share_{found.languages[0]}", ascending=False, kind="stable")

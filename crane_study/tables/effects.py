@@ -22,16 +22,19 @@ from crane_study.uncertainty.permutation import p_value_table
 def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     """LangSpec-F1 of every method and budget, per language and on average.
 
-    The result rows give masked_share, of the units of the method's sites, mean over languages. lowest and highest are
-    means of random draws, equal to the mean for methods without them.
+    The result rows give masked_share, of the units of the method's sites, mean over languages, as precision and recall
+    are. lowest and highest are means of random draws, equal to the mean for methods without them.
     """
-    frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1", "random_seed"])
+    parts = ["precision", "recall"]
+    frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1", "random_seed", *parts])
     keys = [*SET, "metric"]
     languages = ordered_languages(frame["masked_language"])
     by_draw = frame.groupby([*keys, "random_seed"], sort=False)["langspec_f1"].mean().reset_index()
     table = over_draws(by_draw, by=keys, value="langspec_f1")
     each = frame.pivot_table(index=keys, columns="masked_language", values="langspec_f1", aggfunc="mean").reset_index()
     table = table.merge(each, on=keys, how="left", validate="one_to_one")
+    means = frame.groupby(keys, sort=False)[parts].mean().reset_index()
+    table = table.merge(means, on=keys, how="left", validate="one_to_one")
     if rows is None:
         table["masked_share"] = np.nan
     else:
@@ -39,7 +42,7 @@ def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.D
         masked = masked[masked["masked_language"] != ""]
         share = masked.groupby(SET, sort=False)["masked_share"].mean().reset_index()
         table = table.merge(share, on=SET, how="left", validate="many_to_one")
-    table = table[[*keys, "masked_share", *languages, "mean", "lowest", "highest", "draws"]]
+    table = table[[*keys, "masked_share", *parts, *languages, "mean", "lowest", "highest", "draws"]]
     return in_study_order(table, ["model", "selected_on", "metric", "method", "budget"])
 
 
@@ -118,7 +121,11 @@ def with_statistics(table: pd.DataFrame, found: Resampled) -> pd.DataFrame:
 
 def interval_table(found: Resampled) -> pd.DataFrame:
     """LangSpec-F1 per method, budget and masked language with its interval, without random masks."""
-    return _selected(langspec_intervals(found), [*SET, "masked_language"], ["metric", "langspec_f1", "low", "high"])
+    return _selected(
+        langspec_intervals(found),
+        [*SET, "masked_language"],
+        ["metric", "precision", "recall", "langspec_f1", "low", "high"],
+    )
 
 
 def drop_table(found: Resampled) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from crane_study.uncertainty.matched_damage import (
 # Methods of the registry that select by AttnLRP relevance; all others are their rivals.
 RELEVANCE = ("contrast", "contrast_mean", "contrast_abs", "kurtosis")
 RANDOM = "random_global"
-ALL = ""  # in the place of a language: the mean over all of them
+ALL = "all"  # in the place of a language: the mean over all of them
 _KEYS = ["method", "masked_language", "damage"]
 
 
@@ -69,7 +69,7 @@ def damage_differences(found: Sequence[Response]) -> pd.DataFrame:
     """Rise of the worst other language under each rival minus that under the best relevance rule, document by document.
 
     The best relevance rule of a damage (best_rule) has the lowest mean over languages. One row per rival, language
-    (empty: mean over all) and damage; a difference above 0 says that the rule is more selective.
+    (all: mean over them) and damage; a difference above 0 says that the rule is more selective.
     """
     matched = {(one.method, one.language): match(one) for one in found}
     methods = list(dict.fromkeys(one.method for one in found))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from crane_lib.neurons import NeuronSet
 from crane_study.labels import ordered_languages
-from crane_study.measure.rows import SET, effects, pick, tidy
+from crane_study.measure.rows import SET, above_chance, effects, pick, tidy
 from crane_study.tables import in_study_order
 from crane_study.tables.effects import own_and_worst_other
 from crane_study.tables.overlap import overlaps
@@ -69,8 +69,10 @@ def with_drop_intervals(table: pd.DataFrame, found: Sequence[Resampled]) -> pd.D
 
 def _lost_intervals(found: Resampled) -> pd.DataFrame:
     """Interval of the share of its unmasked score that each language loses, mean over draws."""
-    before = found.unmasked_draws[:, None]
-    kept = np.divide(found.draws, before, out=np.full_like(found.draws, np.nan), where=before > 0)
+    before, after = (
+        above_chance(draws, measure=found.metric) for draws in (found.unmasked_draws[:, None], found.draws)
+    )
+    kept = np.divide(after, before, out=np.full_like(after, np.nan), where=before > 0)
     groups = found.masks.groupby(_MASK, sort=False).indices
     low, high = interval(1 - group_means(kept, groups.values()))  # (groups, K)
     sets = pd.DataFrame(list(groups), columns=_MASK)

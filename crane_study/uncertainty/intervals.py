@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_lib.specificity import langspec_roles, langspec_values
-from crane_study.measure.rows import SET
+from crane_lib.specificity import langspec_parts, langspec_roles, langspec_values
+from crane_study.measure.rows import SET, above_chance
 from crane_study.uncertainty.bootstrap import Resampled, interval
 
 
@@ -18,16 +18,39 @@ def group_means(draws: np.ndarray, groups: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([draws[:, places].mean(axis=1) for places in groups], axis=1)
 
 
+def _targets(found: Resampled) -> np.ndarray:
+    return np.array([found.languages.index(code) for code in found.masks["masked_language"]])
+
+
+def _above_chance(found: Resampled, *names: str) -> list[np.ndarray]:
+    return [above_chance(getattr(found, name), measure=found.metric) for name in names]
+
+
 def langspec_draws(found: Resampled) -> tuple[np.ndarray, np.ndarray]:
-    """LangSpec-F1 of every mask as measured (M,) and under resampling (B, M)."""
-    targets = np.array([found.languages.index(code) for code in found.masks["masked_language"]])
-    measured = langspec_values(found.unmasked[None], found.measured, targets)
-    return measured, langspec_values(found.unmasked_draws[:, None], found.draws, targets)
+    """LangSpec-F1 of every mask as measured (M,) and under resampling (B, M); accuracies corrected for chance."""
+    unmasked, measured, unmasked_draws, draws = _above_chance(found, "unmasked", "measured", "unmasked_draws", "draws")
+    targets = _targets(found)
+    once = langspec_values(unmasked[None], measured, targets)
+    return once, langspec_values(unmasked_draws[:, None], draws, targets)
+
+
+def mask_parts(found: Resampled) -> dict[str, np.ndarray]:
+    """Precision and recall of every mask as measured, (M,) each."""
+    unmasked, measured = _above_chance(found, "unmasked", "measured")
+    precision, recall, _f = langspec_parts(unmasked[None], measured, _targets(found))
+    return {"precision": precision, "recall": recall}
+
+
+def set_parts(found: Resampled) -> dict[str, np.ndarray]:
+    """Mean precision and recall as measured of the groups of `set_means`."""
+    groups = found.masks.groupby(SET, sort=False).indices.values()
+    return {name: np.array([values[places].mean() for places in groups]) for name, values in mask_parts(found).items()}
 
 
 def role_scores(found: Resampled) -> np.ndarray:
     """LangSpec-F1 of every mask as measured, as if it were the mask of each language  (M, K)"""
-    return langspec_roles(found.unmasked[None], found.measured)
+    unmasked, measured = _above_chance(found, "unmasked", "measured")
+    return langspec_roles(unmasked[None], measured)
 
 
 def draw_means(found: Resampled) -> pd.Series:
@@ -65,10 +88,10 @@ def drop_intervals(found: Resampled) -> pd.DataFrame:
 
 
 def langspec_intervals(found: Resampled) -> pd.DataFrame:
-    """LangSpec-F1 of every mask with its interval: the columns of `MASK`, metric, langspec_f1, low and high."""
+    """LangSpec-F1 of every mask: the columns of `MASK`, metric, precision, recall, langspec_f1, low and high."""
     values, draws = langspec_draws(found)
     low, high = interval(draws)
-    return found.masks.assign(metric=found.metric, langspec_f1=values, low=low, high=high)
+    return found.masks.assign(metric=found.metric, **mask_parts(found), langspec_f1=values, low=low, high=high)
 
 
 def mean_intervals(found: Resampled) -> pd.DataFrame:

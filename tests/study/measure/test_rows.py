@@ -11,6 +11,7 @@ from crane_study.measure.rows import (
     COLUMNS,
     MASK,
     accuracy_row,
+    effects,
     langspec_of,
     langspec_rows,
     mask_labels,
@@ -69,6 +70,8 @@ def test_langspec_of_every_mask_is_that_of_its_own_model(measure):
     found = langspec_rows(frame, measure=measure)
     assert len(found) == 2 * 3
     chosen = frame[frame["metric"] == measure]
+    if measure == "accuracy":
+        chosen = chosen.assign(value=(chosen["value"] - 0.25).clip(lower=0))
 
     def scores(**labels):
         part = pick(chosen, **labels)
@@ -82,6 +85,24 @@ def test_langspec_of_every_mask_is_that_of_its_own_model(measure):
         assert row.metric == measure
         assert row.task == ("nlu" if measure == "accuracy" else "perplexity")
         assert row.masked_share == 0.1
+
+
+def test_accuracy_is_corrected_for_chance_except_by_the_formula_of_the_paper():
+    values = {None: (0.85, 0.65, 0.45), "en": (0.55, 0.60, 0.20)}  # the last one falls below guessing
+    rows = []
+    for masked, accuracies in values.items():
+        labels = {"profile": "p", "model": "base", **mask_labels(mask(masked) if masked else None, selected_on="base")}
+        for language, value in zip(("en", "zh", "vi"), accuracies, strict=True):
+            here = {**labels, "evaluation_language": language, "task": "nlu", "metric": "accuracy"}
+            rows.append({**here, "value": value, "n": 100})
+    frame = pd.DataFrame(rows)
+    (row,) = langspec_rows(frame, measure="accuracy").itertuples()
+    assert (row.precision, row.recall) == (pytest.approx(0.3 / (0.3 + 0.125)), pytest.approx(0.5))
+    (row,) = langspec_rows(frame, measure="accuracy", corrected=False).itertuples()
+    assert (row.precision, row.recall) == (pytest.approx(0.3 / (0.3 + 0.15)), pytest.approx(0.3 / 0.85))
+    lost = effects(frame, metric="accuracy")
+    assert lost["relative_drop"].tolist() == pytest.approx([0.5, 0.05 / 0.4, 1.0])
+    assert lost["change"].tolist() == pytest.approx([-0.3, -0.05, -0.25])
 
 
 def test_the_order_of_rows_does_not_matter_and_a_measure_may_be_absent():

@@ -44,6 +44,7 @@ def items():
         frames += mask_frames("random_full", "any", own=10 * draw, other=10 * draw, draw=draw, share=0.5)
     frames += mask_frames("kurtosis", "published", own=6, other=1)
     frames += mask_frames("kurtosis_z", "> 2", own=4, other=1, share=0.03)
+    frames += mask_frames("everything", "1", own=SIZE, other=SIZE, share=1.0)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -60,7 +61,7 @@ def rows(items):
 
 
 def f1(own, other):
-    precision, recall = own / (own + other), own / SIZE
+    precision, recall = own / (own + other), own / (0.75 * SIZE)  # a quarter of the questions is right by chance
     return 2 * precision * recall / (precision + recall)
 
 
@@ -139,9 +140,9 @@ def test_every_resample_chooses_its_own_best_budget():
     at = found.masks.groupby(["method", "budget"]).indices
     differences, chosen = [], []
     for unmasked, measured in zip(found.unmasked_draws, found.draws, strict=True):
-        before = dict(zip(found.languages, unmasked, strict=True))
+        before = dict(zip(found.languages, unmasked - 0.25, strict=True))
         scores = [
-            langspec(before, dict(zip(found.languages, after, strict=True)), target=target).f
+            langspec(before, dict(zip(found.languages, after - 0.25, strict=True)), target=target).f
             for after, target in zip(measured, found.masks["masked_language"], strict=True)
         ]
         own, lape = ([np.mean(np.array(scores)[at[method, b]]) for b in BUDGETS] for method in ("contrast", "lape"))
@@ -153,7 +154,12 @@ def test_every_resample_chooses_its_own_best_budget():
 
 def test_control_table_compares_neurons_with_global_masks_only(found):
     table = controls.control_table(found, budget="0.1").set_index("method")
-    assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global", "random_full"}
+    assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global", "random_full", "everything"}
+    # Everything off: half of the damage falls on the language, all of what it knew beyond guessing is lost.
+    off = table.loc["everything"]
+    assert (off["precision"], off["recall"], off["mean"]) == (0.5, 1.0, pytest.approx(2 / 3))
+    assert np.isnan(off["p_value"])
+    assert table.loc["contrast", "recall"] == pytest.approx(20 / 30)
     assert table.loc["contrast", "p_value"] == 1 / (7 * 6 * 5)
     assert np.isnan(table.loc["kurtosis", "p_value"])
     assert (table.loc["random_global", "lowest"], table.loc["random_global", "draws"]) == (pytest.approx(f1(1, 1)), 4)
@@ -163,7 +169,7 @@ def test_control_table_compares_neurons_with_global_masks_only(found):
     row = table.loc["Kurtosis, z (released: > 1)"]
     assert (row["level"], row["share_en"], row["mean"]) == ("> 2", 0.03, pytest.approx(f1(4, 1)))
     assert table.loc["Contrast (judged)", "level"] == "10 %"
-    assert len(table) == 4  # one budget of each method
+    assert len(table) == 5  # one budget of each method, and everything off
 
 
 def test_intervals_and_differences_leave_random_masks_where_they_belong(found):
@@ -178,12 +184,12 @@ def test_intervals_and_differences_leave_random_masks_where_they_belong(found):
 
 def test_dose_response_is_drawn_for_methods_and_random_masks(found, tmp_path):
     curves = controls.dose_curves(found)
-    assert set(curves["method"]) == {"contrast", "lape", "kurtosis", "random_global"}
+    assert set(curves["method"]) == {"contrast", "lape", "kurtosis", "random_global", "everything"}
     assert list(curves[curves["method"] == "contrast"]["share"]) == [0.01, 0.1]
     random = curves[curves["method"] == "random_global"].iloc[0]
     assert random["lowest"] < random["mean"] < random["highest"]
     assert "95 % bootstrap intervals" in figures.dose_response(curves, tmp_path / "dose")
-    assert (tmp_path / "dose.png").stat().st_size > 5000
+    assert "Everything off: horizontal line at 0.667" in (tmp_path / "dose.txt").read_text()
     with pytest.raises(CraneError, match="no dose-response rows"):
         figures.dose_response(curves.head(0), tmp_path / "none")
 

@@ -131,12 +131,12 @@ def test_the_best_rule_is_compared_with_every_rival_on_the_same_resamples(noisy)
     row = table.loc[1.0, "lape", "vi"]
     assert (row["low"], row["high"]) == tuple(map(pytest.approx, interval(draws)))
     assert row["more_selective"] == "rule"
-    assert table.loc[(2.0, "random_global", ""), "more_selective"] == "not reached"
+    assert table.loc[(2.0, "random_global", "all"), "more_selective"] == "not reached"
     mean = (
         mean_over([matched["lape", k] for k in LANGUAGES]).worst
         - mean_over([matched["contrast", k] for k in LANGUAGES]).worst
     )
-    assert table.loc[(0.5, "lape", ""), "difference"] == pytest.approx(mean[0])
+    assert table.loc[(0.5, "lape", "all"), "difference"] == pytest.approx(mean[0])
 
 
 def test_the_figure_has_a_panel_per_language_and_marks_everything_off(exact, tmp_path):
