@@ -1,4 +1,4 @@
-"""Ground truth: the effect of zeroing each neuron alone on the NLL of documents, measured for every neuron.
+"""Ground truth: the effect of zeroing each neuron alone on the NLL of documents, measured for every or some neurons.
 
 There is no approximation and no gradient: each number is the difference of two forward passes. Many neurons are
 ablated at once, as copies of a batch, and a copy is computed only from the ablated layer on.
@@ -28,6 +28,7 @@ def ablation_effects(
     documents: Sequence[Sequence[int] | np.ndarray],
     *,
     token_budget: int,
+    neurons: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Increase of every document's NLL when one neuron is zeroed, for every neuron; the model is restored.
@@ -36,7 +37,8 @@ def ablation_effects(
     ----------
     documents : token ids, two or more per document
     token_budget : tokens of a forward pass, counting every copy of a document
-    progress : called with the number of effects measured and their total (documents x L x I)
+    neurons : (L, I) True where a neuron is to be ablated, instead of all; the effects of the others are NaN
+    progress : called with the number of effects measured and their total (documents x neurons)
 
     Returns
     -------
@@ -55,23 +57,26 @@ def ablation_effects(
     # Few documents at once, so that a pass holds many neurons: their common part is then rarely computed.
     budget = max(max(lengths), token_budget // 4)
     batches = token_batches(lengths, token_budget=budget, section=rope_section(model))
-    effects = np.empty((len(documents), layers, width))
-    done = 0
+    effects = np.full((len(documents), layers, width), np.nan)
+    wanted = np.ones((layers, width), dtype=bool) if neurons is None else neurons
+    done, total = 0, len(documents) * int(wanted.sum())
     report = progress or (lambda _done, _total: None)
-    report(done, effects.size)
+    report(done, total)
     with frozen(model):
         for batch in batches:
             unablated = _UnablatedBatch(model, parts, *pad_batch([documents[index] for index in batch]))
             at_once = max(1, token_budget // unablated.tokens.numel())
             for layer in range(layers):
-                for start in range(0, width, at_once):
-                    neurons = torch.arange(start, min(start + at_once, width), device=unablated.tokens.device)
+                chosen = torch.from_numpy(np.flatnonzero(wanted[layer]))
+                for start in range(0, len(chosen), at_once):
+                    some = chosen[start : start + at_once]
                     without = unablated.resumed_without if additive else unablated.rerun_without
-                    rise = unablated.nll_of(without(layer, neurons), copies=len(neurons)) - unablated.nll
-                    effects[batch, layer, start : start + len(neurons)] = rise.T.cpu().numpy()
+                    hidden = without(layer, some.to(unablated.tokens.device))
+                    rise = unablated.nll_of(hidden, copies=len(some)) - unablated.nll
+                    effects[np.ix_(batch, [layer], some.numpy())] = rise.T.cpu().numpy()[:, None]
                     done += rise.numel()
-                    report(done, effects.size)
-    if not np.isfinite(effects).all():
+                    report(done, total)
+    if not np.isfinite(effects[:, wanted]).all():
         raise CraneError("ablation: an NLL is not finite; the model's values overflow, use dtype: float32 or bfloat16")
     return effects
 

@@ -271,9 +271,11 @@ class Controls(Strict):
 
 
 class GroundTruth(Strict):
-    """Ablation of every single neuron: one forward pass per neuron, so it is for small models."""
+    """Ablation of single neurons: one forward pass for each, so of a large model only a random sample is ablated."""
 
     documents: NotNegative = 0  # held-out documents per language; 0: not done
+    sample: Annotated[int, Field(ge=50)] | None = None  # neurons to draw; all unless named
+    max_length: Annotated[int, Field(ge=2)] | None = None  # tokens of a document; relevance.max_length unless named
 
 
 class Task(Strict):

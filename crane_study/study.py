@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -39,7 +40,7 @@ from crane_study.profile import (
     load_profile,
 )
 from crane_study.steps.controls import ANY, make_control_nlu, make_control_perplexity, make_control_sets
-from crane_study.steps.ground_truth import make_ablation, make_whole_sets
+from crane_study.steps.ground_truth import make_ablation, make_neuron_sample, make_whole_sets
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
 from crane_study.steps.open_ended import (
     make_answers,
@@ -475,11 +476,29 @@ class Study:
 
     @property
     def _ablated(self) -> DocumentOptions:
-        return self.document_options("base", documents=max(LEAST_DOCUMENTS, self.profile.ground_truth.documents))
+        section = self.profile.ground_truth
+        options = self.document_options("base", documents=max(LEAST_DOCUMENTS, section.documents))
+        return replace(options, max_length=min(options.max_length, section.max_length or options.max_length))
+
+    def neuron_sample(self) -> Stage:
+        """Random sample of the base model's neurons, which are then ablated one by one."""
+        return self.store.run(
+            "neuron_sample",
+            make_neuron_sample,
+            relevance=self.relevance("base"),
+            selection=self.selection("base"),
+            objective=self.objectives[0],
+            languages=self.languages,
+            budget=self.budget,
+            options={"sample": self.profile.ground_truth.sample, "random_seed": self.profile.random_seed},
+        )
 
     def single_effects(self) -> Stage:
-        """Effect of every single neuron on a sample of the held-out documents."""
-        return self._measured_stage("ablation", make_ablation, self._ablated, scratch=True)
+        """Effect of single neurons, all or a random sample, on a sample of the held-out documents."""
+        given: dict[str, Any] = {"scratch": True}
+        if self.profile.ground_truth.sample is not None:
+            given["sample"] = self.neuron_sample()
+        return self._measured_stage("ablation", make_ablation, self._ablated, **given)
 
     def whole_sets(self) -> Stage:
         """Perplexity of the same documents under whole sets."""

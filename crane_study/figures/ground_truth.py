@@ -45,11 +45,12 @@ def captured_effects(table: pd.DataFrame, path: Path) -> str:
         panels[0].set_yticks(range(len(sets)), names)
         panels[0].set_ylim(len(sets) - 0.5, -0.5)
         legend_below(figure, panels[0])
+    sampled = " and over resamples of the ablated neurons, which are a random sample" if "drawn" in table else ""
     return (
         "Summed effect of the single neurons in each method's sets, as a share of what choosing as many neurons by "
         "ablating every one of them finds (dashed), measured on documents that neither choice saw. Left the rise of "
         "the language's own NLL, right that rise minus the largest one in another language. Lines: 95 % range over "
-        "random halvings of the documents; a method may exceed 100 %, for its statistics come from more text."
+        f"random halvings of the documents{sampled}; a method may exceed 100 %, for its statistics come from more text."
     )
 
 
@@ -68,7 +69,8 @@ def relevance_against_effect(values: Mapping[str, tuple[np.ndarray, np.ndarray]]
             panel.axhline(0, color="#BDBDBD", linewidth=0.8, zorder=0)
             panel.axvline(0, color="#BDBDBD", linewidth=0.8, zorder=0)
             for layer in range(layers):
-                x, y, label = 100 * relevance[layer], 1000 * effect[layer], f"Layer {layer}"
+                known, label = np.isfinite(effect[layer]), f"Layer {layer}"
+                x, y = 100 * relevance[layer][known], 1000 * effect[layer][known]
                 dots = {"s": 5, "alpha": 0.7, "linewidth": 0, "label": label, "legend": False}
                 sns.scatterplot(x=x, y=y, ax=panel, color=colours[layer], **dots)
                 order = np.argsort(x, kind="stable")
@@ -79,9 +81,17 @@ def relevance_against_effect(values: Mapping[str, tuple[np.ndarray, np.ndarray]]
         if layers <= _MOST_LAYERS:
             handles = panels[0].get_legend_handles_labels()[0]
             figure.legend(handles=handles, loc="outside lower center", ncols=layers, markerscale=3)
+    effect = next(iter(values.values()))[1]
+    measured = int(np.isfinite(effect).sum())
+    drawn = "Every neuron of the model"
+    if measured < effect.size:
+        drawn = (
+            f"A random sample of {measured:,} of the model's {effect.size:,} neurons, important ones drawn more often"
+        )
+    colour = "" if layers <= _MOST_LAYERS else " Colours run from dark (the first layer) to light (the last)."
     return (
-        "Every neuron of the model: its mean AttnLRP relevance, as a share of the language's summed absolute "
+        f"{drawn}: its mean AttnLRP relevance, as a share of the language's summed absolute "
         "relevance, against the rise of the language's NLL when that neuron alone is zeroed. Relevance comes from its "
         "own split of the texts, the effect from a sample of the held-out documents; the table of reliability says how "
-        "noisy it is."
+        f"noisy it is.{colour}"
     )

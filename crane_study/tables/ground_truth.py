@@ -26,9 +26,13 @@ def unit_scores(study: Study) -> UnitScores:
 
 
 def relevance_and_effect(effects: Effects, scores: UnitScores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Relevance of every neuron as a share of all absolute relevance, and its effect, by language  (L, I) each"""
-    found = effects.per_token()
-    return {
-        language: (relevance / np.abs(relevance).sum(), found[language].reshape(relevance.shape))
-        for language, relevance in scores.neuron.items()
-    }
+    """Relevance of every neuron as a share of all absolute relevance, and its effect, by language  (L, I) each
+
+    The effect is NaN for a neuron that was not ablated.
+    """
+    values = {}
+    for language, found in effects.per_token().items():
+        relevance, effect = scores.neuron[language], np.full(effects.shape, np.nan)
+        effect.flat[effects.neurons] = found
+        values[language] = (relevance / np.abs(relevance).sum(), effect)
+    return values

@@ -44,6 +44,19 @@ def test_every_neuron_of_every_family_is_as_if_masked_by_itself(kind):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+def test_some_neurons_have_the_effects_that_they_have_among_all(kind):
+    model, told = tiny_model(kind), []
+    every = ablation_effects(model, CORPUS, token_budget=100)
+    some = np.random.default_rng(0).random(every.shape[1:]) < 0.3
+    some[0] = False
+    found = ablation_effects(model, CORPUS, token_budget=100, neurons=some, progress=lambda *step: told.append(step))
+    total = len(CORPUS) * int(some.sum())
+    assert (told[0], told[-1]) == ((0, total), (total, total))
+    np.testing.assert_allclose(found[:, some], every[:, some], rtol=1e-6, atol=1e-5)
+    assert np.isnan(found[:, ~some]).all()
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_restored(fails, monkeypatch):
     model = tiny_model().train()

@@ -13,9 +13,10 @@ from crane_lib.nll import document_nll
 from crane_study.data.corpora import sampled_documents
 from crane_study.frames import read_frame
 from crane_study.steps import ground_truth as stage
-from crane_study.steps.ground_truth import make_ablation, make_whole_sets, neuron_sets
+from crane_study.steps.ground_truth import make_ablation, make_neuron_sample, make_whole_sets, neuron_sets
 from crane_study.steps.selection import make_selection
 from crane_study.uncertainty.ground_truth import Effects
+from crane_study.uncertainty.neuron_sample import NeuronSample
 from tests.small import LANGUAGES, LOADING, OBJECTIVES, ON_DOCUMENTS
 from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
 
@@ -65,9 +66,29 @@ def test_whole_sets_are_measured_on_the_same_documents(made):
     assert {item.budget for item in sets if item.method == "kurtosis"} == {"published"}
     documents = read_frame(made / "truth" / "documents.parquet")
     effects = Effects.load(made / "truth" / "effects.safetensors")
-    assert set(documents["method"]) == {item.method for item in sets} | {"none"}
+    selected = {item.method for item in sets if not item.method.startswith("random")}
+    assert set(documents["method"]) == selected | {"none"}
     for language, part in documents[documents["method"] == "none"].groupby("evaluation_language"):
         assert part["tokens"].tolist() == effects.tokens[language].tolist()
+
+
+def test_a_sample_is_drawn_from_relevance_and_sets_and_only_it_is_ablated(made, root, tmp_path):  # noqa: F811
+    given = {"relevance": root / "relevance", "selection": made / "selection", "objective": OBJECTIVES[0]}
+    given |= {"languages": LANGUAGES, "budget": "0.25", "options": {"sample": 12, "random_seed": 0}}
+    (tmp_path / "sample").mkdir()
+    make_neuron_sample(tmp_path / "sample", **given)
+    (tmp_path / "scratch").mkdir()
+    make_ablation(tmp_path, scratch=tmp_path / "scratch", sample=tmp_path / "sample", **sample_of(root))
+    sample = NeuronSample.load(tmp_path / "sample" / "sample.safetensors")
+    effects = Effects.load(tmp_path / "effects.safetensors")
+    full = Effects.load(made / "truth" / "effects.safetensors")
+    drawn = sample.draws > 0
+    assert 4 < drawn.sum() < LAYERS * WIDTH / 2
+    np.testing.assert_array_equal(effects.neurons, np.flatnonzero(drawn))
+    for language in LANGUAGES:
+        assert np.isnan(effects.rise[language][:, ~drawn]).all()
+        np.testing.assert_allclose(effects.rise[language][:, drawn], full.rise[language][:, drawn], atol=1e-9)
+        np.testing.assert_allclose(effects.per_token()[language], full.per_token()[language][drawn.ravel()], atol=1e-9)
 
 
 def test_a_killed_ablation_goes_on_with_the_languages_that_are_left(made, root, tmp_path, monkeypatch):  # noqa: F811
