@@ -11,6 +11,7 @@ from crane_lib.neurons import NeuronSet
 from crane_run.verify import _BETWEEN, REFERENCES, read_reference
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.uncertainty import ground_truth
+from crane_study.uncertainty.neuron_sample import NeuronSample
 
 LANGUAGES = ("en", "zh", "vi")
 
@@ -37,11 +38,12 @@ def test_every_number_of_the_reference_runs_has_a_rule(rules, path):
     assert [place for place, _row, _cell in numbers(reference) if chosen.find(**place) is None] == []
 
 
-def single_neuron_tables():
-    """Tables of section 10, of random effects."""
+def single_neuron_tables(*, sampled):
+    """Tables of section 10, of random effects of all neurons or of a sample."""
     generator = np.random.default_rng(0)
     rise = {language: generator.normal(size=(4, 2, 6)) for language in LANGUAGES}
-    effects = ground_truth.Effects(rise, dict.fromkeys(LANGUAGES, np.full(4, 10)))
+    sample = NeuronSample(np.full((2, 6), 1), np.full((2, 6), 1.5)) if sampled else None
+    effects = ground_truth.Effects(rise, dict.fromkeys(LANGUAGES, np.full(4, 10)), sample)
     halves = ground_truth.halve(effects, halvings=5)
     chosen = [NeuronSet({"neuron": [[0], [1, 2]]}, {"neuron": 6}, "m", "contrast", "0.1", k) for k in LANGUAGES]
     masks = [("none", ""), *(("contrast", language) for language in LANGUAGES)]
@@ -55,18 +57,19 @@ def single_neuron_tables():
         ),
         "captured": ground_truth.captured(halves, chosen),
         "together": ground_truth.additivity(effects, chosen, pd.DataFrame(rows, columns=columns)),
-    }
+    } | ({"sample": sample.by_layer()} if sampled else {})
 
 
+@pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("profile", ["smoke", "mini", "another"])
-def test_every_number_of_section_10_has_a_rule(rules, profile):
+def test_every_number_of_section_10_has_a_rule(rules, profile, sampled):
     chosen = rules.of_profile(profile)
-    for name, frame in single_neuron_tables().items():
+    for name, frame in single_neuron_tables(sampled=sampled).items():
         table = f"tables/10_{name}.csv"
         for column in frame.select_dtypes("number"):
             if not chosen.names_row(table=table, column=column):
                 assert chosen.rule(table=table, column=column, metric="").why
-        assert chosen.names_row(table=table, column="language") or name == "ranks"
+        assert chosen.names_row(table=table, column="language") or name in ("ranks", "sample")
 
 
 @pytest.mark.parametrize("profile", ["mini", "another"])

@@ -66,7 +66,7 @@ def documents_under(item):
 
 def test_sums_are_unbiased_and_their_ranges_cover_the_full_ground_truth():
     effects, relevance = uneven(width=200)
-    item = neuron_set(range(5, 45), language="zh", width=200)
+    item = neuron_set(range(5, 305), language="zh", width=200)
     documents = documents_under(item)
     layers = by_layer(effects)
     whole = additivity(effects, [item], documents)["sum_of_singles"][0]
