@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +19,13 @@ import pandas as pd
 from crane_lib.errors import CraneError
 from crane_run.verify import REFERENCES, Reference, read_reference
 from crane_study import ROOT
-from crane_study.labels import budget_label
+from crane_study.labels import budget_label, ordered_languages
+from crane_study.publish import MISSING
 
 README = ROOT / "README.md"
+PROFILES = ("gemma3-270m", "mini")  # whose reference runs the README shows
+MATCHED = "06_matched_damage"
+References = Mapping[str, Reference]  # by profile
 _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _WORDS = {"REPRODUCED": "yes", "NOT REPRODUCED": "no"}
 
@@ -34,29 +38,66 @@ def _table(reference: Reference, name: str) -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame(list(table.rows.values()), columns=table.columns)], axis=1)
 
 
-def _interval(row: pd.Series, digits: int) -> str:
-    """A mean with its interval: ``.760 (.752 to .767)``."""
-    mean, low, high = (re.sub(r"\b0\.", ".", f"{row[name]:.{digits}f}") for name in ("mean", "mean_low", "mean_high"))
-    return f"{mean} ({low} to {high})"
+def _number(value: float, digits: int) -> str:
+    """A number without the 0 before its point; a dash where there is none."""
+    return MISSING if pd.isna(value) else re.sub(r"\b0\.", ".", f"{value:.{digits}f}")
 
 
-def headline(reference: Reference) -> str:
-    """LangSpec-F1 of every method of `mini`."""
+def _interval(row: pd.Series, digits: int, name: str = "mean") -> str:
+    """A value with its interval: ``.760 (.752 to .767)``."""
+    if pd.isna(row[name]):
+        return MISSING
+    value, low, high = (_number(row[key], digits) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value} ({low} to {high})"
+
+
+def matched_damage(references: References) -> str:
+    """Rise on the worst other language at equal damage, of every method of the published model and of `mini`."""
+    parts = [
+        f"`{name}`:\n\n{_matched(references[name])}"
+        for name in PROFILES
+        if name in references and f"tables/{MATCHED}.csv" in references[name].tables
+    ]
+    return "\n\n".join(parts) or "The committed reference runs do not have this table yet."
+
+
+def _matched(reference: Reference) -> str:
+    """One row per method, the most selective at 1 nat first: each language at every damage, and the mean at 1 nat."""
+    each = _table(reference, MATCHED).astype({"damage": float, "worst": float})
+    summary = _table(reference, "06_matched_summary").astype({"damage": float, "worst": float})
+    middle = summary[summary["damage"] == 1].set_index("method")
+    languages, damages = ordered_languages(each["masked_language"]), sorted(set(each["damage"]))
+    worst = each.set_index(["method", "masked_language", "damage"])["worst"]
+    heads = [f"{damage:g} nat{'' if damage == 1 else 's'}: {' / '.join(languages)}" for damage in damages]
+    lines = [f"| method | {' | '.join(heads)} | 1 nat, mean (95 % interval) |", "|---" * (len(damages) + 2) + "|"]
+    for method, row in middle.sort_values("worst", na_position="last", kind="stable").iterrows():
+        cells = [" / ".join(_number(worst[method, language, at], 2) for language in languages) for at in damages]
+        lines.append(f"| `{method}` | {' | '.join(cells)} | {_interval(row, 3, 'worst')} |")
+    return "\n".join(lines)
+
+
+def headline(references: References) -> str:
+    """LangSpec-F1 of every method of `mini`, with its precision and recall."""
+    reference = references["mini"]
     known, answers = _table(reference, "03_langspec"), _table(reference, "05_langspec_f1")
     known = known[(known["metric"] == "token_probability") & (known["selected_on"] == "base")]
     answers = answers[answers["selected_on"] == "base"].set_index(["method", "budget"])
     answers = answers.rename(columns={"low": "mean_low", "high": "mean_high"})
-    lines = ["| sets | by token probability | by score of open-ended answers |", "|---|---|---|"]
+    parts = [name for name in ("precision", "recall") if name in known]
+    heads = ["sets", "by token probability", *parts, "by score of open-ended answers"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for _, row in known.sort_values("mean", ascending=False).iterrows():
         key = (row["method"], row["budget"])
         other = _interval(answers.loc[key], 2) if key in answers.index else ""
         budget = budget_label(row["budget"])
-        lines.append(f"| `{row['method']}`, {budget} | {_interval(row, 3)} | {other} |")
+        cells = [f"`{row['method']}`, {budget}", _interval(row, 3), *(_number(row[name], 2) for name in parts), other]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def claims(reference: Reference) -> str:
+def claims(references: References) -> str:
     """Verdicts on every claim, by token probability / by accuracy, for the released rule and for `contrast`."""
+    reference = references["mini"]
     found = {tuple(case.split(" / ")): _WORDS[verdict] for case, verdict in reference.verdicts.items()}
     lines = [
         "| claim | paper | what is claimed | command | output | `kurtosis` | `contrast` |",
@@ -92,17 +133,22 @@ _CLAIMS = {
         "`tables/07_transfer_*`, `07_langspec`",
     ),
 }
-BLOCKS: dict[str, Callable[[Reference], str]] = {"headline": headline, "claims": claims}
+BLOCKS: dict[str, Callable[[References], str]] = {
+    "matched_damage": matched_damage,
+    "headline": headline,
+    "claims": claims,
+}
 
 
 def filled(text: str) -> str:
     """Text with every block written again."""
-    reference = read_reference(REFERENCES / "mini.json")
+    files = {name: REFERENCES / f"{name}.json" for name in PROFILES}
+    references = {name: read_reference(path) for name, path in files.items() if path.is_file()}
 
     def written(found: re.Match[str]) -> str:
         if found[2] not in BLOCKS:
             raise CraneError(f"README.md: block {found[2]!r} is none of {', '.join(BLOCKS)}")
-        return f"{found[1]}{BLOCKS[found[2]](reference)}\n{found[3]}"
+        return f"{found[1]}{BLOCKS[found[2]](references)}\n{found[3]}"
 
     return _BLOCK.sub(written, text)
 

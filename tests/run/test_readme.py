@@ -19,14 +19,14 @@ from crane_run.console import RESULTS, Console
 from crane_run.inspect import lab
 from crane_run.schedule import Board, Row
 from crane_run.sections import all_sections
-from crane_run.verify import REFERENCES, read_reference
+from crane_run.verify import REFERENCES, Reference, read_reference
 from crane_study.profile import profile_names
 from tests.readme import README, ROOT, TEXT, commands, split, starting
 from tests.run.small_run import make_run
 from tests.run.test_make_archive import call, tool  # noqa: F401  (a fixture)
 from tests.small import TEXTS, write_lines, write_model, write_study
 from tools import expected_seconds, notebooks
-from tools.readme import filled
+from tools.readme import filled, matched_damage
 
 LIBRARY = ("python", "-m", "crane_run.cli")
 # One kind per function; export, docker, conda and tools/container.sh are tried in test_readme_containers.py.
@@ -159,7 +159,7 @@ def test_the_environment_to_activate_is_the_one_that_is_made(command, tmp_path, 
 
 
 def test_no_command_is_left_out_and_the_readme_is_short():
-    assert len(README.split()) < 2000
+    assert len(re.sub(r"<!-- \w+ -->.*?<!-- end -->", "", README, flags=re.DOTALL).split()) < 1800  # without tables
     found = commands()
     assert len(found) > 40
     known = {command for start in TRIED for command in starting(*start)}
@@ -189,6 +189,34 @@ def test_its_numbers_are_those_of_the_reference_run(tmp_path, monkeypatch):  # b
     (tmp_path / "mini.json").write_text(json.dumps(reference), encoding="utf-8")
     monkeypatch.setattr("tools.readme.REFERENCES", tmp_path)
     assert filled(README) != README
+
+
+def test_its_first_table_has_every_method_at_equal_damage_the_most_selective_first():
+    languages, rises = ("en", "zh", "vi"), {"lape": (0.5, 0.25, 0.75), "contrast": (0.25, 0.125, 0.0)}
+    cells = {
+        f"{m} / {k} / {d:g}": [x * d]
+        for m, of in rises.items()
+        for k, x in zip(languages, of, strict=True)
+        for d in (1, 2)
+    }
+    cells["kurtosis / en / 1"] = cells["kurtosis / zh / 1"] = cells["kurtosis / vi / 1"] = [None]
+    cells |= {f"kurtosis / {k} / 2": [None] for k in languages}
+    means = {"lape / 1": [0.5, 0.4, 0.6], "contrast / 1": [0.125, 0.1, 0.15], "kurtosis / 1": [None] * 3}
+    tables = {
+        "tables/06_matched_damage.csv": {"key": ["method", "masked_language", "damage"], "columns": ["worst"]},
+        "tables/06_matched_summary.csv": {"key": ["method", "damage"], "columns": ["worst", "worst_low", "worst_high"]},
+    }
+    for table, rows in zip(tables.values(), (cells, means), strict=True):
+        table["rows"] = rows
+    given = {"profile": {}, "made_with": {}, "verdicts": {}, "sha256": {}, "tables": tables}
+    first, _, heads, _, *rows = matched_damage({"mini": Reference.model_validate(given)}).splitlines()
+    assert first == "`mini`:"
+    assert heads == "| method | 1 nat: en / zh / vi | 2 nats: en / zh / vi | 1 nat, mean (95 % interval) |"
+    assert rows == [
+        "| `contrast` | .25 / .12 / .00 | .50 / .25 / .00 | .125 (.100 to .150) |",
+        "| `lape` | .50 / .25 / .75 | 1.00 / .50 / 1.50 | .500 (.400 to .600) |",
+        "| `kurtosis` | – / – / – | – / – / – | – |",
+    ]
 
 
 def test_the_claims_table_has_the_verdicts_of_the_reference_run():
