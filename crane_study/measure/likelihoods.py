@@ -5,9 +5,9 @@ Batches are made once; each call consists of forward passes only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from crane_lib.batches import Section, together
 from crane_lib.nll import output_logits
 
 _Pair = tuple[int, list[int], list[int]]  # number of a request, its context and its continuation
+_SAVED = 0.1  # least share of the tokens that a beginning common to several contexts must save
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,19 @@ class _Whole:
 
 @dataclass(frozen=True)
 class _Shared:
-    """Contexts of one length, each with several continuations and computed once for all of them."""
+    """Beginnings of one length, each common to several requests and computed once for all of them."""
 
-    contexts: Tensor  # (B, C)
-    first: _Asked  # first tokens of the continuations
-    rests: Tensor  # (O, T) continuations without their last token, padded on the right
-    owner: Tensor  # (O,) the row of their context
-    later: _Asked | None  # their other tokens; None if every continuation has one token
+    beginnings: Tensor  # (B, C)
+    first: _Asked | None  # tokens that follow a beginning directly; None if there are none
+    rests: Tensor  # (O, T) what follows in context and continuation, without the last token, padded on the right
+    owner: Tensor  # (O,) the row of their beginning
+    later: _Asked | None  # the other tokens; None if every continuation is one token after a beginning
 
     def forward(self, model: PreTrainedModel) -> Iterator[tuple[_Asked, Tensor]]:
-        """Yield positions and their logits for the contexts, then for the continuations."""
-        out = model.base_model(input_ids=self.contexts.to(model.device), use_cache=self.later is not None)
-        yield self.first, self.first.logits(model, out.last_hidden_state)
+        """Yield positions and their logits for the beginnings, then for the rest."""
+        out = model.base_model(input_ids=self.beginnings.to(model.device), use_cache=self.later is not None)
+        if self.first is not None:
+            yield self.first, self.first.logits(model, out.last_hidden_state)
         if self.later is not None:
             past = out.past_key_values
             past.batch_select_indices(self.owner.to(model.device))
@@ -81,10 +83,11 @@ class Requests:
     """Continuations of contexts to be scored.
 
     A common beginning is computed once: requests with equal inputs (the four letters after one prompt) share one row,
-    as in the harness; different answers to one prompt share its keys and values. The output embedding is applied only
-    at the positions that predict a continuation, once at each.
+    as in the harness; different answers to one prompt share its keys and values, and so do prompts with the same
+    paragraph or the same worked examples, where that saves tokens. The output embedding is applied only at the
+    positions that predict a continuation, once at each.
 
-    `pairs` has the token ids of each request's context and continuation; `batch_size` is in rows or shared contexts.
+    `pairs` has the token ids of each request's context and continuation; `batch_size` is in rows or contexts.
     Inputs longer than `max_length`, the model's context length, lose their beginning, as in the harness. A batch lies
     in one `section` of the model (`crane_lib.batches.rope_section`), and so does a prompt with its answers.
     """
@@ -102,13 +105,17 @@ class Requests:
         by_context: dict[tuple[int, ...], list[_Pair]] = {}
         for number, (context, continuation) in enumerate(pairs):
             by_context.setdefault(tuple(context), []).append((number, context, continuation))
+
+        def fits(group: Sequence[_Pair]) -> bool:
+            """Whether the inputs of a group are whole and in one section, which their beginning is in, too."""
+            lengths = {len(context) + len(rest) for _n, context, rest in group}
+            return max(lengths) <= max_length and len({*map(section, {_beginning(group), *lengths})}) == 1
+
         shared: list[list[_Pair]] = []
         alone: list[list[_Pair]] = []
-        for group in by_context.values():
-            lengths = {len(context) + len(rest) for _n, context, rest in group}
-            fits = max(lengths) <= max_length and len({section(len(group[0][1])), *map(section, lengths)}) == 1
-            several = len({tuple(rest[:-1]) for _n, _context, rest in group}) > 1
-            (shared if fits and several and group[0][1] else alone).append(group)
+        for group in _groups(list(by_context.values()), batch_size, fits):
+            several = len({(tuple(context), tuple(rest[:-1])) for _n, context, rest in group}) > 1
+            (shared if several and fits(group) else alone).append(group)
         self._batches: list[_Whole | _Shared] = [
             *_whole_batches([pair for group in alone for pair in group], batch_size, max_length, section),
             *_shared_batches(shared, batch_size),
@@ -150,27 +157,75 @@ def _whole_batches(pairs: Sequence[_Pair], batch_size: int, max_length: int, sec
         yield _Whole(_padded(chosen), _Asked.of(entries))
 
 
+def _beginning(group: Sequence[_Pair]) -> int:
+    """Number of tokens at the beginning that all contexts of a group have in common."""
+    columns = zip(*(context for _number, context, _rest in group), strict=False)
+    return sum(1 for _column in takewhile(lambda tokens: len({*tokens}) == 1, columns))
+
+
+def _tokens_computed(group: Sequence[_Pair]) -> int:
+    """Tokens that the model reads if the common beginning of a group is computed once."""
+    common = _beginning(group)
+    return common + sum(map(len, {tuple((context + rest)[common:-1]) for _number, context, rest in group}))
+
+
+def _groups(
+    contexts: Sequence[list[_Pair]], batch_size: int, fits: Callable[[Sequence[_Pair]], bool]
+) -> Iterator[list[_Pair]]:
+    """Join the requests of at most `batch_size` contexts that share half of their tokens, where that saves some."""
+    waiting = sorted(contexts, key=lambda pairs: pairs[0][1])
+    while waiting:
+        size, together = 1, waiting[0]
+        while size < min(batch_size, len(waiting)):
+            wider = together + waiting[size]
+            if 2 * _beginning(wider) < max(len(context) for _number, context, _rest in wider):
+                break
+            size, together = size + 1, wider
+        chosen, waiting = waiting[:size], waiting[size:]
+        apart = sum(map(_tokens_computed, chosen))
+        if fits(together) and _tokens_computed(together) <= (1 - _SAVED) * apart:
+            yield together
+        else:
+            yield from chosen
+
+
 def _shared_batches(groups: Sequence[Sequence[_Pair]], batch_size: int) -> Iterator[_Shared]:
-    """Combine groups whose contexts have the same length, so that no padding is needed."""
-    ordered = sorted(groups, key=lambda group: -len(group[0][1]))
-    for _length, same in groupby(ordered, key=lambda group: len(group[0][1])):
-        together = list(same)
-        for start in range(0, len(together), batch_size):
-            yield _shared_batch(together[start : start + batch_size])
+    """Combine groups whose beginnings have the same length, so that no padding is needed."""
+    ordered = sorted(groups, key=lambda group: -_beginning(group))
+    for common, same in groupby(ordered, key=_beginning):
+        batch: list[Sequence[_Pair]] = []
+        for group in same:
+            if batch and _contexts([*batch, group]) > batch_size:
+                yield _shared_batch(batch, common)
+                batch = []
+            batch.append(group)
+        yield _shared_batch(batch, common)
 
 
-def _shared_batch(groups: Sequence[Sequence[_Pair]]) -> _Shared:
-    contexts = torch.tensor([group[0][1] for group in groups])
+def _contexts(groups: Sequence[Sequence[_Pair]]) -> int:
+    return sum(len({tuple(context) for _number, context, _rest in group}) for group in groups)
+
+
+def _shared_batch(groups: Sequence[Sequence[_Pair]], common: int) -> _Shared:
     first, later, owner = [], [], []
     rests: list[tuple[int, ...]] = []
     for row, group in enumerate(groups):
+        rows: dict[tuple[int, ...], int] = {}  # of this beginning's rests
         for number, context, continuation in group:
-            first.append((row, len(context) - 1, continuation[0], number))
-            if len(continuation) > 1:
-                later += [(len(rests), place, token, number) for place, token in enumerate(continuation[1:])]
-                rests.append(tuple(continuation[:-1]))
+            rest = tuple((context + continuation)[common:-1])
+            if rest and rest not in rows:
+                rows[rest] = len(rests)
+                rests.append(rest)
                 owner.append(row)
-    return _Shared(contexts, _Asked.of(first), _padded(rests), torch.tensor(owner), _Asked.of(later) if later else None)
+            # a token is predicted from the position before it
+            for place, token in enumerate(continuation, len(context) - common - 1):
+                if place < 0:
+                    first.append((row, common - 1, token, number))
+                else:
+                    later.append((rows[rest], place, token, number))
+    beginnings = torch.tensor([group[0][1][:common] for group in groups])
+    asked = [_Asked.of(entries) if entries else None for entries in (first, later)]
+    return _Shared(beginnings, asked[0], _padded(rests), torch.tensor(owner), asked[1])
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:

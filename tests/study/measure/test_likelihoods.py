@@ -58,9 +58,9 @@ def test_logits_are_computed_once_per_needed_position():
     for _batch, logits in requests.forward(model):
         assert logits.shape[1:] == (VOCABULARY,)
     handle.remove()
-    # 1 for the four letters, 1 and 2 for answers of one token and two; then for the two answers after one prompt 1 for
-    # the first token of both, and 1 and 2 for their later ones
-    assert seen == [(1 + 1 + 2,), (1,), (1 + 2,)]
+    # 1 and 2 for answers of one token and two; then for the two answers after one prompt 1 for the first token of both,
+    # 1 and 2 for their later ones, and 1 for the four letters, whose prompt begins with the other
+    assert seen == [(1 + 2,), (1,), (1 + 2 + 1,)]
     # A shared prompt is computed once.
     seen.clear()
     handle = model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(tuple(args[0].shape)))
@@ -79,6 +79,43 @@ def test_answers_that_share_a_prompt_are_scored_as_if_alone(kind):
     pairs = [(prompt, answer) for prompt in prompts for answer in answers]
     found = Requests(pairs, batch_size=64, max_length=60).log_likelihoods(model)
     np.testing.assert_allclose(found, [slow_log_likelihood(model, *pair) for pair in pairs], rtol=1e-5)
+
+
+PARAGRAPH = [3, 17, 5, 29, 11, 8, 40, 9, 9, 2, 31, 7]
+SHARING = [
+    (PARAGRAPH + question, answer)
+    for question in ([6, 21], [13], [], [22, 4, 30])
+    for answer in ([11, 12], [11, 40, 2], [7])
+] + [([8, 41, 9], [30, 4]), ([8, 41, 9], [7, 2])]
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_questions_about_a_paragraph_are_scored_as_if_alone(kind, batch_size):
+    """Also if one prompt is the beginning of the others, and if layers see a window shorter than the paragraph."""
+    model = tiny_model(kind)
+    found = Requests(SHARING, batch_size=batch_size, max_length=60).log_likelihoods(model)
+    np.testing.assert_allclose(found, [slow_log_likelihood(model, *pair) for pair in SHARING], rtol=1e-5)
+
+
+def passes_over(model, pairs, **options):
+    """Shapes of the inputs of the forward passes."""
+    seen = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(tuple(args[0].shape)))
+    Requests(pairs, **options).log_likelihoods(model)
+    handle.remove()
+    return seen
+
+
+def test_a_paragraph_is_computed_once_where_that_saves_tokens():
+    model = small_model(VOCABULARY)
+    about = [(PARAGRAPH + question, [letter]) for question in ([6, 21], [13, 4], [22, 7]) for letter in (30, 31)]
+    assert passes_over(model, about, batch_size=64, max_length=60) == [(1, 12), (3, 2)]
+    # at most two prompts at once
+    assert passes_over(model, about, batch_size=2, max_length=60) == [(1, 14), (1, 12), (2, 2)]
+    # a beginning of which little is common, and inputs that lose theirs
+    assert passes_over(model, [([3, 5, 6, 8], [9]), ([3, 4, 7, 2], [9])], batch_size=64, max_length=60) == [(2, 4)]
+    assert passes_over(model, about, batch_size=64, max_length=13) == [(3, 13)]
 
 
 def test_inputs_that_are_too_long_lose_their_beginning():
