@@ -6,8 +6,9 @@ The paragraphs 0 to 119 are for development, 120 to 239 for a final test; the id
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ DATASET = "google/xquad"
 HALVES = {"development": range(120), "test": range(120, 240)}
 SUBJECT = "xquad"  # of its questions in a file of questions
 _OPTIONS = 4
+_TOGETHER = 5  # most questions about one paragraph
 
 
 def patterns(languages: Sequence[str]) -> list[str]:
@@ -164,8 +166,8 @@ def comprehension_questions(
     """Form four-way questions about paragraphs, the same in every language: the right answer and three others.
 
     The others are answers to other questions about the same paragraph. All four differ, whatever their case, in every
-    language, and none contains another. Questions are drawn in turn from the paragraphs that allow it; returns rows of
-    a file of questions.
+    language, and none contains another. Paragraphs come in random order, each with at most `_TOGETHER` questions in a
+    row, so that a model reads it once for all of them. Returns rows of a file of questions.
     """
     first = next(iter(found.values()))
     by_paragraph: dict[int, list[str]] = {number: [] for number in paragraphs}
@@ -175,21 +177,22 @@ def comprehension_questions(
     generator = np.random.default_rng([random_seed, 7])
     waiting = {n: [keys[i] for i in generator.permutation(len(keys))] for n, keys in by_paragraph.items() if keys}
     rows: dict[str, list[dict[str, Any]]] = {language: [] for language in found}
-    while waiting and len(rows[next(iter(rows))]) < count:
-        for number in list(waiting):
-            if len(rows[next(iter(rows))]) >= count:
-                break
-            key = waiting[number].pop()
-            if not waiting[number]:
-                del waiting[number]
-            chosen = _others(found, key, [other for other in by_paragraph[number] if other != key])
-            if chosen is None:
-                continue
-            order = generator.permutation(_OPTIONS)
-            for language, own in found.items():
-                answers = [own.questions[name].answer for name in (key, *chosen)]
-                rows[language].append(_row(own, key, language, [answers[i] for i in order], int(np.argmin(order))))
+    possible = {n: _possible(found, waiting[n]) for n in generator.permutation(list(waiting)).tolist()}
+    in_order = chain.from_iterable(islice(pairs, _TOGETHER) for pairs in possible.values())
+    for key, chosen in islice(in_order, count):
+        order = generator.permutation(_OPTIONS)
+        for language, own in found.items():
+            answers = [own.questions[name].answer for name in (key, *chosen)]
+            rows[language].append(_row(own, key, language, [answers[i] for i in order], int(np.argmin(order))))
     return rows
+
+
+def _possible(found: Mapping[str, Language], keys: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the questions with three wrong answers each, as far as a paragraph has them."""
+    for key in keys:
+        chosen = _others(found, key, [other for other in keys if other != key])
+        if chosen is not None:
+            yield key, chosen
 
 
 def _others(found: Mapping[str, Language], key: str, candidates: Sequence[str]) -> tuple[str, ...] | None:

@@ -1,6 +1,7 @@
 """XQuAD as texts and questions, joined by id; where it is neither in a folder nor on the hub, embedded documents."""
 
 import json
+from itertools import groupby
 
 import pandas as pd
 import pytest
@@ -82,8 +83,12 @@ def test_the_corpus_keeps_the_test_half_away(published, tmp_path):
         assert here[here["split"] == "perplexity"]["text"].tolist() == own.paragraphs[112:120]
         rows = [json.loads(line) for line in (tmp_path / f"questions.{language}.jsonl").read_text().splitlines()]
         assert [row["subject"] == "xquad" for row in rows] == [True] * 20 + [False] * 8
-        places = {own.questions[row["key"]].paragraph for row in rows[:20]}
-        assert places <= set(range(64, 120))
+        places = [own.questions[row["key"]].paragraph for row in rows[:20]]
+        assert set(places) <= set(range(64, 120))
+        # questions about a paragraph follow one another, five at most
+        assert [number for number, _same in groupby(places)] == list(dict.fromkeys(places))
+        assert 4 <= len(set(places)) <= 8
+        assert max(places.count(number) for number in places) <= 5
     about = json.loads((tmp_path / "sample.json").read_text())
     assert about["source"] == "XQuAD"
     assert about["paragraphs"] == {"relevance": "0 to 63", "perplexity": "112 to 119"}
