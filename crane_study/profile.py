@@ -294,7 +294,9 @@ class Evaluation(Strict):
     """Perplexity and question answering under masks."""
 
     documents: Count | None = None  # held-out documents per language, a random sample; default: all
+    max_length: Annotated[int, Field(ge=2)] | None = None  # tokens of a document; default: as in relevance
     questions: Count | None = None  # per language, a random sample; default: all
+    question_draws: Count | None = None  # random sets that the questions are asked under; default: selection's
     batch_size: Count = 64
     target_delimiter: dict[str, str] = {}  # between prompt and answer, per language; default: a space
     chat_target_delimiter: str = ""  # in the chat template

@@ -216,7 +216,7 @@ class Study:
         relevance = self.profile.relevance
         return DocumentOptions(
             token_budget=relevance.token_budget,
-            max_length=relevance.max_length,
+            max_length=self.profile.evaluation.max_length or relevance.max_length,
             documents=documents,
             random_seed=self.profile.random_seed,
             **self._measured(name, masks),
@@ -429,8 +429,9 @@ class Study:
         """Accuracy of a model on the questions under every mask."""
         if not self.has_questions:
             raise CraneError(f"profile {self.profile.name}: names no questions; give source.questions its files")
-        sample = self.profile.evaluation.questions
-        options = self.question_options(name, _ON_CHAT if name == "chat" else None, questions=sample)
+        evaluation = self.profile.evaluation
+        masks = _ON_CHAT if name == "chat" else MaskChoice(draws=evaluation.question_draws)
+        options = self.question_options(name, masks, questions=evaluation.questions)
         return self._measured_stage(f"nlu_{name}", make_nlu, options, **self._selected(name), scratch=True)
 
     def back_transfer(self) -> list[Stage]:
