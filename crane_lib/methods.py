@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from crane_lib import rivals
 from crane_lib.errors import CraneError
 from crane_lib.selection import (
     Chosen,
@@ -21,14 +22,21 @@ from crane_lib.selection import (
     normalized_contrast,
     select_kurtosis,
     select_lape,
+    select_rows_killing,
     select_top,
-    select_top_rows,
 )
 
 if TYPE_CHECKING:  # torch, which figures and the command line do without
     from crane_lib.scores import UnitScores
 
 PUBLISHED = "published"  # the budget of sets selected by the thresholds of a method's authors
+TOP_ROWS = "rows-0.01"  # the budget of one in a hundred rows by kurtosis, the paper's second setting in open answers
+_EACH = "activations"  # of each document
+_CRANE = "Le and Li 2026, arXiv 2601.04664"
+_LAPE = "Tang et al. 2024, arXiv 2402.16438"
+_NJUNLP = "Zhang et al. 2025, arXiv 2505.21505"
+_KOJIMA = "Kojima et al. 2024, arXiv 2404.02431"
+_PLND = "Zhao et al. 2024, arXiv 2402.18815"
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class Method:
         width) for neurons; arrays (layers, rows) by site for rows
     unit : ``neuron`` or ``row``
     published : selection by the thresholds of the method's authors; None if there are none
+    needs : values of single documents beside the statistics, see `UnitScores.document_values`
+    reference : where the method comes from
     """
 
     name: str
@@ -60,13 +70,18 @@ class Method:
     scores: Callable[[UnitScores], Any]
     unit: Literal["neuron", "row"] = "neuron"
     published: Callable[[UnitScores, PublishedRules], dict[str, Chosen]] | None = None
+    needs: Literal["", "activations"] = ""
+    reference: str = ""
 
     def select(self, units: UnitScores, *, budget: float) -> dict[str, Chosen]:
-        """Select the units with the largest scores per language; `budget` is their share of all neurons or rows."""
-        scores = self.scores(units)
+        """Select the units with the largest scores per language; `budget` is the share of neurons that are killed."""
+        return self.choose(self.scores(units), budget=budget)
+
+    def choose(self, scores: Any, *, budget: float) -> dict[str, Chosen]:
+        """Select by scores that are computed already; a row of gate or up kills its neuron."""
         if self.unit == "neuron":
             return select_top(scores, budget=budget)
-        return {language: select_top_rows(sites, share=budget) for language, sites in scores.items()}
+        return {language: select_rows_killing(sites, budget=budget) for language, sites in scores.items()}
 
     @property
     def code(self) -> str:
@@ -96,46 +111,52 @@ def register(method: Method) -> Method:
     return method
 
 
-register(Method("contrast", "Relevance contrast", "#332288", lambda units: normalized_contrast(units.neuron)))
-register(
+def _kurtosis(units: UnitScores, rules: PublishedRules) -> dict[str, Chosen]:
+    return select_kurtosis(units.kurtosis, threshold=rules.kurtosis_threshold)
+
+
+def _lape(units: UnitScores, rules: PublishedRules) -> dict[str, Chosen]:
+    return select_lape(units.firing, threshold_quantile=rules.lape_threshold_quantile, share=rules.lape_share)
+
+
+for _method in (
+    Method("contrast", "Relevance contrast", "#332288", lambda units: normalized_contrast(units.neuron)),
     Method(
-        "contrast_mean",
-        "Relevance contrast (mean)",
-        "#8778D2",
-        lambda units: normalized_contrast(units.neuron, against="mean"),
-    )
-)
-register(Method("contrast_abs", "|Relevance| contrast", "#691E5A", lambda units: normalized_contrast(units.absolute)))
-register(
+        "contrast_mean", "Relevance contrast (mean)", "#8778D2", lambda units: normalized_contrast(units.neuron, "mean")
+    ),
+    Method("contrast_abs", "|Relevance| contrast", "#691E5A", lambda units: normalized_contrast(units.absolute)),
     Method(
-        "kurtosis",
-        "Relevance kurtosis",
-        "#AA4499",
-        lambda units: units.kurtosis,
-        unit="row",
-        published=lambda units, rules: select_kurtosis(units.kurtosis, threshold=rules.kurtosis_threshold),
-    )
-)
-register(
+        "kurtosis", "Relevance kurtosis", "#AA4499", lambda units: units.kurtosis, "row", _kurtosis, reference=_CRANE
+    ),
+    Method("lape", "LAPE", "#DDCC77", lambda units: lape_scores(units.firing), "neuron", _lape, reference=_LAPE),
+    Method("activation_contrast", "Activation contrast", "#88CCEE", lambda units: normalized_contrast(units.firing)),
+    Method("gradient_contrast", "Gradient contrast", "#117733", lambda units: normalized_contrast(units.gradient)),
+    Method("magnitude_contrast", "Magnitude contrast", "#EA1273", lambda units: normalized_contrast(units.magnitude)),
+    Method("output_contrast", "Output contrast", "#0207FB", lambda units: normalized_contrast(units.output)),
+    # The same statistics of one language by itself, compared with no other.
+    Method("relevance", "Relevance", "#2B4023", lambda units: units.neuron),
+    Method("relevance_abs", "|Relevance|", "#8796A8", lambda units: units.absolute),
+    Method("gradient", "Gradient x activation", "#61A0CA", lambda units: units.gradient),
+    Method("firing", "Firing", "#66BDFE", lambda units: units.firing),
+    Method("magnitude", "Magnitude", "#6555BE", lambda units: units.magnitude),
+    Method("output", "Output", "#2B32B6", lambda units: units.output),
+    # Methods of other authors, and common ones; the functions say how they were read.
+    Method("lape_threshold", "LAPE with threshold", "#B5AD02", rivals.lape_with_threshold, reference=_LAPE),
+    Method("njunlp", "NJUNLP", "#E5E76B", rivals.njunlp, "neuron", rivals.njunlp_published, reference=_NJUNLP),
     Method(
-        "lape",
-        "LAPE",
-        "#DDCC77",
-        lambda units: lape_scores(units.firing),
-        published=lambda units, rules: select_lape(
-            units.firing, threshold_quantile=rules.lape_threshold_quantile, share=rules.lape_share
-        ),
-    )
-)
-register(
-    Method("activation_contrast", "Activation contrast", "#88CCEE", lambda units: normalized_contrast(units.firing))
-)
-register(Method("gradient_contrast", "Gradient contrast", "#117733", lambda units: normalized_contrast(units.gradient)))
+        "average_precision", "Average precision", "#9AF204", rivals.average_precisions, needs=_EACH, reference=_KOJIMA
+    ),
+    Method("plnd", "PLND", "#8B7001", rivals.smallest_output, needs=_EACH, reference=_PLND),
+    Method("probe", "Linear probe", "#6275FF", rivals.probe_weights, needs=_EACH),
+    Method("mean_difference", "Difference of means", "#A6ECF3", rivals.differences_of_means, needs=_EACH),
+):
+    register(_method)
 
 
 def neuron_scores(units: UnitScores) -> dict[str, Scores]:
-    """Scores of every method that selects neurons: method -> language -> (layers, width)."""
-    return {name: method.scores(units) for name, method in METHODS.items() if method.unit == "neuron"}
+    """Scores of the methods that select neurons and whose values there are: method -> language -> (layers, width)."""
+    chosen = [method for method in METHODS.values() if method.unit == "neuron" and units.has(method.needs)]
+    return {method.name: method.scores(units) for method in chosen}
 
 
 def selects_rows(name: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
@@ -16,11 +17,17 @@ from crane_lib.relevance import Statistics
 from crane_lib.selection import Chosen, row_sites
 
 GRADIENT = "gradient"
+ACTIVATIONS = "activations"  # of single documents
 
 
 def statistics_file(folder: str | os.PathLike[str], objective: str, language: str) -> Path:
     """File of the statistics of a language; `objective` may be ``gradient``, the plain gradient."""
     return Path(folder) / f"{objective}.{language}.safetensors"
+
+
+def document_file(folder: Path, kind: str, language: str) -> Path:
+    """File of a kind of values of single documents of a language."""
+    return folder / f"{kind}.{language}.safetensors"
 
 
 def load_statistics(folder: str | os.PathLike[str], objective: str, languages: list[str]) -> dict[str, Statistics]:
@@ -64,7 +71,11 @@ class UnitScores:
     neuron, absolute : mean relevance of neurons, and mean of its absolute value  (L, I)
     gradient : mean of gradient times activation  (L, I)
     firing : share of tokens at which a neuron's activation is positive  (L, I)
+    magnitude : mean over tokens of |h|, the input of `down_proj`  (L, I)
+    output : `magnitude` times the norm of the neuron's column of `down_proj`: the mean length of what it adds  (L, I)
+    norms : norm of every neuron's column of `down_proj`  (L, I)
     kurtosis : `row_kurtosis`
+    documents : folder of the values of single documents, see `document_values`; None without them
     """
 
     model: str
@@ -74,11 +85,17 @@ class UnitScores:
     absolute: dict[str, np.ndarray]
     gradient: dict[str, np.ndarray]
     firing: dict[str, np.ndarray]
+    magnitude: dict[str, np.ndarray]
+    output: dict[str, np.ndarray]
+    norms: np.ndarray
     kurtosis: dict[str, dict[str, np.ndarray]]
+    documents: Path | None = None
 
     @classmethod
-    def read(cls, relevance: str | os.PathLike[str], *, objective: str, languages: list[str]) -> UnitScores:
-        """Read the scores from the folder of the relevance stage.
+    def read(
+        cls, relevance: str | os.PathLike[str], *, objective: str, languages: list[str], documents: Path | None = None
+    ) -> UnitScores:
+        """Read the scores from the folder of the relevance stage, and of the values of single documents.
 
         Raises
         ------
@@ -86,6 +103,7 @@ class UnitScores:
         """
         statistics = load_statistics(relevance, objective, languages)
         first = statistics[languages[0]]
+        magnitude = {language: item.magnitude.numpy() / item.tokens for language, item in statistics.items()}
         return cls(
             model=check_same_model(statistics),
             layers=first.moments["neuron"].shape[0],
@@ -94,8 +112,33 @@ class UnitScores:
             absolute=unit_means(statistics, "abs_neuron"),
             gradient=unit_means(load_statistics(relevance, GRADIENT, languages), "neuron"),
             firing={language: item.active.double().numpy() / item.tokens for language, item in statistics.items()},
+            magnitude=magnitude,
+            output={language: values * first.norms.numpy() for language, values in magnitude.items()},
+            norms=first.norms.numpy(),
             kurtosis=row_kurtosis(statistics),
+            documents=documents,
         )
+
+    def has(self, needs: str) -> bool:
+        """Return whether there are the values of single documents that a method needs, if it needs any."""
+        if not needs or self.documents is None:
+            return not needs
+        return all(document_file(self.documents, needs, language).is_file() for language in self.neuron)
+
+    def document_values(self, name: str, *, kind: str = ACTIVATIONS) -> dict[str, np.ndarray]:
+        """Values of single documents by language  (documents, L, I).
+
+        Parameters
+        ----------
+        kind, name : of ``activations``: "mean" of h over tokens, and "size", its root mean square
+
+        Raises
+        ------
+        CraneError : they were not computed
+        """
+        if self.documents is None or not self.has(kind):
+            raise CraneError(f"{kind} of single documents are missing; give UnitScores.read the folder of them")
+        return {k: load_file(document_file(self.documents, kind, k))[name] for k in self.neuron}
 
     def sets(self, method: str, budget: str, chosen: Mapping[str, Chosen], *, draw: int = -1) -> list[NeuronSet]:
         """Neuron sets of what was chosen, one per language."""
@@ -116,5 +159,7 @@ class UnitScores:
             "absolute_relevance": self.absolute,
             "gradient_x_activation": self.gradient,
             "share_of_firing_tokens": self.firing,
+            "magnitude": self.magnitude,
+            "output": self.output,
             "kurtosis": kurtosis,
         }

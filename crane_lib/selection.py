@@ -65,18 +65,40 @@ def select_top(scores: Scores, *, budget: float) -> dict[str, Chosen]:
 
 def select_top_rows(scores: Mapping[str, np.ndarray], *, share: float) -> Chosen:
     """Select the `share` of rows with the largest score, over all layers and matrices of one language."""
+    everything = np.concatenate([scores[site].ravel() for site in row_sites(scores)])
+    return _marked_rows(top(everything, budget_count(share, everything.size)), scores)
+
+
+def _marked_rows(mask: np.ndarray, scores: Mapping[str, np.ndarray]) -> Chosen:
+    """Rows that a boolean array over all sites together marks."""
     names = row_sites(scores)
-    shapes = [scores[site].shape for site in names]
-    everything = np.concatenate([scores[site].ravel() for site in names])
-    mask = top(everything, budget_count(share, everything.size))
-    parts = np.split(mask, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
-    return {site: marked_indices(part.reshape(shape)) for site, part, shape in zip(names, parts, shapes, strict=True)}
+    parts = np.split(mask, np.cumsum([scores[site].size for site in names])[:-1])
+    return {site: marked_indices(part.reshape(scores[site].shape)) for site, part in zip(names, parts, strict=True)}
+
+
+def select_rows_killing(scores: Mapping[str, np.ndarray], *, budget: float) -> Chosen:
+    """Select the rows with the largest scores of one language until `budget` of all neurons are killed.
+
+    Zeroing the gate row or the up row of a neuron kills it; rows of ``down`` kill none, but are selected on the way.
+    """
+    names = row_sites(scores)
+    flat = np.concatenate([scores[site].ravel() for site in names])
+    neurons = np.concatenate(
+        [np.full(scores[site].size, -1) if site == "down" else np.arange(scores[site].size) for site in names]
+    )
+    order = np.argsort(np.where(np.isnan(flat), np.inf, -flat), kind="stable")[: int((~np.isnan(flat)).sum())]
+    killed, first = np.unique(neurons[order], return_index=True)
+    first = np.sort(first[killed >= 0])  # places in the order at which one more neuron is killed
+    wanted = budget_count(budget, scores["up"].size)
+    mask = np.zeros(flat.size, dtype=bool)
+    mask[order[: first[wanted - 1] + 1] if len(first) >= wanted else order] = True
+    return _marked_rows(mask, scores)
 
 
 # --- contrast ---
 
 
-def normalized_contrast(values: Scores, *, against: Literal["largest", "mean"] = "largest") -> dict[str, np.ndarray]:
+def normalized_contrast(values: Scores, against: Literal["largest", "mean"] = "largest") -> dict[str, np.ndarray]:
     """Own value minus the largest other (or the mean of the others), each language first divided by its L1 norm.
 
     Parameters
@@ -163,21 +185,24 @@ def lape_scores(probability: Scores) -> dict[str, np.ndarray]:
     return scores
 
 
+def firing_threshold(probability: Scores, quantile: float) -> float:
+    """LAPE's threshold of firing often: the round(q N)-th smallest of all N probabilities."""
+    ordered = np.sort(np.stack(list(probability.values())).ravel())
+    return float(ordered[max(round(quantile * ordered.size) - 1, 0)])
+
+
 def select_lape(probability: Scores, *, threshold_quantile: float, share: float) -> dict[str, Chosen]:
     """LAPE as released: the neurons of lowest entropy, each for every language in which it fires often.
 
     Parameters
     ----------
     probability : share of tokens at which a neuron's activation is positive  (L, I)
-    threshold_quantile : "often" is above this quantile of all probabilities (the round(q N)-th smallest)
+    threshold_quantile : "often" is above this quantile of all probabilities, `firing_threshold`
     share : share of the neurons that are kept
     """
     languages = list(probability)
-    stacked = np.stack([probability[language] for language in languages])
-    ordered = np.sort(stacked.ravel())
-    threshold = ordered[max(round(threshold_quantile * ordered.size) - 1, 0)]
+    often = np.stack(list(probability.values())) > firing_threshold(probability, threshold_quantile)
     entropy, _shares = activation_entropy(probability)
-    often = stacked > threshold
     entropy = np.where(often.any(axis=0), entropy, np.inf)
     kept = top(-entropy, round(share * entropy.size))
     return {language: {"neuron": marked_indices(kept & often[i])} for i, language in enumerate(languages)}

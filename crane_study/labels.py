@@ -49,6 +49,8 @@ def budget_label(budget: str) -> str:
         return "as published" if budget else ""
     if budget == "any":
         return "any number"
+    if budget.startswith("rows-"):
+        return f"{float(budget.removeprefix('rows-')) * 100:g} % of the rows"
     try:
         return f"{float(budget) * 100:g} %"
     except ValueError:

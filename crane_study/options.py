@@ -42,13 +42,18 @@ class PassOptions:
 class MaskChoice:
     """Sets to mask: methods by the model that they were selected on, budgets, number of random draws; None for all.
 
-    `everything` adds the mask of all neurons, which every method is compared with.
+    everything: bool = True
+    without: tuple[str, ...] = ()
     """
 
     methods: dict[str, list[str]] | None = None
     budgets: list[str] | None = None
     draws: int | None = None
+<<<<<<< HEAD
     everything: bool = True
+=======
+    without: tuple[str, ...] = ()
+>>>>>>> f5c7737 (Add rivals: magnitude, uncontrasted statistics, and other authors' rules)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,6 +228,17 @@ class Relevance(Strict):
         return self
 
 
+def _check_registered(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that all names are of registered methods."""
+    # Not an import statement: the command line starts without numpy, and the code of the methods does not become
+    # part of the key of every stage that reads a section of the profile.
+    METHODS = import_module("crane_lib.methods").METHODS
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"no method {name!r} is registered; {nearest(name, list(METHODS))}")
+    return names
+
+
 class Lape(Strict):
     """Constants of LAPE as its authors released it."""
 
@@ -243,16 +254,12 @@ class Selection(Strict):
     kurtosis_threshold: float = 1.0
     lape: Lape = Lape()
     random_draws: Annotated[int, Field(ge=5)] = 5
+    documents: Count = 64  # per language, whose activations some methods look at one by one
 
     @field_validator("methods")
     @classmethod
     def _registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        # Not an import statement: the command line starts without numpy, and the code of the methods does not become
-        # part of the key of every stage that reads a section of the profile.
-        METHODS = import_module("crane_lib.methods").METHODS
-        for name in names:
-            if name not in METHODS:
-                raise ValueError(f"no method {name!r} is registered; {nearest(name, list(METHODS))}")
+        _check_registered(names)
         missing = [name for name in COMPARED_METHODS if name not in names]
         if names and missing:
             raise ValueError(f"lacks {missing[0]!r}, which the paper's claims are about; add it")
@@ -267,6 +274,10 @@ class Controls(Strict):
     draws: Count = 5  # random sets per budget; the common budget has selection.random_draws
     documents: Count = 30  # per language
     questions: Count = 40  # per language
+    # whose accuracy is measured: all unless named
+    question_methods: Annotated[
+        tuple[str, ...], AfterValidator(_check_registered), Field(exclude_if=lambda names: not names)
+    ] = ()
     ablation: Literal["all", "few"] = "all"
 
 

@@ -15,7 +15,7 @@ import yaml
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_text
 from crane_lib.gguf_files import as_directory
-from crane_lib.methods import METHODS, PUBLISHED
+from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS
 from crane_lib.models import check_model_directory, check_same_vocabulary
 from crane_study.checkpoints import checkpoints_root, file_hashes, find_checkpoint, recipe, take_model
 from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
@@ -39,6 +39,7 @@ from crane_study.profile import (
     artifacts_root,
     load_profile,
 )
+from crane_study.steps.activations import make_activations
 from crane_study.steps.controls import ANY, make_control_nlu, make_control_perplexity, make_control_sets
 from crane_study.steps.ground_truth import make_ablation, make_neuron_sample, make_whole_sets
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
@@ -51,7 +52,7 @@ from crane_study.steps.open_ended import (
     make_open_scores,
 )
 from crane_study.steps.relevance import make_relevance
-from crane_study.steps.selection import TOP_SHARE, make_selection
+from crane_study.steps.selection import make_selection
 from crane_study.store import Stage, Store
 from crane_study.training import faster_precision, make_base_model, make_chat_model
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
@@ -182,7 +183,7 @@ class Study:
         random = [(f"random_like_{method}", budget) for method, budget in own]
         return {
             "base": [*own, lape, ("lape", self.budget), *random],
-            "chat": [*own, ("kurtosis", f"{TOP_SHARE:g}"), lape],
+            "chat": [*own, ("kurtosis", TOP_ROWS), lape],
         }
 
     @property
@@ -376,10 +377,10 @@ class Study:
         base, trusted = self._directory(source, "base"), source.trust_remote_code
         check_same_vocabulary(base, chat, names=(base_name, chat_name), trust_remote_code=trusted)
 
-    def relevance(self, name: str) -> Stage:
-        """Relevance statistics and firing counts of every language on a model."""
+    @property
+    def _pass_options(self) -> PassOptions:
         section = self.profile.relevance
-        options = PassOptions(
+        return PassOptions(
             languages=self.languages,
             rule=section.rule,
             objectives=self.objectives,
@@ -388,9 +389,21 @@ class Study:
             skip_first_tokens=section.skip_first_tokens,
             loading=self._loading,
         )
-        given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "options": options}
+
+    def relevance(self, name: str) -> Stage:
+        """Relevance statistics and firing counts of every language on a model."""
+        section = self.profile.relevance
+        given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "options": self._pass_options}
         given["settings"] = {"checkpointing": section.checkpointing, "processes": section.processes}
         return self.store.run(f"relevance_{name}", make_relevance, **given, scratch=True, all_threads=True)
+
+    def activations(self, name: str) -> Stage | None:
+        """Activations of single documents on a model; None if no method of the profile needs them."""
+        if not any(METHODS[method].needs for method in self.methods):
+            return None
+        given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "options": self._pass_options}
+        documents = self.profile.selection.documents
+        return self.store.run(f"activations_{name}", make_activations, **given, documents=documents, all_threads=True)
 
     def selection(self, name: str) -> Stage:
         """Neuron sets of every method, selected on a model."""
@@ -403,6 +416,7 @@ class Study:
             methods=self.methods,
             options=self.profile.selection.model_dump(mode="json"),
             random_seed=self.profile.random_seed,
+            documents=self.activations(name),
             all_threads=True,
         )
 
@@ -460,6 +474,7 @@ class Study:
             selection=self.profile.selection.model_dump(include={"budget", "random_draws"}),
             controls=self.profile.controls.model_dump(include={"budgets", "draws", "ablation"}, mode="json"),
             random_seed=self.profile.random_seed,
+            documents=self.activations("base"),
         )
 
     def control_perplexity(self) -> Stage:
@@ -471,7 +486,11 @@ class Study:
     def control_nlu(self) -> Stage:
         """Accuracy of the base model under the control sets, on sampled questions."""
         section = self.profile.controls
-        masks = MaskChoice(budgets=[*(f"{budget:g}" for budget in section.question_budgets), ANY])
+        asked = section.question_methods or self.methods
+        masks = MaskChoice(
+            budgets=[*(f"{budget:g}" for budget in section.question_budgets), ANY],
+            without=tuple(name for name in self.methods if name not in asked),
+        )
         options = self.question_options("base", masks, questions=section.questions)
         return self._measured_stage("control_nlu", make_control_nlu, options, sets=self.control_sets, scratch=True)
 

@@ -35,8 +35,9 @@ class DocumentRelevance:
     With h the input of `down_proj`: `neuron` is sum_t h dS/dh and `abs_neuron` is sum_t |h dS/dh|, both (B, L, I).
     `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
     of that weight matrix summed over its input dimension. `token` (B, T) is the relevance of the input embeddings, 0
-    at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0.
-    `watched` has the values of one neuron, token by token. Skipped tokens are in `target` and `token` only.
+    at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0, and
+    `magnitude` (B, L, I) is sum_t |h|. `watched` has the values of one neuron, token by token. Skipped tokens are in
+    `target` and `token` only.
     """
 
     target: Tensor
@@ -48,6 +49,7 @@ class DocumentRelevance:
     token: Tensor
     lengths: Tensor
     active: Tensor
+    magnitude: Tensor
     watched: Watched | None = None
 
     @property
@@ -128,6 +130,7 @@ def document_relevance(
         token=(widened(taps.embedding.detach()) * slope).sum(-1),
         lengths=lengths - skip_first_tokens,
         active=collected(taps.active),
+        magnitude=collected(taps.magnitude),
         watched=taps.watched,
     )
 

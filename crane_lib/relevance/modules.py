@@ -179,6 +179,11 @@ def _check_rules_exist(model: nn.Module, family: Family, parts: ModelParts) -> N
             )
 
 
+def column_norms(layer: LayerParts) -> Tensor:
+    """Euclidean norm of every neuron's column of `down_proj`  (I,), float64."""
+    return torch.linalg.vector_norm(layer.rows["down"].weight().detach().cpu().double(), dim=0)
+
+
 def gradient_scale(
     layout: Layout, outputs: int, *, config: Any, query_key: float | None, value: float
 ) -> Tensor | float | None:

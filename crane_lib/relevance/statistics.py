@@ -22,7 +22,8 @@ from crane_lib.files import atomic
 from crane_lib.relevance.moments import TENSORS, Moments
 from crane_lib.relevance.taps import SITES
 
-SCHEMA = "crane.statistics/2"
+SCHEMA = "crane.statistics/3"
+SUMS = ("active", "magnitude", "norms")  # tensors (L, I) beside the moments
 NO_CORPUS = "0" * 32  # fingerprint of no documents
 
 
@@ -44,14 +45,16 @@ def _hexadecimal(value: int) -> str:
 
 @dataclass
 class Statistics:
-    """Moments over the documents of a language, with counts of active tokens.
+    """Moments over the documents of a language, with sums over their tokens.
 
     Parameters
     ----------
     moments : by site: "neuron", "abs_neuron", "gate" (unless the MLP is ungated), "up" of (L, I) units and "down" of
         (L, H) units
     active : (L, I) number of tokens with act(g) > 0
-    tokens : number of tokens that count, the denominator of `active`
+    magnitude : (L, I) sum over tokens of |h|
+    norms : (L, I) norm of every neuron's column of `down_proj`, a property of the model
+    tokens : number of tokens that count, the denominator of `active` and `magnitude`
     provenance : settings that the numbers depend on: model, rule, objective, dtype, max_length, skip_first_tokens
     labels : free text of the caller, such as the language
     corpus : `corpus_fingerprint` of the documents, cut at max_length
@@ -59,6 +62,8 @@ class Statistics:
 
     moments: dict[str, Moments]
     active: Tensor
+    magnitude: Tensor
+    norms: Tensor
     tokens: int
     provenance: dict[str, str]
     labels: dict[str, str] = field(default_factory=dict)
@@ -73,7 +78,8 @@ class Statistics:
         """Move the tensors to a device and return this object."""
         for moments in self.moments.values():
             moments.to(device)
-        self.active = self.active.to(device)
+        for name in SUMS:
+            setattr(self, name, getattr(self, name).to(device))
         return self
 
     def merge(self, other: Statistics) -> None:
@@ -98,12 +104,13 @@ class Statistics:
         for site, moments in self.moments.items():
             moments.merge(other.moments[site])
         self.active = self.active + other.active
+        self.magnitude = self.magnitude + other.magnitude
         self.tokens += other.tokens
         self.corpus = _hexadecimal(int(self.corpus, 16) + int(other.corpus, 16))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; equal statistics give equal bytes."""
-        tensors = {"active": self.active}
+        tensors = {name: getattr(self, name) for name in SUMS}
         for site, moments in self.moments.items():
             tensors |= {f"{site}.{name}": getattr(moments, name) for name in TENSORS}
         header = {
@@ -129,12 +136,14 @@ class Statistics:
         CraneError : the file is missing, damaged, or not of this schema
         """
         with _opened(path) as (file, header):
-            moments, active = {site: Moments((0,)) for site in header["sites"]}, file.get_tensor("active")
+            moments = {site: Moments((0,)) for site in header["sites"]}
+            sums = {name: file.get_tensor(name) for name in SUMS}
             for site, found in moments.items():
                 found.count = header["documents"]
                 for name in TENSORS:
                     setattr(found, name, file.get_tensor(f"{site}.{name}").to(torch.float64))
-        return cls(moments, active, header["tokens"], header["provenance"], header["labels"], header["corpus"])
+        about = {name: header[name] for name in ("tokens", "provenance", "labels", "corpus")}
+        return cls(moments, **sums, **about)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]
             sites = header.get("sites", [])
             if not {"neuron", "abs_neuron", "up", "down"} <= set(sites) <= set(SITES):
                 raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it again")
-            differing = set(file.keys()) ^ {"active", *(f"{site}.{name}" for site in sites for name in TENSORS)}
+            differing = set(file.keys()) ^ {*SUMS, *(f"{site}.{name}" for site in sites for name in TENSORS)}
             if differing:
                 raise CraneError(f"{path}: missing or unknown tensors {sorted(differing)}; make it again")
             yield file, header

@@ -38,13 +38,15 @@ class Taps:
 
     Enter after `relevance_rules`: the gradient of h is then read before the rule for the gated product halves it.
     `sums[site][layer]` stays 0 if no gradient arrives (the gate under a rule that detaches it); `active[layer]`
-    counts tokens with a positive activation. For the neuron `watch` (layer, index), the values of every token are kept.
+    counts tokens with a positive activation, `magnitude[layer]` sums |h|. For the neuron `watch` (layer, index), the
+    values of every token are kept.
     """
 
     def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None, skip: int = 0) -> None:
         present = {"neuron", "abs_neuron", *parts.widths}
         self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES if site in present}
         self.active: dict[int, Tensor] = {}
+        self.magnitude: dict[int, Tensor] = {}
         self.embedding: Tensor  # (B, T, H), the leaf that gradients flow down to; set by the forward pass
         self._watch = watch
         self._seen: dict[str, Tensor] = {}  # fields of `watched`
@@ -102,7 +104,10 @@ class Taps:
             self.sums["abs_neuron"][index] = relevance[:, self._skip :].abs_().sum(1)
 
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            self._see("activation", index, widened(args[0].detach()))
+            hidden = widened(args[0].detach())
+            self._see("activation", index, hidden)
+            counted = self._mask.to(hidden.device, hidden.dtype)
+            self.magnitude[index] = torch.einsum("bti,bt->bi", hidden.abs(), counted)
             return (_ReadRelevance.apply(args[0], write), *args[1:])
 
         self._hooks.before(down, hook)

@@ -97,7 +97,14 @@ class FinishedRun:
     @lru_cache(maxsize=2)  # noqa: B019
     def unit_scores(self, model: str) -> UnitScores:
         """Scores of a model's units that the methods select by."""
-        return UnitScores.read(self._relevance(model), objective=self.objective, languages=self.languages)
+        name = f"activations_{model}"  # made only if a method of the profile needs it
+        made = (self.folder / "stages" / name / RECORD).is_file()
+        return UnitScores.read(
+            self._relevance(model),
+            objective=self.objective,
+            languages=self.languages,
+            documents=self._stage(name, corpus="corpus") if made else None,
+        )
 
     @lru_cache(maxsize=2)  # noqa: B019
     def sets(self, model: str) -> list[NeuronSet]:

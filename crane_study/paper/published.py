@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from crane_lib.methods import TOP_ROWS
 from crane_lib.specificity import langspec
 from crane_study import ROOT
 from crane_study.frames import read_frame
@@ -39,7 +40,7 @@ def _read() -> pd.DataFrame:
         model=frame["model"].map(_MODELS),
         paper_method=frame["method"],
         method=frame["method"].mask(top, "CRANE").map(_METHODS),
-        budget=masked.map({True: "published", False: ""}).mask(top, "0.01"),
+        budget=masked.map({True: "published", False: ""}).mask(top, TOP_ROWS),
         value=frame["value"].astype(float),
     )
 

@@ -50,6 +50,7 @@ def make_control_sets(
     selection: dict[str, Any],
     controls: dict[str, Any],
     random_seed: int,
+    documents: Path | None = None,
 ) -> None:
     """Write ``<method>@<budget>.json`` for every method, budget and random control, and ``variants@all.json``.
 
@@ -57,7 +58,8 @@ def make_control_sets(
     """
     budget, random_draws = selection["budget"], selection["random_draws"]
     options = Controls(**controls)
-    scores = UnitScores.read(relevance, objective=objectives[0], languages=languages)
+    scores = UnitScores.read(relevance, objective=objectives[0], languages=languages, documents=documents)
+    of_methods = {name: METHODS[name].scores(scores) for name in methods}
     layers, width = scores.layers, scores.widths["neuron"]
 
     def write_random(method: str, level: str, choose: Callable[..., Chosen], *, draws: int, place: int) -> None:
@@ -70,8 +72,8 @@ def make_control_sets(
 
     for share in sorted({budget, *options.budgets}):
         at = f"{share:g}"
-        for name in methods:
-            sets = scores.sets(name, at, METHODS[name].select(scores, budget=share))
+        for name, found in of_methods.items():
+            sets = scores.sets(name, at, METHODS[name].choose(found, budget=share))
             write_neuron_sets(sets_file(folder, name, at), sets)
         choose = partial(select_random, count=budget_count(share, layers * width))
         draws = random_draws if share == budget else options.draws

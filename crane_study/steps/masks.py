@@ -153,7 +153,7 @@ def masks_of(selections: dict[str, Path], choice: MaskChoice) -> list[Mask]:
     for selected_on, folder in selections.items():
         for path in sorted(folder.glob("*@*.json")):
             method = path.stem.partition("@")[0]
-            if choice.methods is None or method in choice.methods[selected_on]:
+            if method not in choice.without and (choice.methods is None or method in choice.methods[selected_on]):
                 masks += [
                     (selected_on, item)
                     for item in read_neuron_sets(path)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from crane_lib.methods import METHODS, PUBLISHED, PublishedRules
+from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS, PublishedRules
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.scores import UnitScores
-from crane_lib.selection import Chosen, select_random_like
+from crane_lib.selection import Chosen, select_random_like, select_top_rows
 from crane_study.profile import Selection
 
-TOP_SHARE = 0.01  # of the rows, by kurtosis: the paper's second setting in open-ended generation
+TOP_SHARE = 0.01  # of the rows, in the sets of TOP_ROWS
 
 
 def sets_file(folder: Path, method: str, budget: str) -> Path:
@@ -31,10 +31,11 @@ def make_selection(
     methods: Iterable[str],
     options: dict[str, Any],
     random_seed: int,
+    documents: Path | None = None,
 ) -> None:
     """Write ``<method>@<budget>.json`` for every method; files of random sets hold one set per language and draw."""
     selection = Selection(**options)
-    scores = UnitScores.read(relevance, objective=objective, languages=languages)
+    scores = UnitScores.read(relevance, objective=objective, languages=languages, documents=documents)
     rules = PublishedRules(selection.kurtosis_threshold, selection.lape.threshold_quantile, selection.lape.share)
     at = f"{selection.budget:g}"
     chosen = {(name, at): METHODS[name].select(scores, budget=selection.budget) for name in methods}
@@ -42,7 +43,8 @@ def make_selection(
         published = METHODS[name].published
         if published is not None:
             chosen[name, PUBLISHED] = published(scores, rules)
-    chosen["kurtosis", f"{TOP_SHARE:g}"] = METHODS["kurtosis"].select(scores, budget=TOP_SHARE)
+    top_rows = {language: select_top_rows(sites, share=TOP_SHARE) for language, sites in scores.kurtosis.items()}
+    chosen["kurtosis", TOP_ROWS] = top_rows
     for (name, level), by_language in chosen.items():
         write_neuron_sets(sets_file(folder, name, level), scores.sets(name, level, by_language))
     for like, level in (("kurtosis", PUBLISHED), ("contrast", at)):

@@ -22,7 +22,13 @@ def measured(study: Study) -> tuple[Effects, list[NeuronSet], pd.DataFrame]:
 
 def unit_scores(study: Study) -> UnitScores:
     """Scores of the base model's neurons under the objective that selects."""
-    return UnitScores.read(study.relevance("base").folder, objective=study.objectives[0], languages=study.languages)
+    documents = study.activations("base")
+    return UnitScores.read(
+        study.relevance("base").folder,
+        objective=study.objectives[0],
+        languages=study.languages,
+        documents=documents.folder if documents else None,
+    )
 
 
 def relevance_and_effect(effects: Effects, scores: UnitScores) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -34,7 +34,7 @@ def test_methods_have_names_labels_and_colours_of_their_own():
     for field in ("label", "colour"):
         assert len({getattr(method, field) for method in METHODS.values()}) == len(METHODS)
     assert all(name == method.name for name, method in METHODS.items())
-    assert {name for name, method in METHODS.items() if method.published} == {"kurtosis", "lape"}
+    assert {name for name, method in METHODS.items() if method.published} == {"kurtosis", "lape", "njunlp"}
     assert not any(method.code for method in METHODS.values())
     with pytest.raises(CraneError, match="method 'lape' is already registered; choose another name"):
         register(Method("lape", "Another", "#000000", scores=lambda units: units.firing))

@@ -19,6 +19,7 @@ from crane_lib.selection import (
     select_kurtosis,
     select_lape,
     select_random_like,
+    select_rows_killing,
     select_top,
     select_top_rows,
     top,
@@ -156,6 +157,32 @@ def test_kurtosis_that_does_not_vary_is_refused(value):
     flat = {site: np.full(shape, value) for site, shape in ROW_SHAPES.items()}
     with pytest.raises(CraneError, match="the statistics of 'vi' do not vary; it needs at least four documents"):
         select_kurtosis(row_kurtosis(0) | {"vi": flat}, threshold=1.0)
+
+
+@pytest.mark.parametrize("random_seed", range(4))
+@pytest.mark.parametrize("budget", [0.05, 0.25, 0.6, 0.99])
+def test_rows_are_selected_until_enough_neurons_are_killed(random_seed, budget):
+    kurtosis = row_kurtosis(random_seed)
+    for language in LANGUAGES:
+        scores = z_of(kurtosis, language)
+        ranking = sorted((name for name, z in scores.items() if not math.isnan(z)), key=lambda name: -scores[name])
+        wanted, chosen, killed = round(budget * 24), set(), set()
+        for site, layer, row in ranking:
+            if len(killed) == wanted:
+                break
+            chosen.add((site, layer, row))
+            if site != "down":
+                killed.add((layer, row))
+        assert units(select_rows_killing(kurtosis[language], budget=budget)) == chosen
+        assert len(killed) == wanted
+
+
+def test_rows_without_scores_kill_no_neuron():
+    values = {site: np.full(shape, np.nan) for site, shape in ROW_SHAPES.items()}
+    values["up"][0, 3] = values["gate"][0, 3] = values["down"][2, 1] = 1.0
+    assert units(select_rows_killing(values, budget=0.5)) == {("up", 0, 3), ("gate", 0, 3), ("down", 2, 1)}
+    ungated = {site: array for site, array in row_kurtosis(0)["zh"].items() if site != "gate"}
+    assert sum(map(len, select_rows_killing(ungated, budget=0.25)["up"])) == 6
 
 
 # --- LAPE ----------------------------------------------------------------------------------------------------

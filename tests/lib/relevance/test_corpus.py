@@ -68,6 +68,7 @@ def test_statistics_are_the_moments_over_single_documents(token_budget):
     single = [document_relevance(model, torch.tensor([document[:10]])) for document in CORPUS]
     assert (seen.documents, seen.tokens) == (7, 5 + 10 + 3 + 9 + 9 + 1 + 10)
     assert torch.equal(seen.active, sum(found.active[0] for found in single))
+    torch.testing.assert_close(seen.magnitude, sum(found.magnitude[0].double() for found in single))
     for site in SITES:
         values = torch.cat([getattr(found, site) for found in single])
         expected = Moments.of(values)
@@ -92,6 +93,10 @@ def test_arrays_and_checkpointing_give_the_same_bits(passes):
         assert all(checkpointing for _size, checkpointing in passes)
 
 
+def downs(model):
+    return [module for name, module in model.named_modules() if name.endswith(("mlp.down_proj", "mlp.c_proj"))]
+
+
 @pytest.mark.parametrize(("kind", "checkpointing"), [("llama", False), ("gemma3_text", True), ("gpt2", False)])
 def test_the_first_tokens_of_every_document_are_read_and_not_counted(kind, checkpointing):
     model, skip = tiny_model(kind), 2
@@ -100,6 +105,10 @@ def test_the_first_tokens_of_every_document_are_read_and_not_counted(kind, check
     slow = [slow_pass(model, torch.tensor(document), skip=skip) for document in longer]
     assert seen.tokens == sum(len(document) - skip for document in longer)
     assert torch.equal(seen.active, sum(found["active"] for found in slow))
+    assert distance(seen.magnitude, sum(found["magnitude"] for found in slow)) < 1e-5
+    columns = [down.weight if kind == "gpt2" else down.weight.T for down in downs(model)]  # rows of a Conv1D
+    norms = [[float(sum(value**2 for value in column)) ** 0.5 for column in layer.tolist()] for layer in columns]
+    torch.testing.assert_close(seen.norms, torch.tensor(norms, dtype=torch.float64))
     for site, moments in seen.moments.items():
         expected = Moments.of(torch.stack([found[site] for found in slow]))
         for name in ("mean", "mean_absolute", "m2"):  # the slow pass turns by angles that are exact

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from crane_lib.errors import CraneError
 from crane_lib.relevance import SCHEMA, SITES, Moments, Statistics
-from crane_lib.relevance.statistics import NO_CORPUS, corpus_fingerprint, read_header
+from crane_lib.relevance.statistics import NO_CORPUS, SUMS, corpus_fingerprint, read_header
 
 PROVENANCE = {"model": "0123", "rule": "attnlrp", "objective": "gold_logit", "dtype": "float32", "max_length": "16"}
 PROVENANCE["skip_first_tokens"] = "0"
@@ -24,6 +24,8 @@ def some_statistics(values, *, sites=SITES, **changes):
     return Statistics(
         {site: Moments.of(values) for site in sites},
         (values > 0).sum(0),
+        values.double().abs().sum(0),
+        norms=torch.arange(6.0).view(2, 3),
         tokens=10 * len(values),
         provenance=PROVENANCE | changes,
         labels={"l": "vi"},
@@ -41,7 +43,8 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     assert (read.documents, read.tokens) == (6, 60)
     assert (read.provenance, read.labels) == (statistics.provenance, {"l": "vi"})
     assert read.corpus == statistics.corpus != NO_CORPUS
-    assert torch.equal(read.active, statistics.active)
+    for name in SUMS:
+        assert torch.equal(getattr(read, name), getattr(statistics, name))
     for site in SITES:
         assert torch.equal(read.moments[site].excess_kurtosis(), statistics.moments[site].excess_kurtosis())
         assert torch.equal(read.moments[site].mean_absolute, statistics.moments[site].mean_absolute)
@@ -57,6 +60,8 @@ def test_merged_halves_are_the_whole_if_they_are_of_the_same_origin():
     halves.merge(some_statistics(values[4:]))
     assert (halves.documents, halves.tokens) == (9, 90)
     assert torch.equal(halves.active, whole.active)
+    torch.testing.assert_close(halves.magnitude, whole.magnitude)
+    assert torch.equal(halves.norms, whole.norms)
     assert halves.corpus == whole.corpus
     torch.testing.assert_close(halves.moments["up"].m4, whole.moments["up"].m4)
     with pytest.raises(CraneError, match=r"rule 'attnlrp' and 'gradient'$"):
@@ -78,8 +83,8 @@ def test_foreign_older_and_damaged_files_are_refused(tmp_path):
     for metadata in (None, {"crane": "{"}, {"crane": "[]"}, {"crane": '{"schema": "other/2"}'}):
         save_file({"active": torch.ones(2)}, path, metadata)
         refused(f"expected '{SCHEMA}' .not a file of statistics.", *both)
-    save_file({"active": torch.ones(2)}, path, {"crane": '{"schema": "crane.statistics/1"}'})
-    older = f"{path}: its schema is 'crane.statistics/1', expected '{SCHEMA}' (of an older version); make it again"
+    save_file({"active": torch.ones(2)}, path, {"crane": '{"schema": "crane.statistics/2"}'})
+    older = f"{path}: its schema is 'crane.statistics/2', expected '{SCHEMA}' (of an older version); make it again"
     refused(f"^{re.escape(older)}$", *both)
     header = {"schema": SCHEMA, "sites": list(UNGATED)}
     save_file({"active": torch.ones(2)}, path, {"crane": json.dumps(header)})

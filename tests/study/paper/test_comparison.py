@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crane_lib.methods import TOP_ROWS
 from crane_lib.neurons import NeuronSet
 from crane_study.paper.comparison import (
     Published,
@@ -168,7 +169,7 @@ def test_langspec_and_ranks_of_open_answers(found):
     assert {method: set(part) for method, part in within.groupby(level=0)} == {"kurtosis": {"yes"}, "lape": {"NOT RUN"}}
     assert set(compare_langspec({}, ANSWERS)["within"]) == {"NOT RUN"}
     table = compare_ranks(score_langspec(found), ANSWERS).set_index(SET)
-    ranked = {("kurtosis", "published"): "1", ("kurtosis", "0.01"): "2", ("lape", "published"): "3"}
+    ranked = {("kurtosis", "published"): "1", ("kurtosis", TOP_ROWS): "2", ("lape", "published"): "3"}
     assert table["rank_published"].to_dict() == ranked
     assert set(table["same_direction"]) == {"yes"}
     raised = found.assign(langspec=found["langspec"].where(found["method"] != "lape", 1.0))

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.methods import METHODS
 from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets
 from crane_lib.nll import document_nll
@@ -17,13 +16,13 @@ from crane_study.options import MaskChoice
 from crane_study.steps import masks
 from crane_study.steps.controls import make_control_nlu, make_control_perplexity, make_control_sets
 from tests.small import LANGUAGES, OBJECTIVES, ON_DOCUMENTS, ON_QUESTIONS
-from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
+from tests.study.steps.test_measuring import ALWAYS, root  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
 def sets(root, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("sets")
-    inputs = {"relevance": root / "relevance", "languages": LANGUAGES, "objectives": OBJECTIVES, "methods": METHODS}
+    inputs = {"relevance": root / "relevance", "languages": LANGUAGES, "objectives": OBJECTIVES, "methods": ALWAYS}
     options = {"selection": {"budget": 0.25, "random_draws": 6}}
     options |= {"controls": {"budgets": [0.1, 0.5], "draws": 2, "ablation": "few"}}
     make_control_sets(folder, **inputs, **options, random_seed=0)

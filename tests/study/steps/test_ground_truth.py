@@ -7,7 +7,6 @@ import pytest
 
 from crane_lib.ablation import ablation_effects
 from crane_lib.interventions import masked
-from crane_lib.methods import METHODS
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import sampled_documents
@@ -18,7 +17,7 @@ from crane_study.steps.selection import make_selection
 from crane_study.uncertainty.ground_truth import Effects
 from crane_study.uncertainty.neuron_sample import NeuronSample
 from tests.small import LANGUAGES, LOADING, OBJECTIVES, ON_DOCUMENTS
-from tests.study.steps.test_measuring import root  # noqa: F401  (a fixture)
+from tests.study.steps.test_measuring import ALWAYS, root  # noqa: F401  (a fixture)
 
 WIDTH, LAYERS, DOCUMENTS = 24, 2, 2
 OPTIONS = replace(ON_DOCUMENTS, documents=DOCUMENTS, max_length=64)
@@ -32,7 +31,7 @@ def sample_of(root):  # noqa: F811
 def made(root, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("made")
     (folder / "selection").mkdir()
-    inputs = {"relevance": root / "relevance", "languages": LANGUAGES, "objective": OBJECTIVES[0], "methods": METHODS}
+    inputs = {"relevance": root / "relevance", "languages": LANGUAGES, "objective": OBJECTIVES[0], "methods": ALWAYS}
     options = {"budget": 0.25, "lape": {"share": 0.1}}
     make_selection(folder / "selection", **inputs, options=options, random_seed=0)
     (folder / "truth").mkdir()

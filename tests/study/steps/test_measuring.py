@@ -13,7 +13,7 @@ from crane_lib import selection
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
-from crane_lib.methods import METHODS, PUBLISHED
+from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS
 from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets, read_neuron_sets
 from crane_lib.nll import document_nll
@@ -26,10 +26,12 @@ from crane_study.options import MaskChoice
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
 from crane_study.steps.relevance import concentration, make_relevance, readable_tokens
 from crane_study.steps.selection import make_selection, sets_file
+from crane_study.uncertainty.overlap import as_neurons
 from tests import small
 from tests.small import LANGUAGES, ON_DOCUMENTS, ON_QUESTIONS, PASSES, QUESTIONS, TEXTS, write_lines, write_model
 
-SELECTION = {"languages": LANGUAGES, "objective": "gold_logit", "methods": METHODS, "random_seed": 3}
+ALWAYS = [name for name, method in METHODS.items() if not method.needs]  # the statistics are enough for them
+SELECTION = {"languages": LANGUAGES, "objective": "gold_logit", "methods": ALWAYS, "random_seed": 3}
 SELECTION |= {"options": {"budget": 0.25, "lape": {"share": 0.05}}}
 
 
@@ -124,10 +126,9 @@ def test_statistics_of_two_models_do_not_go_together(root, tmp_path):
         check_same_model({"en": mine["en"], "vi": theirs["vi"]})
 
 
-CONTRASTS = ["contrast", "contrast_mean", "contrast_abs", "activation_contrast", "gradient_contrast"]
-AT_BUDGET = ["kurtosis", "lape", *CONTRASTS, "random_like_contrast"]
-SETS = [(method, "0.25") for method in AT_BUDGET] + [("kurtosis", "0.01")]
-SETS += [(method, PUBLISHED) for method in ("kurtosis", "lape", "random_like_kurtosis")]
+AT_BUDGET = [*ALWAYS, "random_like_contrast"]
+SETS = [(method, "0.25") for method in AT_BUDGET] + [("kurtosis", TOP_ROWS)]
+SETS += [(method, PUBLISHED) for method in ("kurtosis", "lape", "njunlp", "random_like_kurtosis")]
 
 
 def layers(sites):
@@ -158,7 +159,8 @@ def test_the_sets_are_the_rules_on_the_statistics(root):
     }
     expected = {
         ("kurtosis", PUBLISHED): selection.select_kurtosis(rows, threshold=1.0),
-        ("kurtosis", "0.25"): {k: selection.select_top_rows(sites, share=0.25) for k, sites in rows.items()},
+        ("kurtosis", TOP_ROWS): {k: selection.select_top_rows(sites, share=0.01) for k, sites in rows.items()},
+        ("kurtosis", "0.25"): {k: selection.select_rows_killing(sites, budget=0.25) for k, sites in rows.items()},
         ("lape", PUBLISHED): selection.select_lape(firing, threshold_quantile=0.95, share=0.05),
     }
     means = unit_means(statistics, "neuron")
@@ -168,6 +170,7 @@ def test_the_sets_are_the_rules_on_the_statistics(root):
         "contrast_abs": selection.normalized_contrast(unit_means(statistics, "abs_neuron")),
         "gradient_contrast": selection.normalized_contrast(unit_means(gradient, "neuron")),
         "activation_contrast": selection.normalized_contrast(firing),
+        "magnitude": {k: item.magnitude.numpy() for k, item in statistics.items()},
         "lape": selection.lape_scores(firing),
     }
     expected |= {(method, "0.25"): selection.select_top(values, budget=0.25) for method, values in scores.items()}
@@ -175,8 +178,10 @@ def test_the_sets_are_the_rules_on_the_statistics(root):
         for item in read_neuron_sets(sets_file(root / "selection", method, level)):
             assert layers(item.sites) == layers(chosen[item.language])
     sizes = {method: read_neuron_sets(sets_file(root / "selection", method, "0.25"))[0].count() for method in AT_BUDGET}
-    assert sizes.pop("kurtosis") == 0.25 * 2 * (24 + 24 + 16)
+    del sizes["kurtosis"]
     assert set(sizes.values()) == {0.25 * 2 * 24}
+    for item in read_neuron_sets(sets_file(root / "selection", "kurtosis", "0.25")):  # rows that kill as many neurons
+        assert as_neurons(item).count() == 0.25 * 2 * 24
 
 
 @pytest.mark.parametrize(("like", "level"), [("kurtosis", PUBLISHED), ("contrast", "0.25")])

@@ -11,6 +11,7 @@ import yaml
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
+from crane_lib.methods import TOP_ROWS
 from crane_lib.models import load_model
 from crane_lib.neurons import read_neuron_sets
 from crane_run.sections import NOTEBOOKS
@@ -78,7 +79,7 @@ def test_every_mask_has_every_answer(study, answers):
     for language in study.languages:
         expected |= {("base", *pair, language, -1) for pair in once}
         expected |= {("base", *pair, language, draw) for pair, draw in itertools.product(random, range(2))}
-        expected |= {("chat", *pair, language, -1) for pair in [*once[:3], ("kurtosis", "0.01")]}
+        expected |= {("chat", *pair, language, -1) for pair in [*once[:3], ("kurtosis", TOP_ROWS)]}
     assert set(answers[MASK].itertuples(index=False, name=None)) == expected
     assert len(answers) == len(expected) * 6
     assert not answers.duplicated([*MASK, "language", "question"]).any()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from crane_lib.errors import CraneError
+from crane_lib.methods import TOP_ROWS
 from crane_lib.specificity import langspec
 from crane_study.paper.lape_list import published_list
 from crane_study.paper.tolerances import load_tolerances
@@ -90,7 +91,7 @@ def test_langspec_of_open_answers_has_directions_for_another_model(answered):
     table, caption = paper.open_ended_langspec(answered, TOLERANCES)
     assert "directions only, for the profile does not name its models" in caption
     ranks = table.set_index(["method", "budget"])["rank_ours"].to_dict()
-    assert ranks == {("kurtosis", "published"): "1", ("kurtosis", "0.01"): "NOT RUN", ("lape", "published"): "2"}
+    assert ranks == {("kurtosis", "published"): "1", ("kurtosis", TOP_ROWS): "NOT RUN", ("lape", "published"): "2"}
 
 
 def test_open_answers_have_values_where_nothing_speaks_against_it(answered, monkeypatch):
@@ -103,7 +104,7 @@ def test_open_answers_have_values_where_nothing_speaks_against_it(answered, monk
     before, after = ANSWERED, {"en": 6.0, "vi": 7.75, "zh": 6.75}
     expected = langspec(before, after, target="en", beta=4.0, form="released").f
     assert own[("kurtosis", "published", "en")] == pytest.approx(expected)
-    assert own.drop(("kurtosis", "0.01"))["kurtosis"].notna().all()
+    assert own.drop(("kurtosis", TOP_ROWS))["kurtosis"].notna().all()
     scores, caption = paper.open_ended(answered, TOLERANCES)
     assert "published value, ours" in caption
     assert scores["ours"].notna().sum() == 3 + 2 * 9
