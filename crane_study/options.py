@@ -42,18 +42,14 @@ class PassOptions:
 class MaskChoice:
     """Sets to mask: methods by the model that they were selected on, budgets, number of random draws; None for all.
 
-    everything: bool = True
-    without: tuple[str, ...] = ()
+    `everything` adds the mask of all neurons, which every method is compared with.
     """
 
     methods: dict[str, list[str]] | None = None
     budgets: list[str] | None = None
     draws: int | None = None
-<<<<<<< HEAD
     everything: bool = True
-=======
-    without: tuple[str, ...] = ()
->>>>>>> f5c7737 (Add rivals: magnitude, uncontrasted statistics, and other authors' rules)
+    without: tuple[str, ...] = ()  # methods that are left out
 
 
 @dataclass(frozen=True, kw_only=True)
