@@ -70,7 +70,7 @@ class Method:
     scores: Callable[[UnitScores], Any]
     unit: Literal["neuron", "row"] = "neuron"
     published: Callable[[UnitScores, PublishedRules], dict[str, Chosen]] | None = None
-    needs: Literal["", "activations"] = ""
+    needs: str = ""
     reference: str = ""
 
     def select(self, units: UnitScores, *, budget: float) -> dict[str, Chosen]:
