@@ -19,6 +19,7 @@ SET_LABELS = {  # sets that no method selects
     "random_global": "Random (global)",
     "random_full": "Random (any number)",
 }
+BENCHMARK_LABELS = {"mmlu": "MMLU", "ceval": "C-Eval", "belebele": "Belebele"}
 MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}
 METRIC_LABELS = {
     "nll": "NLL (nats per token)",

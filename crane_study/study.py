@@ -20,11 +20,13 @@ from crane_lib.models import check_model_directory, check_same_vocabulary
 from crane_study.checkpoints import checkpoints_root, file_hashes, find_checkpoint, recipe, take_model
 from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
 from crane_study.data.wordings import WORDINGS
+from crane_study.data.xquad import SUBJECT as XQUAD
 from crane_study.data.xquad import content_key, locate_xquad, make_xquad_corpus
 from crane_study.fetch import fetched_directory
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
 from crane_study.hub import model_directory_of
+from crane_study.labels import BENCHMARK_LABELS
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
@@ -616,6 +618,19 @@ class Study:
         """Accuracy rows of the unmasked models."""
         frames = [read_frame(self._unmasked_nlu(name) / "rows.csv") for name in self.model_names]
         return pd.concat(frames, ignore_index=True)
+
+    def unmasked_items(self) -> pd.DataFrame:
+        """Every question to the unmasked models, with its benchmark."""
+        frames = [read_frame(self._unmasked_nlu(name) / "items.parquet") for name in self.model_names]
+        return self.with_benchmark(pd.concat(frames, ignore_index=True))
+
+    def with_benchmark(self, items: pd.DataFrame) -> pd.DataFrame:
+        """Items with the name of the benchmark that each question is from."""
+        if self.profile.evaluation.tasks:
+            named = {language: BENCHMARK_LABELS[task.name] for language, task in self.profile.evaluation.tasks.items()}
+            return items.assign(benchmark=items["language"].map(named))
+        other = "Own questions" if isinstance(self.profile.source, LocalSource) else "CLDR facts"
+        return items.assign(benchmark=items["subject"].map(lambda subject: "XQuAD" if subject == XQUAD else other))
 
     def open_rows(self) -> pd.DataFrame:
         """Result rows of open-ended generation: mean scores of every judge."""

@@ -11,6 +11,7 @@ from crane_study.figures.ground_truth import captured_effects, relevance_against
 from crane_study.figures.matched_damage import collateral_curves
 from crane_study.figures.models import guessers, training_loss
 from crane_study.figures.open_ended import open_langspec_bars, score_matrices
+from crane_study.figures.questions import benchmark_accuracy
 from crane_study.figures.relevance import (
     heavy_tails,
     objective_agreement,

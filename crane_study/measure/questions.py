@@ -61,6 +61,7 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
         choices = [[delimiter + option for option in options] for options in frame["options"]]
         text = frame["question" if chat else "prompt"]
         rows = pd.DataFrame({"text": text, "choices": choices, "gold": frame["gold"].astype(int)})
+        rows["subject"] = frame["subject"].astype(str)
         data = folder / f"{language}.parquet"  # JSON would be read with dates as times
         write_frame(data, rows)
         write_task(
@@ -212,7 +213,7 @@ class Harness:
                 group = list(instances)
                 item = counts[language] = counts.get(language, -1) + 1
                 gold = int(task.doc_to_target(group[0].doc))
-                rows.append((language, item, subject, start, len(group), gold))
+                rows.append((language, item, subject or group[0].doc.get("subject", ""), start, len(group), gold))
                 start += len(group)
         return pd.DataFrame(rows, columns=["language", "item", "subject", "first", "options", "gold"])
 

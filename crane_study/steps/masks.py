@@ -317,7 +317,8 @@ def make_nlu(
 
 
 def make_unmasked_nlu(folder: Path, *, corpus: Path, model: Path, options: QuestionOptions) -> None:
-    """Write rows.csv: accuracy of the unmasked model."""
+    """Write rows.csv and items.parquet of the unmasked model."""
     with question_harness(corpus, model, options) as (_network, harness):
-        labels = {**options.labels, **mask_labels(None, selected_on="")}
-        write_rows(folder, _accuracy_rows(harness.accuracy(), labels))
+        labels, found = {**options.labels, **mask_labels(None, selected_on="")}, harness.accuracy()
+        write_rows(folder, _accuracy_rows(found, labels))
+        write_frame(folder / "items.parquet", found.assign(**labels))

@@ -140,3 +140,25 @@ def make_examples(seed=0) -> list[tuple[str, list[str], list[float]]]:
     }
     tokens = {code: text.split("|") for code, text in texts.items()}
     return [(code, parts, generator.normal(size=len(parts)).tolist()) for code, parts in tokens.items()]
+
+
+def make_benchmark_items(seed=0):
+    """Questions of two benchmarks, unmasked, under the masks of one method and of two random draws."""
+    generator = np.random.default_rng(seed)
+    masks = [("none", "", "", -1), *(("contrast", "0.1", language, -1) for language in LANGUAGES)]
+    masks += [("random_global", "0.1", language, draw) for language in LANGUAGES for draw in (0, 1)]
+    frames = [
+        pd.DataFrame({"item": range(20), "benchmark": ["XQuAD"] * 12 + ["CLDR facts"] * 8}).assign(
+            model="base",
+            selected_on="base" if masked else "",
+            method=method,
+            budget=budget,
+            masked_language=masked,
+            random_seed=draw,
+            language=language,
+            correct=generator.random(20) < (0.3 if masked == language else 0.8),
+        )
+        for method, budget, masked, draw in masks
+        for language in LANGUAGES
+    ]
+    return pd.concat(frames, ignore_index=True)

@@ -23,6 +23,7 @@ from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
 from crane_study.labels import language_name, method_label
 from crane_study.publish import REHEARSAL, Publisher
 from crane_study.tables.overlap import agreement, by_rule, intersections
+from crane_study.tables.questions import accuracy_by_benchmark
 from crane_study.tables.relevance import objective_correlations
 from crane_study.tables.transfer import transfer_table
 from crane_study.uncertainty.open_ended import open_langspec, score_changes
@@ -58,6 +59,7 @@ def draw_all(folder, rows, langspec, shared_units, counts):
     main_counts, main_overlaps = (frame[~frame["method"].str.startswith("random")] for frame in (counts, shared_units))
     transferred = {"model": "chat", "selected_on": "base"}
     effects = {code: (array / array.sum(), array / 100) for code, array in neuron_only().items()}
+    benchmarks = accuracy_by_benchmark(synthetic.make_benchmark_items())
     one, other = neuron_only(), neuron_only(1)
     correlations = objective_correlations(one, {code: one[code] + 0.5 * other[code] for code in one})
     keys = [(*key, code) for key in synthetic.FEW_METHODS for code in synthetic.LANGUAGES]
@@ -94,6 +96,7 @@ def draw_all(folder, rows, langspec, shared_units, counts):
         "dose": figures.dose_response(curves, folder / "dose"),
         "captured": figures.captured_effects(captured, folder / "captured"),
         "effects": figures.relevance_against_effect(effects, folder / "effects"),
+        "benchmarks": figures.benchmark_accuracy(benchmarks, folder / "benchmarks"),
         "scores": figures.score_matrices(score_changes(make_items(), resamples=50), folder / "scores"),
         "forms": figures.open_langspec_bars(open_langspec(make_items(), resamples=50), folder / "forms"),
         "seeds": langspec_seeds(over_seeds(rows)[0], folder / "seeds"),
