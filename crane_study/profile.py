@@ -286,7 +286,7 @@ class GroundTruth(Strict):
 
     documents: NotNegative = 0  # held-out documents per language; 0: not done
     sample: Annotated[int, Field(ge=50)] | None = None  # neurons to draw; all unless named
-    max_length: Annotated[int, Field(ge=2)] | None = None  # tokens of a document; relevance.max_length unless named
+    max_length: Annotated[int, Field(ge=2)] | None = None  # tokens of a document; default: as in perplexity
 
 
 class Task(Strict):
