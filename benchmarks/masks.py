@@ -66,7 +66,7 @@ def _model() -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
-def _masks(model: PreTrainedModel, count: int) -> list[NeuronSet]:
+def random_masks(model: PreTrainedModel, count: int) -> list[NeuronSet]:
     """Sets of a tenth of the neurons, drawn at random."""
     layers, width = model.config.num_hidden_layers, model.config.intermediate_size
     generator = np.random.default_rng(0)
@@ -81,7 +81,9 @@ def _masks(model: PreTrainedModel, count: int) -> list[NeuronSet]:
     ]
 
 
-def _under(model: PreTrainedModel, masks: list[NeuronSet], work: Callable[[], object]) -> Callable[[], None]:
+def under(model: PreTrainedModel, masks: list[NeuronSet], work: Callable[[], object]) -> Callable[[], None]:
+    """A call that does the work under every mask."""
+
     def run() -> None:
         for neurons in masks:
             with masked(model, neurons):
@@ -108,14 +110,14 @@ def measure(*, masks: int, questions: int, rounds: int, batch_size: int = 64) ->
             return Harness(model, tokenizer, folder / "tasks", batch_size=batch_size, chat=False)
 
         harness = build()
-        chosen = _masks(model, masks)
+        chosen = random_masks(model, masks)
 
         def passes() -> None:
             for _batch, _logits in harness.requests.forward(model):
                 pass
 
         harness.accuracy()  # warm
-        contestants = {OURS: _under(model, chosen, harness.accuracy), MODEL: _under(model, chosen, passes)}
+        contestants = {OURS: under(model, chosen, harness.accuracy), MODEL: under(model, chosen, passes)}
         found = alternate([contestants] * rounds)
         rebuilt = timed(lambda: build().accuracy())
     return [

@@ -9,6 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
+from benchmarks import real
 from benchmarks.contest import Contest
 from benchmarks.masks import measure as measure_masks
 from benchmarks.measurement import Measurement, peak_memory, ratio
@@ -98,3 +99,22 @@ def test_masks_are_measured_against_the_forward_passes_alone():
     assert quotient.goal == "<= 1.5"
     assert quotient.low <= quotient.value <= quotient.high
     assert rows["all masks"].value > 0
+
+
+def test_relevance_and_masks_are_measured_with_a_large_vocabulary():
+    model = real.random_gemma(layers=2, vocabulary=3000)
+    documents = real.random_tokens(model, count=3, length=16)
+    rows = {row.what: row for row in real.measure(model, documents, token_budget=64, masks=2, rounds=2)}
+    assert rows["bare forward passes and loss / NLL under masks"].goal == ">= 0.9"
+    assert rows["crane_lib / B, floor"].goal == "<= 1"
+    assert rows["peak memory of evaluation, with the model"].value > 50
+
+
+def test_the_sets_are_those_of_the_contrast_and_do_not_depend_on_batches():
+    model = real.random_gemma(layers=2, vocabulary=300).double()
+    every = real.random_tokens(model, count=8, length=16)
+    sets = [real.contrast_sets(model, {"a": every[:4], "b": every[4:]}, token_budget=budget) for budget in (64, 32)]
+    assert [len(one) for one in sets[0].values()] == [round(0.01 * 2 * 2048)] * 2
+    assert not set(sets[0]["a"]) & set(sets[0]["b"])
+    for name, chosen in sets[0].items():
+        assert chosen.tolist() == sets[1][name].tolist()
