@@ -107,7 +107,7 @@ class Requests:
             by_context.setdefault(tuple(context), []).append((number, context, continuation))
 
         def fits(group: Sequence[_Pair]) -> bool:
-            """Whether the inputs of a group are whole and in one section, which their beginning is in, too."""
+            """Return whether the inputs of a group are whole and in one section, which their beginning is in, too."""
             lengths = {len(context) + len(rest) for _n, context, rest in group}
             return max(lengths) <= max_length and len({*map(section, {_beginning(group), *lengths})}) == 1
 
