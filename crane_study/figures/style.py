@@ -28,7 +28,7 @@ PACKAGE, FILE = "pylopdf_fonts_zh_cn", "NotoSansSC-Regular.otf"
 LANGUAGE_COLOURS = {"en": "#0072B2", "zh": "#D55E00", "vi": "#009E73"}
 _FURTHER_LANGUAGES = ("#CC79A7", "#E69F00", "#56B4E9", "#A59300", "#7F3C8D", "#5F5F5F", "#8C564B")
 _SET_COLOURS = {  # sets that no method selects
-    "none": "#222222",
+    "none": "#282828",
     "everything": "#000000",
     "lape_list": "#C3963C",
     "random_like_contrast": "#777777",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.methods import TOP_ROWS
-from crane_lib.specificity import langspec
+from crane_lib.specificity import LangSpec, langspec
 from crane_study import ROOT
 from crane_study.frames import read_frame
 from crane_study.measure.rows import langspec_rows
@@ -94,30 +94,37 @@ def masks_of(rows: pd.DataFrame) -> Iterator[tuple[MaskKey, Scores, Scores]]:
             yield tuple(key[:-1]), before, after
 
 
-def langspec_by_mask(rows: pd.DataFrame, **form: Any) -> dict[MaskKey, float]:
-    """LangSpec-F of every mask of one model and metric, mean over draws; `form` as for `langspec`."""
-    found: dict[MaskKey, list[float]] = {}
+def _by_mask(rows: pd.DataFrame, **form: Any) -> dict[MaskKey, list[LangSpec]]:
+    """LangSpec of every mask and draw of one model and metric; `form` as for `langspec`."""
+    found: dict[MaskKey, list[LangSpec]] = {}
     for key, before, after in masks_of(rows):
-        found.setdefault(key, []).append(langspec(before, after, target=key[3], **form).f)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+        found.setdefault(key, []).append(langspec(before, after, target=key[3], **form))
+    return found
+
+
+def langspec_by_mask(rows: pd.DataFrame, **form: Any) -> dict[MaskKey, float]:
+    """LangSpec-F of every mask of one model and metric, mean over draws, by the paper's formula."""
+    return {key: float(np.mean([one.f for one in draws])) for key, draws in _by_mask(rows, **form).items()}
 
 
 def recomputed_langspec() -> pd.DataFrame:
-    """LangSpec-F computed from the published scores, and the published or stated values.
+    """LangSpec-F computed from the published scores, with precision and recall, and the published or stated values.
 
     Benchmarks: F1, mean of the other drops. Open-ended answers: the released form with beta 4, mean of the others.
     """
     rows = published_rows()
-    by_accuracy = {model: langspec_by_mask(part) for model, part in rows.groupby("model")}
-    by_score = langspec_by_mask(published_scores(), **FORM)
+    by_accuracy = {model: _by_mask(part) for model, part in rows.groupby("model")}
+    by_score = _by_mask(published_scores(), **FORM)
     stated = _read()
     records = []
     for row in stated[stated["metric"].str.startswith("langspec_f")].itertuples():
         of_benchmarks = row.metric == "langspec_f1"
-        found = (by_accuracy[row.model] if of_benchmarks else by_score)[tuple(getattr(row, name) for name in MASKED)]
+        (found,) = (by_accuracy[row.model] if of_benchmarks else by_score)[tuple(getattr(row, name) for name in MASKED)]
         place = "benchmarks" if of_benchmarks else "open-ended generation"
-        records.append((place, row.model, row.paper_method, row.masked_language, row.value, found, found - row.value))
-    columns = ["place", "model", "paper_method", "masked_language", "stated", "recomputed", "difference"]
+        values = (found.precision, found.recall, row.value, found.f, found.f - row.value)
+        records.append((place, row.model, row.paper_method, row.masked_language, *values))
+    columns = ["place", "model", "paper_method", "masked_language", "precision", "recall"]
+    columns += ["stated", "recomputed", "difference"]
     return pd.DataFrame(records, columns=columns)
 
 

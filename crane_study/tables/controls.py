@@ -74,38 +74,18 @@ def _curves(found: Resampled) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, n
 
 
 def area_table(found: Resampled) -> pd.DataFrame:
-    """Area under each method's curve of LangSpec-F1 over the log budget, with its interval, and the highest point.
+    """Area under each method's curve of LangSpec-F1 over the log budget, with its interval.
 
-    Methods that were not evaluated at every budget are left out. The interval of the highest point is that at its
-    budget, as if the budget had not been chosen.
+    Methods that were not evaluated at every budget are left out.
     """
     budgets, curves = _curves(found)
     lowest, highest = f"{budgets[0]:g}", f"{budgets[-1]:g}"
     records = []
     for method, (means, draws) in curves.items():
         under = (float(area(budgets, means)), *map(float, interval(area(budgets, draws))))
-        best = int(means.argmax())
-        top = (f"{budgets[best]:g}", float(means[best]), *map(float, interval(draws[:, best])))
-        records.append((method, found.metric, lowest, highest, *under, *top))
+        records.append((method, found.metric, lowest, highest, *under))
     columns = ["method", "metric", "lowest_budget", "highest_budget", "area", "low", "high"]
-    columns += ["best_budget", "best", "best_low", "best_high"]
     return in_study_order(pd.DataFrame(records, columns=columns), ["method"])
-
-
-def best_differences(found: Resampled, *, of: str) -> pd.DataFrame:
-    """Highest point of one method minus that of each other one, on the same resamples.
-
-    In every resample each method has the budget that is its best there, so the interval includes that choice. A maximum
-    is higher in a resample than as measured, and the more so the flatter and noisier its curve is.
-    """
-    _budgets, curves = _curves(found)
-    records = []
-    for method, (means, draws) in curves.items():
-        own, drawn = curves[of]
-        low, high = interval(drawn.max(axis=1) - draws.max(axis=1))
-        records.append((method, found.metric, float(own.max() - means.max()), float(low), float(high)))
-    table = pd.DataFrame(records, columns=["method", "metric", "difference", "low", "high"])
-    return in_study_order(table[table["method"] != of], ["method"])
 
 
 def control_table(found: Resampled, *, budget: str) -> pd.DataFrame:

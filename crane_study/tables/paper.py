@@ -58,8 +58,9 @@ def benchmark_langspec(study: Study, rows: pd.DataFrame, model: str, tolerances:
     why = why_no_accuracies(study, model)
     ours, published = accuracy_langspec(rows, model=model), Published.benchmarks(model, tolerances)
     if not why:
-        return compare_langspec(ours, published), _caption(f"LangSpec-F1 on the benchmarks, {model} model", "")
-    content = f"Methods ordered by mean LangSpec-F1 on accuracy, {model} model (1: the most specific)"
+        content = f"LangSpec-F1 on the benchmarks by the paper's formula (no correction for chance), {model} model"
+        return compare_langspec(ours, published), _caption(content, "")
+    content = f"Methods ordered by mean LangSpec-F1 on accuracy, the paper's formula, {model} model (1: most specific)"
     return compare_ranks(ours, published), _caption(content, why)
 
 
