@@ -25,9 +25,11 @@ from crane_run.manifest import NAME as MANIFEST
 from crane_run.sections import absent_sections
 from crane_study.labels import first_sentence, method_label
 from crane_study.paper.claims import (
+    NOT_APPLICABLE,
     NOT_REPRODUCED,
     NOT_RUN,
     REPRODUCED,
+    UNDECIDED,
     case_label,
     load_rules,
     not_run,
@@ -41,16 +43,20 @@ from crane_study.publish import CAPTIONS, MISSING, TableText, escape_markdown, r
 SEEDS = "seeds"  # folder of the summary over model seeds
 SEEDS_RECORD = "seeds.json"
 # A claim is reproduced by this study or not; in the published numbers it holds or does not.
-HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", NOT_RUN: "cannot be judged"}
+HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", UNDECIDED: "is undecided"}
+HOLDS |= {NOT_APPLICABLE: "does not apply", NOT_RUN: "cannot be judged"}
 Verdicts = Sequence[Mapping[str, Any]]
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MARKS = {REPRODUCED: ("good", "✓"), NOT_REPRODUCED: ("bad", "✗"), NOT_RUN: ("none", "○")}  # class and sign
+_MARKS = {REPRODUCED: ("good", "✓"), NOT_REPRODUCED: ("bad", "✗"), UNDECIDED: ("none", "?")}  # class and sign
+_MARKS |= {NOT_APPLICABLE: ("none", "–"), NOT_RUN: ("none", "○")}
 _SOME = "some"
 _SUMMARY = {
     REPRODUCED: "reproduced",
     _SOME: "reproduced by some measures only",
     NOT_REPRODUCED: "not reproduced",
+    UNDECIDED: "undecided",
+    NOT_APPLICABLE: "not applicable",
     NOT_RUN: "not run",
 }
 _PICTURE_COLOURS = 256  # of an embedded picture; the file beside the report has all
@@ -221,7 +227,10 @@ def _overview(verdicts: Verdicts) -> dict[str, Any]:
         sets.setdefault(label, {}).setdefault(item["id"], set()).add(item["verdict"])
     summary = []
     for label, cases in sets.items():
-        kinds = {claim: _SOME if REPRODUCED in found else NOT_REPRODUCED for claim, found in cases.items()}
+        kinds = {
+            claim: _SOME if REPRODUCED in found else min(found, key=list(_MARKS).index)
+            for claim, found in cases.items()
+        }
         kinds |= {claim: min(found) for claim, found in cases.items() if len(found) == 1}
         counts = Counter(kinds.values())
         told = ", ".join(f"{counts[kind]} {text}" for kind, text in _SUMMARY.items() if counts[kind])

@@ -149,7 +149,7 @@ def choose_sections(only: list[str], first: str | None) -> list[Section]:
     """Choose sections by number, name or claim: those of `only`, or all from `first` on."""
     sections = all_sections()
     known = {key: [section.number] for section in sections for key in (section.number, section.name)}
-    claims = {name: numbers for name, (_title, numbers) in all_claims().items()}
+    claims = {name.upper(): numbers for name, (_title, numbers) in all_claims().items()}
     if first and first not in known:
         raise CraneError(f"unknown section {first!r}; {nearest(first, sorted(known))}")
     wanted: set[str] = set()

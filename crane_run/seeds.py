@@ -15,7 +15,7 @@ from crane_run.report import SEEDS_RECORD, write_seeds_report
 from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
 from crane_study.frames import read_frame
 from crane_study.measure.rows import SET, budget_text, tidy
-from crane_study.paper.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, read_claims
+from crane_study.paper.claims import VERDICTS, read_claims
 from crane_study.publish import write_table
 from crane_study.tables import in_study_order
 from crane_study.tables.effects import specificity_table
@@ -70,12 +70,12 @@ def _nll_numbers(rows: pd.DataFrame, budgets: list[str]) -> pd.DataFrame:
 
 
 def _verdict_counts(folders: Mapping[int, Path]) -> pd.DataFrame:
-    """Count the seeds in which a claim is reproduced, is not, or was not run, per method and measure."""
+    """Count the seeds with each verdict on a claim, per method and measure."""
     verdicts = [item for folder in folders.values() for item in read_claims(folder / "claims.json")]
     frame = pd.DataFrame(verdicts).rename(columns={"id": "claim", "measure": "metric"})
     keys = ["claim", "title", "method", "budget", "metric"]
     table = frame.pivot_table(index=keys, columns="verdict", aggfunc="size", fill_value=0, sort=False).reset_index()
-    table = table.reindex(columns=[*keys, REPRODUCED, NOT_REPRODUCED, NOT_RUN], fill_value=0)
+    table = table.reindex(columns=[*keys, *VERDICTS], fill_value=0)
     return in_study_order(table.rename_axis(columns=None), ["claim", "method", "metric"])
 
 

@@ -16,6 +16,7 @@ SET_LABELS = {  # sets that no method selects
     "lape_list": "LAPE (published list)",
     "random_like_contrast": "Random (like contrast)",
     "random_like_kurtosis": "Random (like kurtosis)",
+    "random_like_released": "Random (released code)",
     "random_global": "Random (global)",
     "random_full": "Random (any number)",
 }
@@ -45,11 +46,10 @@ def language_name(code: str) -> str:
 
 
 def budget_label(budget: str) -> str:
-    """A budget in words: as published, any number, or a percentage."""
-    if budget in ("", "published"):
-        return "as published" if budget else ""
-    if budget == "any":
-        return "any number"
+    """A budget in words: as published, any number, as many neurons as kurtosis, or a percentage."""
+    words = {"": "", "published": "as published", "any": "any number", "as_kurtosis": "as many as kurtosis"}
+    if budget in words:
+        return words[budget]
     if budget.startswith("rows-"):
         return f"{float(budget.removeprefix('rows-')) * 100:g} % of the rows"
     try:

@@ -147,7 +147,7 @@ class Knowledge(Strict):
     facts_per_answer: Count = 24
     question_groups_per_subject: Count = 8
     train_passes: dict[Literal["en", "zh", "vi"], Count] = {"en": 40, "zh": 64, "vi": 40}
-    relevance_passes: Count = 3
+    relevance_passes: Count = 1
     chat_passes: Count = 4
 
 

@@ -54,7 +54,7 @@ from crane_study.steps.open_ended import (
     make_open_scores,
 )
 from crane_study.steps.relevance import make_relevance
-from crane_study.steps.selection import make_selection
+from crane_study.steps.selection import make_reliability, make_selection
 from crane_study.store import Stage, Store
 from crane_study.training import faster_precision, make_base_model, make_chat_model
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
@@ -422,6 +422,18 @@ class Study:
             all_threads=True,
         )
 
+    def reliability(self) -> Stage:
+        """Overlap of the sets of disjoint parts of the documents, on the base model."""
+        return self.store.run(
+            "reliability",
+            make_reliability,
+            relevance=self.relevance("base"),
+            languages=self.languages,
+            objective=self.objectives[0],
+            methods=self.methods,
+            options=self.profile.selection.model_dump(mode="json"),
+        )
+
     def _selected(self, name: str) -> dict[str, Any]:
         """Sets that a model is masked with: those of the base model, and the chat model's for the chat model."""
         return {f"selected_on_{own}": self.selection(own) for own in self.model_names[: 1 + (name == "chat")]}
@@ -473,7 +485,7 @@ class Study:
             languages=self.languages,
             objectives=self.objectives,
             methods=self.methods,
-            selection=self.profile.selection.model_dump(include={"budget", "random_draws"}),
+            options=self.profile.selection.model_dump(mode="json"),
             controls=self.profile.controls.model_dump(include={"budgets", "draws", "ablation"}, mode="json"),
             random_seed=self.profile.random_seed,
             documents=self.activations("base"),

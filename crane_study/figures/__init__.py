@@ -24,6 +24,7 @@ from crane_study.figures.relevance import (
 from crane_study.figures.selection import (
     jaccard_forest,
     overlap_matrix,
+    reliability_figure,
     rule_matrix,
     set_counts_figure,
     set_sites_figure,

@@ -32,7 +32,7 @@ from crane_study.figures.panels import (
     site_map,
     square,
 )
-from crane_study.figures.style import LATIN, drawing, language_colours, method_colour
+from crane_study.figures.style import LATIN, NEUTRAL, drawing, language_colours, method_colour
 from crane_study.labels import language_name, method_label, ordered_languages, ordered_sets
 from crane_study.measure.rows import pick, tidy
 
@@ -254,4 +254,38 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
         "Share (%) of a rule's set (rows) that another rule takes for the same language (columns); in brackets by "
         "chance, the counts kept in every layer and site. A star marks a share outside the 95 % range of chance. Where "
         "one of two sets is of neurons, rows count as the neuron whose gate or up row they are; down rows are left out."
+    )
+
+
+def reliability_figure(table: pd.DataFrame, path: Path) -> str:
+    """Share of a set beyond chance that is found again on other documents (`reliability_table`), by share of these."""
+    languages = ordered_languages(table["language"])
+    sets = ordered_sets(zip(table["method"], table["budget"], strict=True))
+    names = [method_label(*one) for one in sets]
+    colours = dict(zip(names, (method_colour(method) for method, _budget in sets), strict=True))
+    frame = table.assign(set=list(map(method_label, table["method"], table["budget"])))
+    with drawing(path, width=7.0, height=2.6 + 0.16 * -(-len(sets) // COLUMNS)) as figure:
+        panels = grid(figure, len(languages), sharey=True)
+        for panel, language in zip(panels, languages, strict=True):
+            part = frame[frame["language"] == language]
+            common: dict[str, Any] = {"x": "documents_share", "y": "above_chance", "hue": "set", "hue_order": names}
+            common |= {"style": "set", "style_order": names, "palette": colours, "markers": True, "markersize": 5}
+            sns.lineplot(part, ax=panel, **common, errorbar=None, legend="full" if panel is panels[0] else False)
+            panel.axhline(0, color=NEUTRAL, linewidth=1)
+            panel.set_xscale("log", base=2)
+            shares = sorted(set(frame["documents_share"]))
+            panel.set_xticks(shares, [f"1/{round(1 / share)}" for share in shares])
+            panel.set_title(language_name(language))
+            panel.grid(axis="y")
+            for name in names:
+                line = part[part["set"] == name]
+                tell(panel, name, line["documents_share"], line["above_chance"])
+        label_outside(panels, across="Share of the documents", up="Found again, beyond chance")
+        handles = panels[0].get_legend_handles_labels()[0]
+        panels[0].get_legend().remove()
+        legend_below(figure, handles=handles, columns=COLUMNS)
+    return (
+        "Share of a set that the same rule finds again on disjoint documents, beyond chance: 1 for equal sets, 0 (grey "
+        "line) for sets with the same numbers of neurons in every layer placed at random. Sets of rows are compared as "
+        "the neurons they kill."
     )

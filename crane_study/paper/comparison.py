@@ -17,11 +17,13 @@ from crane_study.paper.published import (
     ACCURACY,
     FORM,
     MASKED,
+    RANDOM,
     TASK_OF_LANGUAGE,
     MaskKey,
     Scores,
     langspec_by_mask,
     masks_of,
+    overlap_chances,
     published_overlaps,
     published_rows,
     published_scores,
@@ -30,11 +32,13 @@ from crane_study.paper.tolerances import Tolerances
 from crane_study.tables import in_study_order
 from crane_study.uncertainty.open_ended import MEAN, METRIC
 
-RANDOM = "random"  # a random set, in the place of a language
-NOT_PUBLISHED = "not published"
+_NO_DIFFERENCE = "no clear difference"
+CANNOT_TELL = "cannot tell"  # neither side shows a clear change
 _WORDS = {-1: "falls", 0: "no clear change", 1: "rises"}
 _NO_LANGUAGE = "none clearly"
-_AGREEMENT = {(True, True): "yes", (True, False): "its score only", (False, True): "loses most only"}
+_AGREEMENT = {("yes", "yes"): "yes"}
+_AGREEMENT |= dict.fromkeys((("yes", "no"), ("yes", CANNOT_TELL)), "its score only")
+_AGREEMENT |= dict.fromkeys((("no", "yes"), (CANNOT_TELL, "yes")), "loses most only")
 _CHANCE = ["expected_share_of_a", "chance_low", "chance_high"]
 _LABELS = ["method", "budget", "masked_language"]
 Noise = Callable[[float, float], float]  # unmasked value, number of items -> smallest clear change
@@ -158,10 +162,24 @@ def compare_directions(rows: pd.DataFrame, published: Published, *, model: str, 
     records = []
     for key, stated in _directions(published.rows, "value", noise=published.noise).items():
         own, most = ours.get(key, (NOT_RUN, NOT_RUN))
-        same = _AGREEMENT.get((stated[0] == own, stated[1] == most), "no") if key in ours else NOT_RUN
+        same = _same_direction(stated, (own, most)) if key in ours else NOT_RUN
         records.append((*key[1:], stated[0], own, stated[1], most, same))
     columns = [*_LABELS, "own_published", "own_ours", "most_published", "most_ours", "same_direction"]
     return _ordered(pd.DataFrame(records, columns=columns))
+
+
+def _agree(stated: str, own: str, *, unclear: str) -> str:
+    """Say whether two findings agree; where one of them is unclear, that cannot be told."""
+    if unclear in (stated, own):
+        return CANNOT_TELL
+    return "yes" if stated == own else "no"
+
+
+def _same_direction(stated: tuple[str, str], own: tuple[str, str]) -> str:
+    """Say whether the masked language's change and the language that loses most agree, or that it cannot be told."""
+    pairs = zip(stated, own, (_WORDS[0], _NO_LANGUAGE), strict=True)
+    found = tuple(_agree(first, second, unclear=unclear) for first, second, unclear in pairs)
+    return _AGREEMENT.get(found, "no" if "no" in found else CANNOT_TELL)
 
 
 def accuracy_langspec(rows: pd.DataFrame, *, model: str) -> dict[MaskKey, float]:
@@ -219,38 +237,38 @@ def compare_overlaps(
 ) -> pd.DataFrame:
     """Published overlaps of the released rule's sets and ours, each compared with chance; values on one model only.
 
-    For ours, chance is a set with the second language's number of units in every layer and site. The paper gives one
-    value, the share of its English set in a random one, so other pairs have no published direction. `with_random` is
-    the expected share of our English set in a random one of the same counts.
+    For ours, chance is a set with the second language's number of units in every layer and site; for the published ones
+    it follows from the one random set of the paper (`overlap_chances`). `with_random` is the expected share of our
+    English set in a random one of the same counts.
     """
     keys = ["language_a", "language_b"]
     ours = overlaps[[*keys, "share_of_a", *_CHANCE]].rename(columns={"share_of_a": "ours"})
     table = published_overlaps().rename(columns={"share_of_a": "published"}).merge(ours, how="left", on=keys)
     random = table["language_b"] == RANDOM
-    chance = table[random].set_index("language_a")["published"]
+    chances = overlap_chances(published_overlaps())
+    table["published_chance"] = [chances.get((row.language_a, row.language_b), np.nan) for row in table.itertuples()]
     directions = []
     for row in table.itertuples():
         own = _than_chance(row.ours, row.chance_low, row.chance_high)
-        stated = NOT_PUBLISHED
-        if row.language_a in chance:
-            stated = _than_chance(row.published, chance[row.language_a], chance[row.language_a])
-        same = own if own == NOT_RUN else stated if stated == NOT_PUBLISHED else "yes" if stated == own else "no"
-        directions.append((stated, own, same))
+        stated = _than_chance(row.published, row.published_chance, row.published_chance)
+        directions.append((stated, own, own if own == NOT_RUN else _agree(stated, own, unclear=_NO_DIFFERENCE)))
     names = ["published_direction", "our_direction", "same_direction"]
     table[names] = directions
     if not same_model:
-        return table.loc[~random, [*keys, *names]].reset_index(drop=True)
+        return table.loc[~random, [*keys, "published", "published_chance", *names]].reset_index(drop=True)
     table.loc[random, "ours"] = with_random
     table.loc[random, names] = ""  # this row is the chance that others are compared with
     table["difference"] = table["ours"] - table["published"]
     table["tolerance"] = tolerances.overlap_share
     table["within"] = _within(table)
-    return table[[*keys, "published", "ours", "difference", "tolerance", "within", *_CHANCE, *names]]
+    return table[
+        [*keys, "published", "ours", "difference", "tolerance", "within", "published_chance", *_CHANCE, *names]
+    ]
 
 
 def _than_chance(share: float, low: float, high: float) -> str:
     if np.isnan([share, low, high]).any():
         return NOT_RUN
     if low <= share <= high:
-        return "no clear difference"
+        return _NO_DIFFERENCE
     return "more than chance" if share > high else "less than chance"

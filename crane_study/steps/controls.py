@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from crane_lib.errors import CraneError
-from crane_lib.methods import METHODS
+from crane_lib.methods import METHODS, PUBLISHED
 from crane_lib.neurons import write_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.parallel import rank
@@ -23,7 +23,7 @@ from crane_lib.scores import UnitScores, load_statistics, unit_means
 from crane_lib.selection import Chosen, Scores, budget_count, select_fully_random, select_random
 from crane_study.frames import write_frame
 from crane_study.options import DocumentOptions, QuestionOptions
-from crane_study.profile import Controls
+from crane_study.profile import Controls, Selection
 from crane_study.steps.masks import (
     evaluate_states,
     every_neuron,
@@ -33,7 +33,7 @@ from crane_study.steps.masks import (
     measure_questions,
     question_harness,
 )
-from crane_study.steps.selection import sets_file
+from crane_study.steps.selection import select_all, sets_file, write_random_like
 from crane_study.steps.variants import kurtosis_variants, relevance_variants
 
 FEW = ("kurtosis_z", "contrast_weighted")  # rules of the ablation where it is to be short
@@ -47,17 +47,18 @@ def make_control_sets(
     languages: list[str],
     objectives: list[str],
     methods: Iterable[str],
-    selection: dict[str, Any],
+    options: dict[str, Any],
     controls: dict[str, Any],
     random_seed: int,
     documents: Path | None = None,
 ) -> None:
     """Write ``<method>@<budget>.json`` for every method, budget and random control, and ``variants@all.json``.
 
-    Random sets are drawn from the neurons of all layers together, one set per draw for all languages.
+    Global random sets are drawn from the neurons of all layers together, one set per draw for all languages. Every
+    method's sets at the common budget and as published have random sets of their own size in every layer and site.
     """
-    budget, random_draws = selection["budget"], selection["random_draws"]
-    options = Controls(**controls)
+    selection, sizes = Selection(**options), Controls(**controls)
+    budget, random_draws = selection.budget, selection.random_draws
     scores = UnitScores.read(relevance, objective=objectives[0], languages=languages, documents=documents)
     of_methods = {name: METHODS[name].scores(scores) for name in methods}
     layers, width = scores.layers, scores.widths["neuron"]
@@ -70,18 +71,22 @@ def make_control_sets(
             sets += scores.sets(method, level, dict.fromkeys(languages, chosen), draw=draw)
         write_neuron_sets(sets_file(folder, method, level), sets)
 
-    for share in sorted({budget, *options.budgets}):
+    for share in sorted({budget, *sizes.budgets}):
         at = f"{share:g}"
         for name, found in of_methods.items():
             sets = scores.sets(name, at, METHODS[name].choose(found, budget=share))
             write_neuron_sets(sets_file(folder, name, at), sets)
         choose = partial(select_random, count=budget_count(share, layers * width))
-        draws = random_draws if share == budget else options.draws
+        draws = random_draws if share == budget else sizes.draws
         write_random("random_global", at, choose, draws=draws, place=round(1e6 * share))
     write_random("random_full", ANY, select_fully_random, draws=random_draws, place=0)
+    for like, chosen in select_all(scores, methods, selection).items():
+        if like[1] == PUBLISHED:
+            write_neuron_sets(sets_file(folder, *like), scores.sets(*like, chosen))
+        write_random_like(folder, chosen, like=like, scores=scores, draws=sizes.draws, random_seed=random_seed)
     variants = kurtosis_variants(scores.kurtosis)
     variants |= relevance_variants(scores.neuron, _log_probability(relevance, objectives, languages), budget=budget)
-    kept = {key: chosen for key, chosen in variants.items() if options.ablation == "all" or key[0] in FEW}
+    kept = {key: chosen for key, chosen in variants.items() if sizes.ablation == "all" or key[0] in FEW}
     everything = [item for key, chosen in kept.items() for item in scores.sets(*key, chosen)]
     write_neuron_sets(sets_file(folder, "variants", "all"), everything)
 
@@ -116,7 +121,7 @@ def make_control_nlu(
 ) -> None:
     """Write rows.csv, items.parquet and parts.csv, on sampled questions and at the chosen budgets."""
     masks = masks_of({options.model_name: sets}, options.masks)
-    masks = [mask for mask in masks if mask[1] is None or not mask[1].method.startswith("log_")]
+    masks = [mask for mask in masks if mask[1] is None or not mask[1].method.startswith(("log_", "random_like_"))]
     if not any(neurons is not None and neurons.method == "contrast" for _name, neurons in masks):
         wanted = ", ".join(budget for budget in options.masks.budgets or [] if budget != ANY)
         raise CraneError(f"controls.question_budgets: none of {wanted} is among controls.budgets; name one that is")

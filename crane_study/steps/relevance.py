@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,54 @@ _EXAMPLES = 2  # documents per language whose relevance is kept token by token
 _EXAMPLE_TOKENS = 48
 _SINK_DOCUMENTS = 8  # per language, in which the shares of the first token are measured
 _SECONDS_TO_END = 30.0
+HALVES = (8, 4, 2)  # documents are divided by these into two disjoint parts of equal size, each within the next
+_LEAST_DOCUMENTS = 8  # of such a part
+_WHOLE = 1  # the part that is all documents
+Piece = tuple[int, str, list[np.ndarray]]  # part, side, and the token ids of its documents
 _PARENT_VARIABLE = "CRANE_PARENT"  # id of the process that waits for the passes
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): (?!$)")
+
+
+def half_folder(relevance: Path, part: int, side: str) -> Path:
+    """Folder with the statistics of one of the two disjoint parts (``a`` or ``b``) of 1 / `part` of the documents."""
+    return relevance / "halves" / f"{part}{side}"
+
+
+def divided(tokens: list[np.ndarray], *, parts: list[int]) -> list[Piece]:
+    """Divide the documents of a language at random into pieces of which halves, quarters and eighths are made.
+
+    A piece is what a part has beyond the next smaller one of its side; what remains of an odd number comes last.
+    """
+    order = np.random.default_rng(0).permutation(len(tokens))
+    ends = [0, *(len(tokens) // part for part in parts)]
+    pieces: list[Piece] = []
+    for side, start in (("a", 0), ("b", ends[-1])):
+        for part, low, high in zip(parts, ends, ends[1:], strict=False):
+            pieces.append((part, side, [tokens[index] for index in order[start + low : start + high]]))
+    if len(tokens) > 2 * ends[-1]:
+        pieces.append((_WHOLE, "", [tokens[index] for index in order[2 * ends[-1] :]]))
+    return pieces
+
+
+def merged_pieces(pieces: list[Piece], stream: Callable[[Piece], Statistics]) -> Iterator[tuple[int, str, Statistics]]:
+    """Yield part, side and statistics of every part, then of all documents.
+
+    The statistics of a part go on growing: use them before asking for the next.
+    """
+    sides: dict[str, Statistics] = {}
+    for piece in pieces:
+        part, side, _tokens = piece
+        found = stream(piece)
+        if side in sides:
+            sides[side].merge(found)
+        else:
+            sides[side] = found
+        if part != _WHOLE:
+            yield part, side, sides[side]
+    whole, *others = sides.values()
+    for other in others:
+        whole.merge(other)
+    yield _WHOLE, "", whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,32 +109,43 @@ class Passes:
 
     def run(
         self, network: PreTrainedModel, documents: dict[str, list[np.ndarray]], *, scratch: Path | None
-    ) -> Iterator[tuple[str, str, Statistics]]:
-        """Yield the name of each pass, the language and its statistics; shards are kept in `scratch` if it is given."""
+    ) -> Iterator[tuple[Path, Statistics]]:
+        """Yield a file name and the statistics of every pass and language; shards are kept in `scratch` if it is given.
+
+        Of the passes that select, parts of the documents come first (`half_folder`): their statistics are merged to
+        those of all documents, so they cost no further pass.
+        """
         options = self.options
         # The plain gradient shares everything with relevance except its rules.
         passes = [(objective, objective, options.rule) for objective in options.objectives]
         passes.append((GRADIENT, options.objectives[0], "gradient"))
         total = len(passes) * sum(len(tokens) for tokens in documents.values())
-        model_fingerprint = fingerprint_weights(network)
+        fewest = min(map(len, documents.values()))
+        parts = [part for part in HALVES if fewest // part >= _LEAST_DOCUMENTS]
+        stream = partial(
+            stream_statistics,
+            network,
+            token_budget=options.token_budget,
+            max_length=options.max_length,
+            skip_first_tokens=options.skip_first_tokens,
+            checkpointing=self.checkpointing,
+            model_fingerprint=fingerprint_weights(network),
+        )
         with progress("Relevance", total) if rank() == 0 else nullcontext() as bar:
-            for name, objective, rule in passes:
-                for language, tokens in documents.items():
-                    statistics = stream_statistics(
-                        network,
-                        tokens,
-                        objective=objective,
-                        rule=rule,
-                        token_budget=options.token_budget,
-                        max_length=options.max_length,
-                        skip_first_tokens=options.skip_first_tokens,
-                        checkpointing=self.checkpointing,
-                        folder=scratch / f"{name}.{language}" if scratch is not None else None,
-                        model_fingerprint=model_fingerprint,
-                        labels={"language": language},
-                        progress=advancing(bar) if bar is not None else None,
-                    )
-                    yield name, language, statistics
+            for (name, objective, rule), (language, tokens) in product(passes, documents.items()):
+                one = partial(stream, objective=objective, rule=rule, labels={"language": language})
+
+                def of_piece(piece: Piece, one: Any = one, name: str = f"{name}.{language}") -> Statistics:
+                    part, side, chosen = piece
+                    kept = name if part == _WHOLE else f"{name}.{part}{side}"
+                    folder = scratch / kept if scratch is not None else None
+                    return one(chosen, folder=folder, progress=advancing(bar) if bar is not None else None)
+
+                selects = name in (options.objectives[0], GRADIENT)
+                pieces = divided(tokens, parts=parts) if selects and parts else [(_WHOLE, "", tokens)]
+                for part, side, found in merged_pieces(pieces, of_piece):
+                    folder = Path() if part == _WHOLE else half_folder(Path(), part, side)
+                    yield statistics_file(folder, name, language), found
 
 
 def run_file(path: Path) -> None:
@@ -159,6 +217,7 @@ def make_relevance(
 ) -> None:
     """Write ``<objective>.<language>.safetensors``, ``gradient.<language>.safetensors`` and two JSON files.
 
+    ``halves/`` has the same of disjoint parts of the documents (`half_folder`), where there are enough.
     ``tokens.json`` has documents token by token, ``concentration.json`` the shares of first tokens and largest neurons.
     Under torchrun every process calls this and the first one writes; otherwise `processes` above 1 starts that many
     on this machine. Finished shards are kept in `scratch`, from which a later call continues.
@@ -169,9 +228,10 @@ def make_relevance(
             raise CraneError(f"relevance in {processes} processes needs a scratch folder, for their shards")
         run_in_processes(passes, count=processes, scratch=scratch)  # makes every shard that is read below
     network, tokenizer, documents = passes.load()
-    for name, language, statistics in passes.run(network, documents, scratch=scratch):
+    for name, statistics in passes.run(network, documents, scratch=scratch):
         if rank() == 0:
-            statistics.save(statistics_file(folder, name, language))
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            statistics.save(folder / name)
     if rank() == 0:
         write_json(folder / "tokens.json", _examples(network, tokenizer, documents, options))
         shares = [

@@ -1,4 +1,4 @@
-"""Stage: neuron sets of every method, as published and at the study's budget."""
+"""Steps: neuron sets of every method, as published and at the study's budget, and how far they repeat."""
 
 from __future__ import annotations
 
@@ -7,19 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS, PublishedRules
-from crane_lib.neurons import NeuronSet, write_neuron_sets
+from crane_lib.neurons import write_neuron_sets
 from crane_lib.scores import UnitScores
-from crane_lib.selection import Chosen, select_random_like, select_top_rows
+from crane_lib.selection import Chosen, marked_indices, select_random_like, select_top_rows, top
+from crane_study.frames import write_frame
 from crane_study.profile import Selection
+from crane_study.steps.relevance import HALVES, half_folder
+from crane_study.uncertainty.overlap import COMPARED, as_neurons, compare
 
 TOP_SHARE = 0.01  # of the rows, in the sets of TOP_ROWS
+EQUAL = "as_kurtosis"  # budget of LAPE's sets of as many neurons as kurtosis as published kills in the language
+RELEASED_CONTROL = "random_like_released"  # rows drawn apart at every site, as the released code draws them
+_RELEASED_DRAWS = 5  # of them: the verdicts take the draws that keep the two rows of a neuron together
 
 
 def sets_file(folder: Path, method: str, budget: str) -> Path:
     """File of the sets of a method at a budget."""
     return folder / f"{method}@{budget}.json"
+
+
+def select_all(
+    scores: UnitScores, methods: Iterable[str], selection: Selection
+) -> dict[tuple[str, str], dict[str, Chosen]]:
+    """Select the sets of every method at the common budget and as published: (method, budget) -> language -> set."""
+    rules = PublishedRules(selection.kurtosis_threshold, selection.lape.threshold_quantile, selection.lape.share)
+    chosen = {}
+    for name in methods:
+        chosen[name, f"{selection.budget:g}"] = METHODS[name].select(scores, budget=selection.budget)
+        published = METHODS[name].published
+        if published is not None:
+            chosen[name, PUBLISHED] = published(scores, rules)
+    return chosen
 
 
 def make_selection(
@@ -36,29 +57,67 @@ def make_selection(
     """Write ``<method>@<budget>.json`` for every method; files of random sets hold one set per language and draw."""
     selection = Selection(**options)
     scores = UnitScores.read(relevance, objective=objective, languages=languages, documents=documents)
-    rules = PublishedRules(selection.kurtosis_threshold, selection.lape.threshold_quantile, selection.lape.share)
-    at = f"{selection.budget:g}"
-    chosen = {(name, at): METHODS[name].select(scores, budget=selection.budget) for name in methods}
-    for name in methods:
-        published = METHODS[name].published
-        if published is not None:
-            chosen[name, PUBLISHED] = published(scores, rules)
+    chosen = select_all(scores, methods, selection)
     top_rows = {language: select_top_rows(sites, share=TOP_SHARE) for language, sites in scores.kurtosis.items()}
     chosen["kurtosis", TOP_ROWS] = top_rows
+    killed = scores.sets("kurtosis", PUBLISHED, chosen["kurtosis", PUBLISHED])
+    lape = METHODS["lape"].scores(scores)
+    chosen["lape", EQUAL] = {
+        item.language: {"neuron": marked_indices(top(lape[item.language], as_neurons(item).count()))} for item in killed
+    }
     for (name, level), by_language in chosen.items():
         write_neuron_sets(sets_file(folder, name, level), scores.sets(name, level, by_language))
-    for like, level in (("kurtosis", PUBLISHED), ("contrast", at)):
-        name = f"random_like_{like}"
-        sets: list[NeuronSet] = []
-        for draw in range(selection.random_draws):
-            matched = _matched(chosen[like, level], scores.widths, seeds=(random_seed, draw))
-            sets += scores.sets(name, level, matched, draw=draw)
-        write_neuron_sets(sets_file(folder, name, level), sets)
+    given: dict[str, Any] = {"scores": scores, "random_seed": random_seed}
+    for like in (("kurtosis", PUBLISHED), ("contrast", f"{selection.budget:g}")):
+        write_random_like(folder, chosen[like], like=like, draws=selection.random_draws, **given)
+    released = ("kurtosis", PUBLISHED)
+    write_random_like(folder, chosen[released], like=released, draws=_RELEASED_DRAWS, paired=False, **given)
 
 
-def _matched(chosen: Mapping[str, Chosen], widths: Mapping[str, int], *, seeds: tuple[int, int]) -> dict[str, Chosen]:
-    """Random sets with as many units per layer and site; each language has a random seed of its own."""
-    return {
-        language: select_random_like(sites, widths, generator=np.random.default_rng([*seeds, number]))
-        for number, (language, sites) in enumerate(chosen.items())
-    }
+def write_random_like(
+    folder: Path,
+    chosen: Mapping[str, Chosen],
+    *,
+    like: tuple[str, str],
+    scores: UnitScores,
+    draws: int,
+    random_seed: int,
+    paired: bool = True,
+) -> None:
+    """Write random sets with as many units per layer and site as the sets `like` (method, budget) have.
+
+    Each language and draw has a random seed of its own. Without `paired` they are the control of the released code.
+    """
+    name, sets = f"random_like_{like[0]}" if paired else RELEASED_CONTROL, []
+    for draw in range(draws):
+        generators = [np.random.default_rng([random_seed, draw, number]) for number in range(len(chosen))]
+        matched = {
+            language: select_random_like(sites, scores.widths, generator=generator, paired=paired)
+            for (language, sites), generator in zip(chosen.items(), generators, strict=True)
+        }
+        sets += scores.sets(name, like[1], matched, draw=draw)
+    write_neuron_sets(sets_file(folder, name, like[1]), sets)
+
+
+def make_reliability(
+    folder: Path, *, relevance: Path, languages: list[str], objective: str, methods: Iterable[str], options: Any
+) -> None:
+    """Write reliability.csv: neurons shared by the sets of two disjoint parts of a language's documents, and by chance.
+
+    One row per part of the documents (a half, a quarter, an eighth), method, budget and language. Sets of rows are
+    compared as the neurons they kill, because the two rows of a neuron are often selected together. Methods that need
+    values of single documents are left out.
+    """
+    records, names = [], [name for name in methods if not METHODS[name].needs]
+    for part in HALVES:
+        folders = [half_folder(relevance, part, side) for side in "ab"]
+        if not all(path.is_dir() for path in folders):
+            continue
+        sides = [UnitScores.read(path, objective=objective, languages=languages) for path in folders]
+        first, second = (select_all(scores, names, Selection(**options)) for scores in sides)
+        for key in first:
+            pairs = zip(sides[0].sets(*key, first[key]), sides[1].sets(*key, second[key]), strict=True)
+            for a, b in pairs:
+                records.append((1 / part, *key, a.language, *compare(as_neurons(a), as_neurons(b)).values()))
+    columns = ["documents_share", "method", "budget", "language", *COMPARED]
+    write_frame(folder / "reliability.csv", pd.DataFrame(records, columns=columns))

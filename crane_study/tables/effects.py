@@ -11,12 +11,13 @@ from crane_study.tables import in_study_order
 from crane_study.uncertainty.bootstrap import Resampled
 from crane_study.uncertainty.intervals import (
     difference_intervals,
+    draw_means,
     drop_intervals,
     langspec_intervals,
     mean_intervals,
     role_scores,
 )
-from crane_study.uncertainty.permutation import p_value_table
+from crane_study.uncertainty.permutation import holm, p_value_table
 
 
 def main_table(langspec: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -117,6 +118,19 @@ def with_statistics(table: pd.DataFrame, found: Resampled) -> pd.DataFrame:
     table = table.merge(means, on=SET, how="left", validate="one_to_one")
     tests = p_value_table(found.masks, role_scores(found), languages=found.languages)
     return table.merge(tests.drop(columns="control"), on=SET, how="left", validate="one_to_one")
+
+
+def matched_random_table(found: Resampled) -> pd.DataFrame:
+    """LangSpec-F1 of every method with random sets of its own size in every layer and site, and of these sets."""
+    tests = p_value_table(found.masks, role_scores(found), languages=found.languages)
+    tests = tests[tests["control"] == "random_like_" + tests["method"]].drop(columns="p_holm")
+    means = draw_means(found).groupby([*SET[1:]]).agg(["mean", "min", "max", "count"]).reset_index()
+    own = means[[*SET[1:], "mean"]].rename(columns={"mean": "own"})
+    names = {"method": "control", "mean": "random_mean", "min": "random_lowest", "max": "random_highest"}
+    table = tests.merge(own, on=SET[1:]).merge(means.rename(columns={**names, "count": "draws"}), how="left")
+    table["p_holm"] = holm(table["p_value"])
+    columns = ["own", "random_mean", "random_lowest", "random_highest", "draws", "p_value", "p_holm"]
+    return in_study_order(table, ["method", "budget"])[["method", "budget", *columns]]
 
 
 def interval_table(found: Resampled) -> pd.DataFrame:

@@ -53,6 +53,18 @@ def overlaps(sets: Sequence[NeuronSet]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*_GROUP, "language_a", "language_b", *COMPARED])
 
 
+def reliability_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Share of a set that the same rule finds again on other documents (``reliability.csv``), and what chance gives.
+
+    above_chance is the share beyond chance, of what is left beyond chance: 1 for equal sets, 0 for sets placed at
+    random. Both sets are of disjoint parts of the documents, each documents_share of all.
+    """
+    chance = frame["expected_share_of_a"]
+    table = frame.assign(above_chance=(frame["share_of_a"] - chance) / (1 - chance))
+    columns = ["documents_share", "method", "budget", "language", "count_a", "share_of_a", "expected_share_of_a"]
+    return table[[*columns, "chance_high", "above_chance", "p_value"]]
+
+
 def set_counts(sets: Sequence[NeuronSet]) -> pd.DataFrame:
     """Number of units of each set per layer and site, and their share of that layer's units."""
     records = [

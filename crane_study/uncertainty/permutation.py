@@ -105,10 +105,10 @@ def p_value_against(own: pd.DataFrame, control: pd.DataFrame, scores: np.ndarray
 
 
 def control_of(method: str, budget: str, sets: set[tuple[str, str]]) -> str:
-    """Name of the random masks for a method: those matched to it, else neuron masks of the same budget, else empty."""
+    """Name of the random masks for a method: those matched to it, else neurons of all layers, else empty."""
     kinds = [f"random_like_{method}"]
     if not selects_rows(method):
-        kinds += ["random_like_contrast", "random_global"]
+        kinds.append("random_global")
     return next((kind for kind in kinds if (kind, budget) in sets), "")
 
 

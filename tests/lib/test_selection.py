@@ -279,3 +279,24 @@ def test_random_units_are_as_many_in_every_layer_and_site():
     share = len(chosen[site][layer]) / widths[site]
     deviation = math.sqrt(200 * share * (1 - share))
     assert np.abs(counts - 200 * share).max() < 4 * deviation
+
+
+def killed(chosen, layer):
+    """Neurons whose gate row or up row is selected."""
+    return set(chosen["gate"][layer].tolist()) | set(chosen["up"][layer].tolist())
+
+
+def test_random_rows_keep_the_two_rows_of_a_neuron_together():
+    """The control kills exactly as many neurons as the set; drawn apart, rows seldom meet and kill more."""
+    twins = [np.arange(0, 40, 2), np.arange(10)]
+    chosen = {"gate": twins, "up": [np.arange(0, 40, 4), np.arange(10)], "down": [np.arange(3), np.arange(0)]}
+    widths = {"gate": 100, "up": 100, "down": 20}
+    more = 0
+    for draw in range(50):
+        paired, apart = (
+            select_random_like(chosen, widths, generator=np.random.default_rng(draw), paired=kind)
+            for kind in (True, False)
+        )
+        assert [len(killed(paired, layer)) for layer in (0, 1)] == [20, 10]
+        more += sum(len(killed(apart, layer)) for layer in (0, 1)) - 30
+    assert more > 50 * 10

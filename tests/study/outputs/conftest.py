@@ -4,7 +4,7 @@ import pytest
 
 from crane_lib.files import write_json
 from crane_study import figures
-from crane_study.paper.claims import judge, write_claims
+from crane_study.paper.claims import Results, judge, write_claims
 from crane_study.publish import write_table
 from crane_study.tables import effects as tables
 from crane_study.tables.models import guesser_table
@@ -44,7 +44,8 @@ def made(tmp_path_factory, rows, langspec, shared_units):
         captions[f"tables/{name}"] = write_table(table, folder / "tables" / name, caption=caption)
     captions["figures/00_guessers"] = figures.guessers(guessers, folder / "figures" / "00_guessers")
     write_json(folder / "captions.json", captions)
-    found = judge(rows=rows, langspec=langspec[langspec["method"] != "lape"], overlaps=shared_units, budget="0.1")
+    scores = synthetic.make_resampled(rows[rows["method"] != "lape"])
+    found = judge(Results(scores, shared_units), budget="0.1")
     write_claims(folder / "claims.json", found, profile="mini")
     sections = [
         {"section": "00_models", "title": "Models", "status": "done", "seconds": 12.25},

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.neurons import NeuronSet
-from crane_study.measure.rows import COLUMNS, langspec_of
+from crane_study.measure.rows import COLUMNS, MASK, MEASURES, langspec_of
+from crane_study.uncertainty.bootstrap import Resampled
 
 LANGUAGES = ("en", "zh", "vi")
 NLL = {"base": {"en": 0.69, "zh": 1.03, "vi": 0.53}, "chat": {"en": 0.81, "zh": 1.2, "vi": 0.66}}
@@ -58,6 +59,27 @@ def make_rows(methods=None, *, models=("base", "chat"), seed=0) -> pd.DataFrame:
                             rise -= 0.02 * (random and draw == 0 and evaluated == "vi")
                             add(model, selected_on, method, budget, masked, evaluated, rise, draw, share)
     return pd.DataFrame(records, columns=list(COLUMNS))
+
+
+def make_resampled(rows: pd.DataFrame, *, error=0.01, seed=0) -> dict[tuple[str, str], Resampled]:
+    """Scores of every model and measure, whose resamples differ by a relative error."""
+    generator, found = np.random.default_rng(seed), {}
+    for (model, metric), part in rows.groupby(["model", "metric"], sort=False):
+        if metric not in MEASURES or not len(part):
+            continue
+        table = part.set_index([*MASK, "evaluation_language"])["value"].unstack()  # noqa: PD010
+        masks = table.index.to_frame(index=False)
+        bare = (masks["method"] == "none").to_numpy()
+        values = table.to_numpy()
+        draws = values * (1 + error * generator.normal(size=(400, *values.shape)))
+        if bare.any():
+            chosen = masks[~bare].reset_index(drop=True)
+            languages = tuple(table.columns)
+            bases = values[bare][0], draws[:, bare][:, 0]
+            found[model, metric] = Resampled(
+                metric, languages, chosen, bases[0], values[~bare], bases[1], draws[:, ~bare]
+            )
+    return found
 
 
 def make_langspec(rows: pd.DataFrame) -> pd.DataFrame:

@@ -65,10 +65,10 @@ def test_missing_rows_are_not_run_and_draws_are_averaged(exact):
     assert set(table.loc[table["method"] != "lape", "within"]) == {"yes"}
     assert set(values(exact.iloc[:0])["within"]) == {"NOT RUN"}
     assert set(directions(exact.iloc[:0])["same_direction"]) == {"NOT RUN"}
-    drawn = exact[exact["method"] == "random_like_kurtosis"]
+    drawn = exact[exact["method"] == "random_like_released"]
     two = [drawn.assign(value=drawn["value"] + step, random_seed=draw) for draw, step in ((0, -0.05), (1, 0.05))]
-    table = values(pd.concat([exact[exact["method"] != "random_like_kurtosis"], *two]))
-    random = table[table["method"] == "random_like_kurtosis"]
+    table = values(pd.concat([exact[exact["method"] != "random_like_released"], *two]))
+    random = table[table["method"] == "random_like_released"]
     assert random["difference"].abs().max() < 1e-12
     assert (random["tolerance"] > 1.96 * 0.07).all()  # the spread of the draws widens it
 
@@ -86,10 +86,12 @@ def test_directions_of_the_published_accuracies(exact):
     assert table.loc[("kurtosis", "vi"), ["own_ours", "same_direction"]].tolist() == ["rises", "no"]
     assert table.loc[("kurtosis", "en"), "same_direction"] == "yes"
     assert table.loc[("kurtosis", "zh"), "own_ours"] == "falls"
+    assert set(table.loc["lape", "same_direction"]) == {"cannot tell"}  # the published changes are unclear
     assert not table.drop(columns=["budget"]).map(lambda cell: isinstance(cell, float)).to_numpy().any()
     # An accuracy of ten questions changes unclearly; a token probability changes clearly.
     few = exact.assign(n=10)
     assert set(directions(few)["own_ours"]) == {"no clear change"}
+    assert set(directions(few)["same_direction"]) == {"cannot tell"}  # no change beside no change is no agreement
     renamed = few.assign(metric="token_probability")
     table = compare_directions(renamed, BASE, model="base", metric="token_probability")
     assert "no clear change" not in set(table["own_ours"])
@@ -102,7 +104,9 @@ def test_open_ended_scores():
     assert set(table["within"]) == {"yes"}
     assert table["tolerance"].unique().tolist() == pytest.approx([1.96 * 2.5 * (2 / 70) ** 0.5])
     words = compare_directions(scores, ANSWERS, model="chat")
-    assert set(words["same_direction"]) == {"yes"}
+    unclear = (words["own_published"] == "no clear change") & (words["most_published"] == "none clearly")
+    assert set(words.loc[unclear, "same_direction"]) == {"cannot tell"}
+    assert "no" not in set(words["same_direction"])
     assert set(words.loc[words["method"] == "kurtosis", "most_published"]) == {"Vietnamese"}
 
 
@@ -137,12 +141,12 @@ def test_langspec_and_ranks_of_accuracies(exact):
     assert set(table["within"]) == {"yes"}
     lacking = langspec(exact[exact["method"] != "lape"])
     within = lacking.groupby("method")["within"].agg(set).to_dict()
-    assert within == {"kurtosis": {"yes"}, "lape": {"NOT RUN"}, "random_like_kurtosis": {"yes"}}
+    assert within == {"kurtosis": {"yes"}, "lape": {"NOT RUN"}, "random_like_released": {"yes"}}
     table = ranks(exact)
-    assert table["rank_published"].to_dict() == {"kurtosis": "1", "random_like_kurtosis": "2", "lape": "3"}
+    assert table["rank_published"].to_dict() == {"kurtosis": "1", "random_like_released": "2", "lape": "3"}
     assert set(table["same_direction"]) == {"yes"}
     lacking = ranks(exact[exact["method"] != "lape"])["rank_ours"]
-    assert lacking.to_dict() == {"kurtosis": "1", "random_like_kurtosis": "2", "lape": "NOT RUN"}
+    assert lacking.to_dict() == {"kurtosis": "1", "random_like_released": "2", "lape": "NOT RUN"}
     unharmed = exact[exact["masked_language"] == ""].set_index(["model", "evaluation_language"])["value"]
     places = zip(exact["model"], exact["evaluation_language"], strict=True)
     table = ranks(exact.assign(value=[unharmed[place] for place in places]))
@@ -193,13 +197,13 @@ OVERLAPS = pd.DataFrame(
     columns=["language_a", "language_b", "share_of_a", "expected_share_of_a", "chance_low", "chance_high"],
 )
 # English has more of Vietnamese than of itself in a random set of its size, and less than by chance.
-DIRECTIONS = {  # published (only English has a published chance), ours, the same
+DIRECTIONS = {  # published, where every pair is above its chance; ours; the same
     ("en", "vi"): ("more than chance", "less than chance", "no"),
-    ("vi", "en"): ("not published", "more than chance", "not published"),
+    ("vi", "en"): ("more than chance", "more than chance", "yes"),
     ("en", "zh"): ("more than chance", "more than chance", "yes"),
-    ("zh", "en"): ("not published", "no clear difference", "not published"),
-    ("zh", "vi"): ("not published", "less than chance", "not published"),
-    ("vi", "zh"): ("not published", "NOT RUN", "NOT RUN"),
+    ("zh", "en"): ("more than chance", "no clear difference", "cannot tell"),
+    ("zh", "vi"): ("more than chance", "less than chance", "no"),
+    ("vi", "zh"): ("more than chance", "NOT RUN", "NOT RUN"),
 }
 
 
@@ -210,8 +214,9 @@ def compared(table=OVERLAPS, *, same_model):
 
 def test_overlaps_have_directions_and_values_on_the_papers_model():
     table = compared(same_model=False)
-    assert not {"published", "ours"} & set(table)
-    assert {pair: tuple(row) for pair, row in table.iterrows()} == DIRECTIONS
+    assert not {"ours", "difference"} & set(table)
+    words = table.drop(columns=["published", "published_chance"])
+    assert {pair: tuple(row) for pair, row in words.iterrows()} == DIRECTIONS
     table = compared(same_model=True)
     assert table.drop(("en", "random"))["our_direction"].to_dict() == {k: v[1] for k, v in DIRECTIONS.items()}
     within = table["within"].to_dict()

@@ -23,7 +23,7 @@ from tests.study.steps.test_measuring import ALWAYS, root  # noqa: F401  (a fixt
 def sets(root, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("sets")
     inputs = {"relevance": root / "relevance", "languages": LANGUAGES, "objectives": OBJECTIVES, "methods": ALWAYS}
-    options = {"selection": {"budget": 0.25, "random_draws": 6}}
+    options = {"options": {"budget": 0.25, "random_draws": 6}}
     options |= {"controls": {"budgets": [0.1, 0.5], "draws": 2, "ablation": "few"}}
     make_control_sets(folder, **inputs, **options, random_seed=0)
     return folder
@@ -43,6 +43,8 @@ def test_every_method_at_every_budget_and_the_draws_of_each_kind(sets):
     assert found[found["method"] == "random_full"]["count"].nunique() > 2
     assert set(found["method"]) >= {"contrast_mean", "contrast_abs", "kurtosis", "lape", "kurtosis_z"}
     assert "kurtosis_raw" not in set(found["method"])  # not in the short ablation
+    assert draws["random_like_lape"].to_dict() == {"0.25": 2, "published": 2}
+    assert draws["lape", "published"] == 1
     # A global random set is the same for all languages and another one for each draw.
     random = [s for s in read_all_sets(sets) if (s.method, s.budget) == ("random_global", "0.25")]
     assert len(random) == 6 * len(LANGUAGES)

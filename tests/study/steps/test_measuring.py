@@ -25,7 +25,7 @@ from crane_study.measure.rows import COLUMNS
 from crane_study.options import MaskChoice
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
 from crane_study.steps.relevance import concentration, make_relevance, readable_tokens
-from crane_study.steps.selection import make_selection, sets_file
+from crane_study.steps.selection import EQUAL, make_selection, sets_file
 from crane_study.uncertainty.overlap import as_neurons
 from tests import small
 from tests.small import LANGUAGES, ON_DOCUMENTS, ON_QUESTIONS, PASSES, QUESTIONS, TEXTS, write_lines, write_model
@@ -128,7 +128,10 @@ def test_statistics_of_two_models_do_not_go_together(root, tmp_path):
 
 AT_BUDGET = [*ALWAYS, "random_like_contrast"]
 SETS = [(method, "0.25") for method in AT_BUDGET] + [("kurtosis", TOP_ROWS)]
-SETS += [(method, PUBLISHED) for method in ("kurtosis", "lape", "njunlp", "random_like_kurtosis")]
+SETS += [
+    (method, PUBLISHED) for method in ("kurtosis", "lape", "njunlp", "random_like_kurtosis", "random_like_released")
+]
+SETS.append(("lape", EQUAL))
 
 
 def layers(sites):
@@ -196,6 +199,13 @@ def test_random_sets_match_layer_by_layer_and_differ(root, like, level):
         assert counts == expected
     distinct = {str(layers(draw.sites)) for draw in draws}
     assert len(distinct) > len(draws) / 2
+
+
+def test_lape_has_a_set_that_kills_as_many_neurons_as_kurtosis(root):
+    rows = read_neuron_sets(sets_file(root / "selection", "kurtosis", PUBLISHED))
+    for own, lape in zip(rows, read_neuron_sets(sets_file(root / "selection", "lape", EQUAL)), strict=True):
+        both = [set(gate) | set(up) for gate, up in zip(own.sites["gate"], own.sites["up"], strict=True)]
+        assert (lape.language, lape.count()) == (own.language, sum(map(len, both)))
 
 
 def test_selection_is_deterministic_and_random_draws_have_their_seed(root, tmp_path):

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -21,7 +22,7 @@ from crane_lib.relevance import corpus as stream
 from crane_lib.scores import statistics_file
 from crane_study import ROOT
 from crane_study.frames import write_frame
-from crane_study.steps.relevance import Passes, make_relevance, run_in_processes
+from crane_study.steps.relevance import Passes, divided, half_folder, make_relevance, run_in_processes
 from tests.run.notebooks import is_alive
 from tests.small import PASSES, TEXTS, write_model
 
@@ -73,6 +74,33 @@ def test_two_processes_make_the_shards_and_the_stage_puts_them_together(root, tm
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (again, together)]
     assert len(files[0]) == 6
     assert files[0] == files[1]
+
+
+def test_halves_are_of_disjoint_documents_and_cost_no_pass(root, tmp_path):
+    """The parts lie within the halves, the halves are disjoint, and together they are the statistics of everything."""
+    texts = {language: [*texts[:9], *(f"{text} {text}" for text in texts[:9])] for language, texts in TEXTS.items()}
+    write_corpus(tmp_path / "corpus", texts)
+    (folder := tmp_path / "relevance").mkdir()
+    make_relevance(folder, corpus=tmp_path / "corpus", model=root / "model", options=OPTIONS)
+    assert {path.name for path in (folder / "halves").iterdir()} == {"2a", "2b"}  # an eighth would be too few
+    first, second, whole = (
+        Statistics.load(statistics_file(path, "gradient", "vi"))
+        for path in (half_folder(folder, 2, "a"), half_folder(folder, 2, "b"), folder)
+    )
+    assert (first.documents, second.documents, whole.documents) == (9, 9, 18)
+    first.merge(second)
+    assert first.corpus == whole.corpus
+    torch.testing.assert_close(first.moments["gate"].m4, whole.moments["gate"].m4)
+
+
+@pytest.mark.parametrize(("documents", "parts"), [(67, [8, 4, 2]), (16, [2])])
+def test_every_document_is_in_one_piece(documents, parts):
+    pieces = divided([np.array([number]) for number in range(documents)], parts=parts)
+    numbers = [int(document[0]) for _part, _side, chosen in pieces for document in chosen]
+    assert sorted(numbers) == list(range(documents)) != numbers
+    sizes = {side: [len(chosen) for _part, own, chosen in pieces if own == side] for side in "ab"}
+    assert sizes["a"] == sizes["b"]
+    assert np.cumsum(sizes["a"]).tolist() == [documents // part for part in parts]
 
 
 def test_a_stage_skips_the_first_tokens(root, tmp_path):
@@ -174,7 +202,7 @@ run_in_processes(passes, count=2, scratch=Path({str(tmp_path)!r}))
     kernel = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
     started = []
     try:
-        wait_until(lambda: any(tmp_path.glob("gold_logit.en/shard-*")) or kernel.poll() is not None)
+        wait_until(lambda: any(tmp_path.glob("gold_logit.en*/shard-*")) or kernel.poll() is not None)
         (agent,) = psutil.Process(kernel.pid).children()
         workers = agent.children()
         started = [agent, *workers]

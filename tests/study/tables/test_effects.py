@@ -67,3 +67,17 @@ def test_specificity_table(rows):
     assert rises == pytest.approx([1.4, 0.03 * 1.1, 1.4 / 0.033])
     alone = tables.specificity_table(synthetic.make_rows({("contrast", "0.1"): (1.0, -0.1, 0.1)}, models=("base",)))
     assert np.isinf(alone["ratio"]).all()
+
+
+def test_every_method_beside_random_sets_of_its_own_size(rows):
+    """Methods without such sets are left out; the numbers are means over languages, of one draw or of all."""
+    found = synthetic.make_resampled(rows)["base", "token_probability"]
+    table = tables.matched_random_table(found).set_index(["method", "budget"])
+    assert set(table.index) == {("contrast", "0.1"), ("kurtosis", "published")}
+    f1 = synthetic.make_langspec(rows[rows["model"] == "base"]).query("metric == 'token_probability'")
+    own = f1[f1["method"] == "contrast"]["langspec_f1"].mean()
+    draws = f1[f1["method"] == "random_like_contrast"].groupby("random_seed")["langspec_f1"].mean()
+    row = table.loc[("contrast", "0.1")]
+    expected = [own, draws.mean(), draws.min(), draws.max(), synthetic.DRAWS]
+    assert row[["own", "random_mean", "random_lowest", "random_highest", "draws"]].tolist() == pytest.approx(expected)
+    assert row["p_value"] == pytest.approx(1 / (synthetic.DRAWS + 1) ** 3)
