@@ -36,6 +36,8 @@ _CRANE = "Le and Li 2026, arXiv 2601.04664"
 _LAPE = "Tang et al. 2024, arXiv 2402.16438"
 _NJUNLP = "Zhang et al. 2025, arXiv 2505.21505"
 _KOJIMA = "Kojima et al. 2024, arXiv 2404.02431"
+_RELP = "Rezaei Jafari et al. 2025, arXiv 2508.21258"
+_IG = "Sundararajan et al. 2017, arXiv 1703.01365"
 _PLND = "Zhao et al. 2024, arXiv 2402.18815"
 
 
@@ -147,6 +149,10 @@ for _method in (
         "average_precision", "Average precision", "#9AF204", rivals.average_precisions, needs=_EACH, reference=_KOJIMA
     ),
     Method("plnd", "PLND", "#8B7001", rivals.smallest_output, needs=_EACH, reference=_PLND),
+    Method("relp", "RelP", "#644508", rivals.relevance_of_difference, needs="slopes", reference=_RELP),
+    Method(
+        "integrated_gradients", "Integrated gradients", "#752782", rivals.integrated, needs="integrated", reference=_IG
+    ),
     Method("probe", "Linear probe", "#6275FF", rivals.probe_weights, needs=_EACH),
     Method("mean_difference", "Difference of means", "#A6ECF3", rivals.differences_of_means, needs=_EACH),
 ):

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crane_lib.selection import Chosen, Scores, activation_entropy, firing_threshold, marked_indices, top
+from crane_lib.selection import (
+    Chosen,
+    Scores,
+    activation_entropy,
+    firing_threshold,
+    marked_indices,
+    normalized_contrast,
+    top,
+)
 
 if TYPE_CHECKING:
     from crane_lib.methods import PublishedRules
@@ -149,3 +157,28 @@ def probe_weights(units: UnitScores) -> dict[str, np.ndarray]:
     documents, labels = _labelled(units.document_values("mean"))
     shape, flat = documents.shape[1:], _standardised(documents).reshape(len(documents), -1)
     return {k: LogisticRegression(max_iter=1000).fit(flat, own).coef_.reshape(shape) for k, own in labels.items()}
+
+
+# --- relevance and gradients of single documents ---
+
+
+def relevance_of_difference(units: UnitScores) -> dict[str, np.ndarray]:
+    """Relevance of what differs from the document in the same place of another language (RelP), the least of them.
+
+    Sum over tokens of dS/dh (h - h'), averaged over documents, with the slope of the relevance rules and h' the mean
+    activation of the other document: a translation in a parallel corpus, any document in another.
+    """
+    relevance, slope = (units.document_values(name, kind="slopes") for name in ("relevance", "slope"))
+    mean = units.document_values("mean")
+    count = min(map(len, mean.values()))
+
+    def against(k: str, other: str) -> np.ndarray:
+        return (relevance[k][:count] - slope[k][:count].astype(np.float64) * mean[other][:count]).mean(axis=0)
+
+    return {k: np.min([against(k, other) for other in mean if other != k], axis=0) for k in mean}
+
+
+def integrated(units: UnitScores) -> dict[str, np.ndarray]:
+    """Contrast of integrated gradients: of each layer's h from 0 to its value, averaged over documents."""
+    values = units.document_values("integrated", kind="integrated")
+    return normalized_contrast({k: item.mean(axis=0, dtype=np.float64) for k, item in values.items()})

@@ -130,7 +130,8 @@ class UnitScores:
 
         Parameters
         ----------
-        kind, name : of ``activations``: "mean" of h over tokens, and "size", its root mean square
+        kind, name : of ``activations``: "mean" of h over tokens, and "size", its root mean square; of ``slopes``:
+            "relevance", and "slope", the sum of dS/dh; of ``integrated``: "integrated" gradients times activations
 
         Raises
         ------

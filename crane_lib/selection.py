@@ -227,16 +227,3 @@ def select_random_like(
         site: [np.sort(order[indices]) for order, indices in zip(orders[site], by_layer, strict=True)]
         for site, by_layer in chosen.items()
     }
-
-
-def select_random(layers: int, width: int, *, count: int, generator: np.random.Generator) -> Chosen:
-    """Select `count` random neurons out of all layers together."""
-    mask = np.zeros(layers * width, dtype=bool)
-    mask[generator.choice(mask.size, size=count, replace=False)] = True
-    return {"neuron": marked_indices(mask.reshape(layers, width))}
-
-
-def select_fully_random(layers: int, width: int, *, generator: np.random.Generator) -> Chosen:
-    """Select random neurons; their number is random too, uniform from none to all."""
-    count = int(generator.integers(0, layers * width, endpoint=True))
-    return select_random(layers, width, count=count, generator=generator)

@@ -401,11 +401,12 @@ class Study:
 
     def activations(self, name: str) -> Stage | None:
         """Activations of single documents on a model; None if no method of the profile needs them."""
-        if not any(METHODS[method].needs for method in self.methods):
+        kinds = sorted({METHODS[method].needs for method in self.methods} - {""})
+        if not kinds:
             return None
         given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "options": self._pass_options}
-        documents = self.profile.selection.documents
-        return self.store.run(f"activations_{name}", make_activations, **given, documents=documents, all_threads=True)
+        given |= {"documents": self.profile.selection.documents, "kinds": kinds}
+        return self.store.run(f"activations_{name}", make_activations, **given, all_threads=True)
 
     def selection(self, name: str) -> Stage:
         """Neuron sets of every method, selected on a model."""

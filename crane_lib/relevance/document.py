@@ -36,8 +36,8 @@ class DocumentRelevance:
     `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
     of that weight matrix summed over its input dimension. `token` (B, T) is the relevance of the input embeddings, 0
     at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0, and
-    `magnitude` (B, L, I) is sum_t |h|. `watched` has the values of one neuron, token by token. Skipped tokens are in
-    `target` and `token` only.
+    `magnitude` (B, L, I) is sum_t |h|, `slope` (B, L, I) sum_t dS/dh. `watched` has the values of one neuron, token by
+    token. Skipped tokens are in `target` and `token` only.
     """
 
     target: Tensor
@@ -50,6 +50,7 @@ class DocumentRelevance:
     lengths: Tensor
     active: Tensor
     magnitude: Tensor
+    slope: Tensor
     watched: Watched | None = None
 
     @property
@@ -131,6 +132,7 @@ def document_relevance(
         lengths=lengths - skip_first_tokens,
         active=collected(taps.active),
         magnitude=collected(taps.magnitude),
+        slope=collected(taps.slope),
         watched=taps.watched,
     )
 

@@ -38,8 +38,8 @@ class Taps:
 
     Enter after `relevance_rules`: the gradient of h is then read before the rule for the gated product halves it.
     `sums[site][layer]` stays 0 if no gradient arrives (the gate under a rule that detaches it); `active[layer]`
-    counts tokens with a positive activation, `magnitude[layer]` sums |h|. For the neuron `watch` (layer, index), the
-    values of every token are kept.
+    counts tokens with a positive activation, `magnitude[layer]` sums |h| and `slope[layer]` dS/dh. For the neuron
+    `watch` (layer, index), the values of every token are kept.
     """
 
     def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None, skip: int = 0) -> None:
@@ -47,6 +47,7 @@ class Taps:
         self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES if site in present}
         self.active: dict[int, Tensor] = {}
         self.magnitude: dict[int, Tensor] = {}
+        self.slope: dict[int, Tensor] = {}
         self.embedding: Tensor  # (B, T, H), the leaf that gradients flow down to; set by the forward pass
         self._watch = watch
         self._seen: dict[str, Tensor] = {}  # fields of `watched`
@@ -98,7 +99,8 @@ class Taps:
         return self.embedding
 
     def _tap_neurons(self, index: int, down: nn.Module) -> None:
-        def write(relevance: Tensor) -> None:
+        def write(relevance: Tensor, slope: Tensor) -> None:
+            self.slope[index] = widened(slope)[:, self._skip :].sum(1)
             self._see("relevance", index, relevance)
             self.sums["neuron"][index] = relevance[:, self._skip :].sum(1)
             self.sums["abs_neuron"][index] = relevance[:, self._skip :].abs_().sum(1)
@@ -142,10 +144,10 @@ class Taps:
 
 
 class _ReadRelevance(torch.autograd.Function):
-    """Identity that passes value * gradient to `write` in the backward pass and then releases the value."""
+    """Identity that passes value * gradient and gradient to `write` in the backward pass, then releases the value."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, write: Callable[[Tensor], None]) -> Tensor:
+    def forward(ctx: Any, value: Tensor, write: Callable[[Tensor, Tensor], None]) -> Tensor:
         ctx.save_for_backward(value)
         ctx.write = write
         return value.view_as(value)
@@ -153,7 +155,7 @@ class _ReadRelevance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (value,) = ctx.saved_tensors
-        ctx.write(widened(value) * gradients[0])
+        ctx.write(widened(value) * gradients[0], gradients[0])
         return gradients[0], None
 
 

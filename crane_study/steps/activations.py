@@ -1,4 +1,4 @@
-"""Step: activations of single documents, which some methods of selection need."""
+"""Step: activations, relevance and gradients of single documents, which some methods of selection need."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from transformers import PreTrainedModel
 
 from crane_lib.batches import pad_batch, rope_section, token_batches
 from crane_lib.precision import widened
+from crane_lib.relevance import document_relevance
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import ACTIVATIONS, document_file
 from crane_study.data.corpora import tokenized
 from crane_study.options import PassOptions
+
+_INTEGRATED = 4  # documents per language: a pass per layer and step each
 
 
 @torch.no_grad()
@@ -55,11 +58,52 @@ def document_activations(
     return found
 
 
-def make_activations(folder: Path, *, corpus: Path, model: Path, options: PassOptions, documents: int) -> None:
-    """Write ``activations.<language>.safetensors``: `document_activations` of the first relevance documents."""
+def document_slopes(
+    network: PreTrainedModel, documents: Sequence[np.ndarray], options: PassOptions
+) -> dict[str, np.ndarray]:
+    """Return the relevance of every neuron in each document, and the sum of dS/dh over its tokens (slope)."""
+    given = {"objective": options.objectives[0], "rule": options.rule, "skip_first_tokens": options.skip_first_tokens}
+    found = [document_relevance(network, torch.from_numpy(ids)[None], **given) for ids in documents]
+    values = {"relevance": [item.neuron[0] for item in found], "slope": [item.slope[0] for item in found]}
+    return {name: torch.stack(parts).float().cpu().numpy() for name, parts in values.items()}
+
+
+def integrated_gradients(
+    network: PreTrainedModel, documents: Sequence[np.ndarray], options: PassOptions, *, steps: int = 8
+) -> dict[str, np.ndarray]:
+    """Return h times the mean gradient while one layer's h goes from 0 to its value, by the midpoint rule.
+
+    Only that layer is scaled; the layers above compute with what they are given.
+    """
+    layers = [layer.down for layer in parts_of(network).layers]
+    given = {"objective": options.objectives[0], "rule": "gradient", "skip_first_tokens": options.skip_first_tokens}
+    sums = []
+    for ids in documents:
+        by_layer = []
+        for number, down in enumerate(layers):
+            total = torch.zeros(())
+            for share in (np.arange(steps) + 0.5) / steps:
+                with HookSet() as hooks:  # before the taps, which then read the scaled values
+                    hooks.before(down, lambda _module, args, share=share: (args[0] * share, *args[1:]))
+                    scaled = document_relevance(network, torch.from_numpy(ids)[None], **given).neuron[0, number]
+                total = total + scaled.cpu() / (share * steps)
+            by_layer.append(total)
+        sums.append(torch.stack(by_layer))
+    return {"integrated": torch.stack(sums).float().numpy()}
+
+
+def make_activations(
+    folder: Path, *, corpus: Path, model: Path, options: PassOptions, documents: int, kinds: list[str]
+) -> None:
+    """Write ``<kind>.<language>.safetensors`` of the first relevance documents, activations always."""
     network, tokenizer = options.loading.load(model)
     frame, given = pd.read_parquet(corpus / "documents.parquet"), {"token_budget": options.token_budget}
     for language in options.languages:
         tokens = tokenized(frame, tokenizer, split="relevance", language=language, max_length=options.max_length)
         found = document_activations(network, tokens[:documents], skip=options.skip_first_tokens, **given)
         save_file(found, document_file(folder, ACTIVATIONS, language))
+        if "slopes" in kinds:
+            save_file(document_slopes(network, tokens[:documents], options), document_file(folder, "slopes", language))
+        if "integrated" in kinds:
+            values = integrated_gradients(network, tokens[:_INTEGRATED], options)
+            save_file(values, document_file(folder, "integrated", language))

@@ -20,7 +20,7 @@ from crane_lib.parallel import rank
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import UnitScores, load_statistics, unit_means
-from crane_lib.selection import Chosen, Scores, budget_count, select_fully_random, select_random
+from crane_lib.selection import Chosen, Scores, budget_count, marked_indices
 from crane_study.frames import write_frame
 from crane_study.options import DocumentOptions, QuestionOptions
 from crane_study.profile import Controls, Selection
@@ -38,6 +38,19 @@ from crane_study.steps.variants import kurtosis_variants, relevance_variants
 
 FEW = ("kurtosis_z", "contrast_weighted")  # rules of the ablation where it is to be short
 ANY = "any"
+
+
+def select_random(layers: int, width: int, *, count: int, generator: np.random.Generator) -> Chosen:
+    """Select `count` random neurons out of all layers together."""
+    mask = np.zeros(layers * width, dtype=bool)
+    mask[generator.choice(mask.size, size=count, replace=False)] = True
+    return {"neuron": marked_indices(mask.reshape(layers, width))}
+
+
+def select_fully_random(layers: int, width: int, *, generator: np.random.Generator) -> Chosen:
+    """Select random neurons; their number is random too, uniform from none to all."""
+    count = int(generator.integers(0, layers * width, endpoint=True))
+    return select_random(layers, width, count=count, generator=generator)
 
 
 def make_control_sets(

@@ -130,6 +130,27 @@ def test_njunlp_rewards_firing_as_far_as_no_neuron_is_in_every_set(random_seed):
     assert all(array.shape == SHAPE and np.isfinite(array).all() for array in scores.values())
 
 
+def test_relevance_of_the_difference_to_the_document_in_the_same_place():
+    generator = np.random.default_rng(0)
+    values = {
+        name: {k: generator.standard_normal((count, *SHAPE)) for k, count in DOCUMENTS.items()}
+        for name in ("mean", "relevance", "slope")
+    }
+    given = SimpleNamespace(document_values=lambda name, kind="activations": values[name])
+    found = rivals.relevance_of_difference(given)
+    for k in LANGUAGES:
+        for cell in CELLS:
+            against = []
+            for other in LANGUAGES:
+                if other != k:
+                    terms = [
+                        values["relevance"][k][d][cell] - values["slope"][k][d][cell] * values["mean"][other][d][cell]
+                        for d in range(min(DOCUMENTS.values()))
+                    ]
+                    against.append(sum(terms) / len(terms))
+            assert found[k][cell] == pytest.approx(min(against), abs=1e-12)
+
+
 def test_contrasts_and_their_statistics_by_themselves():
     generator = np.random.default_rng(0)
     fields = ("neuron", "absolute", "gradient", "firing", "magnitude", "output")

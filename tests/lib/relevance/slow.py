@@ -227,6 +227,7 @@ def slow_pass(
         "up": slow.rows(slow.of.up),
         "down": slow.rows(slow.of.down),
         "active": torch.stack([(act[skip:] > 0).sum(0) for _, act in slow.inner]),
+        "slope": torch.stack([h.grad[skip:].sum(0) for h, _ in slow.inner]),
         "magnitude": torch.stack([h[skip:].abs().sum(0) for h, _ in slow.inner]).detach(),
     }
     if slow.of.gate:
