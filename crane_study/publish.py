@@ -78,12 +78,13 @@ _HEADERS = {
     "dose": "Share silenced",
     "killed": "Neurons silenced",
     "worst": "Rise on worst other",
+    "mean_other": "Rise on mean other",
     "reached": "Resamples that reach it",
     "best_rule": "Best relevance rule",
     "n": "n",
 }
 _INTERVALS = {"own": "On it", "worst_other": "On worst other", "langspec": "LangSpec-F1", "mean": "Mean"}
-_INTERVALS |= {"worst": "Rise on worst other", "dose": "Share silenced"}
+_INTERVALS |= {"worst": "Rise on worst other", "mean_other": "Rise on mean other", "dose": "Share silenced"}
 _HEADERS |= {f"{key}_{end}": f"{words}, 95 % {end}" for key, words in _INTERVALS.items() for end in ("low", "high")}
 _WORDS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("method", "method_a", "method_b", "best_rule"), method_label),

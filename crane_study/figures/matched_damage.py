@@ -46,7 +46,7 @@ def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.D
             panel.set_title(f"{language_name(language)} masked")
         _scale(panels[0], everything)
         label_outside(panels, across="Rise on the masked language", up="Rise on the worst other (nats per token)")
-        legend_below(figure, panels[0], columns=3)
+        legend_below(figure, panels[0], columns=4 if len(methods) > 9 else 3)
     return (
         "Rise of the NLL on the other language that suffers most, once the masked language has lost so much: a low "
         "curve is a selective method. Both in nats per token, linear in the damage between neighbouring doses; bands "

@@ -169,7 +169,8 @@ def every_neuron(network: PreTrainedModel, options: ModelOptions) -> list[Mask]:
         return []
     parts = parts_of(network)
     width = parts.widths[NEURON]
-    sites, labels = {NEURON: [np.arange(width)] * len(parts.layers)}, {"method": EVERYTHING, "budget": "1"}
+    sites = {NEURON: [np.arange(width)] * len(parts.layers)}
+    labels: dict[str, Any] = {"method": EVERYTHING, "budget": "1"}
     return [
         (options.model_name, NeuronSet(sites, {NEURON: width}, language=language, **labels))
         for language in options.languages

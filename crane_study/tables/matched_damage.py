@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from crane_study.uncertainty.matched_damage import (
 )
 
 # Methods of the registry that select by AttnLRP relevance; all others are their rivals.
-RELEVANCE = ("contrast", "contrast_mean", "contrast_abs", "kurtosis")
+RELEVANCE = ("contrast", "contrast_mean", "contrast_abs", "relevance", "relevance_abs", "kurtosis")
 RANDOM = "random_global"
 ALL = "all"  # in the place of a language: the mean over all of them
 _KEYS = ["method", "masked_language", "damage"]
@@ -58,9 +59,9 @@ def damage_summary(found: Sequence[Response]) -> pd.DataFrame:
 def _rows(found: Matched, *, method: str, language: str) -> pd.DataFrame:
     (low, high), (mean_low, mean_high) = limits(found.worst_draws, found.worst), limits(found.mean_draws, found.mean)
     dose_low, dose_high = limits(found.dose_draws, found.dose)
-    values = {"dose": found.dose, "dose_low": dose_low, "dose_high": dose_high, "killed": found.killed}
+    values: dict[str, Any] = {"dose": found.dose, "dose_low": dose_low, "dose_high": dose_high, "killed": found.killed}
     values |= {"worst_other": found.worst_language, "worst": found.worst, "worst_low": low, "worst_high": high}
-    values |= {"mean": found.mean, "mean_low": mean_low, "mean_high": mean_high}
+    values |= {"mean_other": found.mean, "mean_other_low": mean_low, "mean_other_high": mean_high}
     values |= {"reached": share_reached(found.worst_draws)}
     return pd.DataFrame({"method": method, "masked_language": language, "damage": DAMAGES, **values})
 

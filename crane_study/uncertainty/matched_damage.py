@@ -70,8 +70,8 @@ def at_damage(
     """
     wanted = np.asarray(targets, dtype=float)
     above = damage[:, None, :] >= wanted[:, None]  # (B, T, D)
-    reached, after = above.any(axis=-1), above.argmax(axis=-1)
-    after = np.maximum(after, 1)  # the first dose has no damage
+    reached = np.asarray(above.any(axis=-1))
+    after = np.maximum(above.argmax(axis=-1), 1)  # the first dose has no damage
     rows = np.arange(len(damage))[:, None]
     low, high = damage[rows, after - 1], damage[rows, after]
     share = np.divide(wanted - low, high - low, out=np.zeros_like(low), where=reached)

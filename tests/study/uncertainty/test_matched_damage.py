@@ -76,7 +76,7 @@ def test_a_curve_of_known_shape_has_its_crossings(exact):
     row = table.loc["contrast", "en", 1.0]  # half of the way from .4 to 1.6 nats
     assert (row["dose"], row["killed"]) == (pytest.approx(0.055), pytest.approx(55))
     assert row["worst_other"] == "zh"
-    assert (row["worst"], row["mean"]) == (pytest.approx(0.1), pytest.approx(0.075))
+    assert (row["worst"], row["mean_other"]) == (pytest.approx(0.1), pytest.approx(0.075))
     assert (row["worst_low"], row["worst_high"], row["reached"]) == (pytest.approx(0.1), pytest.approx(0.1), 1)
     # Half a nat lies between the .2 and .8 nats of the rival's first two doses.
     assert table.loc[("lape", "zh", 0.5), "dose"] == pytest.approx(0.01 + 0.09 * 0.3 / 0.6)
@@ -87,7 +87,7 @@ def test_a_curve_of_known_shape_has_its_crossings(exact):
     assert "contrast_weighted" not in table.index
     summary = tables.damage_summary(exact[1]).set_index(["method", "damage"])
     assert summary.loc[("contrast", 2.0), "worst"] == pytest.approx(0.2)
-    assert summary.loc[("contrast", 2.0), "mean"] == pytest.approx(np.mean([0.15, 0.2, 0.15]))
+    assert summary.loc[("contrast", 2.0), "mean_other"] == pytest.approx(np.mean([0.15, 0.2, 0.15]))
     assert summary["languages"].to_dict()["random_global", 0.5] == 3
     assert np.isnan(summary.loc[("random_global", 1.0), "worst"])
 
