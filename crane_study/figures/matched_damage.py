@@ -35,7 +35,8 @@ def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.D
     languages = ordered_languages(one.language for one in found)
     methods = [method for method, _budget in ordered_sets((one.method, "") for one in found)]
     by_key = {(one.method, one.language): one for one in found}
-    with drawing(path, width=7.2, height=grid_height(len(languages), panel=2.9, rest=1.0)) as figure:
+    legend = 0.6 + 0.05 * len(methods)
+    with drawing(path, width=7.2, height=grid_height(len(languages), panel=2.9, rest=legend)) as figure:
         panels = grid(figure, len(languages), sharex=True, sharey=True)
         for panel, language in zip(panels, languages, strict=True):
             for damage in DAMAGES:
@@ -45,7 +46,7 @@ def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.D
             _references(panel, pick(everything, masked_language=language))
             panel.set_title(f"{language_name(language)} masked")
         _scale(panels[0], everything)
-        label_outside(panels, across="Rise on the masked language", up="Rise on the worst other (nats per token)")
+        label_outside(panels, across="Rise on the masked language", up="Rise on the worst other")
         legend_below(figure, panels[0], columns=4 if len(methods) > 9 else 3)
     return (
         "Rise of the NLL on the other language that suffers most, once the masked language has lost so much: a low "
@@ -62,7 +63,7 @@ def _curve(panel: Axes, one: Response) -> None:
     found, label, colour = match(one, targets), method_label(one.method), method_colour(one.method)
     low, high = limits(found.worst_draws, found.worst)
     style: dict[str, Any] = {"linestyle": "--"} if one.method.startswith("random") else {}
-    panel.fill_between(targets, low, high, color=colour, alpha=0.12, linewidth=0)
+    panel.fill_between(targets, low, high, color=colour, alpha=0.08, linewidth=0)
     sns.lineplot(x=targets, y=found.worst, ax=panel, color=colour, label=label, legend=False, **style)
     at = match(one)
     low, high = limits(at.worst_draws, at.worst)
