@@ -107,9 +107,9 @@ def test_what_transfers_has_intervals_around_it(done):
         assert (shown["langspec_low"] <= shown["langspec_high"]).all()
         for place in ("own", "worst_other"):
             assert (known[f"{place}_low"] <= known[f"{place}_high"]).all()
-        shown = shown.dropna(subset=["own_drop"])
-        assert (shown["own_low"] <= shown["own_drop"]).mean() > 0.9
-        assert (shown["own_drop"] <= shown["own_high"]).mean() > 0.9
+        if len(known):
+            assert (known["own_low"] <= known["own_drop"]).mean() > 0.9
+            assert (known["own_drop"] <= known["own_high"]).mean() > 0.9
 
 
 def test_the_unmasked_accuracy_is_the_masking_stages_own(done):
