@@ -98,12 +98,15 @@ def select_rows_killing(scores: Mapping[str, np.ndarray], *, budget: float) -> C
 # --- contrast ---
 
 
-def normalized_contrast(values: Scores, against: Literal["largest", "mean"] = "largest") -> dict[str, np.ndarray]:
+def normalized_contrast(
+    values: Scores, against: Literal["largest", "mean"] = "largest", *, penalty: float = 1.0
+) -> dict[str, np.ndarray]:
     """Own value minus the largest other (or the mean of the others), each language first divided by its L1 norm.
 
     Parameters
     ----------
     values : mean relevance of a unit over documents, or its activation probability  (L, I)
+    penalty : factor of what is subtracted
 
     Raises
     ------
@@ -119,7 +122,8 @@ def normalized_contrast(values: Scores, against: Literal["largest", "mean"] = "l
     result = {}
     for language in scaled:
         others = np.stack([scaled[other] for other in scaled if other != language])
-        result[language] = scaled[language] - (others.max(axis=0) if against == "largest" else others.mean(axis=0))
+        other = others.max(axis=0) if against == "largest" else others.mean(axis=0)
+        result[language] = scaled[language] - penalty * other
     return result
 
 

@@ -97,17 +97,17 @@ def test_the_largest_are_taken_one_by_one(scores, count):
 
 
 @pytest.mark.parametrize("random_seed", range(5))
-@pytest.mark.parametrize("budget", [0.05, 0.1, 0.5])
-def test_contrast_is_own_minus_the_largest_other(random_seed, budget):
+@pytest.mark.parametrize(("budget", "penalty"), [(0.05, 1.0), (0.1, 2.0), (0.5, 0.3)])
+def test_contrast_is_own_minus_a_multiple_of_the_largest_other(random_seed, budget, penalty):
     values = relevance(random_seed)
-    found = normalized_contrast(values)
+    found = normalized_contrast(values, penalty=penalty)
     chosen = select_top(found, budget=budget)
     assert list(chosen) == list(LANGUAGES)
     scaled = {language: array / sum(abs(x) for x in array.ravel()) for language, array in values.items()}
     for language in LANGUAGES:
         score = np.empty(SHAPE)
         for cell in cells(SHAPE):
-            score[cell] = scaled[language][cell] - max(scaled[o][cell] for o in LANGUAGES if o != language)
+            score[cell] = scaled[language][cell] - penalty * max(scaled[o][cell] for o in LANGUAGES if o != language)
         np.testing.assert_allclose(found[language], score, rtol=1e-12, atol=1e-15)
         assert neurons(chosen[language]) == best(score, round(budget * 24))
     two = normalized_contrast({language: values[language] for language in ("en", "zh")})
