@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from crane_lib import rivals
 from crane_lib.errors import CraneError
 from crane_lib.selection import (
@@ -121,6 +123,15 @@ def _lape(units: UnitScores, rules: PublishedRules) -> dict[str, Chosen]:
     return select_lape(units.firing, threshold_quantile=rules.lape_threshold_quantile, share=rules.lape_share)
 
 
+def _penalized(units: UnitScores) -> dict[str, Any]:
+    """Contrast of the geometric mean of |relevance| and output, less twice what the largest other language has.
+
+    The factor was chosen on the development half of XQuAD (docs/selector.md).
+    """
+    both = {language: np.sqrt(values * units.output[language]) for language, values in units.absolute.items()}
+    return normalized_contrast(both, penalty=2.0)
+
+
 for _method in (
     Method("contrast", "Relevance contrast", "#332288", lambda units: normalized_contrast(units.neuron)),
     Method(
@@ -135,6 +146,10 @@ for _method in (
     Method("gradient_contrast", "Gradient contrast", "#117733", lambda units: normalized_contrast(units.gradient)),
     Method("magnitude_contrast", "Magnitude contrast", "#EA1273", lambda units: normalized_contrast(units.magnitude)),
     Method("output_contrast", "Output contrast", "#0207FB", lambda units: normalized_contrast(units.output)),
+    Method("penalized", "Penalized relevance", "#DB6D00", _penalized),
+    Method(
+        "output_penalized", "Penalized output", "#00796B", lambda units: normalized_contrast(units.output, penalty=2.0)
+    ),
     # The same statistics of one language by itself, compared with no other.
     Method("relevance", "Relevance", "#2B4023", lambda units: units.neuron),
     Method("relevance_abs", "|Relevance|", "#8796A8", lambda units: units.absolute),

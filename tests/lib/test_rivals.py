@@ -1,5 +1,6 @@
 """Scores of other methods against loops over single neurons and against scikit-learn."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -163,3 +164,20 @@ def test_contrasts_and_their_statistics_by_themselves():
         expected = normalized_contrast(values)
         for k in LANGUAGES:
             np.testing.assert_array_equal(METHODS[contrast].scores(given)[k], expected[k])
+
+
+@pytest.mark.parametrize(("name", "fields"), [("penalized", ("absolute", "output")), ("output_penalized", ("output",))])
+def test_penalized_methods_subtract_twice_the_largest_other(name, fields):
+    generator = np.random.default_rng(1)
+    given = SimpleNamespace(
+        **{field: {k: generator.uniform(size=SHAPE) for k in LANGUAGES} for field in ("absolute", "output")}
+    )
+    joined = {
+        k: {cell: math.prod(getattr(given, field)[k][cell] for field in fields) ** (1 / len(fields)) for cell in CELLS}
+        for k in LANGUAGES
+    }
+    found = METHODS[name].scores(given)
+    for k in LANGUAGES:
+        for cell in CELLS:
+            own, *others = (joined[one][cell] / sum(joined[one].values()) for one in [k, *(set(LANGUAGES) - {k})])
+            assert found[k][cell] == pytest.approx(own - 2 * max(others), rel=1e-12, abs=1e-15)
