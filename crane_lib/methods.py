@@ -124,10 +124,7 @@ def _lape(units: UnitScores, rules: PublishedRules) -> dict[str, Chosen]:
 
 
 def _penalized(units: UnitScores) -> dict[str, Any]:
-    """Contrast of the geometric mean of |relevance| and output, less twice what the largest other language has.
-
-    The factor was chosen on the development half of XQuAD (docs/selector.md).
-    """
+    """Geometric mean of |relevance| and output, less twice the largest other language (docs/selector.md)."""
     both = {language: np.sqrt(values * units.output[language]) for language, values in units.absolute.items()}
     return normalized_contrast(both, penalty=2.0)
 
