@@ -27,7 +27,8 @@ PROFILES = ("gemma3-270m", "mini")  # whose reference runs the README shows
 MATCHED = "06_matched_damage"
 References = Mapping[str, Reference]  # by profile
 _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_WORDS = {"REPRODUCED": "yes", "NOT REPRODUCED": "no"}
+_WORDS = {"REPRODUCED": "yes", "NOT REPRODUCED": "no", "UNDECIDED": "undecided"}
+_WORDS |= {"NOT APPLICABLE": "not applicable", "NOT RUN": "not run"}
 
 
 def _table(reference: Reference, name: str) -> pd.DataFrame:
@@ -120,10 +121,15 @@ _CLAIMS = {
         "a mask hurts its own language most",
         "`tables/03_nll_rise`, `04_accuracy_drop`",
     ),
+    "C1b": (
+        "abstract; masking on the base model",
+        "the other languages are preserved",
+        "`tables/03_nll_rise`, `04_accuracy_drop`",
+    ),
     "C2": (
         "LangSpec-F1, base model",
         "relevance isolates a language better than LAPE",
-        "`tables/03_langspec`, `04_langspec`",
+        "`tables/09_claims`",
     ),
     "C3": ("LangSpec-F1, random sets", "... and better than random units", "`tables/03_langspec`, `04_langspec`"),
     "C4": ("abstract; overlaps", "the languages' sets are not exclusive", "`tables/02_overlaps`"),

@@ -42,7 +42,7 @@ class _Missing(Exception):
 
 @dataclass(frozen=True)
 class Results:
-    """What the claims are judged by; what was not measured is absent.
+    """Results that the claims are judged by; those that were not measured are absent.
 
     `scores` are the resampled scores of all masks by model and measure, `overlaps` and `reliability` the neurons shared
     by the sets of two languages, and by a language's sets of two parts of its documents (`make_reliability`).

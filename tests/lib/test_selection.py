@@ -287,7 +287,7 @@ def killed(chosen, layer):
 
 
 def test_random_rows_keep_the_two_rows_of_a_neuron_together():
-    """The control kills exactly as many neurons as the set; drawn apart, rows seldom meet and kill more."""
+    """The control kills exactly as many neurons as the set; drawn apart, few rows meet and they kill more."""
     twins = [np.arange(0, 40, 2), np.arange(10)]
     chosen = {"gate": twins, "up": [np.arange(0, 40, 4), np.arange(10)], "down": [np.arange(3), np.arange(0)]}
     widths = {"gate": 100, "up": 100, "down": 20}

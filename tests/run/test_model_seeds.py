@@ -16,7 +16,7 @@ from crane_run.console import Console
 from crane_run.report import write_reports
 from crane_run.runner import Run, run_seeds, seed_runs
 from crane_study.frames import read_frame, write_frame
-from crane_study.paper.claims import judge, write_claims
+from crane_study.paper.claims import VERDICTS, Results, judge, write_claims
 from crane_study.profile import load_profile
 from tests.run.notebooks import FakeExecution, write_notebook, write_sections
 from tests.small import write_study
@@ -42,7 +42,7 @@ def work(tmp_path, monkeypatch):
                 langspec = synthetic.make_langspec(rows)
                 write_frame(home / "results.csv", rows)
                 write_frame(home / "langspec.csv", langspec)
-                claims = judge(rows=rows, langspec=langspec, overlaps=None, budget=0.1)
+                claims = judge(Results(synthetic.make_resampled(rows)), budget=0.1)
                 write_claims(home / "claims.json", claims, profile="x")
             return state.problems.get(seed)
 
@@ -86,7 +86,7 @@ def test_every_seed_has_a_folder_and_the_first_the_summary(tmp_path, work, capsy
     assert (row["mean"], row["deviation"]) == (pytest.approx(np.mean(each)), pytest.approx(np.std(each, ddof=1)))
     assert row["high"] - row["mean"] == pytest.approx(4.30265 * np.std(each, ddof=1) / 3**0.5, rel=1e-5)
     verdicts = pd.read_csv(summary / "tables" / "verdicts.csv")
-    assert (verdicts[["REPRODUCED", "NOT REPRODUCED", "NOT RUN"]].sum(axis=1) == 3).all()
+    assert (verdicts[list(VERDICTS)].sum(axis=1) == 3).all()
     report = (tmp_path / "smoke" / "report.md").read_text()
     assert "## Over model seeds" in report
     links = re.findall(r"\]\((seeds/[^)]+)\)", report)
