@@ -143,9 +143,9 @@ for _method in (
     Method("gradient_contrast", "Gradient contrast", "#117733", lambda units: normalized_contrast(units.gradient)),
     Method("magnitude_contrast", "Magnitude contrast", "#EA1273", lambda units: normalized_contrast(units.magnitude)),
     Method("output_contrast", "Output contrast", "#0207FB", lambda units: normalized_contrast(units.output)),
-    Method("penalized", "Penalized relevance", "#DB6D00", _penalized),
+    Method("penalized", "Penalized relevance", "#CC4741", _penalized),
     Method(
-        "output_penalized", "Penalized output", "#00796B", lambda units: normalized_contrast(units.output, penalty=2.0)
+        "output_penalized", "Penalized output", "#EA0CFA", lambda units: normalized_contrast(units.output, penalty=2.0)
     ),
     # The same statistics of one language by itself, compared with no other.
     Method("relevance", "Relevance", "#2B4023", lambda units: units.neuron),
@@ -160,6 +160,7 @@ for _method in (
     Method(
         "average_precision", "Average precision", "#9AF204", rivals.average_precisions, needs=_EACH, reference=_KOJIMA
     ),
+    Method("average_precision_size", "Average precision (size)", "#91F9BD", rivals.precisions_of_size, needs=_EACH),
     Method("plnd", "PLND", "#8B7001", rivals.smallest_output, needs=_EACH, reference=_PLND),
     Method("relp", "RelP", "#644508", rivals.relevance_of_difference, needs="slopes", reference=_RELP),
     Method(

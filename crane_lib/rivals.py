@@ -117,14 +117,19 @@ def average_precision(label: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (found * precision).sum(axis=0) / label.sum()
 
 
-def average_precisions(units: UnitScores) -> dict[str, np.ndarray]:
+def average_precisions(units: UnitScores, values: str = "mean") -> dict[str, np.ndarray]:
     """Average precision of a neuron's mean activation in telling the language of a document (Kojima et al. 2024).
 
     They set the neurons of highest and of lowest precision to a value; the highest are the ones to silence.
     """
-    documents, labels = _labelled(units.document_values("mean"))
+    documents, labels = _labelled(units.document_values(values))
     layers = documents.swapaxes(0, 1)
     return {k: np.stack([average_precision(label, layer) for layer in layers]) for k, label in labels.items()}
+
+
+def precisions_of_size(units: UnitScores) -> dict[str, np.ndarray]:
+    """Average precision of the size of h, which may be negative: finds more neurons that a language uses."""
+    return average_precisions(units, "size")
 
 
 def smallest_output(units: UnitScores) -> dict[str, np.ndarray]:
@@ -137,26 +142,28 @@ def smallest_output(units: UnitScores) -> dict[str, np.ndarray]:
     return {language: sizes.min(axis=0) * units.norms for language, sizes in units.document_values("size").items()}
 
 
-def _standardised(values: np.ndarray) -> np.ndarray:
-    """Values (N, L, I) with mean 0 and standard deviation 1 over documents; units that never vary are 0."""
-    deviation = values.std(axis=0)
-    return (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+def _standardised_sizes(units: UnitScores) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Sizes of h, standardised over documents (N, L x I), and by language whether each document is of it."""
+    from sklearn.preprocessing import StandardScaler
+
+    documents, labels = _labelled(units.document_values("size"))
+    return StandardScaler().fit_transform(documents.reshape(len(documents), -1)), labels
 
 
 def differences_of_means(units: UnitScores) -> dict[str, np.ndarray]:
-    """Mean over the documents of the language minus that over all others, of standardised mean activations."""
-    documents, labels = _labelled(units.document_values("mean"))
-    scaled = _standardised(documents)
-    return {k: scaled[own].mean(axis=0) - scaled[~own].mean(axis=0) for k, own in labels.items()}
+    """Mean over the documents of the language minus that over all others, of standardised sizes of h."""
+    sizes, labels = _standardised_sizes(units)
+    found = {k: sizes[own].mean(axis=0) - sizes[~own].mean(axis=0) for k, own in labels.items()}
+    return {k: values.reshape(units.norms.shape) for k, values in found.items()}
 
 
 def probe_weights(units: UnitScores) -> dict[str, np.ndarray]:
-    """Weights of a logistic regression on standardised mean activations: the language against all others."""
+    """Weights of a logistic regression on standardised sizes of h: the language against all others."""
     from sklearn.linear_model import LogisticRegression
 
-    documents, labels = _labelled(units.document_values("mean"))
-    shape, flat = documents.shape[1:], _standardised(documents).reshape(len(documents), -1)
-    return {k: LogisticRegression(max_iter=1000).fit(flat, own).coef_.reshape(shape) for k, own in labels.items()}
+    sizes, labels = _standardised_sizes(units)
+    probes = {k: LogisticRegression(max_iter=1000).fit(sizes, own) for k, own in labels.items()}
+    return {k: probe.coef_.reshape(units.norms.shape) for k, probe in probes.items()}
 
 
 # --- relevance and gradients of single documents ---

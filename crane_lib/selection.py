@@ -210,24 +210,3 @@ def select_lape(probability: Scores, *, threshold_quantile: float, share: float)
     entropy = np.where(often.any(axis=0), entropy, np.inf)
     kept = top(-entropy, round(share * entropy.size))
     return {language: {"neuron": marked_indices(kept & often[i])} for i, language in enumerate(languages)}
-
-
-# --- random sets ---
-
-
-def select_random_like(
-    chosen: Chosen, widths: Mapping[str, int], *, generator: np.random.Generator, paired: bool = True
-) -> Chosen:
-    """Select random units, as many per layer and site as `chosen` has.
-
-    The units of each layer are permuted. Gate and up rows get the same permutation, so that the two rows of a neuron
-    stay together and as many neurons are killed as by `chosen`. Without `paired` each site is permuted by itself, as in
-    the released code.
-    """
-    orders = {site: [generator.permutation(widths[site]) for _ in by_layer] for site, by_layer in chosen.items()}
-    if paired and "gate" in orders:
-        orders["up"] = orders["gate"]
-    return {
-        site: [np.sort(order[indices]) for order, indices in zip(orders[site], by_layer, strict=True)]
-        for site, by_layer in chosen.items()
-    }

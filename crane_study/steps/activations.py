@@ -62,7 +62,11 @@ def document_slopes(
     network: PreTrainedModel, documents: Sequence[np.ndarray], options: PassOptions
 ) -> dict[str, np.ndarray]:
     """Return the relevance of every neuron in each document, and the sum of dS/dh over its tokens (slope)."""
-    given = {"objective": options.objectives[0], "rule": options.rule, "skip_first_tokens": options.skip_first_tokens}
+    given: dict[str, Any] = {
+        "objective": options.objectives[0],
+        "rule": options.rule,
+        "skip_first_tokens": options.skip_first_tokens,
+    }
     found = [document_relevance(network, torch.from_numpy(ids)[None], **given) for ids in documents]
     values = {"relevance": [item.neuron[0] for item in found], "slope": [item.slope[0] for item in found]}
     return {name: torch.stack(parts).float().cpu().numpy() for name, parts in values.items()}
@@ -76,7 +80,11 @@ def integrated_gradients(
     Only that layer is scaled; the layers above compute with what they are given.
     """
     layers = [layer.down for layer in parts_of(network).layers]
-    given = {"objective": options.objectives[0], "rule": "gradient", "skip_first_tokens": options.skip_first_tokens}
+    given: dict[str, Any] = {
+        "objective": options.objectives[0],
+        "rule": "gradient",
+        "skip_first_tokens": options.skip_first_tokens,
+    }
     sums = []
     for ids in documents:
         by_layer = []

@@ -12,7 +12,7 @@ import pandas as pd
 from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS, PublishedRules
 from crane_lib.neurons import write_neuron_sets
 from crane_lib.scores import UnitScores
-from crane_lib.selection import Chosen, marked_indices, select_random_like, select_top_rows, top
+from crane_lib.selection import Chosen, marked_indices, select_top_rows, top
 from crane_study.frames import write_frame
 from crane_study.profile import Selection
 from crane_study.steps.relevance import HALVES, half_folder
@@ -27,6 +27,24 @@ _RELEASED_DRAWS = 5  # of them: the verdicts take the draws that keep the two ro
 def sets_file(folder: Path, method: str, budget: str) -> Path:
     """File of the sets of a method at a budget."""
     return folder / f"{method}@{budget}.json"
+
+
+def select_random_like(
+    chosen: Chosen, widths: Mapping[str, int], *, generator: np.random.Generator, paired: bool = True
+) -> Chosen:
+    """Select random units, as many per layer and site as `chosen` has.
+
+    The units of each layer are permuted. Gate and up rows get the same permutation, so that the two rows of a neuron
+    stay together and as many neurons are killed as by `chosen`. Without `paired` each site is permuted by itself, as in
+    the released code.
+    """
+    orders = {site: [generator.permutation(widths[site]) for _ in by_layer] for site, by_layer in chosen.items()}
+    if paired and "gate" in orders:
+        orders["up"] = orders["gate"]
+    return {
+        site: [np.sort(order[indices]) for order, indices in zip(orders[site], by_layer, strict=True)]
+        for site, by_layer in chosen.items()
+    }
 
 
 def select_all(
