@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -104,7 +104,7 @@ def contrast_sets(
     model: PreTrainedModel, texts: dict[str, list[np.ndarray]], *, token_budget: int
 ) -> dict[str, np.ndarray]:
     """Neurons of the relevance contrast, as numbers, for each text."""
-    given = {"token_budget": token_budget, "model_fingerprint": "any"}
+    given: dict[str, Any] = {"token_budget": token_budget, "model_fingerprint": "any"}
     found = {name: stream_statistics(model, documents, **given) for name, documents in texts.items()}
     width = next(iter(found.values())).moments["neuron"].shape[-1]
     sets = select_top(normalized_contrast(unit_means(found, "neuron")), budget=BUDGET)

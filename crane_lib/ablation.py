@@ -73,7 +73,7 @@ def ablation_effects(
                     without = unablated.resumed_without if additive else unablated.rerun_without
                     hidden = without(layer, some.to(unablated.tokens.device))
                     rise = unablated.nll_of(hidden, copies=len(some)) - unablated.nll
-                    effects[np.ix_(batch, [layer], some.numpy())] = rise.T.cpu().numpy()[:, None]
+                    effects[np.array(batch)[:, None], layer, some.numpy()] = rise.T.cpu().numpy()
                     done += rise.numel()
                     report(done, total)
     if not np.isfinite(effects[:, wanted]).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +27,9 @@ from crane_study.measure.rows import CHANCE
 def benchmark_accuracy(table: pd.DataFrame, path: Path) -> str:
     """Accuracy (`accuracy_by_benchmark`): a panel per benchmark, a row per model or set, a dot per language."""
     compares_models = set(table["method"]) == {"none"}
-    keys = table["model"] if compares_models else list(zip(table["method"], table["budget"], strict=True))
-    rows = list(dict.fromkeys(keys)) if compares_models else ordered_sets(keys)
-    names = [MODEL_LABELS.get(key, key) if compares_models else method_label(*key) for key in rows]
+    keys = list(table["model"] if compares_models else zip(table["method"], table["budget"], strict=True))
+    rows: list[Any] = list(dict.fromkeys(keys)) if compares_models else ordered_sets(keys)
+    names = [str(MODEL_LABELS.get(key, key)) if compares_models else method_label(*key) for key in rows]
     table = table.assign(row=[rows.index(key) for key in keys])
     languages, benchmarks = ordered_languages(table["language"]), sorted(set(table["benchmark"]))
     with drawing(path, width=7.0, height=1.3 + 0.36 * len(rows)) as figure:

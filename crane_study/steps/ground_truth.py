@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def make_ablation(
     drawn = None if sample is None else NeuronSample.load(sample / SAMPLE_FILE)
     chosen = None if drawn is None else drawn.draws > 0
     count = len(parts.layers) * parts.widths[NEURON] if chosen is None else int(chosen.sum())
-    given = {"token_budget": token_budget, "neurons": chosen}
+    given: dict[str, Any] = {"token_budget": token_budget, "neurons": chosen}
     found: dict[str, Effects] = {}
     with progress("Ablating single neurons", count * sum(len(documents) for documents in tokens.values())) as bar:
         for language, documents in tokens.items():

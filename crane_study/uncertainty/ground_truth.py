@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -199,7 +200,8 @@ def rank_agreement(effects: Effects, scores: Mapping[str, Mapping[str, np.ndarra
     records = []
     for method, values in scores.items():
         pairs = {k: (values[k].ravel()[effects.neurons], effect) for k, effect in _measured(effects, of).items()}
-        found = effects.estimated(**{k: partial(rank_correlation, *pair) for k, pair in pairs.items()})
+        statistics: dict[str, Any] = {k: partial(rank_correlation, *pair) for k, pair in pairs.items()}
+        found = effects.estimated(**statistics)
         records.append({"method": method, "of": of} | found)
     return pd.DataFrame(records)
 
@@ -317,7 +319,8 @@ def additivity(effects: Effects, sets: Sequence[NeuronSet], documents: pd.DataFr
     records = []
     for item in sets:
         key, language = (item.method, item.budget, item.language), item.language
-        found = dict(zip(("method", "budget", "language"), key, strict=True)) | {"neurons": item.count()}
+        found: dict[str, Any] = dict(zip(("method", "budget", "language"), key, strict=True))
+        found["neurons"] = item.count()
         found |= effects.estimated(sum_of_singles=partial(np.dot, single[language] * effects.has(item)))
         together = float(mean[(*key, language)] - mean["none", "", "", language])
         summed = found["sum_of_singles"]
