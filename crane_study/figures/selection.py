@@ -281,8 +281,9 @@ def reliability_figure(table: pd.DataFrame, path: Path) -> str:
                 line = part[part["set"] == name]
                 tell(panel, name, line["documents_share"], line["above_chance"])
         label_outside(panels, across="Share of the documents", up="Found again, beyond chance")
-        handles = panels[0].get_legend_handles_labels()[0]
-        panels[0].get_legend().remove()
+        handles, legend = panels[0].get_legend_handles_labels()[0], panels[0].get_legend()
+        if legend is not None:
+            legend.remove()
         legend_below(figure, handles=handles, columns=COLUMNS)
     return (
         "Share of a set that the same rule finds again on disjoint documents, beyond chance: 1 for equal sets, 0 (grey "

@@ -53,7 +53,7 @@ class Results:
     reliability: pd.DataFrame | None = None
 
 
-class Difference(NamedTuple):
+class Contrast(NamedTuple):
     """A difference that a rule asks to be above 0: as measured, and under resampling (B,)."""
 
     value: float
@@ -91,7 +91,7 @@ class _Case:
         return f"random_like_{self.method}", self.budget
 
 
-def simultaneous(differences: Sequence[Difference]) -> tuple[np.ndarray, np.ndarray]:
+def simultaneous(differences: Sequence[Contrast]) -> tuple[np.ndarray, np.ndarray]:
     """Percentile intervals that hold for all differences together with 95 % (Bonferroni): low and high of each."""
     tail = (1 - LEVEL) / 2 / len(differences)
     draws = np.stack([difference.draws for difference in differences], axis=1)
@@ -99,7 +99,7 @@ def simultaneous(differences: Sequence[Difference]) -> tuple[np.ndarray, np.ndar
     return low, high
 
 
-def decide(differences: Sequence[Difference]) -> str:
+def decide(differences: Sequence[Contrast]) -> str:
     """Verdict on the rule that all differences are above 0."""
     low, high = simultaneous(differences)
     if (low > 0).all():
@@ -133,40 +133,41 @@ class _Masks:
             raise _Missing(f"there is no {self._words} of {where}: {method_label(*sets)}, {lacking[0]}")
         return places
 
-    def lost(self, places: np.ndarray, language: str) -> Difference:
+    def lost(self, places: np.ndarray, language: str) -> Contrast:
         """Share of its unmasked score that a language loses, mean over masks."""
         at = self.found.languages.index(language)
         with np.errstate(invalid="ignore", divide="ignore"):
             drawn = 1 - self.found.draws[:, places, at].mean(axis=1) / self.found.unmasked_draws[:, at]
-        return Difference(float(1 - self.found.measured[places, at].mean() / self.found.unmasked[at]), drawn)
+        return Contrast(float(1 - self.found.measured[places, at].mean() / self.found.unmasked[at]), drawn)
 
-    def f1(self, sets: tuple[str, str], *, selected_on: str = "base") -> Difference:
+    def f1(self, sets: tuple[str, str], *, selected_on: str = "base") -> Contrast:
         """LangSpec-F1, mean over languages and draws."""
         groups = self.places(sets, selected_on=selected_on).values()
         value, draws = self._f1
         means = [(value[places].mean(), draws[:, places].mean(axis=1)) for places in groups]
-        return Difference(float(np.mean([mean for mean, _ in means])), np.mean([drawn for _, drawn in means], axis=0))
+        return Contrast(float(np.mean([mean for mean, _ in means])), np.mean([drawn for _, drawn in means], axis=0))
 
 
-def _minus(first: Difference, second: Difference, *, times: float = 1.0) -> Difference:
+def _minus(first: Contrast, second: Contrast, *, times: float = 1.0) -> Contrast:
     """First minus `times` the second, on the same resamples."""
-    return Difference(first.value - times * second.value, first.draws - times * second.draws)
+    return Contrast(first.value - times * second.value, first.draws - times * second.draws)
 
 
-def _limits(difference: Difference, *, among: int = 1) -> dict[str, float]:
+def _limits(difference: Contrast, *, among: int = 1) -> dict[str, float]:
     """A difference and its interval, simultaneous with that of `among` - 1 others."""
     low, high = simultaneous([difference] * among)
     return {"difference": difference.value, "low": float(low[0]), "high": float(high[0])}
 
 
-def _damage(case: _Case, masks: _Masks) -> tuple[list[Difference], dict[str, Any], str]:
+def _damage(case: _Case, masks: _Masks) -> tuple[list[Contrast], dict[str, Any], str]:
     """Differences, numbers and words of: each masked language loses a positive share, and more than every other."""
-    differences, found, parts = [], {}, []
+    differences, parts = [], []
+    found: dict[str, dict[str, Any]] = {}
     count = len(masks.languages) ** 2
     for masked, places in masks.places((case.method, case.budget)).items():
         lost = {code: masks.lost(places, code) for code in masks.languages}
         own = lost.pop(masked)
-        worst = max(lost, key=lambda code, lost=lost: lost[code].value)
+        worst = max((one.value, code) for code, one in lost.items())[1]
         here = [own, *(_minus(own, other) for other in lost.values())]
         numbers = {"own": own.value, "worst_other": worst, "worst_other_drop": lost[worst].value}
         found[masked] = numbers | {"holds": all(one.value > 0 for one in here)}
@@ -195,15 +196,16 @@ def _judge_preserved(case: _Case) -> Finding:
     """C1b: no other language loses more than under random sets of equal size, or than a stated share."""
     masks, most = _Masks(case, "base"), float(case.rule["at_most"])
     own, random = masks.places((case.method, case.budget)), masks.places(case.random)
-    differences, found, parts = [], {}, []
+    differences, parts = [], []
+    found: dict[str, dict[str, Any]] = {}
     for masked in masks.languages:
         others = [code for code in masks.languages if code != masked]
         lost = {code: masks.lost(own[masked], code) for code in others}
         at_random = {code: masks.lost(random[masked], code) for code in others}
-        worst = max(others, key=lambda code, lost=lost: lost[code].value)
+        worst = max((one.value, code) for code, one in lost.items())[1]
         for code in others:
             chance = at_random[code]
-            allowed = Difference(max(chance.value, most), np.maximum(chance.draws, most))
+            allowed = Contrast(max(chance.value, most), np.maximum(chance.draws, most))
             differences.append(_minus(allowed, lost[code]))
         found[masked] = {"worst_other": worst, "lost": lost[worst].value, "lost_at_random": at_random[worst].value}
         parts.append(

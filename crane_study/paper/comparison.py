@@ -178,7 +178,8 @@ def _agree(stated: str, own: str, *, unclear: str) -> str:
 def _same_direction(stated: tuple[str, str], own: tuple[str, str]) -> str:
     """Say whether the masked language's change and the language that loses most agree, or that it cannot be told."""
     pairs = zip(stated, own, (_WORDS[0], _NO_LANGUAGE), strict=True)
-    found = tuple(_agree(first, second, unclear=unclear) for first, second, unclear in pairs)
+    score, language = (_agree(first, second, unclear=unclear) for first, second, unclear in pairs)
+    found = (score, language)
     return _AGREEMENT.get(found, "no" if "no" in found else CANNOT_TELL)
 
 
