@@ -38,6 +38,7 @@ from crane_study.measure.rows import pick, tidy
 
 SIGNIFICANCE = 0.01
 _MOST_COMBINATIONS = 12  # of languages, in one panel
+_WIDE = 12  # rules; with more of them the panels are one below the other
 
 
 def _of_model(frame: pd.DataFrame, model: str | None) -> pd.DataFrame:
@@ -235,9 +236,10 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
         f"{value:.0f}{'' if usual else '*'}\n({100 * expected:.0f})"
         for value, usual, expected in zip(cells["value"], inside, cells["expected_share_of_a"], strict=True)
     ]
-    side = 0.36 * len(rules)
-    with drawing(path, width=1.7 + side * len(languages), height=side + 1.75) as figure:
-        panels = grid(figure, len(languages), columns=len(languages), sharey=True)
+    side, columns = 0.36 * len(rules), 1 if len(rules) > _WIDE else len(languages)
+    rows = -(-len(languages) // columns)
+    with drawing(path, width=1.7 + side * columns, height=side * rows + 1.75) as figure:
+        panels = grid(figure, len(languages), columns=columns, sharex=True, sharey=True)
         for panel, (language, colour) in zip(panels, language_colours(languages).items(), strict=True):
             values, texts = square(cells[cells["language"] == language], names)
             scale: dict[str, Any] = {"vmin": 0, "vmax": 100, "cmap": SHARE_COLOURS, "square": True}
