@@ -231,12 +231,13 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
         column=list(map(method_label, agreement["method_b"], agreement["budget_b"])),
         value=100 * agreement["share_of_a"],
     )
+    crowded = len(rules) > _WIDE
     inside = cells["share_of_a"].between(cells["chance_low"], cells["chance_high"])
     cells["text"] = [
-        f"{value:.0f}{'' if usual else '*'}\n({100 * expected:.0f})"
+        f"{value:.0f}{'' if usual else '*'}" + ("" if crowded else f"\n({100 * expected:.0f})")
         for value, usual, expected in zip(cells["value"], inside, cells["expected_share_of_a"], strict=True)
     ]
-    side, columns = 0.36 * len(rules), 1 if len(rules) > _WIDE else len(languages)
+    side, columns = 0.36 * len(rules), 1 if crowded else len(languages)
     rows = -(-len(languages) // columns)
     with drawing(path, width=1.7 + side * columns, height=side * rows + 1.75) as figure:
         panels = grid(figure, len(languages), columns=columns, sharex=True, sharey=True)
@@ -252,10 +253,11 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
         panels[0].set_ylabel("Units of")
         figure.supxlabel("that are also units of", fontsize=8)
         figure.colorbar(image, ax=panels, shrink=0.6, label="Share of the row's set (%)").outline.set_visible(False)
+    by_chance = "" if crowded else "; in brackets by chance"
     return (
-        "Share (%) of a rule's set (rows) that another rule takes for the same language (columns); in brackets by "
-        "chance, the counts kept in every layer and site. A star marks a share outside the 95 % range of chance. Where "
-        "one of two sets is of neurons, rows count as the neuron whose gate or up row they are; down rows are left out."
+        f"Share (%) of a rule's set (rows) that another rule takes for the same language (columns){by_chance}. A star "
+        "marks a share outside the 95 % range of chance, the counts kept in every layer and site. Where one of two sets "
+        "is of neurons, rows count as the neuron whose gate or up row they are; down rows are left out."
     )
 
 
