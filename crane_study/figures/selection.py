@@ -38,7 +38,7 @@ from crane_study.measure.rows import pick, tidy
 
 SIGNIFICANCE = 0.01
 _MOST_COMBINATIONS = 12  # of languages, in one panel
-_WIDE = 12  # rules; with more of them the panels are one below the other
+_WIDE = 9  # rules; with more of them the panels are one below the other
 
 
 def _of_model(frame: pd.DataFrame, model: str | None) -> pd.DataFrame:
@@ -256,8 +256,8 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
     by_chance = "" if crowded else "; in brackets by chance"
     return (
         f"Share (%) of a rule's set (rows) that another rule takes for the same language (columns){by_chance}. A star "
-        "marks a share outside the 95 % range of chance, the counts kept in every layer and site. Where one of two sets "
-        "is of neurons, rows count as the neuron whose gate or up row they are; down rows are left out."
+        "marks a share outside the 95 % range of chance, the counts kept in every layer and site. Where one of two "
+        "sets is of neurons, rows count as the neuron whose gate or up row they are; down rows are left out."
     )
 
 
