@@ -8,7 +8,7 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_study.paper.claims import (
-    Difference,
+    Contrast,
     Results,
     decide,
     judge,
@@ -74,13 +74,13 @@ def test_every_claim_is_judged_once(rows, shared_units):
 
 class TestDecision:
     def difference(self, mean, error=1.0):
-        return Difference(mean, mean + error * np.random.default_rng(0).normal(size=20_000))
+        return Contrast(mean, mean + error * np.random.default_rng(0).normal(size=20_000))
 
     def test_three_verdicts(self):
         assert decide([self.difference(3), self.difference(4)]) == YES
         assert decide([self.difference(3), self.difference(1)]) == OPEN
         assert decide([self.difference(3), self.difference(-4)]) == NO
-        assert decide([Difference(0.0, np.zeros(10))]) == NO  # exactly nothing is no effect
+        assert decide([Contrast(0.0, np.zeros(10))]) == NO  # exactly nothing is no effect
 
     def test_intervals_hold_together(self):
         """2.1 standard errors are enough for one difference, but not for ten."""
