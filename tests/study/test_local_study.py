@@ -127,7 +127,7 @@ def test_a_second_start_reuses_everything(done):
     said = []
     again = opened(profile, root, say=said.append).all_rows()
     pd.testing.assert_frame_equal(again, rows)
-    assert len(said) == 11
+    assert len(said) == 13
     assert all(": reused" in line for line in said)
 
 
