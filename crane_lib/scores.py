@@ -21,13 +21,8 @@ ACTIVATIONS = "activations"  # of single documents
 
 
 def statistics_file(folder: str | os.PathLike[str], objective: str, language: str) -> Path:
-    """File of the statistics of a language; `objective` may be ``gradient``, the plain gradient."""
+    """File of the statistics of a language under an objective, or of a kind of values of single documents."""
     return Path(folder) / f"{objective}.{language}.safetensors"
-
-
-def document_file(folder: Path, kind: str, language: str) -> Path:
-    """File of a kind of values of single documents of a language."""
-    return folder / f"{kind}.{language}.safetensors"
 
 
 def load_statistics(folder: str | os.PathLike[str], objective: str, languages: list[str]) -> dict[str, Statistics]:
@@ -89,11 +84,16 @@ class UnitScores:
     output: dict[str, np.ndarray]
     norms: np.ndarray
     kurtosis: dict[str, dict[str, np.ndarray]]
-    documents: Path | None = None
+    documents: str | os.PathLike[str] | None = None
 
     @classmethod
     def read(
-        cls, relevance: str | os.PathLike[str], *, objective: str, languages: list[str], documents: Path | None = None
+        cls,
+        relevance: str | os.PathLike[str],
+        *,
+        objective: str,
+        languages: list[str],
+        documents: str | os.PathLike[str] | None = None,
     ) -> UnitScores:
         """Read the scores from the folder of the relevance stage, and of the values of single documents.
 
@@ -123,7 +123,7 @@ class UnitScores:
         """Return whether there are the values of single documents that a method needs, if it needs any."""
         if not needs or self.documents is None:
             return not needs
-        return all(document_file(self.documents, needs, language).is_file() for language in self.neuron)
+        return all(statistics_file(self.documents, needs, language).is_file() for language in self.neuron)
 
     def document_values(self, name: str, *, kind: str = ACTIVATIONS) -> dict[str, np.ndarray]:
         """Values of single documents by language  (documents, L, I).
@@ -139,7 +139,7 @@ class UnitScores:
         """
         if self.documents is None or not self.has(kind):
             raise CraneError(f"{kind} of single documents are missing; give UnitScores.read the folder of them")
-        return {k: load_file(document_file(self.documents, kind, k))[name] for k in self.neuron}
+        return {k: load_file(statistics_file(self.documents, kind, k))[name] for k in self.neuron}
 
     def sets(self, method: str, budget: str, chosen: Mapping[str, Chosen], *, draw: int = -1) -> list[NeuronSet]:
         """Neuron sets of what was chosen, one per language."""

@@ -386,8 +386,15 @@ def judge(results: Results, *, budget: str | float, rules: Mapping[str, Any] | N
 
 
 def write_claims(path: Path, verdicts: Sequence[Mapping[str, Any]], *, profile: str) -> None:
-    """Write verdicts to a JSON file."""
-    write_json(path, {"schema": SCHEMA, "profile": profile, "verdicts": [dict(item) for item in verdicts]})
+    """Write verdicts to a JSON file; numbers that could not be computed are null."""
+    write_json(path, {"schema": SCHEMA, "profile": profile, "verdicts": [_finite(item) for item in verdicts]})
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def read_claims(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from crane_lib.precision import widened
 from crane_lib.relevance import document_relevance
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import parts_of
-from crane_lib.scores import ACTIVATIONS, document_file
+from crane_lib.scores import ACTIVATIONS, statistics_file
 from crane_study.data.corpora import tokenized
 from crane_study.options import PassOptions
 
@@ -109,9 +109,11 @@ def make_activations(
     for language in options.languages:
         tokens = tokenized(frame, tokenizer, split="relevance", language=language, max_length=options.max_length)
         found = document_activations(network, tokens[:documents], skip=options.skip_first_tokens, **given)
-        save_file(found, document_file(folder, ACTIVATIONS, language))
+        save_file(found, statistics_file(folder, ACTIVATIONS, language))
         if "slopes" in kinds:
-            save_file(document_slopes(network, tokens[:documents], options), document_file(folder, "slopes", language))
+            save_file(
+                document_slopes(network, tokens[:documents], options), statistics_file(folder, "slopes", language)
+            )
         if "integrated" in kinds:
             values = integrated_gradients(network, tokens[:_INTEGRATED], options)
-            save_file(values, document_file(folder, "integrated", language))
+            save_file(values, statistics_file(folder, "integrated", language))

@@ -75,7 +75,8 @@ def test_what_all_sections_rest_on_has_all_threads(tmp_path, monkeypatch):
     study.control_perplexity()
     study.single_effects()
     study.whole_sets()
-    basis = {"corpus", *(f"{stage}_{name}" for stage in ("relevance", "selection") for name in ("base", "chat"))}
+    of_models = [f"{stage}_{name}" for stage in ("relevance", "activations", "selection") for name in ("base", "chat")]
+    basis = {"corpus", *of_models}
     basis |= {"base_model", "chat_model"}
     masking = {"perplexity_chat", "nlu_chat", "control_sets", "control_perplexity", "ablation", "ground_truth"}
     assert found == dict.fromkeys(basis, True) | dict.fromkeys(masking, False)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from crane_lib.errors import CraneError
+from crane_lib.methods import METHODS
 from crane_lib.nll import document_nll
 from crane_lib.scores import GRADIENT
 from crane_run.inspect import Neuron, choose_neuron, highest_ranked, masking_cost, neuron_facts, neuron_ranks
@@ -31,7 +32,8 @@ def test_every_rank_is_given_once_and_the_sets_at_the_budget_are_the_highest(run
                 assert (0 < int(row["rank"]) <= item.count()) == selected
                 assert ("0.1" in row["sets"].split()) == selected
                 checked += 1
-    assert checked == (6 + 2) * 3 * LAYERS * WIDTH  # methods that rank neurons, kinds of rows; languages
+    ranking = sum(method.unit == "neuron" for method in METHODS.values())
+    assert checked == (ranking + 2) * 3 * LAYERS * WIDTH  # methods that rank neurons, kinds of rows; languages
 
 
 def test_facts_are_the_statistics_own(run):
