@@ -14,25 +14,21 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_text
-from crane_lib.gguf_files import as_directory
 from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS
-from crane_lib.models import check_model_directory, check_same_vocabulary
 from crane_study.checkpoints import checkpoints_root, file_hashes, find_checkpoint, recipe, take_model
 from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
 from crane_study.data.wordings import WORDINGS
 from crane_study.data.xquad import SUBJECT as XQUAD
 from crane_study.data.xquad import content_key, locate_xquad, make_xquad_corpus
-from crane_study.fetch import fetched_directory
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
-from crane_study.hub import model_directory_of
+from crane_study.given_models import check_chat_tokenizer, given_directory
 from crane_study.labels import BENCHMARK_LABELS
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
 from crane_study.profile import (
     EmbeddedSource,
-    HubModel,
     HubSource,
     Knowledge,
     LocalSource,
@@ -320,9 +316,9 @@ class Study:
         source = self.profile.source
         if isinstance(source, EmbeddedSource):
             return self._trained_model(source, name)
-        path = self._directory(source, name)
+        path = given_directory(self.profile, name)
         if name == "chat" and path not in self._same_vocabulary:
-            self._check_chat_tokenizer(source, path)
+            check_chat_tokenizer(self.profile, path)
             self._same_vocabulary.add(path)
         return Stage(f"{name}_model", path, self._hashes.directory(path), True, 0.0)
 
@@ -357,28 +353,6 @@ class Study:
         given |= {"architecture": source.architecture, "training": source.base}
         return self.store.run("base_model", make_base_model, corpus=self.corpus, **given)
 
-    def _directory(self, source: LocalSource | HubSource, name: str) -> Path:
-        """Directory of a given model, fetched if it is not there yet."""
-        given = source.base_model if name == "base" else source.chat_model
-        if given is None:
-            raise CraneError(f"profile {self.profile.name}: names no {name} model")
-        if isinstance(given, HubModel) and given.package and (fetched := fetched_directory(given.package)):
-            path = fetched
-        elif isinstance(given, HubModel):
-            path = model_directory_of(given.id, revision=given.revision, trust_remote_code=source.trust_remote_code)
-        else:
-            path = given
-        path = as_directory(path)
-        check_model_directory(path)
-        return path
-
-    def _check_chat_tokenizer(self, source: LocalSource | HubSource, chat: Path) -> None:
-        """Check that the chat model has the tokens of the base model."""
-        given = [source.base_model, source.chat_model]
-        base_name, chat_name = (model.id if isinstance(model, HubModel) else str(model) for model in given)
-        base, trusted = self._directory(source, "base"), source.trust_remote_code
-        check_same_vocabulary(base, chat, names=(base_name, chat_name), trust_remote_code=trusted)
-
     @property
     def _pass_options(self) -> PassOptions:
         section = self.profile.relevance
@@ -408,32 +382,24 @@ class Study:
         given |= {"documents": self.profile.selection.documents, "kinds": kinds}
         return self.store.run(f"activations_{name}", make_activations, **given, all_threads=True)
 
+    def _selecting(self, name: str) -> dict[str, Any]:
+        """What every step that selects neurons of a model reads."""
+        return {
+            "relevance": self.relevance(name),
+            "languages": self.languages,
+            "methods": self.methods,
+            "options": self.profile.selection.model_dump(mode="json"),
+        }
+
     def selection(self, name: str) -> Stage:
         """Neuron sets of every method, selected on a model."""
-        return self.store.run(
-            f"selection_{name}",
-            make_selection,
-            relevance=self.relevance(name),
-            languages=self.languages,
-            objective=self.objectives[0],
-            methods=self.methods,
-            options=self.profile.selection.model_dump(mode="json"),
-            random_seed=self.profile.random_seed,
-            documents=self.activations(name),
-            all_threads=True,
-        )
+        given: dict[str, Any] = {"objective": self.objectives[0], "random_seed": self.profile.random_seed}
+        given |= {"documents": self.activations(name), **self._selecting(name)}
+        return self.store.run(f"selection_{name}", make_selection, **given, all_threads=True)
 
     def reliability(self) -> Stage:
         """Overlap of the sets of disjoint parts of the documents, on the base model."""
-        return self.store.run(
-            "reliability",
-            make_reliability,
-            relevance=self.relevance("base"),
-            languages=self.languages,
-            objective=self.objectives[0],
-            methods=self.methods,
-            options=self.profile.selection.model_dump(mode="json"),
-        )
+        return self.store.run("reliability", make_reliability, objective=self.objectives[0], **self._selecting("base"))
 
     def _selected(self, name: str) -> dict[str, Any]:
         """Sets that a model is masked with: those of the base model, and the chat model's for the chat model."""
@@ -482,14 +448,11 @@ class Study:
         return self.store.run(
             "control_sets",
             make_control_sets,
-            relevance=self.relevance("base"),
-            languages=self.languages,
             objectives=self.objectives,
-            methods=self.methods,
-            options=self.profile.selection.model_dump(mode="json"),
             controls=self.profile.controls.model_dump(include={"budgets", "draws", "ablation"}, mode="json"),
             random_seed=self.profile.random_seed,
             documents=self.activations("base"),
+            **self._selecting("base"),
         )
 
     def control_perplexity(self) -> Stage:
