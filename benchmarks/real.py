@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.contest import FLOOR, OURS, Contest
 from benchmarks.masks import random_masks, under
@@ -27,6 +27,7 @@ from crane_lib.scores import unit_means
 from crane_lib.selection import normalized_contrast, select_top
 from crane_study.data.corpora import token_ids
 from crane_study.data.user_files import read_documents
+from crane_study.profile import HubSource, load_profile
 
 PASSES, EVALUATION = "bare forward passes and loss", "NLL under masks"
 MEMORY_GOAL = "<= 6000"
@@ -37,19 +38,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def random_gemma(*, layers: int = 18, vocabulary: int = 262_144) -> PreTrainedModel:
     """A model of the shape of Gemma 3 270M with random weights."""
-    config = Gemma3TextConfig(
-        vocab_size=vocabulary,
-        hidden_size=640,
-        intermediate_size=2048,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=256,
-        tie_word_embeddings=True,
-    )
+    source = load_profile("gemma3-270m").source
+    assert isinstance(source, HubSource)
+    shape: dict[str, Any] = dict(source.architecture or {})
+    config = AutoConfig.for_model(**{**shape, "num_hidden_layers": layers, "vocab_size": vocabulary})
     with torch.random.fork_rng():
         torch.manual_seed(RANDOM_SEED)
-        return Gemma3ForCausalLM(config).requires_grad_(False).eval()
+        return AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
 
 
 def random_tokens(model: PreTrainedModel, *, count: int, length: int) -> list[np.ndarray]:
