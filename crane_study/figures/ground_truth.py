@@ -16,6 +16,7 @@ from crane_study.labels import language_name, method_label, ordered_languages, o
 
 _PANELS = {"share": "Effect on the language", "specific_share": "Effect beyond the other languages"}
 _MOST_LAYERS = 8  # that a legend names
+_ENDS = -200, 300  # of the axes, in percent: a quotient of effects near 0 may be thousands
 
 
 def captured_effects(table: pd.DataFrame, path: Path) -> str:
@@ -40,7 +41,9 @@ def captured_effects(table: pd.DataFrame, path: Path) -> str:
                 tell(panel, label, [names[row] for row in part["row"]], shares, low=low, high=high)
             panel.axvline(100, color="#222222", linestyle="--", linewidth=1, label="Chosen by ablation")
             tell_line(panel, "Chosen by ablation", 100, vertical=True)
-            panel.set(title=title, xlabel="% of what ablation finds", ylabel="")
+            low_end, high_end = panel.get_xlim()
+            ends = max(low_end, _ENDS[0]), min(high_end, _ENDS[1])
+            panel.set(title=title, xlabel="% of what ablation finds", ylabel="", xlim=ends)
             panel.grid(axis="x")
         panels[0].set_yticks(range(len(sets)), names)
         panels[0].set_ylim(len(sets) - 0.5, -0.5)
@@ -50,7 +53,8 @@ def captured_effects(table: pd.DataFrame, path: Path) -> str:
         "Summed effect of the single neurons in each method's sets, as a share of what choosing as many neurons by "
         "ablating every one of them finds (dashed), measured on documents that neither choice saw. Left the rise of "
         "the language's own NLL, right that rise minus the largest one in another language. Lines: 95 % range over "
-        f"random halvings of the documents{sampled}; a method may exceed 100 %, for its statistics come from more text."
+        f"random halvings of the documents{sampled}; a method may exceed 100 %, as its statistics come from more text. "
+        f"The axes end at {_ENDS[0]} and {_ENDS[1]} %: beyond are shares of an effect that is near 0 itself."
     )
 
 
