@@ -383,7 +383,7 @@ class Study:
         return self.store.run(f"activations_{name}", make_activations, **given, all_threads=True)
 
     def _selecting(self, name: str) -> dict[str, Any]:
-        """What every step that selects neurons of a model reads."""
+        """Inputs of every step that selects neurons of a model."""
         return {
             "relevance": self.relevance(name),
             "languages": self.languages,
