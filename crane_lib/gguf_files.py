@@ -32,17 +32,7 @@ _VISION = ("clip", "mmproj", "vision")  # in the architecture or type of files f
 _UNREAD_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 _OWN_SCALES = (("gemma2", 46), ("gemma3", 62))  # layers of the 27B models, whose attention is scaled in their own way
 _BYTES = 4  # of a float32
-_ERRORS = (
-    ImportError,
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    SafetensorError,
-)
+_ERRORS = (ImportError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError)
 
 Progress = Callable[[int, int], None]  # called with the tensors read and their number
 

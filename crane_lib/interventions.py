@@ -1,4 +1,4 @@
-"""Interventions on neuron sets: zero ablation, reversible in memory or exported as a checkpoint.
+"""Interventions on neuron sets: zeroed or replaced in memory, reversibly, or exported as a checkpoint.
 
 A unit at the site ``neuron`` is zeroed at the input of the MLP's down projection. A unit at ``gate``, ``up`` or
 ``down`` is a row of that weight matrix; zeroing it leaves the row's bias.
@@ -7,8 +7,9 @@ A unit at the site ``neuron`` is zeroed at the input of the MLP's down projectio
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,33 @@ from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import LayerParts, Rows, parts_of
 
 _MARK = "_crane_masked"
+Values = Callable[[int, Tensor, Tensor], Tensor]
 
 
 @contextmanager
-def masked(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[PreTrainedModel]:
-    """Zero the units of a set inside the block.
+def masked(model: PreTrainedModel, neurons: NeuronSet, *, values: Values | None = None) -> Iterator[PreTrainedModel]:
+    """Zero the units of a set inside the block, or replace the activations of neurons.
+
+    `values` takes a layer, indices (n,) and the activations h there (..., n), and gives what takes their place.
 
     Only hooks of this model are added, and removed again, also after an exception. Weights, other models and other
     hooks are not touched. Blocks cannot be nested on one model.
 
     Raises
     ------
-    CraneError : the set does not fit the model, or the model is already masked
+    CraneError : the set does not fit the model, has rows to be replaced, or the model is already masked
     """
     neurons.check(model)
+    if values is not None and set(neurons.sites) != {NEURON}:
+        raise CraneError(f"a set of {sorted(neurons.sites)}: only the activations of neurons are replaced, not rows")
     if getattr(model, _MARK, False):
         raise CraneError("the model is already masked; join the sets and mask once, or leave the outer block first")
     setattr(model, _MARK, True)
     try:
         with HookSet() as hooks:
-            for layer, site, indices in _units(model, neurons):
+            for number, layer, site, indices in _units(model, neurons):
                 if site == NEURON:
-                    hooks.before(layer.down, _zero_input(indices))
+                    hooks.before(layer.down, _replace_input(indices, values and partial(values, number)))
                 else:
                     hooks.after(layer.rows[site].module, _zero_rows(layer.rows[site], indices))
             yield model
@@ -70,7 +76,7 @@ def export_masked(
         raise CraneError(f"{folder}: is not empty; name a new directory for the checkpoint")
     saved: list[tuple[Tensor, Tensor]] = []
     try:
-        for layer, site, indices in _units(model, neurons):
+        for _number, layer, site, indices in _units(model, neurons):
             weight = layer.rows["down" if site == NEURON else site].weight()
             saved.append((weight, weight.clone()))
             weight.index_fill_(1 if site == NEURON else 0, indices, 0.0)
@@ -82,19 +88,22 @@ def export_masked(
             weight.copy_(before)
 
 
-def _units(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[tuple[LayerParts, str, Tensor]]:
-    """Yield layer, site and indices of the units of a set, where there are any."""
+def _units(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[tuple[int, LayerParts, str, Tensor]]:
+    """Yield number of the layer, layer, site and indices of the units of a set, where there are any."""
     for number, layer in enumerate(parts_of(model).layers):
         for site, by_layer in neurons.sites.items():
             if len(by_layer[number]):
-                yield layer, site, torch.as_tensor(by_layer[number], dtype=torch.long, device=model.device)
+                yield number, layer, site, torch.as_tensor(by_layer[number], dtype=torch.long, device=model.device)
 
 
-def _zero_input(indices: Tensor) -> Any:
-    """Pre-hook that zeroes these indices of the input's last dimension."""
+def _replace_input(indices: Tensor, values: Callable[[Tensor, Tensor], Tensor] | None) -> Any:
+    """Pre-hook that zeroes or replaces these indices of the input's last dimension."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].index_fill(-1, indices.to(args[0].device), 0.0), *args[1:])
+        h, chosen = args[0], indices.to(args[0].device)
+        if values is None:
+            return (h.index_fill(-1, chosen, 0.0), *args[1:])
+        return (h.index_copy(-1, chosen, values(chosen, h[..., chosen]).to(h)), *args[1:])
 
     return hook
 

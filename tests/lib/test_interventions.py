@@ -99,6 +99,50 @@ def test_a_mask_is_zeroed_weights_also_in_a_checkpoint(kind, sites, dtype, token
     assert sorted(path.name for path in tmp_path.iterdir()) == ["masked", "whole"]
 
 
+@pytest.mark.parametrize("kind", ["llama", "phi3", "gpt2"])
+def test_replaced_activations_are_zeroed_columns_and_what_the_values_add_at_every_token(kind):
+    """The slow way: the columns of the neurons are zero, and value x column is added to the output token by token."""
+    model = tiny_model(kind, dtype=torch.float64)
+    neurons, before, weights = neuron_set(model, ["neuron"]), logits(model), copy.deepcopy(model.state_dict())
+    given = torch.randn(2, *BATCH.shape, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def values(layer, indices, found):
+        seen.append((layer, indices.tolist(), tuple(found.shape)))
+        return given[layer][..., indices]
+
+    with masked(model, neurons, values=values):
+        found = logits(model)
+    slow, layers = by_weights(model, neurons), parts_of(model).layers
+    for number, (layer, original) in enumerate(zip(parts_of(slow).layers, layers, strict=True)):
+        columns = original.rows["down"].weight()  # (H, I)
+
+        def add(_module, _args, output, *, number=number, columns=columns):
+            output = output.clone()
+            for row, token in np.ndindex(*BATCH.shape):
+                for index in neurons.sites["neuron"][number]:
+                    output[row, token] += given[number, row, token, index] * columns[:, index]
+            return output
+
+        layer.down.register_forward_hook(add)
+    torch.testing.assert_close(found, logits(slow), rtol=1e-9, atol=1e-9, equal_nan=True)  # at pads of Phi-3
+    assert seen == [(n, list(s), (*BATCH.shape, len(s))) for n, s in enumerate(neurons.sites["neuron"])]
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=0, equal_nan=True)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert hook_count(model) == 0
+
+
+def test_its_own_activations_in_their_place_change_nothing_and_rows_are_refused():
+    model = tiny_model(dtype=torch.float64)
+    before = logits(model)
+    with masked(model, neuron_set(model, ["neuron"]), values=lambda _layer, _indices, found: found):
+        assert torch.equal(logits(model), before)
+    rows = neuron_set(model, ["gate", "up"])
+    with pytest.raises(CraneError, match="only the activations of neurons"), masked(model, rows, values=max):
+        pass
+    assert hook_count(model) == 0
+
+
 @pytest.mark.parametrize("problem", [RuntimeError, KeyboardInterrupt])
 def test_the_model_is_restored_after_an_exception_and_nesting_is_refused(problem):
     model = tiny_model(dtype=torch.float32)
