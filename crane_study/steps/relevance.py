@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import GRADIENT, statistics_file
 from crane_study import ROOT
 from crane_study.data.corpora import tokenized
+from crane_study.data.partitions import COUNT, THIRDS, third
 from crane_study.options import PassOptions
 from crane_study.progress import advancing, progress
 
@@ -39,9 +41,8 @@ _EXAMPLE_TOKENS = 48
 _SINK_DOCUMENTS = 8  # per language, in which the shares of the first token are measured
 _SECONDS_TO_END = 30.0
 HALVES = (8, 4, 2)  # documents are divided by these into two disjoint parts of equal size, each within the next
-_LEAST_DOCUMENTS = 8  # of such a part
-_WHOLE = 1  # the part that is all documents
-Piece = tuple[int, str, list[np.ndarray]]  # part, side, and the token ids of its documents
+_LEAST_OF_HALF, _LEAST_OF_THIRD = 8, 4  # documents of a part
+Part = tuple[str, str]  # folder of its statistics, and what follows the language in their names; empty: all documents
 _PARENT_VARIABLE = "CRANE_PARENT"  # id of the process that waits for the passes
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception): (?!$)")
 
@@ -51,41 +52,40 @@ def half_folder(relevance: Path, part: int, side: str) -> Path:
     return relevance / "halves" / f"{part}{side}"
 
 
-def divided(tokens: list[np.ndarray], *, parts: list[int]) -> list[Piece]:
-    """Divide the documents of a language at random into pieces of which halves, quarters and eighths are made.
+def divided(count: int, *, fewest: int) -> dict[Part, tuple[int, int]]:
+    """Places at which parts of `count` documents begin and end: eighths, quarters, halves, thirds, and all of them.
 
-    A piece is what a part has beyond the next smaller one of its side; what remains of an odd number comes last.
+    `fewest` is the number of documents of the language that has fewest: parts of too few are left out.
     """
-    order = np.random.default_rng(0).permutation(len(tokens))
-    ends = [0, *(len(tokens) // part for part in parts)]
-    pieces: list[Piece] = []
-    for side, start in (("a", 0), ("b", ends[-1])):
-        for part, low, high in zip(parts, ends, ends[1:], strict=False):
-            pieces.append((part, side, [tokens[index] for index in order[start + low : start + high]]))
-    if len(tokens) > 2 * ends[-1]:
-        pieces.append((_WHOLE, "", [tokens[index] for index in order[2 * ends[-1] :]]))
-    return pieces
+    parts: dict[Part, tuple[int, int]] = {}
+    for part in HALVES:
+        if fewest // part >= _LEAST_OF_HALF:
+            parts |= {
+                (str(half_folder(Path(), part, side)), ""): (start, start + count // part)
+                for side, start in (("a", 0), ("b", count // 2))
+            }
+    if fewest // COUNT >= _LEAST_OF_THIRD:
+        ends = [number * count // COUNT for number in range(COUNT + 1)]
+        parts |= {(THIRDS, third("", n)): (ends[n - 1], ends[n]) for n in range(1, COUNT + 1)}
+    return {**parts, ("", ""): (0, count)}
 
 
-def merged_pieces(pieces: list[Piece], stream: Callable[[Piece], Statistics]) -> Iterator[tuple[int, str, Statistics]]:
-    """Yield part, side and statistics of every part, then of all documents.
-
-    The statistics of a part go on growing: use them before asking for the next.
-    """
-    sides: dict[str, Statistics] = {}
-    for piece in pieces:
-        part, side, _tokens = piece
-        found = stream(piece)
-        if side in sides:
-            sides[side].merge(found)
-        else:
-            sides[side] = found
-        if part != _WHOLE:
-            yield part, side, sides[side]
-    whole, *others = sides.values()
-    for other in others:
-        whole.merge(other)
-    yield _WHOLE, "", whole
+def merged_parts(
+    parts: Mapping[Part, tuple[int, int]], stream: Callable[[int, int], Statistics]
+) -> Iterator[tuple[Part, Statistics]]:
+    """Yield the statistics of every part; `stream` is asked once for all documents, from one place to the next."""
+    growing: dict[Part, Statistics] = {}
+    for start, end in pairwise(sorted({place for ends in parts.values() for place in ends})):
+        found = stream(start, end)
+        for part, (first, last) in parts.items():
+            if not first <= start < last:
+                continue
+            if part in growing:
+                growing[part].merge(found)
+            else:
+                growing[part] = deepcopy(found) if len(parts) > 1 else found
+            if end == last:
+                yield part, growing.pop(part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,8 @@ class Passes:
     ) -> Iterator[tuple[Path, Statistics]]:
         """Yield a file name and the statistics of every pass and language; shards are kept in `scratch` if it is given.
 
-        Of the passes that select, parts of the documents come first (`half_folder`): their statistics are merged to
-        those of all documents, so they cost no further pass.
+        The passes that select yield parts of the documents, too (`divided`). Their statistics are merged to those of
+        all documents, so they cost no further pass.
         """
         options = self.options
         # The plain gradient shares everything with relevance except its rules.
@@ -121,7 +121,6 @@ class Passes:
         passes.append((GRADIENT, options.objectives[0], "gradient"))
         total = len(passes) * sum(len(tokens) for tokens in documents.values())
         fewest = min(map(len, documents.values()))
-        parts = [part for part in HALVES if fewest // part >= _LEAST_DOCUMENTS]
         stream = partial(
             stream_statistics,
             network,
@@ -134,18 +133,20 @@ class Passes:
         with progress("Relevance", total) if rank() == 0 else nullcontext() as bar:
             for (name, objective, rule), (language, tokens) in product(passes, documents.items()):
                 one = partial(stream, objective=objective, rule=rule, labels={"language": language})
-
-                def of_piece(piece: Piece, one: Any = one, name: str = f"{name}.{language}") -> Statistics:
-                    part, side, chosen = piece
-                    kept = name if part == _WHOLE else f"{name}.{part}{side}"
-                    folder = scratch / kept if scratch is not None else None
-                    return one(chosen, folder=folder, progress=advancing(bar) if bar is not None else None)
-
+                order = np.random.default_rng(0).permutation(len(tokens))
                 selects = name in (options.objectives[0], GRADIENT)
-                pieces = divided(tokens, parts=parts) if selects and parts else [(_WHOLE, "", tokens)]
-                for part, side, found in merged_pieces(pieces, of_piece):
-                    folder = Path() if part == _WHOLE else half_folder(Path(), part, side)
-                    yield statistics_file(folder, name, language), found
+                parts = divided(len(tokens), fewest=fewest if selects else 0)
+                shuffled = [tokens[place] for place in order] if len(parts) > 1 else tokens
+
+                def between(
+                    start: int, end: int, one: Any = one, chosen: Any = shuffled, name: str = f"{name}.{language}"
+                ) -> Statistics:
+                    kept = name if end - start == len(chosen) else f"{name}.{start}"
+                    folder = scratch / kept if scratch is not None else None
+                    return one(chosen[start:end], folder=folder, progress=advancing(bar) if bar is not None else None)
+
+                for (folder, part), found in merged_parts(parts, between):
+                    yield statistics_file(folder, name, language + part), found
 
 
 def run_file(path: Path) -> None:
@@ -217,7 +218,7 @@ def make_relevance(
 ) -> None:
     """Write ``<objective>.<language>.safetensors``, ``gradient.<language>.safetensors`` and two JSON files.
 
-    ``halves/`` has the same of disjoint parts of the documents (`half_folder`), where there are enough.
+    ``halves/`` and ``thirds/`` have the same of disjoint parts of the documents (`divided`), where there are enough.
     ``tokens.json`` has documents token by token, ``concentration.json`` the shares of first tokens and largest neurons.
     Under torchrun every process calls this and the first one writes; otherwise `processes` above 1 starts that many
     on this machine. Finished shards are kept in `scratch`, from which a later call continues.

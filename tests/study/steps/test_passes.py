@@ -22,7 +22,14 @@ from crane_lib.relevance import corpus as stream
 from crane_lib.scores import statistics_file
 from crane_study import ROOT
 from crane_study.frames import write_frame
-from crane_study.steps.relevance import Passes, divided, half_folder, make_relevance, run_in_processes
+from crane_study.steps.relevance import (
+    Passes,
+    divided,
+    half_folder,
+    make_relevance,
+    merged_parts,
+    run_in_processes,
+)
 from tests.run.notebooks import is_alive
 from tests.small import PASSES, TEXTS, write_model
 
@@ -93,14 +100,56 @@ def test_halves_are_of_disjoint_documents_and_cost_no_pass(root, tmp_path):
     torch.testing.assert_close(first.moments["gate"].m4, whole.moments["gate"].m4)
 
 
-@pytest.mark.parametrize(("documents", "parts"), [(67, [8, 4, 2]), (16, [2])])
-def test_every_document_is_in_one_piece(documents, parts):
-    pieces = divided([np.array([number]) for number in range(documents)], parts=parts)
-    numbers = [int(document[0]) for _part, _side, chosen in pieces for document in chosen]
-    assert sorted(numbers) == list(range(documents)) != numbers
-    sizes = {side: [len(chosen) for _part, own, chosen in pieces if own == side] for side in "ab"}
-    assert sizes["a"] == sizes["b"]
-    assert np.cumsum(sizes["a"]).tolist() == [documents // part for part in parts]
+@pytest.mark.parametrize(("count", "halves"), [(67, [8, 4, 2]), (23, [2]), (11, [])])
+def test_parts_are_disjoint_and_their_documents_are_asked_for_once(count, halves):
+    """Against sums over the documents of each part, one by one."""
+    values = np.random.default_rng(0).random(count)
+    asked = []
+
+    def stream(start, end):
+        asked.extend(range(start, end))
+        return Sum(values[start:end].sum())
+
+    parts = divided(count, fewest=count)
+    found = {part: item.value for part, item in merged_parts(parts, stream)}
+    assert asked == list(range(count))
+    assert found == pytest.approx({part: sum(values[start:end]) for part, (start, end) in parts.items()})
+    for part in halves:
+        (first, a), (second, b) = (parts[f"halves/{part}{side}", ""] for side in "ab")
+        assert a - first == b - second == count // part
+        assert a <= second
+    assert len([folder for folder, _name in parts if folder.startswith("halves")]) == 2 * len(halves)
+    thirds = [parts[part] for part in parts if part[0] == "thirds"]
+    if count >= 12:
+        assert [end for _start, end in thirds][:-1] == [start for start, _end in thirds][1:]
+        assert (thirds[0][0], thirds[-1][1]) == (0, count)
+        assert {end - start for start, end in thirds} <= {count // 3, count // 3 + 1}
+    assert divided(count, fewest=0) == {("", ""): (0, count)}
+
+
+class Sum:
+    def __init__(self, value):
+        self.value = value
+
+    def merge(self, other):
+        self.value += other.value
+
+
+def test_statistics_of_thirds_are_those_of_everything_together(root, tmp_path):
+    texts = {language: [*texts[:9], *(f"{text} {text}" for text in texts[:9])] for language, texts in TEXTS.items()}
+    write_corpus(tmp_path / "corpus", texts)
+    (folder := tmp_path / "relevance").mkdir()
+    make_relevance(folder, corpus=tmp_path / "corpus", model=root / "model", options=OPTIONS)
+    thirds = [Statistics.load(statistics_file(folder / "thirds", "gold_logit", f"en-{n}")) for n in (1, 2, 3)]
+    whole = Statistics.load(statistics_file(folder, "gold_logit", "en"))
+    assert [item.documents for item in thirds] == [6, 6, 6]
+    assert len({item.corpus for item in thirds}) == 3
+    first, second, last = thirds
+    first.merge(second)
+    first.merge(last)
+    assert first.corpus == whole.corpus
+    torch.testing.assert_close(first.moments["neuron"].mean, whole.moments["neuron"].mean)
+    torch.testing.assert_close(first.magnitude, whole.magnitude)
 
 
 def test_a_stage_skips_the_first_tokens(root, tmp_path):
