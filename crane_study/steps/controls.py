@@ -36,7 +36,7 @@ from crane_study.steps.masks import (
 from crane_study.steps.selection import select_all, sets_file, write_random_like
 from crane_study.steps.variants import kurtosis_variants, relevance_variants
 
-FEW = ("kurtosis_z", "contrast_weighted")  # rules of the ablation where it is to be short
+FEW = ("kurtosis_z", "contrast_weighted", "contrast_guarded")  # rules of the ablation where it is to be short
 ANY = "any"
 
 

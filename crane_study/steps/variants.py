@@ -115,6 +115,9 @@ def weighted_contrast(values: Scores, *, weight: float) -> dict[str, np.ndarray]
 def relevance_variants(relevance: Scores, log_probability: Mapping[str, Scores] | None, *, budget: float) -> Variants:
     """Our contrast with other weights of the largest other language, and under the log-probability objective.
 
+    ``contrast_guarded`` is contrast among neurons whose own relevance is above 0: without the guard one with less than
+    that counts as specific if it is still lower in all other languages.
+
     That objective is used as it is, with its sign turned (a log-probability is negative, and relevance distributes
     its value), and as |R|.
 
@@ -126,6 +129,8 @@ def relevance_variants(relevance: Scores, log_probability: Mapping[str, Scores] 
     scores = {
         ("contrast_weighted", f"weight {weight:g}"): weighted_contrast(relevance, weight=weight) for weight in WEIGHTS
     }
+    contrast = normalized_contrast(relevance)
+    scores["contrast_guarded", f"{budget:g}"] = {k: np.where(relevance[k] > 0, contrast[k], -np.inf) for k in relevance}
     if log_probability is not None:
         signed = log_probability["signed"]
         scores |= {

@@ -24,6 +24,7 @@ _RULES = {
     "kurtosis_bottom": "Rows of smallest kurtosis",
     "kurtosis": "Rows of largest kurtosis, budget",
     "contrast": "Contrast (judged)",
+    "contrast_guarded": "Contrast, own relevance above 0",
     "contrast_mean": "Relevance minus mean of the others",
     "contrast_weighted": "Relevance minus weight x largest other",
     "contrast_abs": "Contrast of |relevance|",

@@ -84,11 +84,24 @@ def test_the_log_probability_objective_as_it_is_and_turned():
         assert len(plain) == 4
 
 
+def test_guarded_contrast_is_contrast_among_neurons_with_relevance_of_their_own():
+    generator = np.random.default_rng(5)
+    values = {k: generator.standard_normal((2, 30)) for k in LANGUAGES}
+    found = relevance_variants(values, None, budget=0.3)["contrast_guarded", "0.3"]
+    scores, without = normalized_contrast(values), 0
+    for language, chosen in found.items():
+        mine = [(layer, index) for layer, indices in enumerate(chosen["neuron"]) for index in indices]
+        order = sorted(np.ndindex(2, 30), key=lambda place: -scores[language][place])
+        assert sorted(mine) == sorted([place for place in order if values[language][place] > 0][:18])
+        without += sum(values[language][place] <= 0 for place in order[:18])
+    assert without  # which the contrast itself takes
+
+
 def test_weights_of_the_other_languages_run_from_plain_relevance_to_contrast():
     generator = np.random.default_rng(2)
     values = {k: np.abs(generator.standard_normal((2, 30))) for k in LANGUAGES}
     found = relevance_variants(values, None, budget=0.1)
-    assert {rule for rule, _level in found} == {"contrast_weighted"}
+    assert {rule for rule, _level in found} == {"contrast_weighted", "contrast_guarded"}
     plain = rows_of(found["contrast_weighted", "weight 0"]["vi"])
     largest = np.argsort(-values["vi"].ravel())[:6]
     assert plain == {("neuron", int(i // 30), int(i % 30)) for i in largest}
