@@ -279,6 +279,15 @@ class Controls(Strict):
         tuple[str, ...], AfterValidator(_check_registered), Field(exclude_if=lambda names: not names)
     ] = ()
     ablation: Literal["all", "few"] = "all"
+    # Also masked by other values than zero, on other texts, and as if parts of one language were languages: those of
+    # the study's methods that need no values of single documents.
+    confound_methods: Annotated[tuple[str, ...], AfterValidator(_check_registered)] = (
+        "contrast",
+        "penalized",
+        "kurtosis",
+        "lape",
+    )
+    confound_documents: Count | None = None  # per language, or part of one; default: documents
 
 
 class GroundTruth(Strict):

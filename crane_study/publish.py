@@ -84,7 +84,13 @@ _HEADERS = {
     "n": "n",
 }
 _INTERVALS = {"own": "On it", "worst_other": "On worst other", "langspec": "LangSpec-F1", "mean": "Mean"}
-_INTERVALS |= {"worst": "Rise on worst other", "mean_other": "Rise on mean other", "dose": "Share silenced"}
+_HEADERS |= {"matched": "Rise on worst other per nat", "C1": "By the rule of C1", "condition": "Condition"}
+_INTERVALS |= {
+    "matched": "Per nat",
+    "worst": "Rise on worst other",
+    "mean_other": "Rise on mean other",
+    "dose": "Share silenced",
+}
 _HEADERS |= {f"{key}_{end}": f"{words}, 95 % {end}" for key, words in _INTERVALS.items() for end in ("low", "high")}
 _WORDS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("method", "method_a", "method_b", "best_rule"), method_label),

@@ -17,6 +17,7 @@ from crane_lib.files import sha256, write_text
 from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS
 from crane_study.checkpoints import checkpoints_root, file_hashes, find_checkpoint, recipe, take_model
 from crane_study.data.corpora import make_embedded_corpus, make_hub_corpus, make_local_corpus
+from crane_study.data.partitions import SUBJECTS, make_partitions, part_names
 from crane_study.data.wordings import WORDINGS
 from crane_study.data.xquad import SUBJECT as XQUAD
 from crane_study.data.xquad import content_key, locate_xquad, make_xquad_corpus
@@ -38,6 +39,7 @@ from crane_study.profile import (
     load_profile,
 )
 from crane_study.steps.activations import make_activations
+from crane_study.steps.confounds import Compared, make_confounds, make_null
 from crane_study.steps.controls import ANY, make_control_nlu, make_control_perplexity, make_control_sets
 from crane_study.steps.ground_truth import make_ablation, make_neuron_sample, make_whole_sets
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
@@ -140,6 +142,15 @@ class Study:
         return "the profile sets no documents for it (ground_truth.documents); it takes one pass per neuron"
 
     @property
+    def no_subjects(self) -> str:
+        """Reason why no documents are about one subject each; empty if there are."""
+        if isinstance(self.profile.source, EmbeddedSource):
+            return ""
+        if getattr(self.profile.source, "xquad", None) is not None:
+            return "an article of XQuAD has five paragraphs, too few to select on some and to measure on others"
+        return "the texts do not say what they are about"
+
+    @property
     def no_open_ended(self) -> str:
         """Reason why there is no open-ended generation; empty if there is."""
         return self.profile.no_open_ended
@@ -173,6 +184,13 @@ class Study:
     def judged_sets(self) -> list[tuple[str, str]]:
         """Method and budget of the sets on which the claims are judged."""
         return [("kurtosis", "published"), ("contrast", self.budget)]
+
+    @property
+    def confound_sets(self) -> list[tuple[str, str]]:
+        """Methods and budgets of the confounds: kurtosis as published, others at the common budget."""
+        chosen = [name for name in self.profile.controls.confound_methods if name in self.methods]
+        streamed = [name for name in chosen if not METHODS[name].needs]
+        return [(name, PUBLISHED if name == "kurtosis" else self.budget) for name in streamed]
 
     @property
     def open_sets(self) -> dict[str, list[tuple[str, str]]]:
@@ -473,6 +491,38 @@ class Study:
         return self._measured_stage("control_nlu", make_control_nlu, options, sets=self.control_sets, scratch=True)
 
     @property
+    def _confounded(self) -> dict[str, Any]:
+        """Inputs of the steps on confounds."""
+        section = self.profile.controls
+        return {
+            "model": self.model("base"),
+            "relevance": self.relevance("base"),
+            "compared": Compared(
+                sets=self.confound_sets,
+                selection=self.profile.selection.model_dump(mode="json"),
+                objective=self.objectives[0],
+            ),
+            "options": self.document_options("base", documents=section.confound_documents or section.documents),
+        }
+
+    def confounds(self) -> Stage:
+        """Perplexity of the base model with other values in the place of zeros, and on changed texts."""
+        given: dict[str, Any] = {"corpus": self.corpus, "passes": self._pass_options, **self._confounded}
+        return self.store.run("confounds", make_confounds, **given, scratch=True)
+
+    def null(self) -> Stage:
+        """Perplexity of the base model under sets that were selected for parts of one language's documents."""
+        given: dict[str, Any] = {"corpus": self.corpus, "random_seed": self.profile.random_seed}
+        partitions = self.store.run("partitions", make_partitions, **given, sources=_WORDINGS)
+        given = {"partitions": partitions, **self._confounded}
+        if not self.no_subjects:
+            names = [name for code in self.languages for name in part_names(partitions.folder, code, kind=SUBJECTS)]
+            options = replace(self._pass_options, languages=names, objectives=self.objectives[:1])
+            passes: dict[str, Any] = {"corpus": partitions, "model": self.model("base"), "options": options}
+            given["subjects"] = self.store.run("relevance_subjects", make_relevance, **passes, scratch=True)
+        return self.store.run("null", make_null, **given, scratch=True)
+
+    @property
     def _ablated(self) -> DocumentOptions:
         section = self.profile.ground_truth
         options = self.document_options("base", documents=max(LEAST_DOCUMENTS, section.documents))
@@ -556,7 +606,8 @@ class Study:
 
     def evaluate_masks(self) -> list[Stage]:
         """Run every stage that measures a model under masks, as far as the profile allows."""
-        stages = [self.perplexity(name) for name in self.model_names] + [self.control_perplexity()]
+        stages = [self.perplexity(name) for name in self.model_names]
+        stages += [self.control_perplexity(), self.confounds(), self.null()]
         if self.has_questions:
             stages += [self.nlu(name) for name in self.model_names] + [self.control_nlu()]
         if self.has_chat:

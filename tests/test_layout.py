@@ -14,6 +14,7 @@ LINES = {"crane_lib": 4_500, "crane_lib crane_study crane_run": 25_000}
 # The same word names a topic in every folder: who knows a section knows its files.
 TOPICS = {
     "benchmarks",
+    "confounds",
     "controls",
     "effects",
     "ground_truth",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -278,12 +278,17 @@ def sampled_documents(
     documents: int,
     max_length: int,
     random_seed: int,
+    change: Callable[[str, str], str] | None = None,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]]]:
     """Draw held-out documents of each language; returns their token ids and their numbers among all of them.
 
-    Languages with as many documents get the same numbers, so that parallel documents stay together.
+    Languages with as many documents get the same numbers, so that parallel documents stay together. `change` takes a
+    text and its language and returns what the model reads in its place.
     """
     frame = pd.read_parquet(corpus / "documents.parquet")
+    if change is not None:
+        frame = frame[frame["split"] == "perplexity"]
+        frame = frame.assign(text=[change(*pair) for pair in zip(frame["text"], frame["language"], strict=True)])
     tokens, numbers = {}, {}
     for language in languages:
         found = tokenized(frame, tokenizer, split="perplexity", language=language, max_length=max_length)

@@ -6,6 +6,7 @@ caption.
 
 # ruff: noqa: F401  (notebooks and tests take the figures from here)
 
+from crane_study.figures.confounds import null_partitions
 from crane_study.figures.effects import delta_matrices, dose_response, langspec_bars, transfer_figure
 from crane_study.figures.ground_truth import captured_effects, relevance_against_effect
 from crane_study.figures.matched_damage import collateral_curves

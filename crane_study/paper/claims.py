@@ -192,6 +192,12 @@ def _judge_damage(case: _Case) -> Finding:
     return Finding(decide(differences), detail, numbers)
 
 
+def damage_verdict(found: Resampled, *, method: str, budget: str) -> str:
+    """Verdict by the rule of C1 on any sets of a method at a budget, by the measure of `found`."""
+    case = _Case({}, method, budget, found.metric, budget, Results({("base", found.metric): found}))
+    return decide(_damage(case, _Masks(case, "base"))[0])
+
+
 def _judge_preserved(case: _Case) -> Finding:
     """C1b: no other language loses more than under random sets of equal size, or than a stated share."""
     masks, most = _Masks(case, "base"), float(case.rule["at_most"])

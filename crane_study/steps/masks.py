@@ -33,6 +33,7 @@ from crane_study.progress import progress
 KEPT_SECONDS = 1.0  # faster results are not kept: writing a file takes a hundredth of a second
 _STATE = "state"  # column of a kept file that names its state
 
+Intervention = Callable[[PreTrainedModel, NeuronSet], AbstractContextManager[Any]]
 Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
 
 
@@ -85,6 +86,7 @@ def evaluate_masks(
     *,
     description: str,
     scratch: Path | None = None,
+    intervene: Intervention = masked,
 ) -> list[tuple[list[int], pd.DataFrame]]:
     """Evaluate a model under every mask, and sets of equal units (a global random mask of all languages) only once.
 
@@ -94,7 +96,9 @@ def evaluate_masks(
     for place, (_selected_on, neurons) in enumerate(masks):
         places.setdefault(units_key(neurons), []).append(place)
     sets = {key: masks[where[0]][1] for key, where in places.items()}
-    states = {key: nullcontext if neurons is None else partial(masked, model, neurons) for key, neurons in sets.items()}
+    states = {
+        key: nullcontext if neurons is None else partial(intervene, model, neurons) for key, neurons in sets.items()
+    }
     found = evaluate_states(states, evaluate, description=description, scratch=scratch)
     return [(places[key], frame) for key, frame in found.items()]
 
@@ -196,12 +200,19 @@ def _named(masks: list[Mask], options: ModelOptions) -> list[dict[str, Any]]:
 
 
 def held_out(
-    corpus: Path, tokenizer: PreTrainedTokenizerBase, options: DocumentOptions
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    options: DocumentOptions,
+    *,
+    change: Callable[[str, str], str] | None = None,
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[int]] | None]:
-    """Return the token ids of held-out documents by language, and their numbers if they are a sample."""
+    """Return the token ids of held-out documents by language, and their numbers if they are a sample.
+
+    Only the texts of a sample can be changed (`sampled_documents`).
+    """
     if options.documents is not None:
         given = {name: getattr(options, name) for name in ("languages", "documents", "max_length", "random_seed")}
-        return sampled_documents(corpus, tokenizer, **given)
+        return sampled_documents(corpus, tokenizer, **given, change=change)
     frame, length = pd.read_parquet(corpus / "documents.parquet"), options.max_length
     return {
         language: tokenized(frame, tokenizer, split="perplexity", language=language, max_length=length)
@@ -218,6 +229,7 @@ def measure_documents(
     options: DocumentOptions,
     numbers: dict[str, list[int]] | None = None,
     scratch: Path | None = None,
+    intervene: Intervention = masked,
 ) -> None:
     """Write rows.csv, documents.parquet (NLL and tokens of every document under every mask) and masks.csv.
 
@@ -233,7 +245,8 @@ def measure_documents(
             parts.append(pd.DataFrame({"evaluation_language": language, **found}))
         return pd.concat(parts, ignore_index=True)
 
-    found = evaluate_masks(network, masks, evaluate, description="Perplexity under masks", scratch=scratch)
+    given: dict[str, Any] = {"description": "Perplexity under masks", "scratch": scratch, "intervene": intervene}
+    found = evaluate_masks(network, masks, evaluate, **given)
     if rank() > 0:
         return
     named = _named(masks, options)
