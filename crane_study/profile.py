@@ -281,13 +281,10 @@ class Controls(Strict):
     ablation: Literal["all", "few"] = "all"
     # Also masked by other values than zero, on other texts, and as if parts of one language were languages: those of
     # the study's methods that need no values of single documents.
-    confound_methods: Annotated[tuple[str, ...], AfterValidator(_check_registered)] = (
-        "contrast",
-        "penalized",
-        "kurtosis",
-        "lape",
-    )
+    confound_methods: tuple[str, ...] = ("contrast", "penalized", "kurtosis", "lape")
     confound_documents: Count | None = None  # per language, or part of one; default: documents
+
+    _known = field_validator("confound_methods")(_check_registered)
 
 
 class GroundTruth(Strict):

@@ -81,16 +81,13 @@ _HEADERS = {
     "mean_other": "Rise on mean other",
     "reached": "Resamples that reach it",
     "best_rule": "Best relevance rule",
+    "matched": "Rise on worst other per nat",
+    "C1": "By the rule of C1",
     "n": "n",
 }
 _INTERVALS = {"own": "On it", "worst_other": "On worst other", "langspec": "LangSpec-F1", "mean": "Mean"}
-_HEADERS |= {"matched": "Rise on worst other per nat", "C1": "By the rule of C1", "condition": "Condition"}
-_INTERVALS |= {
-    "matched": "Per nat",
-    "worst": "Rise on worst other",
-    "mean_other": "Rise on mean other",
-    "dose": "Share silenced",
-}
+_INTERVALS |= {"worst": "Rise on worst other", "mean_other": "Rise on mean other", "dose": "Share silenced"}
+_INTERVALS["matched"] = "Per nat"
 _HEADERS |= {f"{key}_{end}": f"{words}, 95 % {end}" for key, words in _INTERVALS.items() for end in ("low", "high")}
 _WORDS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("method", "method_a", "method_b", "best_rule"), method_label),

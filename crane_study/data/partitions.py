@@ -55,9 +55,8 @@ def subjects(facts: Iterable[Fact]) -> list[str]:
 def part_names(folder: Path, language: str, *, kind: str) -> list[str]:
     """Return the names of a language's random thirds (`kind` thirds) or of its subjects, as far as there are any."""
     found = pd.read_parquet(folder / "documents.parquet", columns=["language"])["language"].unique()
-    thirds = [third(language, number) for number in range(1, COUNT + 1)]
-    own = sorted(name for name in found if name.startswith(f"{language}-"))
-    return [name for name in own if (name in thirds) == (kind == THIRDS)]
+    parts = sorted(name.rpartition("-") for name in found)
+    return [f"{own}-{part}" for own, _, part in parts if own == language and part.isdigit() == (kind == THIRDS)]
 
 
 def _by_subject(documents: pd.DataFrame, facts: Mapping[str, Fact], *, random_seed: int) -> pd.DataFrame:

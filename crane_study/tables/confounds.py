@@ -64,7 +64,7 @@ def null_table(partitions: Mapping[str, Scores], languages: Scores) -> pd.DataFr
         for (method, budget), places in probability.masks.groupby(["method", "budget"], sort=False).indices.items():
             rises = [_rises(nll, place) for place in places]
             own, worst = (np.mean(side, axis=0) for side in ([o for o, _ in rises], [w.max(axis=1) for _, w in rises]))
-            matched = worst / own
+            matched = np.divide(worst, own, out=np.full_like(own, np.nan), where=own > 0)
             numbers = [values[places].mean(), *interval(draws[:, places].mean(axis=1))]
             numbers += [*(part[places].mean() for part in parts.values()), own[0], matched[0], *interval(matched[1:])]
             records.append((kind, language, method, budget, *numbers))

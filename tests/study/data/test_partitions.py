@@ -57,6 +57,7 @@ def test_names_of_parts(made, tmp_path):
     root, _whole, _parts = made
     assert part_names(root / "parts", "en", kind="thirds") == ["en-1", "en-2", "en-3"]
     assert len(part_names(root / "parts", "en", kind="subjects")) == 3
+    assert part_names(root / "parts", "e", kind="thirds") == []
     (tmp_path / "corpus").mkdir()
     texts = {k: str(write_lines(tmp_path / f"{k}.jsonl", [{"text": t} for t in v])) for k, v in TEXTS.items()}
     sizes = {"relevance_documents": 10, "perplexity_documents": 4}

@@ -66,6 +66,8 @@ def test_the_zero_of_the_scale_is_drawn(tmp_path):
     assert table["kind"].tolist() == ["languages", "random thirds", "subjects"]
     assert table["precision"].tolist() == pytest.approx([0.82, 0.5, 0.59], abs=0.03)
     assert table["matched"].tolist() == pytest.approx([0.17, 1.0, 0.67], abs=0.06)
+    gained = tables.null_table({"thirds.vi": make_scores(-0.3, -0.2)}, make_scores(0.6, 0.1)).iloc[1]
+    assert np.isnan(gained[["matched", "matched_low", "matched_high"]].to_numpy(float)).all()  # nothing is lost
     caption = figures.null_partitions(table, tmp_path / "null")
     assert caption.startswith("The zero of the scale")
     told = (tmp_path / "null.txt").read_text()
