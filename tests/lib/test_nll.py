@@ -27,10 +27,12 @@ def slow_nll(model, document):
     return total
 
 
+@pytest.mark.parametrize("token_budget", [40, 10_000])  # 10,000: pads beyond the sliding windows
 @pytest.mark.parametrize("kind", FAMILY_KINDS)
-def test_documents_in_batches_are_documents_one_by_one(kind):
-    model = tiny_model(kind, dtype=torch.float32)
-    nll, tokens = document_nll(model, CORPUS, token_budget=40)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_documents_in_batches_are_documents_one_by_one(kind, dtype, token_budget):
+    model = tiny_model(kind, dtype=dtype)
+    nll, tokens = document_nll(model, CORPUS, token_budget=token_budget)
     np.testing.assert_allclose(nll, [slow_nll(model, document) for document in CORPUS], rtol=1e-5)
     assert tokens.tolist() == [len(document) - 1 for document in CORPUS]
 
