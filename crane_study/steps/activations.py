@@ -21,8 +21,11 @@ from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import ACTIVATIONS, statistics_file
 from crane_study.data.corpora import tokenized
 from crane_study.options import PassOptions
+from crane_study.progress import progress
+from crane_study.steps.gates import GateOptions, learned_gates
 
 _INTEGRATED = 4  # documents per language: a pass per layer and step each
+_GATE_TOKENS = 64  # of each document in which gates are learned
 
 
 @torch.no_grad()
@@ -106,8 +109,14 @@ def make_activations(
     """Write ``<kind>.<language>.safetensors`` of the first relevance documents, activations always."""
     network, tokenizer = options.loading.load(model)
     frame, given = pd.read_parquet(corpus / "documents.parquet"), {"token_budget": options.token_budget}
+
+    def texts(language: str, length: int = options.max_length) -> list[np.ndarray]:
+        return tokenized(frame, tokenizer, split="relevance", language=language, max_length=length)
+
+    if "gates" in kinds:
+        _write_gates(folder, network, {k: texts(k, _GATE_TOKENS) for k in options.languages}, options)
     for language in options.languages:
-        tokens = tokenized(frame, tokenizer, split="relevance", language=language, max_length=options.max_length)
+        tokens = texts(language)
         found = document_activations(network, tokens[:documents], skip=options.skip_first_tokens, **given)
         save_file(found, statistics_file(folder, ACTIVATIONS, language))
         if "slopes" in kinds:
@@ -117,3 +126,14 @@ def make_activations(
         if "integrated" in kinds:
             values = integrated_gradients(network, tokens[:_INTEGRATED], options)
             save_file(values, statistics_file(folder, "integrated", language))
+
+
+def _write_gates(
+    folder: Path, network: PreTrainedModel, tokens: dict[str, list[np.ndarray]], options: PassOptions
+) -> None:
+    """Write ``gates.<language>.safetensors``: how far learned gates are closed, on the beginnings of all documents."""
+    learning = GateOptions()
+    with progress("Learning gates", learning.steps * len(tokens)) as bar:
+        found = learned_gates(network, tokens, options=learning, token_budget=options.token_budget, advance=bar.advance)
+    for language, closed in found.items():
+        save_file({"closed": closed}, statistics_file(folder, "gates", language))
