@@ -76,8 +76,7 @@ def document_nll(
     for batch in token_batches(lengths, token_budget=token_budget, section=rope_section(model)):
         tokens, mask = pad_batch([documents[index] for index in batch])
         tokens, mask = tokens.to(model.device), mask.to(model.device)
-        # Attention looks back only, and pads follow every token. With a mask, a pad further from all tokens than a
-        # sliding window would attend to nothing and be NaN, also in what tokens of the next layer take from it.
+        # Pads follow every token, so attention needs no mask; with one, a pad beyond a sliding window would give NaN.
         hidden = model.base_model(input_ids=tokens).last_hidden_state
         nll[batch] = hidden_nll(model, hidden, tokens, mask).cpu().numpy()
     if not np.isfinite(nll).all():

@@ -131,7 +131,8 @@ class UnitScores:
         Parameters
         ----------
         kind, name : of ``activations``: "mean" of h over tokens, and "size", its root mean square; of ``slopes``:
-            "relevance", and "slope", the sum of dS/dh; of ``integrated``: "integrated" gradients times activations; of ``gates``: "closed" (L, I)
+            "relevance", and "slope", the sum of dS/dh; of ``integrated``: "integrated" gradients times activations;
+            of ``gates``, which are of all documents together: "closed"  (L, I)
 
         Raises
         ------
