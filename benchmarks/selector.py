@@ -26,11 +26,14 @@ from crane_lib.relevance.statistics import Statistics
 from crane_lib.selection import Scores, lape_scores, marked_indices, normalized_contrast, top
 from crane_study.data.xquad import HALVES, json_file, read_xquad
 from crane_study.frames import write_frame
+from crane_study.steps.gates import GateOptions, learned_gates
 from crane_study.uncertainty.matched_damage import DAMAGES, at_damage
 
 LANGUAGES = ("en", "zh", "vi")
-DOSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)  # silenced neurons
+DOSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # silenced neurons
+RESAMPLES = 1000
 RESULTS = Path(__file__).resolve().parent / "results"
+GATES = "gates"  # learned on the documents, not computed from their statistics
 Values = dict[str, dict[str, np.ndarray]]  # statistic -> language -> (L, I)
 Rule = Callable[[Values], Scores]
 
@@ -84,47 +87,68 @@ def unit_values(statistics: dict[str, Statistics]) -> Values:
 
 
 class Judge:
-    """Rises of the NLL under masks, by language."""
+    """NLL of documents under masks; documents of one number are translations of each other."""
 
-    def __init__(self, model: PreTrainedModel, documents: dict[str, list[list[int]]]) -> None:
+    def __init__(self, model: PreTrainedModel, documents: dict[str, list[np.ndarray]]) -> None:
         self._model, self._documents = model, documents
-        self._unmasked = self._nll()
+        self.tokens = np.array([[len(text) - 1 for text in texts] for texts in documents.values()])  # (languages, N)
+        self.unmasked = self._nll()
 
     def _nll(self) -> np.ndarray:
-        """NLL per token of every language."""
-        sums = [document_nll(self._model, texts, token_budget=2048) for texts in self._documents.values()]
-        return np.array([nll.sum() / tokens.sum() for nll, tokens in sums])
+        """NLL (languages, N) of every document."""
+        return np.stack([document_nll(self._model, texts, token_budget=2048)[0] for texts in self._documents.values()])
 
-    def rise(self, chosen: np.ndarray) -> np.ndarray:
-        """Rise (languages,) of the NLL with the neurons zeroed that a boolean array (L, I) marks."""
+    def masked(self, chosen: np.ndarray) -> np.ndarray:
+        """NLL (languages, N) with the neurons zeroed that a boolean array (L, I) marks."""
         neurons = NeuronSet(sites={"neuron": marked_indices(chosen)}, widths={"neuron": chosen.shape[1]})
         with masked(self._model, neurons):
-            return self._nll() - self._unmasked
+            return self._nll()
 
     def curve(self, scores: np.ndarray, own: int, doses: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Doses from 0 up to the first that reaches the largest damage, and the rises (doses, languages) there."""
-        rises, used = [np.zeros(len(self._documents))], [0]
-        for dose in doses:
-            rises.append(self.rise(top(scores, dose)))
+        """Doses from 0 up to the first with twice the largest damage, and NLL (doses, languages, N) there."""
+        found, used = [self.unmasked], [0]
+        for dose in (dose for dose in doses if dose <= scores.size):
+            found.append(self.masked(top(scores, dose)))
             used.append(dose)
-            if rises[-1][own] >= max(DAMAGES):
+            rise = (found[-1] - self.unmasked)[own].sum() / self.tokens[own].sum()
+            if rise >= 2 * max(DAMAGES):  # so that resamples reach it, too
                 break
-        return np.array(used), np.stack(rises)
+        return np.array(used), np.stack(found)
+
+    def rises(self, nll: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Rise per token (B, doses, languages) where documents count as often as `weights` (B, N) say."""
+        difference = np.einsum("dkn,bn->bdk", nll - self.unmasked, weights)
+        return difference / np.einsum("kn,bn->bk", self.tokens, weights)[:, None]
+
+
+def resample_weights(documents: int) -> np.ndarray:
+    """How often each document counts (1 + RESAMPLES, N): once in the first row, as drawn in the others."""
+    generator = np.random.default_rng(0)
+    drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=RESAMPLES)
+    return np.concatenate([np.ones((1, documents), dtype=np.int64), drawn])
 
 
 def matched_rows(rule: str, language: str, doses: np.ndarray, rises: np.ndarray) -> list[dict[str, object]]:
-    """Rise of the worst other language, and silenced neurons, at every damage of one rule and language."""
+    """Rise of the worst other language with its 95 % interval, and silenced neurons, at every damage.
+
+    `rises` (B, doses, languages) has the measured ones first, then those of resamples. A damage that not all
+    resamples reach has no interval.
+    """
     own = LANGUAGES.index(language)
-    values = np.column_stack([np.delete(rises, own, axis=1), doses])
-    found, _reached = at_damage(rises[None, :, own], values[None], DAMAGES)
+    places = np.broadcast_to(doses[:, None], (*rises.shape[:2], 1))
+    values = np.concatenate([np.delete(rises, own, axis=2), places], axis=2)
+    found, _reached = at_damage(rises[..., own], values, DAMAGES)  # (B, T, others and dose)
+    worst = found[..., :-1].max(axis=2)
+    low, high = np.quantile(worst[1:], [0.025, 0.975], axis=0)
     return [
-        {"rule": rule, "language": language, "damage": damage, "worst": row[:-1].max(), "neurons": row[-1]}
-        for damage, row in zip(DAMAGES, found[0], strict=True)
+        {"rule": rule, "language": language, "damage": damage, "worst": worst[0, n], "low": low[n], "high": high[n]}
+        | {"neurons": found[0, n, -1]}
+        for n, damage in enumerate(DAMAGES)
     ]
 
 
-def _ids(tokenizer: object, texts: Sequence[str], length: int) -> list[list[int]]:
-    return [tokenizer(text)["input_ids"][:length] for text in texts]  # type: ignore[operator]
+def _ids(tokenizer: object, texts: Sequence[str], length: int) -> list[np.ndarray]:
+    return [np.asarray(tokenizer(text)["input_ids"][:length]) for text in texts]  # type: ignore[operator]
 
 
 @app.command()
@@ -147,26 +171,27 @@ def run(
     the first of the test half. Writes selector-HALF.csv and selector-HALF-machine.json to DIR.
     """
     for name in rules or ():
-        if name not in RULES:
-            raise CraneError(f"--rule {name}: unknown rule; known: {', '.join(RULES)}")
+        if name not in (*RULES, GATES):
+            raise CraneError(f"--rule {name}: unknown rule; known: {', '.join([*RULES, GATES])}")
     if half not in HALVES:
         raise CraneError(f"--half {half}: expected {' or '.join(HALVES)}")
     model, tokenizer = load_model(model_folder, device="auto", dtype=dtype)
     texts = {k: one.paragraphs for k, one in read_xquad({k: json_file(xquad, k) for k in LANGUAGES}).items()}
     places = HALVES[half][-judged:] if half == "development" else HALVES[half][:judged]
-    statistics = {
-        language: stream_statistics(model, _ids(tokenizer, own[:documents], length)) for language, own in texts.items()
-    }
-    values = unit_values(statistics)
-    judge = Judge(model, {k: _ids(tokenizer, [own[place] for place in places], length) for k, own in texts.items()})
+    own = {k: _ids(tokenizer, texts[k][:documents], length) for k in LANGUAGES}
+    values = unit_values({k: stream_statistics(model, ids) for k, ids in own.items()})
+    judge = Judge(model, {k: _ids(tokenizer, [texts[k][place] for place in places], length) for k in LANGUAGES})
+    weights = resample_weights(judged)
     rows: list[dict[str, object]] = []
-    for name in rules or RULES:
-        for language, scores in RULES[name](values).items():
-            rows += matched_rows(name, language, *judge.curve(scores, LANGUAGES.index(language), DOSES))
-    frame = pd.DataFrame(rows)
-    write_frame(output / f"selector-{half}.csv", frame)
+    for name in rules or [*RULES, GATES]:
+        found = learned_gates(model, own, options=GateOptions(), token_budget=2048) if name == GATES else None
+        for language, scores in (found or RULES[name](values)).items():
+            doses, nll = judge.curve(scores, LANGUAGES.index(language), DOSES)
+            rows += matched_rows(name, language, doses, judge.rises(nll, weights))
+        frame = pd.DataFrame(rows)  # after every rule, for this takes hours on a CPU
+        write_frame(output / f"selector-{half}.csv", frame)
+        print(frame[frame["rule"] == name].round(3).to_string(index=False))
     write_json(output / f"selector-{half}-machine.json", vars(machine_facts()))
-    print(frame.pivot_table(index="rule", columns=["language", "damage"], values="worst").round(2).to_string())
 
 
 if __name__ == "__main__":
