@@ -70,7 +70,12 @@ def run(
     list_: Annotated[bool, typer.Option("--list", help="List sections, claims and profiles, run nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run or reused, run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete this profile's results first.")] = False,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Repeat with N model seeds (embedded models only).")] = 0,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", help="Run N other model seeds instead (embedded models only).")
+    ] = 0,
+    model_seed: Annotated[
+        int | None, typer.Option(metavar="K", min=0, help="Run one model seed, as --seeds does, without a summary.")
+    ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train the embedded models instead of using the released checkpoint.")
     ] = False,
@@ -95,18 +100,21 @@ def run(
     trains them here, which takes minutes. Another recipe (texts, architecture, training, random seed) is always
     trained here.
 
-    --seeds N repeats the study with N random seeds in a row. The first run is the ordinary one; the others train
-    theirs and go to folders of their own, such as artifacts/mini-seed1/. Means, deviations, intervals over the seeds
-    and how often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md.
+    --seeds N runs the study with the N random seeds that follow the profile's own, with which its settings were chosen.
+    Each trains its models and goes to a folder of its own, such as artifacts/mini-seed1/. Means, deviations and
+    intervals over the seeds, and how often each claim is reproduced, go to artifacts/mini/seeds/ and into report.md of
+    the ordinary run. With --only 03,06 the main numbers are summarized without the verdicts. --model-seed K runs one of
+    them, so that several machines or processes can share the seeds; crane seeds makes the summary of their folders.
 
     Examples: run_all.sh --profile smoke;  run_all.sh --only 03 --only 04;  run_all.sh --only C3;
-    run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --profile mini --seeds 3;
+    run_all.sh --from 02 --dry-run;  run_all.sh --jobs 1;  run_all.sh --seeds 5 --only 03,06;
+    run_all.sh --model-seed 3;
     run_all.sh --retrain --artifacts artifacts/retrained;
     run_all.sh --profile llama2-7b --rehearse
     """
     from crane_run.console import Console, shown
     from crane_run.manifest import missing_in_container
-    from crane_run.runner import Run, fitting_jobs, run_sections, run_seeds, seed_runs
+    from crane_run.runner import Run, fitting_jobs, run_sections, run_seeds, seed_run, seed_runs
     from crane_run.schedule import check_disk
     from crane_run.sections import choose_sections
     from crane_study.profile import artifacts_root, load_profile
@@ -130,6 +138,9 @@ def run(
 
         open_lab(loaded.name if rehearse else profile, root, run_folder=root / loaded.name, ip=ip, port=port)
     study = Run(loaded, root / loaded.name, sections, _parameters(parameter), jobs or fitting_jobs(loaded))
+    if model_seed is not None and seeds:
+        raise CraneError("--model-seed: runs one of the seeds of --seeds; give one of the two")
+    study = study if model_seed is None else seed_run(study, model_seed)
     studies = seed_runs(study, seeds) if seeds else [study]
     if dry_run:
         for one in studies:
@@ -147,7 +158,7 @@ def run(
         console.say(remark)
     try:
         if seeds:
-            raise typer.Exit(run_seeds(studies, fresh=fresh, console=console))
+            raise typer.Exit(run_seeds(study, seeds, fresh=fresh, console=console))
         raise typer.Exit(run_sections(study, fresh=fresh, console=console))
     except KeyboardInterrupt:
         print("interrupted; start again to go on where it stopped", file=sys.stderr)
@@ -314,6 +325,41 @@ def reference(
     rows = sum(len(table.rows) for table in made.tables.values())
     kilobytes = output.stat().st_size / 1000
     typer.echo(f"{output}: {rows} rows of {len(made.tables)} tables, {len(made.verdicts)} verdicts, {kilobytes:.0f} kB")
+
+
+@app.command()
+def seeds(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs of one profile's seeds, in one folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--reference", metavar="FILE", help="Write the numbers into one small file, too.")
+    ] = None,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Take runs with uncommitted changes, too.")
+    ] = False,
+) -> None:
+    """Summarize finished runs of several model seeds (run_all.sh --model-seed), wherever they were made.
+
+    They must be as their manifests say, and of one commit. Tables, figures and report.md go to seeds/ of the ordinary
+    run's folder beside them; what a run lacks (sections 03, 04, 06, 09) is left out.
+
+    Example: crane seeds artifacts/mini-seed[1-5] --reference expected/reference/mini-seeds.json
+    """
+    from crane_run.runner import Run, summarize
+    from crane_run.seeds import finished_seeds, reference_of_seeds
+    from crane_run.verify import write_reference
+    from crane_study.profile import load_profile
+
+    manifests = finished_seeds(runs, allow_dirty=allow_dirty)
+    seed, manifest = next(iter(manifests.items()))
+    name = str(manifest.profile["name"]).removesuffix(f"-seed{seed}")
+    folder = runs[0].with_name(name)
+    own = folder / "profile.yaml"
+    study = Run(load_profile(str(own) if own.is_file() else name), folder, [])
+    report = summarize(study, {seed: runs[0].with_name(f"{name}-seed{seed}") for seed in manifests})
+    typer.echo(f"{report}: random seeds {', '.join(map(str, manifests))}")
+    if output is not None:
+        write_reference(output, reference_of_seeds(name, manifests, report.parent))
+        typer.echo(f"{output}: {output.stat().st_size / 1000:.0f} kB")
 
 
 _MODELS_TOLD = {

@@ -29,6 +29,7 @@ SCHEMA = "crane.manifest/2"
 NAME = "manifest.json"
 MARKDOWN_REPORT, HTML_REPORT = REPORTS = ("report.md", "report.html")
 STAGES = "stages"
+SEEDS = "seeds"  # folder of the summary over model seeds
 LOGS = "logs"  # written to after the run is over, so not hashed
 COMMIT_VARIABLE = "CRANE_COMMIT"  # set where there is no git: in the container image
 IMAGE_VARIABLE = "CRANE_IMAGE"

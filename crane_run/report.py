@@ -20,7 +20,7 @@ from PIL import Image
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256, write_text
 from crane_run.evidence import HEADINGS, Evidence, tolerance
-from crane_run.manifest import HTML_REPORT, MARKDOWN_REPORT, REPORTS
+from crane_run.manifest import HTML_REPORT, MARKDOWN_REPORT, REPORTS, SEEDS
 from crane_run.manifest import NAME as MANIFEST
 from crane_run.sections import absent_sections
 from crane_study.labels import first_sentence, method_label
@@ -40,7 +40,6 @@ from crane_study.paper.published import judge_published
 from crane_study.profile import REHEARSAL_SUFFIX
 from crane_study.publish import CAPTIONS, MISSING, TableText, escape_markdown, read_not_run, read_object, read_table
 
-SEEDS = "seeds"  # folder of the summary over model seeds
 SEEDS_RECORD = "seeds.json"
 # A claim is reproduced by this study or not; in the published numbers it holds or does not.
 HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold", UNDECIDED: "is undecided"}
@@ -306,14 +305,15 @@ def _seeds(folder: Path, prefix: str) -> dict[str, Any] | None:
     if not (folder / prefix / SEEDS_RECORD).is_file():
         return None
     record = read_json(folder / prefix / SEEDS_RECORD)
-    made_of = next(iter(record["seeds"].values())) if prefix else {}
-    if any(not (folder / name).is_file() or sha256(folder / name) != digest for name, digest in made_of.items()):
+    runs = {folder.with_name(f"{folder.name}-seed{seed}"): files for seed, files in record["seeds"].items()}
+    kept = [(run / name, digest) for run, files in runs.items() for name, digest in files.items() if run.is_dir()]
+    if prefix and any(not path.is_file() or sha256(path) != digest for path, digest in kept):
         return {"text": "The summary in `seeds/` was made of earlier results; run with --seeds again.", "outputs": []}
     text = (
-        f"The whole study with random seeds {', '.join(record['seeds'])}: the facts and questions drawn, the wordings "
-        "held out, the initial weights, the order of training and the random sets all change with the seed. The "
-        "t-intervals show how precisely the mean over such studies is known; they rest on few seeds and assume a "
-        "normal distribution."
+        f"The study with random seeds {', '.join(record['seeds'])}, one model each: the facts and questions drawn, the "
+        "wordings held out, the initial weights, the order of training and the random sets all change with the seed. "
+        "The profile's own seed, with which its settings were chosen, is not among them. The t-intervals show how "
+        "precisely the mean over such studies is known; they rest on few seeds and assume a normal distribution."
     )
     captions = record["captions"].items()
     return {"text": text, "outputs": [_output(folder, prefix + name, caption) for name, caption in captions]}

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
 from crane_run.console import Console, shown
-from crane_run.manifest import REPORTS, describe_run, is_current, write_manifest
+from crane_run.manifest import REPORTS, SEEDS, describe_run, is_current, write_manifest
 from crane_run.notebook import Execution, check_parameters, known_parameters
 from crane_run.schedule import REST, Board, Row, disk_free, disk_needed, size_text
 from crane_run.sections import Section, all_sections
@@ -353,44 +353,54 @@ def finish(run: Run, *, again: bool) -> None:
     write_manifest(run.folder, manifest)
 
 
-def seed_runs(run: Run, count: int) -> list[Run]:
-    """One run per random seed, ``mini``, ``mini-seed1``, ``mini-seed2``; the first is the run as it is."""
-    profile = run.profile
-    if not isinstance(profile.source, EmbeddedSource):
+def seed_run(run: Run, seed: int) -> Run:
+    """Run of another random seed, in a folder of its own: ``mini-seed3`` beside ``mini``."""
+    if not isinstance(run.profile.source, EmbeddedSource):
         raise CraneError(
-            f"--seeds: profile {profile.name} has models of its own, no seed changes them; only profiles whose model "
-            "is trained on the spot (source.kind: embedded) can be repeated"
+            f"profile {run.profile.name} has models of its own, no seed changes them; only profiles whose model is "
+            "trained on the spot (source.kind: embedded) can be repeated"
         )
+    other = run.profile.model_copy(update={"name": f"{run.profile.name}-seed{seed}", "random_seed": seed})
+    return replace(run, profile=other, folder=run.folder.with_name(other.name))
+
+
+def seed_runs(run: Run, count: int) -> list[Run]:
+    """Runs of the random seeds that follow the profile's own, with which settings and rules were chosen."""
     if count < 2:
         raise CraneError(f"--seeds {count}: expected 2 or more, for a deviation needs two")
-    runs = [run]
-    for seed in range(profile.random_seed + 1, profile.random_seed + count):
-        other = profile.model_copy(update={"name": f"{profile.name}-seed{seed}", "random_seed": seed})
-        runs.append(replace(run, profile=other, folder=run.folder.with_name(other.name)))
-    return runs
+    first = run.profile.random_seed + 1
+    return [seed_run(run, seed) for seed in range(first, first + count)]
 
 
-def run_seeds(runs: list[Run], *, fresh: bool, console: Console) -> int:
-    """Run the study for every seed, then write the summary into ``seeds/`` of the first one's folder.
+def run_seeds(run: Run, count: int, *, fresh: bool, console: Console) -> int:
+    """Run the study for `count` random seeds (`seed_runs`), then write the summary into ``seeds/`` of the run's folder.
 
-    Returns 0 if every section of every seed is done, 1 if one failed. Without claims of every seed there is no summary.
+    Returns 0 if every section of every seed is done; else 1, and there is no summary.
     """
-    from crane_run.seeds import missing_results, write_summary
-
-    codes = []
-    works = [plan(run, {section.number: run.key(section) for section in run.sections}, fresh=fresh) for run in runs]
-    for number, run in enumerate(runs, start=1):
-        console.say(f"Model seed {number} of {len(runs)} (random seed {run.profile.random_seed})")
+    runs, codes = seed_runs(run, count), []
+    works = [plan(one, {section.number: one.key(section) for section in one.sections}, fresh=fresh) for one in runs]
+    for number, one in enumerate(runs, start=1):
+        console.say(f"Model seed {number} of {len(runs)} (random seed {one.profile.random_seed})")
         later = sum(board.left or 0.0 for board in works[number:])
-        codes.append(run_sections(run, fresh=fresh, console=console, later=later))
-    folders = {run.profile.random_seed: run.folder for run in runs}
-    lacking = missing_results(folders)
-    if max(codes) or lacking:
-        console.say(f"No summary over seeds: {lacking or 'a section failed'}")
-        return max(codes)
-    with alone(runs[0].folder):
-        report = write_summary(folders, runs[0].folder / "seeds", budget=runs[0].profile.selection.budget)
-        finish(runs[0], again=True)
+        codes.append(run_sections(one, fresh=fresh, console=console, later=later))
+    if max(codes):
+        console.say("No summary over seeds: a section failed")
+        return 1
+    report = summarize(run, {one.profile.random_seed: one.folder for one in runs})
     console.say(f"Summary over {len(runs)} model seeds:")
     console.say(f"  {shown(report)}")
     return 0
+
+
+def summarize(run: Run, folders: Mapping[int, Path]) -> Path:
+    """Write the summary of the runs of several seeds into ``seeds/`` of the run's folder, and its reports again.
+
+    Returns the path of the summary's report.
+    """
+    from crane_run.seeds import write_summary
+
+    with alone(run.folder):
+        report = write_summary(folders, run.folder / SEEDS)
+        if any(run.record(section) for section in all_sections()):
+            finish(run, again=True)
+    return report

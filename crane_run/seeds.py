@@ -2,76 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.stats import t
 
 from crane_lib.errors import CraneError
-from crane_lib.files import sha256, write_json
+from crane_lib.files import read_json, sha256, write_json
+from crane_run.manifest import DamagedManifestError, Manifest, read_manifest
 from crane_run.report import SEEDS_RECORD, write_seeds_report
-from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
+from crane_run.verify import NO_REFERENCE, ReferenceTable, describe_making, reference_table, verify
+from crane_study.figures.model_seeds import SCORES, langspec_seeds, matched_damage_seeds
 from crane_study.frames import read_frame
-from crane_study.measure.rows import SET, budget_text, tidy
+from crane_study.measure.rows import SET, tidy
 from crane_study.paper.claims import VERDICTS, read_claims
 from crane_study.publish import write_table
 from crane_study.tables import in_study_order
-from crane_study.tables.effects import specificity_table
+from crane_study.tables.matched_damage import ALL
 
-_FILES = ("results.csv", "langspec.csv", "claims.json")
+_DAMAGE, _MEANS = "tables/06_matched_damage.csv", "tables/06_matched_summary.csv"
+_SCORES = ("tables/03_langspec.csv", "tables/04_langspec.csv")
+_ROWS, _CLAIMS = "results.csv", "claims.json"
+_FILES = (_DAMAGE, _MEANS, *_SCORES, _ROWS, _CLAIMS)
 _LEVEL = 0.95
+_STATISTICS = ["mean", "deviation", "low", "high", "seeds"]
+Folders = Mapping[int, Path]  # of runs, by random seed
 
 
-def missing_results(folders: Mapping[int, Path]) -> str:
-    """Name the first file that a summary lacks, empty if none."""
-    lacking = [(seed, name) for seed, folder in folders.items() for name in _FILES if not (folder / name).is_file()]
-    advice = "the section on the claims makes it (run without --only)"
-    return f"random seed {lacking[0][0]} has no {lacking[0][1]}; {advice}" if lacking else ""
+class SeedsReference(BaseModel):
+    """Summary over the model seeds of a profile, as it is committed: what it was made with, and its tables."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_: Literal["crane.seeds-reference/1"] = Field(alias="schema", default="crane.seeds-reference/1")
+    profile: str
+    random_seeds: list[int]
+    made_with: dict[str, Any]
+    tables: dict[str, ReferenceTable]
 
 
 def _over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Mean, standard deviation and 95 % t-interval (NaN for a single seed) of a column over seeds, one row per `by`."""
+    """Mean, standard deviation and 95 % t-interval (NaN for a single seed) of a column over seeds, one row per `by`.
+
+    seeds is the number of those that have a value.
+    """
     grouped = frame.groupby(by, sort=False, dropna=False)[value]
     table = grouped.agg(mean="mean", deviation="std", seeds="count").reset_index()
     half = t.ppf((1 + _LEVEL) / 2, table["seeds"] - 1) * table["deviation"] / np.sqrt(table["seeds"])
     table = table.assign(low=table["mean"] - half, high=table["mean"] + half)
-    order = ["model", "selected_on", "metric", "method", "budget", "masked_language", "evaluation_language"]
+    order = ["model", "selected_on", "metric", "damage", "method", "budget", "masked_language", "evaluation_language"]
     table = in_study_order(table, [name for name in order if name in table])
-    return table[[*by, "mean", "deviation", "low", "high", "seeds"]]
+    return table[[*by, *_STATISTICS]]
 
 
-def _read(folders: Mapping[int, Path], name: str) -> pd.DataFrame:
-    """A result file of every seed, with a column ``seed``."""
-    return pd.concat([read_frame(folder / name).assign(seed=seed) for seed, folder in folders.items()])
+def _read(folders: Folders, name: str) -> pd.DataFrame:
+    """A file of every seed, with a column ``seed``; empty if one of them lacks it."""
+    if not all((folder / name).is_file() for folder in folders.values()):
+        return pd.DataFrame()
+    return tidy(pd.concat([read_frame(folder / name).assign(seed=seed) for seed, folder in folders.items()]))
 
 
 def _model_numbers(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy and NLL of the models as they are, one row per seed, model, metric and language."""
-    frame = tidy(rows)
-    chosen = (frame["masked_language"] == "") & frame["metric"].isin(["accuracy", "nll"])
-    return frame[chosen][["seed", "model", "metric", "evaluation_language", "value"]]
+    chosen = (rows["masked_language"] == "") & rows["metric"].isin(["accuracy", "nll"])
+    return rows[chosen][["seed", "model", "metric", "evaluation_language", "value"]]
 
 
-def _langspec_numbers(langspec: pd.DataFrame, budgets: list[str]) -> pd.DataFrame:
-    """LangSpec-F1, mean over languages and draws: one row per seed, set and metric."""
-    frame = tidy(langspec)
-    frame = frame[frame["budget"].isin(budgets)]
-    return frame.groupby(["seed", *SET, "metric"], sort=False)["langspec_f1"].mean().reset_index()
+def _langspec_numbers(folders: Folders) -> pd.DataFrame:
+    """LangSpec-F1, precision and recall, means over languages and draws: one row per seed, set, metric and score."""
+    frames = [frame for name in _SCORES if len(frame := _read(folders, name))]
+    if not frames:
+        return pd.DataFrame()
+    table = pd.concat(frames).rename(columns={"mean": "langspec_f1"})
+    return table.melt(["seed", *SET, "metric"], list(SCORES), var_name="score")
 
 
-def _nll_numbers(rows: pd.DataFrame, budgets: list[str]) -> pd.DataFrame:
-    """NLL rise on the masked language and on the worst other: one row per seed, set and masked language."""
-    seeds = rows.groupby("seed", sort=False)
-    frame = pd.concat([specificity_table(part.drop(columns="seed")).assign(seed=seed) for seed, part in seeds])
-    chosen = frame[frame["budget"].isin(budgets)].reset_index(drop=True)
-    return chosen[["seed", *SET, "masked_language", "own_rise", "worst_other_rise"]]
+def _selectivity(folders: Folders) -> pd.DataFrame:
+    """Rise on the worst other language at equal damage: one row per seed, method, damage and masked language (or all).
+
+    Missing where the method does not do the damage.
+    """
+    each, means = _read(folders, _DAMAGE), _read(folders, _MEANS)
+    found = pd.concat([each, means.assign(masked_language=ALL)]) if len(each) and len(means) else pd.DataFrame()
+    return found.reindex(columns=["seed", "method", "damage", "masked_language", "worst"])
 
 
-def _verdict_counts(folders: Mapping[int, Path]) -> pd.DataFrame:
-    """Count the seeds with each verdict on a claim, per method and measure."""
-    verdicts = [item for folder in folders.values() for item in read_claims(folder / "claims.json")]
+def _verdict_counts(folders: Folders) -> pd.DataFrame:
+    """Count the seeds with each verdict on a claim, per method and measure; empty if a seed has no verdicts."""
+    if not all((folder / _CLAIMS).is_file() for folder in folders.values()):
+        return pd.DataFrame()
+    verdicts = [item for folder in folders.values() for item in read_claims(folder / _CLAIMS)]
     frame = pd.DataFrame(verdicts).rename(columns={"id": "claim", "measure": "metric"})
     keys = ["claim", "title", "method", "budget", "metric"]
     table = frame.pivot_table(index=keys, columns="verdict", aggfunc="size", fill_value=0, sort=False).reset_index()
@@ -79,41 +104,117 @@ def _verdict_counts(folders: Mapping[int, Path]) -> pd.DataFrame:
     return in_study_order(table.rename_axis(columns=None), ["claim", "method", "metric"])
 
 
-def write_summary(folders: Mapping[int, Path], output: Path, *, budget: float) -> Path:
+def write_summary(folders: Folders, output: Path) -> Path:
     """Write tables, figures, ``seeds.json`` and ``report.md`` of the summary; return the path of the report.
 
-    The runs in `folders`, by random seed, need results.csv, langspec.csv and claims.json; of the budgets, the published
-    one and the common one (`budget`) are summarized.
+    A table is made of files that sections 03, 04, 06 and 09 write, if every run in `folders` has them.
+
+    Raises
+    ------
+    CraneError : fewer than two runs, or no table that all of them have
     """
-    if lacking := missing_results(folders):
-        raise CraneError(f"summary over seeds: {lacking}")
-    rows, budgets = _read(folders, "results.csv"), ["published", budget_text(budget)]
-    models, rises = _model_numbers(rows), _nll_numbers(rows, budgets)
-    scores = _langspec_numbers(_read(folders, "langspec.csv"), budgets)
+    selectivity, scores, rows = _selectivity(folders), _langspec_numbers(folders), _read(folders, _ROWS)
     interval = f"over {len(folders)} model seeds: mean, standard deviation and 95 % t-interval"
-    masks = [*SET, "masked_language"]
-    tables = {
-        "models": (
-            _over_seeds(models, ["model", "metric", "evaluation_language"], "value"),
-            f"Accuracy and NLL of the models with nothing masked {interval}.",
+    found: dict[str, tuple[pd.DataFrame, list[str], str, str]] = {
+        "matched_damage": (
+            selectivity,
+            ["method", "damage", "masked_language"],
+            "worst",
+            f"NLL rise on the worst other language where the masked one has lost so much {interval}; seeds: how many "
+            "reach the damage. All: mean over the languages, of seeds where each reaches it.",
         ),
         "langspec": (
-            _over_seeds(scores, [*SET, "metric"], "langspec_f1"),
-            f"LangSpec-F1, mean over languages and random draws, {interval}.",
+            scores,
+            [*SET, "metric", "score"],
+            "value",
+            f"LangSpec-F1, precision and recall, means over languages and random draws, {interval}.",
         ),
-        "nll_own": (_over_seeds(rises, masks, "own_rise"), f"NLL rise on the masked language {interval}."),
-        "nll_worst_other": (
-            _over_seeds(rises, masks, "worst_other_rise"),
-            f"NLL rise on the language that suffers most besides the masked one {interval}.",
+        "models": (
+            _model_numbers(rows) if len(rows) else rows,
+            ["model", "metric", "evaluation_language"],
+            "value",
+            f"Accuracy and NLL of the models with nothing masked {interval}.",
         ),
-        "verdicts": (_verdict_counts(folders), f"In how many of {len(folders)} model seeds each claim is reproduced."),
     }
+    tables = {
+        name: (_over_seeds(frame, by, value), caption)
+        for name, (frame, by, value, caption) in found.items()
+        if len(frame)
+    }
+    if len(verdicts := _verdict_counts(folders)):
+        tables["verdicts"] = (verdicts, f"In how many of {len(folders)} model seeds each claim is reproduced.")
+    if len(folders) < 2 or not tables:
+        seen = ", ".join(map(str, folders)) or "none"
+        raise CraneError(f"summary over seeds {seen}: expected two seeds with sections 03 or 06 done; run these first")
+    shutil.rmtree(output, ignore_errors=True)
     captions = {
         f"tables/{name}": write_table(table, output / "tables" / name, caption=caption)
         for name, (table, caption) in tables.items()
     }
-    captions["figures/langspec"] = langspec_seeds(scores, output / "figures" / "langspec")
-    captions["figures/nll_rise"] = nll_rise_seeds(rises, output / "figures" / "nll_rise")
-    made_of = {str(seed): {name: sha256(folder / name) for name in _FILES} for seed, folder in folders.items()}
-    write_json(output / SEEDS_RECORD, {"schema": "crane.seeds/1", "seeds": made_of, "captions": captions})
+    figures = {"matched_damage": (matched_damage_seeds, selectivity), "langspec": (langspec_seeds, scores)}
+    for name, (draw, frame) in figures.items():
+        if len(frame):
+            captions[f"figures/{name}"] = draw(frame, output / "figures" / name)
+    made_of = {
+        str(seed): {name: sha256(folder / name) for name in _FILES if (folder / name).is_file()}
+        for seed, folder in folders.items()
+    }
+    write_json(output / SEEDS_RECORD, {"schema": "crane.seeds/2", "seeds": made_of, "captions": captions})
     return write_seeds_report(output)
+
+
+def finished_seeds(runs: Iterable[Path], *, allow_dirty: bool) -> dict[int, Manifest]:
+    """Manifests of runs that differ by their random seed only, by that seed.
+
+    Raises
+    ------
+    CraneError : a run is not as its manifest says, of other settings or of another commit than the first one, of
+        the same seed as another one, or made from a tree with uncommitted changes (unless `allow_dirty`)
+    """
+    found: dict[int, Manifest] = {}
+    settings: Any = None
+    for run in runs:
+        try:
+            manifest = read_manifest(run)
+        except DamagedManifestError as error:
+            raise CraneError(str(error)) from error
+        problems = verify(run, against=NO_REFERENCE).problems
+        if problems:
+            raise CraneError(f"{run}: is not as its manifest says: {problems[0]}; run it again")
+        if manifest.uncommitted_changes and not allow_dirty:
+            raise CraneError(f"{run}: was made from a tree with uncommitted changes; commit them or give --allow-dirty")
+        own = {key: value for key, value in manifest.profile.items() if key not in ("name", "random_seed")}
+        own["commit"] = manifest.commit
+        if settings not in (None, own) or manifest.random_seed in found:
+            raise CraneError(
+                f"{run}: expected the settings and the commit of the first run, and a random seed of its own"
+            )
+        found[manifest.random_seed], settings = manifest, own
+    return dict(sorted(found.items()))
+
+
+def reference_of_seeds(profile: str, manifests: Mapping[int, Manifest], summary: Path) -> SeedsReference:
+    """Summary in a folder, as it is committed, with the origin of the runs that it is made of."""
+    made_with = [describe_making(manifest) for manifest in manifests.values()]
+    processors = sorted({str(one["processor"]) for one in made_with})
+    tables = {}
+    for path in sorted((summary / "tables").glob("*.csv")):
+        frame = read_frame(path)
+        numbers = [name for name in frame if name in (*_STATISTICS, *VERDICTS)]
+        tables[path.stem] = reference_table(frame, key=[name for name in frame if name not in (*numbers, "title")])
+    return SeedsReference(
+        profile=profile,
+        random_seeds=list(manifests),
+        made_with={**made_with[0], "processor": processors},
+        tables=tables,
+    )
+
+
+def read_seeds_reference(path: Path) -> SeedsReference:
+    """Read a committed summary; a CraneError names what is wrong with it."""
+    try:
+        return SeedsReference.model_validate(read_json(path))
+    except ValidationError as error:
+        raise CraneError(
+            f"{path}: is not a summary over seeds ({error.errors()[0]['msg']}); crane seeds writes one"
+        ) from error

@@ -86,7 +86,25 @@ def reference_of(folder: Path, manifest: Manifest) -> Reference:
     """Settings, verdicts and numbers of the run in a folder."""
     rules = load_tolerances().reproduction.of_profile(str(manifest.profile.get("name")))
     verdicts = read_claims(folder / _CLAIMS) if (folder / _CLAIMS).is_file() else []
-    made_with = {
+    hashes = {
+        name: value
+        for stage in manifest.stages
+        for name, value in stage.outputs.items()
+        if name.startswith((f"{STAGES}/corpus/", f"{STAGES}/benchmarks/"))  # made before any arithmetic
+    }
+    return Reference(
+        profile=manifest.profile,
+        made_with=describe_making(manifest),
+        weights=sorted(value for model in manifest.models.values() for value in model.weights.values()),
+        verdicts={_case(item): str(item["verdict"]) for item in verdicts},
+        tables=_tables(folder, rules) | _claim_tables(verdicts, rules),
+        sha256=hashes | {name: value for name, value in manifest.outputs.items() if name.endswith(".csv")},
+    )
+
+
+def describe_making(manifest: Manifest) -> dict[str, Any]:
+    """Commit, versions and machine that a run was made with."""
+    return {
         "commit": manifest.commit,
         "uncommitted_changes": manifest.uncommitted_changes,
         "python": manifest.python,
@@ -96,20 +114,14 @@ def reference_of(folder: Path, manifest: Manifest) -> Reference:
         "jobs": sorted({section.jobs for section in manifest.sections if section.jobs is not None}),
         "gpus": [gpu["name"] for gpu in manifest.machine.gpus],
     }
-    hashes = {
-        name: value
-        for stage in manifest.stages
-        for name, value in stage.outputs.items()
-        if name.startswith((f"{STAGES}/corpus/", f"{STAGES}/benchmarks/"))  # made before any arithmetic
-    }
-    return Reference(
-        profile=manifest.profile,
-        made_with=made_with,
-        weights=sorted(value for model in manifest.models.values() for value in model.weights.values()),
-        verdicts={_case(item): str(item["verdict"]) for item in verdicts},
-        tables=_tables(folder, rules) | _claim_tables(verdicts, rules),
-        sha256=hashes | {name: value for name, value in manifest.outputs.items() if name.endswith(".csv")},
-    )
+
+
+def reference_table(frame: pd.DataFrame, *, key: list[str]) -> ReferenceTable:
+    """Numbers of a frame as a reference keeps them; the columns `key` name a row, and those of texts are left out."""
+    columns = [name for name in frame if name not in key and is_numeric_dtype(frame[name])]
+    records = frame.to_dict("records")
+    rows = {_BETWEEN.join(_text(one[name]) for name in key): [_cell(one[name]) for name in columns] for one in records}
+    return ReferenceTable(key=key, columns=columns, rows=rows)
 
 
 def _case(item: Mapping[str, Any]) -> str:
@@ -205,8 +217,8 @@ def _numbers(value: Mapping[str, Any], row: str) -> Iterator[tuple[str, str, flo
             yield row, name, inner
 
 
-def write_reference(path: Path, reference: Reference) -> None:
-    """Write a reference as JSON with one line per row of a table."""
+def write_reference(path: Path, reference: BaseModel) -> None:
+    """Write a reference, of a run or of a summary over seeds, as JSON with one line per row of a table."""
     text = json.dumps(reference.model_dump(by_alias=True), ensure_ascii=False, indent=1, allow_nan=False)
     write_text(path, re.sub(r"\n {5,}|\n {4}(?=\])", "", text) + "\n")  # cells are in the fifth level
 

@@ -13,19 +13,23 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_run.verify import REFERENCES, Reference, read_reference
+from crane_run.seeds import SeedsReference, read_seeds_reference
+from crane_run.verify import REFERENCES, Reference, ReferenceTable, read_reference
 from crane_study import ROOT
 from crane_study.labels import budget_label, ordered_languages
 from crane_study.publish import MISSING
+from crane_study.tables.matched_damage import ALL
 
 README = ROOT / "README.md"
 PROFILES = ("gemma3-270m", "mini")  # whose reference runs the README shows
 MATCHED = "06_matched_damage"
-References = Mapping[str, Reference]  # by profile
+SEEDS = "mini-seeds"  # committed summary over model seeds
+References = Mapping[str, Any]  # runs by profile, and the summary over seeds
 _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _WORDS = {"REPRODUCED": "yes", "NOT REPRODUCED": "no", "UNDECIDED": "undecided"}
 _WORDS |= {"NOT APPLICABLE": "not applicable", "NOT RUN": "not run"}
@@ -33,7 +37,10 @@ _WORDS |= {"NOT APPLICABLE": "not applicable", "NOT RUN": "not run"}
 
 def _table(reference: Reference, name: str) -> pd.DataFrame:
     """A table of a reference as a frame, with the columns that name a row in front."""
-    table = reference.tables[f"tables/{name}.csv"]
+    return _frame(reference.tables[f"tables/{name}.csv"])
+
+
+def _frame(table: ReferenceTable) -> pd.DataFrame:
     keys = [row.split(" / ") for row in table.rows]
     frame = pd.DataFrame(keys, columns=table.key)
     return pd.concat([frame, pd.DataFrame(list(table.rows.values()), columns=table.columns)], axis=1)
@@ -50,6 +57,47 @@ def _interval(row: pd.Series, digits: int, name: str = "mean") -> str:
         return MISSING
     value, low, high = (_number(row[key], digits) for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value} ({low} to {high})"
+
+
+def seeds(references: References) -> str:
+    """Rise on the worst other language at 1 nat, and LangSpec-F1, of every method of `mini`: means over model seeds."""
+    summary: SeedsReference | None = references.get(SEEDS)
+    if summary is None:
+        return "The summary over model seeds is not committed yet."
+    numbers = list(map(str, summary.random_seeds))
+    said = f"Random seeds {', '.join(numbers[:-1])} and {numbers[-1]}; in brackets 95 % t-intervals over the seeds."
+    rises = _frame(summary.tables["matched_damage"]).astype({"damage": float})
+    rises = rises[rises["damage"] == 1]
+    languages = [code for code in ordered_languages(rises["masked_language"]) if code != ALL]
+    parts = [said, _wide(rises, ["method"], "masked_language", [ALL, *languages], first=ALL, count=len(numbers))]
+    scores = _frame(summary.tables["langspec"])
+    scores = scores[(scores["metric"] == "token_probability") & (scores["selected_on"] == "base")]
+    names = ["langspec_f1", "precision", "recall"]
+    parts.append(_wide(scores, ["method", "budget"], "score", names, first=names[0], count=len(numbers)))
+    return "\n\n".join(parts)
+
+
+_HEADS = {ALL: "1 nat, mean of the languages", "langspec_f1": "LangSpec-F1"}
+
+
+def _wide(frame: pd.DataFrame, key: list[str], across: str, names: list[str], *, first: str, count: int) -> str:
+    """A column per name, each a mean with its interval; rows by the column `first`: rises upwards, scores downwards.
+
+    A dash stands where not all `count` seeds have a value.
+    """
+    known = frame[frame["seeds"] == count].rename(columns={"low": "mean_low", "high": "mean_high"})
+    cells = {(tuple(row[name] for name in key), row[across]): row for _, row in known.iterrows()}
+    found = list(dict.fromkeys(zip(*(frame[name] for name in key), strict=True)))
+    sign = 1 if first == ALL else -1
+    found.sort(key=lambda row: sign * cells[row, first]["mean"] if (row, first) in cells else float("inf"))
+    lines = [f"| {' | '.join(['method' if len(key) == 1 else 'sets', *(_HEADS.get(n, n) for n in names)])} |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for method, *budget in found:
+        shown = [f"`{method}`{''.join(f', {budget_label(one)}' for one in budget)}"]
+        row = (method, *budget)
+        shown += [_interval(cells[row, name], 3) if (row, name) in cells else MISSING for name in names]
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def matched_damage(references: References) -> str:
@@ -140,6 +188,7 @@ _CLAIMS = {
     ),
 }
 BLOCKS: dict[str, Callable[[References], str]] = {
+    "seeds": seeds,
     "matched_damage": matched_damage,
     "headline": headline,
     "claims": claims,
@@ -149,7 +198,9 @@ BLOCKS: dict[str, Callable[[References], str]] = {
 def filled(text: str) -> str:
     """Text with every block written again."""
     files = {name: REFERENCES / f"{name}.json" for name in PROFILES}
-    references = {name: read_reference(path) for name, path in files.items() if path.is_file()}
+    references: dict[str, Any] = {name: read_reference(path) for name, path in files.items() if path.is_file()}
+    if (path := REFERENCES / f"{SEEDS}.json").is_file():
+        references[SEEDS] = read_seeds_reference(path)
 
     def written(found: re.Match[str]) -> str:
         if found[2] not in BLOCKS:

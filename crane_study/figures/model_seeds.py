@@ -12,47 +12,68 @@ from matplotlib.axes import Axes
 from scipy.stats import sem, t
 
 from crane_study.figures.alt_text import number, tell
-from crane_study.figures.panels import grid, interval_bars
-from crane_study.figures.style import LATIN, NEUTRAL, drawing, language_colours, method_colour
-from crane_study.labels import METRIC_LABELS, language_name, method_label, ordered_languages, ordered_sets
+from crane_study.figures.panels import grid, interval_bars, reference_line
+from crane_study.figures.style import drawing, method_colour
+from crane_study.labels import METRIC_LABELS, method_label, ordered_sets
+from crane_study.measure.rows import EVERYTHING, pick
+from crane_study.tables.matched_damage import ALL
 
+SCORES = {"langspec_f1": "LangSpec-F1", "precision": "Precision", "recall": "Recall"}
+_RISES = (0, 0.02, 0.1, 0.5)  # nats per token: ticks
 _DOTS = "Small dots: the seeds; large: their mean with the 95 % t-interval."
 
 
 def langspec_seeds(scores: pd.DataFrame, path: Path) -> str:
-    """Mean LangSpec-F1 of every set on the base model, a panel per metric; one row per seed, set and metric."""
+    """LangSpec-F1, precision and recall of every set on the base model, a line of panels per metric.
+
+    `scores` has one row per seed, set, metric and score.
+    """
     frame = scores[(scores["model"] == "base") & (scores["selected_on"] == "base")]
     sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
     metrics = [metric for metric in METRIC_LABELS if metric in set(frame["metric"])]
-    with drawing(path, width=2.4 + 2.3 * len(metrics), height=0.7 + 0.23 * len(sets)) as figure:
-        for panel, metric in zip(grid(figure, len(metrics), columns=len(metrics), sharey=True), metrics, strict=True):
+    wanted = [(metric, score) for metric in metrics for score in SCORES]
+    with drawing(path, width=8.4, height=(0.7 + 0.2 * len(sets)) * len(metrics)) as figure:
+        panels = grid(figure, len(wanted), columns=len(SCORES), sharey=True)
+        for panel, (metric, score) in zip(panels, wanted, strict=True):
             _rows(panel, sets)
-            values = _by_set(frame[frame["metric"] == metric], sets, "langspec_f1")
-            _spread(panel, values, name="LangSpec-F1", colours=[method_colour(method) for method, _budget in sets])
-            panel.set(title=METRIC_LABELS[metric], xlabel="Mean LangSpec-F1", ylabel="")
-    return f"LangSpec-F1 of every set on the base model, mean over languages and random draws. {_DOTS}"
-
-
-def nll_rise_seeds(rises: pd.DataFrame, path: Path) -> str:
-    """NLL rise on the masked language (own_rise) and on the worst other one, a panel per masked language."""
-    frame = rises[(rises["model"] == "base") & (rises["selected_on"] == "base")]
-    sets = ordered_sets(zip(frame["method"], frame["budget"], strict=True))
-    languages = ordered_languages(frame["masked_language"])
-    with drawing(path, width=2.2 + 1.8 * len(languages), height=0.8 + 0.23 * len(sets)) as figure:
-        panels = grid(figure, len(languages), columns=len(languages), sharey=True)
-        for panel, (language, colour) in zip(panels, language_colours(languages).items(), strict=True):
-            part = frame[frame["masked_language"] == language]
-            _rows(panel, sets)
-            panel.axvline(0, color="black", linewidth=0.6)
-            others, own = _by_set(part, sets, "worst_other_rise"), _by_set(part, sets, "own_rise")
-            grey, own_colour = [NEUTRAL] * len(sets), [colour] * len(sets)
-            _spread(panel, others, name="Worst other language", colours=grey, shift=0.2, hollow=True)
-            _spread(panel, own, name="Masked language", colours=own_colour, shift=-0.12)
-            panel.set_title(f"{language_name(language)} masked", color=colour, family=LATIN, fontweight="bold")
-            panel.set(xlabel="NLL rise (nats per token)", ylabel="")
+            part = pick(frame, metric=metric, score=score)
+            values = _by_set(part, sets, "value")
+            _spread(panel, values, name=SCORES[score], colours=[method_colour(method) for method, _budget in sets])
+            off = pick(part, method=EVERYTHING)["value"]
+            if len(off):
+                reference_line(panel, method_label(EVERYTHING), float(off.mean()), vertical=True)
+            panel.set(title=f"{METRIC_LABELS[metric]}: {SCORES[score]}", xlabel="Mean over languages", ylabel="")
+            panel.set_xlim(-0.02, 1.02)
     return (
-        "Rise of the NLL on the masked language (filled) and on the other language that suffers most (hollow, grey), "
-        f"base model. {_DOTS}"
+        "LangSpec-F1, precision and recall of every set on the base model, means over languages and random draws. "
+        f"{_DOTS} Dotted line: mean with every neuron silenced."
+    )
+
+
+def matched_damage_seeds(selectivity: pd.DataFrame, path: Path) -> str:
+    """Rise on the worst other language of every method at equal damage, mean over languages, a panel per damage.
+
+    `selectivity` has one row per seed, method, damage and masked language (`ALL`: the mean).
+    """
+    frame = pick(selectivity, masked_language=ALL).assign(budget="").dropna(subset="worst")
+    order = frame[frame["damage"] == 1].groupby("method")["worst"].mean().sort_values().index
+    sets = [(str(method), "") for method in dict.fromkeys([*order, *frame["method"]])]
+    damages = sorted(set(frame["damage"]))
+    with drawing(path, width=2.2 + 2.0 * len(damages), height=0.8 + 0.23 * len(sets)) as figure:
+        panels = grid(figure, len(damages), columns=len(damages), sharex=True, sharey=True)
+        for panel, damage in zip(panels, damages, strict=True):
+            _rows(panel, sets)
+            values = _by_set(pick(frame, damage=damage), sets, "worst")
+            _spread(panel, values, name="Rise", colours=[method_colour(method) for method, _budget in sets])
+            panel.set(title=f"Masked language +{damage:g}", xlabel="Rise on the worst other", ylabel="")
+            panel.set_xscale("symlog", linthresh=0.02)
+            panel.set_xlim(left=0)
+            panel.set_xticks(_RISES, [f"{rise:g}" for rise in _RISES])
+            panel.minorticks_off()
+    return (
+        "Rise of the NLL (nats per token; linear to 0.02, then logarithmic) on the other language that suffers most, "
+        "once the masked language has lost 0.5, 1 and 2 nats per token; mean over the masked languages. Lower is more "
+        f"selective. {_DOTS}"
     )
 
 
@@ -70,21 +91,10 @@ def _rows(axes: Axes, sets: list[tuple[str, str]]) -> None:
     axes.grid(axis="x")
 
 
-def _spread(
-    axes: Axes,
-    values: dict[str, np.ndarray],
-    colours: list[str],
-    *,
-    name: str,
-    shift: float = 0.0,
-    hollow: bool = False,
-) -> None:
-    """Draw the seeds of each row as small dots, their mean as a large one (a ring if `hollow`) with its t-interval.
-
-    Rows without values are left out; the others' dots are shifted from their ticks.
-    """
+def _spread(axes: Axes, values: dict[str, np.ndarray], colours: list[str], *, name: str) -> None:
+    """Draw the seeds of each row as small dots, their mean as a large one with its t-interval; none without values."""
     columns = {"row": list(values), "value": list(values.values()), "colour": colours}
-    found = pd.DataFrame({**columns, "place": np.arange(len(values)) + shift})
+    found = pd.DataFrame({**columns, "place": np.arange(len(values))})
     found = found[found["value"].map(len) > 0]
     seeds = found.explode("value").astype({"value": float})
     common: dict[str, Any] = {"x": "value", "y": "place", "hue": "colour", "ax": axes, "legend": False}
@@ -94,8 +104,7 @@ def _spread(
     means = found.assign(value=found["value"].map(np.mean))
     low, high = means["value"] - half, means["value"] + half
     interval_bars(axes, means["place"], low, high, across=True, ecolor=list(means["colour"]), capsize=0, elinewidth=1.2)
-    faces, edge = (dict.fromkeys(colours, "white"), colours[0]) if hollow else (palette, "black")
-    sns.scatterplot(means, **common, palette=faces, s=30, edgecolor=edge, linewidth=0.7, zorder=3)
+    sns.scatterplot(means, **common, palette=palette, s=30, edgecolor="black", linewidth=0.7, zorder=3)
     tell(axes, f"{name}, mean and 95 % t-interval", means["row"], means["value"], low=low, high=high)
     tell(axes, f"{name}, seeds", found["row"], [", ".join(map(number, some)) for some in found["value"]])
 

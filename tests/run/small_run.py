@@ -34,8 +34,13 @@ def _rows(profile, shift):
     return pd.DataFrame(rows, columns=[*columns, "task", "metric", "value", "n", "random_seed"])
 
 
-def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documents=12, sections=None, dirty=False):
-    """Write a run and its manifest; `shift` moves what comes from a model, `sections` are the numbers of those run."""
+def make_run(
+    folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documents=12, sections=None, dirty=False, also=None
+):
+    """Write a run and its manifest; `shift` moves what comes from a model, `sections` are the numbers of those run.
+
+    `also` writes further files into the folder before the manifest is made.
+    """
     loaded = load_profile(profile)
     write_text(folder / "profile.yaml", f"name: {profile}\n")
     store = Store(folder / "stages", say=lambda _line: None)
@@ -51,6 +56,8 @@ def make_run(folder, *, profile="mini", shift=0.0, verdict="REPRODUCED", documen
     claim = {"id": "C3", "method": "contrast", "budget": "0.1", "measure": "accuracy", "verdict": verdict}
     write_claims(folder / "claims.json", [{**claim, "numbers": numbers}], profile=profile)
     write_text(folder / "report.md", "# Report\n")
+    if also is not None:
+        also(folder)
     done = {"title": "A title", "status": "done", "error": None, "key": "k"}
     done |= {"seconds": 1.5, "threads": 2, "jobs": 1, "outputs": []}
     records = [{"section": item.name, **done} for item in all_sections() if not sections or item.number in sections]

@@ -410,4 +410,10 @@ def test_seeds_are_planned_and_refused_where_nothing_is_trained(tmp_path, main, 
     assert f"Random seed 1, {tmp_path / 'out' / 'smoke-seed1'}:" in out
     assert out.count("would run") == 2 * len(all_sections())
     told = complaint("run", "--profile", write_study(tmp_path), "--seeds", "2")
-    assert told.startswith("error: --seeds: profile small has models of its own")
+    assert told.startswith("error: profile small has models of its own")
+    code, out, _err = main(
+        "run", "--profile", "smoke", "--model-seed", "3", "--dry-run", "--artifacts", tmp_path / "out"
+    )
+    assert (code, out.count("would run")) == (0, len(all_sections()))
+    told = complaint("run", "--profile", "smoke", "--model-seed", "3", "--seeds", "2")
+    assert told.startswith("error: --model-seed: runs one of the seeds of --seeds")

@@ -27,7 +27,7 @@ from tests.run.small_run import make_run
 from tests.run.test_make_archive import call, tool  # noqa: F401  (a fixture)
 from tests.small import TEXTS, write_lines, write_model, write_study
 from tools import expected_seconds, notebooks
-from tools.readme import filled, matched_damage
+from tools.readme import SEEDS, filled, matched_damage, seeds
 
 LIBRARY = ("python", "-m", "crane_run.cli")
 # One kind per function; export, docker, conda and tools/container.sh are tried in test_readme_containers.py.
@@ -218,6 +218,49 @@ def test_its_first_table_has_every_method_at_equal_damage_the_most_selective_fir
         "| `contrast` | .25 / .12 / .00 | .50 / .25 / .00 | .125 (.100 to .150) |",
         "| `lape` | .50 / .25 / .75 | 1.00 / .50 / 1.50 | .500 (.400 to .600) |",
         "| `kurtosis` | – / – / – | – / – / – | – |",
+    ]
+
+
+def seeds_summary(folder):
+    """A committed summary of three seeds, in a folder."""
+    numbers = ["mean", "low", "high", "seeds"]
+    rises = {f"contrast / {damage} / {k}": [0.1 * damage, 0.05, 0.15, 3] for damage in (1, 2) for k in ("vi", "all")}
+    rises |= {"lape / 1 / vi": [0.3, 0.25, 0.35, 3], "lape / 1 / all": [0.01, None, None, 1]}
+    scores = {
+        f"base / base / {method} / {budget} / {metric} / {score}": [value, value - 0.125, value + 0.125, 3]
+        for (method, budget), of in {("lape", "published"): 0.25, ("contrast", "0.1"): 0.5}.items()
+        for metric, shift in (("token_probability", 0), ("accuracy", 1))
+        for score, value in (("langspec_f1", of + shift), ("precision", 0.75), ("recall", 0.5))
+    }
+    keys = {"matched_damage": ["method", "damage", "masked_language"]}
+    keys["langspec"] = ["model", "selected_on", "method", "budget", "metric", "score"]
+    tables = {
+        name: {"key": keys[name], "columns": numbers, "rows": rows}
+        for name, rows in (("matched_damage", rises), ("langspec", scores))
+    }
+    given = {"schema": "crane.seeds-reference/1", "profile": "mini", "random_seeds": [1, 2, 5], "made_with": {}}
+    (folder / f"{SEEDS}.json").write_text(json.dumps(given | {"tables": tables}), encoding="utf-8")
+
+
+def test_the_means_over_model_seeds_are_those_of_the_committed_summary(tmp_path, monkeypatch):
+    for path in REFERENCES.glob("m*i.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr("tools.readme.REFERENCES", tmp_path)
+    assert "is not committed yet" in seeds({})
+    seeds_summary(tmp_path)
+    block = re.search(r"<!-- seeds -->\n(.*?)\n<!-- end -->", filled(README), flags=re.DOTALL)[1]
+    assert block.splitlines() == [
+        "Random seeds 1, 2 and 5; in brackets 95 % t-intervals over the seeds.",
+        "",
+        "| method | 1 nat, mean of the languages | vi |",
+        "|---|---|---|",
+        "| `contrast` | .100 (.050 to .150) | .100 (.050 to .150) |",
+        "| `lape` | – | .300 (.250 to .350) |",  # only one seed reaches the damage in every language
+        "",
+        "| sets | LangSpec-F1 | precision | recall |",
+        "|---|---|---|---|",
+        "| `contrast`, 10 % | .500 (.375 to .625) | .750 (.625 to .875) | .500 (.375 to .625) |",
+        "| `lape`, as published | .250 (.125 to .375) | .750 (.625 to .875) | .500 (.375 to .625) |",
     ]
 
 

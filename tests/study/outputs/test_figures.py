@@ -19,7 +19,7 @@ from crane_lib.errors import CraneError
 from crane_study import ROOT, figures
 from crane_study.figures import panels, style
 from crane_study.figures.alt_text import describe, number, tell, tell_line
-from crane_study.figures.model_seeds import langspec_seeds, nll_rise_seeds
+from crane_study.figures.model_seeds import langspec_seeds, matched_damage_seeds
 from crane_study.labels import language_name, method_label
 from crane_study.publish import REHEARSAL, Publisher
 from crane_study.tables.overlap import agreement, by_rule, intersections
@@ -48,10 +48,11 @@ def transfer(rows):
 
 
 def over_seeds(rows):
-    """Frames of three model seeds: LangSpec-F1 and NLL rises."""
+    """Frames of three model seeds: LangSpec-F1 with its parts, and rises at equal damage."""
     scores = pd.concat([synthetic.make_langspec(rows)] * 3, ignore_index=True)
-    keys = ["model", "selected_on", "method", "budget", "masked_language"]
-    return scores, scores[keys].assign(own_rise=np.linspace(0.5, 1, len(scores)), worst_other_rise=0.1)
+    keys = ["model", "selected_on", "method", "budget", "metric"]
+    rises = {"method": ["contrast", "lape"] * 3, "damage": 1.0, "masked_language": "all", "worst": np.arange(6) / 5}
+    return scores.melt(keys, ["langspec_f1", "precision", "recall"], var_name="score"), pd.DataFrame(rises)
 
 
 def draw_all(folder, rows, langspec, shared_units, counts):
@@ -100,7 +101,7 @@ def draw_all(folder, rows, langspec, shared_units, counts):
         "scores": figures.score_matrices(score_changes(make_items(), resamples=50), folder / "scores"),
         "forms": figures.open_langspec_bars(open_langspec(make_items(), resamples=50), folder / "forms"),
         "seeds": langspec_seeds(over_seeds(rows)[0], folder / "seeds"),
-        "rises": nll_rise_seeds(over_seeds(rows)[1], folder / "rises"),
+        "rises": matched_damage_seeds(over_seeds(rows)[1], folder / "rises"),
         "tokens": figures.token_relevance(synthetic.make_examples(), folder / "tokens"),
     }
 
