@@ -329,7 +329,7 @@ def reference(
 
 @app.command()
 def seeds(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs of one profile's seeds, in one folder.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of a profile's seeds.")],
     output: Annotated[
         Path | None, typer.Option("--reference", metavar="FILE", help="Write the numbers into one small file, too.")
     ] = None,
@@ -349,14 +349,14 @@ def seeds(
     from crane_run.verify import write_reference
     from crane_study.profile import load_profile
 
-    manifests = finished_seeds(runs, allow_dirty=allow_dirty)
-    seed, manifest = next(iter(manifests.items()))
+    found = finished_seeds(runs, allow_dirty=allow_dirty)
+    manifests = {seed: manifest for seed, (_run, manifest) in found.items()}
+    seed, (first, manifest) = next(iter(found.items()))
     name = str(manifest.profile["name"]).removesuffix(f"-seed{seed}")
-    folder = runs[0].with_name(name)
-    own = folder / "profile.yaml"
-    study = Run(load_profile(str(own) if own.is_file() else name), folder, [])
-    report = summarize(study, {seed: runs[0].with_name(f"{name}-seed{seed}") for seed in manifests})
-    typer.echo(f"{report}: random seeds {', '.join(map(str, manifests))}")
+    own = first.with_name(name) / "profile.yaml"
+    study = Run(load_profile(str(own) if own.is_file() else name), own.parent, [])
+    report = summarize(study, {seed: run for seed, (run, _manifest) in found.items()})
+    typer.echo(f"{report}: random seeds {', '.join(map(str, found))}")
     if output is not None:
         write_reference(output, reference_of_seeds(name, manifests, report.parent))
         typer.echo(f"{output}: {output.stat().st_size / 1000:.0f} kB")

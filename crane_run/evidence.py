@@ -11,7 +11,7 @@ import pandas as pd
 
 from crane_study.frames import read_frame
 from crane_study.labels import budget_label, language_name
-from crane_study.measure.rows import pick, tidy
+from crane_study.measure.rows import EVERYTHING, pick, tidy
 from crane_study.paper.claims import NOT_RUN, load_rules
 from crane_study.paper.published import (
     RELEASED_CONTROL,
@@ -121,6 +121,7 @@ class Evidence:
         ends, random = (numbers["low"], numbers["high"]), (numbers["random_low"], numbers["random_high"])
         return [
             self._mean(case, case["budget"], f", {budget_label(case['budget'])}", numbers["own"], compared, stated),
+            self._trivial(case),
             Quantity("Difference from LAPE", _score(numbers["difference"]), _interval(ends, _score), "0"),
             Quantity(
                 "Random sets of equal size: difference from LAPE",
@@ -136,13 +137,22 @@ class Evidence:
         draws = f"{numbers['random_highest']:.3f}, highest of {numbers['draws']} random draws"
         draws += f" (mean {numbers['random_mean']:.3f}), p = {numbers['p_value']:.2g}"
         stated = f"{means['kurtosis']:.3f}, against {means[RELEASED_CONTROL]:.3f} (one draw, of the released code)"
-        return [self._mean(case, case["budget"], "", numbers["own"], draws, stated)]
+        return [self._mean(case, case["budget"], "", numbers["own"], draws, stated), self._trivial(case)]
 
     def _mean(self, case: Case, budget: str, words: str, own: float, compared: str, published: str) -> Quantity:
         """A mean LangSpec-F1 with its interval."""
-        found = self._look(_table(case, "langspec"), {**_labels(case), "budget": str(budget)}, "mean_low", "mean_high")
+        table, where = _table(case, "langspec"), {**_labels(case), "budget": str(budget)}
+        found = self._look(table, where, "mean_low", "mean_high")
+        parts = self._look(table, where, "precision", "recall")
         stated = published if _is_published(case) else MISSING
-        return Quantity(f"Mean LangSpec-F1{words}", _score(own), _interval(found, _score), compared, stated)
+        return Quantity(f"Mean LangSpec-F1{words}", _f1(own, parts), _interval(found, _score), compared, stated)
+
+    def _trivial(self, case: Case) -> Quantity:
+        """LangSpec-F1 of the mask of all neurons, which is the same for every language."""
+        where = {**_labels(case), "method": EVERYTHING, "budget": "1"}
+        found = self._look(_table(case, "langspec"), where, "mean", "precision", "recall")
+        name = "Mean LangSpec-F1 with every neuron silenced"
+        return Quantity(name, _f1(found[0], found[1:]) if found else MISSING)
 
     def _shares(self, case: Case) -> list[Quantity]:
         """Share of a language's set that is also in another language's, and the share expected by chance."""
@@ -190,6 +200,11 @@ def _labels(case: Case) -> dict[str, str]:
 
 def _worst(found: Mapping[str, Any]) -> str:
     return f"{_percent(found['worst_other_drop'])} ({language_name(found['worst_other'])}, worst other)"
+
+
+def _f1(value: float, parts: Sequence[float] | None) -> str:
+    """LangSpec-F1, with precision and recall where they are known."""
+    return _score(value) + (f" (precision {parts[0]:.2f}, recall {parts[1]:.2f})" if parts else "")
 
 
 def _percent(share: float) -> str:

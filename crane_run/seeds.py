@@ -14,7 +14,7 @@ from scipy.stats import t
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256, write_json
-from crane_run.manifest import DamagedManifestError, Manifest, read_manifest
+from crane_run.manifest import Manifest
 from crane_run.report import SEEDS_RECORD, write_seeds_report
 from crane_run.verify import NO_REFERENCE, ReferenceTable, describe_making, reference_table, verify
 from crane_study.figures.model_seeds import SCORES, langspec_seeds, matched_damage_seeds
@@ -67,8 +67,11 @@ def _read(folders: Folders, name: str) -> pd.DataFrame:
     return tidy(pd.concat([read_frame(folder / name).assign(seed=seed) for seed, folder in folders.items()]))
 
 
-def _model_numbers(rows: pd.DataFrame) -> pd.DataFrame:
+def _model_numbers(folders: Folders) -> pd.DataFrame:
     """Accuracy and NLL of the models as they are, one row per seed, model, metric and language."""
+    rows = _read(folders, _ROWS)
+    if rows.empty:
+        return rows
     chosen = (rows["masked_language"] == "") & rows["metric"].isin(["accuracy", "nll"])
     return rows[chosen][["seed", "model", "metric", "evaluation_language", "value"]]
 
@@ -113,34 +116,17 @@ def write_summary(folders: Folders, output: Path) -> Path:
     ------
     CraneError : fewer than two runs, or no table that all of them have
     """
-    selectivity, scores, rows = _selectivity(folders), _langspec_numbers(folders), _read(folders, _ROWS)
+    selectivity, scores, models = _selectivity(folders), _langspec_numbers(folders), _model_numbers(folders)
     interval = f"over {len(folders)} model seeds: mean, standard deviation and 95 % t-interval"
-    found: dict[str, tuple[pd.DataFrame, list[str], str, str]] = {
-        "matched_damage": (
-            selectivity,
-            ["method", "damage", "masked_language"],
-            "worst",
-            f"NLL rise on the worst other language where the masked one has lost so much {interval}; seeds: how many "
-            "reach the damage. All: mean over the languages, of seeds where each reaches it.",
-        ),
-        "langspec": (
-            scores,
-            [*SET, "metric", "score"],
-            "value",
-            f"LangSpec-F1, precision and recall, means over languages and random draws, {interval}.",
-        ),
-        "models": (
-            _model_numbers(rows) if len(rows) else rows,
-            ["model", "metric", "evaluation_language"],
-            "value",
-            f"Accuracy and NLL of the models with nothing masked {interval}.",
-        ),
-    }
-    tables = {
-        name: (_over_seeds(frame, by, value), caption)
-        for name, (frame, by, value, caption) in found.items()
-        if len(frame)
-    }
+    damage = f"NLL rise on the worst other language where the masked one has lost so much {interval}; seeds: how many "
+    damage += "reach the damage. All: mean over the languages, of seeds where each reaches it."
+    langspec = f"LangSpec-F1, precision and recall, means over languages and random draws, {interval}."
+    parts = (
+        ("matched_damage", selectivity, ["method", "damage", "masked_language"], "worst", damage),
+        ("langspec", scores, [*SET, "metric", "score"], "value", langspec),
+        ("models", models, ["model", "metric", "evaluation_language"], "value", f"Models, nothing masked, {interval}."),
+    )
+    tables = {name: (_over_seeds(frame, by, value), caption) for name, frame, by, value, caption in parts if len(frame)}
     if len(verdicts := _verdict_counts(folders)):
         tables["verdicts"] = (verdicts, f"In how many of {len(folders)} model seeds each claim is reproduced.")
     if len(folders) < 2 or not tables:
@@ -156,58 +142,48 @@ def write_summary(folders: Folders, output: Path) -> Path:
         if len(frame):
             captions[f"figures/{name}"] = draw(frame, output / "figures" / name)
     made_of = {
-        str(seed): {name: sha256(folder / name) for name in _FILES if (folder / name).is_file()}
+        str(seed): {name: sha256(path) for name in _FILES if (path := folder / name).is_file()}
         for seed, folder in folders.items()
     }
     write_json(output / SEEDS_RECORD, {"schema": "crane.seeds/2", "seeds": made_of, "captions": captions})
     return write_seeds_report(output)
 
 
-def finished_seeds(runs: Iterable[Path], *, allow_dirty: bool) -> dict[int, Manifest]:
-    """Manifests of runs that differ by their random seed only, by that seed.
+def finished_seeds(runs: Iterable[Path], *, allow_dirty: bool) -> dict[int, tuple[Path, Manifest]]:
+    """Folders and manifests of runs that differ by their random seed only, by that seed.
 
     Raises
     ------
     CraneError : a run is not as its manifest says, of other settings or of another commit than the first one, of
         the same seed as another one, or made from a tree with uncommitted changes (unless `allow_dirty`)
     """
-    found: dict[int, Manifest] = {}
+    found: dict[int, tuple[Path, Manifest]] = {}
     settings: Any = None
     for run in runs:
-        try:
-            manifest = read_manifest(run)
-        except DamagedManifestError as error:
-            raise CraneError(str(error)) from error
-        problems = verify(run, against=NO_REFERENCE).problems
-        if problems:
-            raise CraneError(f"{run}: is not as its manifest says: {problems[0]}; run it again")
+        finding = verify(run, against=NO_REFERENCE)
+        manifest = finding.manifest
+        if manifest is None or finding.problems:
+            raise CraneError(f"{run}: is not as its manifest says: {finding.problems[0]}; run it again")
         if manifest.uncommitted_changes and not allow_dirty:
             raise CraneError(f"{run}: was made from a tree with uncommitted changes; commit them or give --allow-dirty")
         own = {key: value for key, value in manifest.profile.items() if key not in ("name", "random_seed")}
         own["commit"] = manifest.commit
         if settings not in (None, own) or manifest.random_seed in found:
-            raise CraneError(
-                f"{run}: expected the settings and the commit of the first run, and a random seed of its own"
-            )
-        found[manifest.random_seed], settings = manifest, own
+            raise CraneError(f"{run}: expected settings and commit of the first run, and a random seed of its own")
+        found[manifest.random_seed], settings = (run, manifest), own
     return dict(sorted(found.items()))
 
 
 def reference_of_seeds(profile: str, manifests: Mapping[int, Manifest], summary: Path) -> SeedsReference:
     """Summary in a folder, as it is committed, with the origin of the runs that it is made of."""
     made_with = [describe_making(manifest) for manifest in manifests.values()]
-    processors = sorted({str(one["processor"]) for one in made_with})
+    about = {**made_with[0], "processor": sorted({str(one["processor"]) for one in made_with})}
     tables = {}
     for path in sorted((summary / "tables").glob("*.csv")):
         frame = read_frame(path)
-        numbers = [name for name in frame if name in (*_STATISTICS, *VERDICTS)]
-        tables[path.stem] = reference_table(frame, key=[name for name in frame if name not in (*numbers, "title")])
-    return SeedsReference(
-        profile=profile,
-        random_seeds=list(manifests),
-        made_with={**made_with[0], "processor": processors},
-        tables=tables,
-    )
+        numbers = (*_STATISTICS, *VERDICTS, "title")
+        tables[path.stem] = reference_table(frame, key=[name for name in frame if name not in numbers])
+    return SeedsReference(profile=profile, random_seeds=list(manifests), made_with=about, tables=tables)
 
 
 def read_seeds_reference(path: Path) -> SeedsReference:
@@ -215,6 +191,5 @@ def read_seeds_reference(path: Path) -> SeedsReference:
     try:
         return SeedsReference.model_validate(read_json(path))
     except ValidationError as error:
-        raise CraneError(
-            f"{path}: is not a summary over seeds ({error.errors()[0]['msg']}); crane seeds writes one"
-        ) from error
+        reason = error.errors()[0]["msg"]
+        raise CraneError(f"{path}: is not a summary over seeds ({reason}); crane seeds writes one") from error

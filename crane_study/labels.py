@@ -16,6 +16,7 @@ SET_LABELS = {  # sets that no method selects
     "lape_list": "LAPE (published list)",
     "random_like_contrast": "Random (like contrast)",
     "random_like_kurtosis": "Random (like kurtosis)",
+    "random_like_lape": "Random (like LAPE)",
     "random_like_released": "Random (released code)",
     "random_global": "Random (global)",
     "random_full": "Random (any number)",

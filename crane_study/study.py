@@ -63,9 +63,7 @@ _TRANSFER_METHODS = ["kurtosis", "contrast", "lape", "random_like_kurtosis", "ra
 _CHAT_METHODS = ["kurtosis", "contrast"]
 _TRANSFER_DRAWS = 5  # of the random sets; no claim about the chat model depends on them
 _FROM_CHAT = MaskChoice(methods={"chat": _CHAT_METHODS}, everything=False)
-_ON_CHAT = MaskChoice(
-    methods={"base": _TRANSFER_METHODS, "chat": _CHAT_METHODS}, draws=_TRANSFER_DRAWS, everything=False
-)
+_ON_CHAT = MaskChoice(methods={"base": _TRANSFER_METHODS, "chat": _CHAT_METHODS}, draws=_TRANSFER_DRAWS)
 
 
 _WORDINGS = {"wordings": sha256(WORDINGS)}

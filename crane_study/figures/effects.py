@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,9 @@ _CHANGE = {
     "accuracy": ("Accuracy lost", "Accuracy lost on four-way questions (share of the questions)", -1),
     "token_probability": ("Token probability lost", "Loss of the mean token probability exp(-NLL)", -1),
 }
+PARTS_TOLD = "P and R: mean precision and recall."
+TRIVIAL_TOLD = " Dotted line: mean with every neuron silenced, whatever the language."
+_SCORES = {"mean": "LangSpec-F1", "precision": "Precision", "recall": "Recall"}
 _CELL = ["method", "budget", "masked_language", "evaluation_language"]
 
 
@@ -109,7 +111,7 @@ def langspec_bars(
     trivial = _trivial(frame, "langspec_f1")
     frame = frame[frame["method"] != EVERYTHING]
     by = ["metric", "method", "budget", "random_seed"]
-    bars = frame[[*by, "masked_language", "langspec_f1"]].assign(low=np.nan, high=np.nan)
+    bars = frame[[*by, "masked_language", "langspec_f1", "precision", "recall"]].assign(low=np.nan, high=np.nan)
     if intervals is not None:
         known = pick(intervals, random_seed=-1)[[*by, "masked_language", "low", "high"]]
         bars = bars.drop(columns=["low", "high"]).merge(known, on=[*by, "masked_language"], how="left")
@@ -123,7 +125,8 @@ def langspec_bars(
     dots += "" if intervals is None else " Lines: 95 % intervals of a paired bootstrap over items."
     return (
         f"LangSpec-F1 of each method's masks, per language and on average; {MODEL_LABELS[model].lower()}, "
-        f"judged by {' and by '.join(METRIC_LABELS[metric].lower() for metric in metrics)}.{dots}{_told(trivial)}"
+        f"judged by {' and by '.join(METRIC_LABELS[metric].lower() for metric in metrics)}.{dots} {PARTS_TOLD}"
+        f"{TRIVIAL_TOLD if trivial else ''}"
     )
 
 
@@ -133,54 +136,58 @@ def _trivial(frame: pd.DataFrame, value: str) -> dict[str, float]:
     return means
 
 
-def _told(trivial: Mapping[str, float]) -> str:
-    """Sentence on the line of the trivial mask."""
-    return " Dotted line: mean with every neuron silenced, whatever the language." if trivial else ""
-
-
 def dose_response(curves: pd.DataFrame, path: Path) -> str:
-    """LangSpec-F1 over the budget (rows of `dose_curves`), a line per method with its band; a panel per metric."""
+    """LangSpec-F1 over the budget (rows of `dose_curves`), a line per method with its band; a panel per metric.
+
+    Panels below have precision and recall.
+    """
     if curves.empty:
         raise CraneError("figure: no dose-response rows; run the section on controls first")
     metrics = [metric for metric in METRIC_LABELS if metric in set(curves["metric"])]
-    trivial = _trivial(curves, "mean")
+    trivial = {score: _trivial(curves, score) for score in _SCORES}
     curves = curves[curves["method"] != EVERYTHING]
     methods = [method for method, _budget in ordered_sets((method, "") for method in curves["method"])]
     curves = curves.assign(share=100 * curves["share"]).sort_values("share")
-    with drawing(path, width=7.0, height=3.9) as figure:
-        panels = grid(figure, len(metrics), columns=len(metrics), sharey=True)
-        for panel, metric in zip(panels, metrics, strict=True):
+    places = [(score, metric) for score in _SCORES for metric in metrics]
+    with drawing(path, width=7.0, height=8.2) as figure:
+        panels = grid(figure, len(places), columns=len(metrics), sharey=True)
+        for panel, (score, metric) in zip(panels, places, strict=True):
             for method in methods:
                 part = curves[(curves["metric"] == metric) & (curves["method"] == method)]
                 if len(part):
-                    _dose_curve(panel, part, method)
+                    _dose_curve(panel, part, method, score=score)
             ticks = sorted(set(curves.loc[curves["metric"] == metric, "share"]))
-            panel.set(xscale="log", xlabel="Budget (% of the units, log scale)", ylabel="")
+            panel.set(xscale="log", xlabel="", ylabel=_SCORES[score] if metric == metrics[0] else "")
             panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             panel.minorticks_off()
-            panel.set_title(f"By {METRIC_LABELS[metric].lower()}")
             panel.grid(axis="y")
-            if metric in trivial:
-                reference_line(panel, method_label(EVERYTHING), trivial[metric])
-        panels[0].set(ylabel="LangSpec-F1 (mean over languages)", ylim=(0, 1))
+            if metric in trivial[score]:
+                reference_line(panel, method_label(EVERYTHING), trivial[score][metric])
+        for panel, metric in zip(panels, metrics, strict=False):
+            panel.set_title(f"By {METRIC_LABELS[metric].lower()}")
+        for panel in panels[-len(metrics) :]:
+            panel.set_xlabel("Budget (% of the units, log scale)")
+        panels[0].set_ylim(0, 1)
         legend_below(figure, panels[0], columns=3)
     return (
-        "LangSpec-F1, mean over languages, of every method over the share of units that it masks. Bands: 95 % "
-        "bootstrap intervals over the sampled documents or questions; for random masks (dashed) the lowest to highest "
-        "draw. A mask that destroys all languages alike scores up to two thirds, which is where random masks end."
-        + _told(trivial)
+        "LangSpec-F1, precision and recall, means over languages, of every method over the share of units that it "
+        "masks. Bands of LangSpec-F1: 95 % bootstrap intervals over the sampled documents or questions; for random "
+        "masks (dashed) the lowest to highest draw. A mask that destroys all languages alike scores up to two thirds, "
+        "which is where random masks end." + (TRIVIAL_TOLD if trivial["mean"] else "")
     )
 
 
-def _dose_curve(panel: Axes, part: pd.DataFrame, method: str) -> None:
-    """One method's curve with its band: intervals, or the range over the draws of random masks."""
+def _dose_curve(panel: Axes, part: pd.DataFrame, method: str, *, score: str) -> None:
+    """One method's curve; that of LangSpec-F1 with its band: intervals, or the range over draws of random masks."""
     drawn, colour = method.startswith("random"), method_colour(method)
     low, high = (part["lowest"], part["highest"]) if drawn else (part["low"], part["high"])
+    if score != "mean":
+        low = high = np.full(len(part), np.nan)
     line: dict[str, Any] = {"linestyle": "--"} if drawn else {"marker": "o", "markersize": 3.5, "markeredgewidth": 0}
     panel.fill_between(part["share"], low, high, color=colour, alpha=0.18, linewidth=0)
     label = method_label(method)
-    sns.lineplot(x=part["share"], y=part["mean"], ax=panel, color=colour, label=label, legend=False, **line)
-    tell(panel, label, part["share"], part["mean"], low=low, high=high)
+    sns.lineplot(x=part["share"], y=part[score], ax=panel, color=colour, label=label, legend=False, **line)
+    tell(panel, label, part["share"], part[score], low=low, high=high)
 
 
 def transfer_figure(table: pd.DataFrame, path: Path, *, metric: str = "token_probability") -> str:

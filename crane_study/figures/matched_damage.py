@@ -20,9 +20,12 @@ from crane_study.labels import language_name, method_label, ordered_languages, o
 from crane_study.measure.rows import EVERYTHING, pick
 from crane_study.uncertainty.matched_damage import DAMAGES, Response, limits, match
 
+_OTHERS = "Other methods"
 _SMALLEST = 0.05  # nats per token: damage at the left end
 _LINEAR = 0.02  # nats per token below which the vertical axis is linear
 _POINTS = 25  # of a curve
+_COLOURED = 8  # most selective methods in their colours, and with them
+_PAPER = ("kurtosis", "lape")  # those that the paper compares
 
 
 def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.DataFrame) -> str:
@@ -35,36 +38,53 @@ def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.D
     languages = ordered_languages(one.language for one in found)
     methods = [method for method, _budget in ordered_sets((one.method, "") for one in found)]
     by_key = {(one.method, one.language): one for one in found}
-    legend = 0.6 + 0.05 * len(methods)
+    coloured = _coloured(found, methods)
+    grey = set(methods) - coloured
+    legend = 0.6 + 0.05 * len(coloured)
     with drawing(path, width=7.2, height=grid_height(len(languages), panel=2.9, rest=legend)) as figure:
         panels = grid(figure, len(languages), sharex=True, sharey=True)
         for panel, language in zip(panels, languages, strict=True):
             for damage in DAMAGES:
                 panel.axvline(damage, color="#BBBBBB", linewidth=0.7, linestyle=":", zorder=0)
-            for method in methods:
-                _curve(panel, by_key[method, language])
+            for method in sorted(methods, key=lambda name: name in coloured):  # grey curves lie below
+                _curve(panel, by_key[method, language], grey=method in grey)
             _references(panel, pick(everything, masked_language=language))
             panel.set_title(f"{language_name(language)} masked")
         _scale(panels[0], everything)
         label_outside(panels, across="Rise on the masked language", up="Rise on the worst other")
-        legend_below(figure, panels[0], columns=4 if len(methods) > 9 else 3)
+        handles, labels = panels[0].get_legend_handles_labels()
+        known = dict(zip(labels, handles, strict=True))
+        order = [name for name in (*map(method_label, methods), _OTHERS, method_label(EVERYTHING)) if name in known]
+        legend_below(figure, handles=[known[name] for name in order], columns=4 if len(coloured) > 9 else 3)
     return (
         "Rise of the NLL on the other language that suffers most, once the masked language has lost so much: a low "
         "curve is a selective method. Both in nats per token, linear in the damage between neighbouring doses; bands "
         "are 95 % bootstrap intervals over documents. A curve ends at the method's largest dose. Grey line: both lose "
         "alike. Cross: every neuron silenced. Dotted: the damages of the tables."
+        + (f" Thin grey: all but the {_COLOURED} most selective at 1 nat and the paper's." if grey else "")
     )
 
 
-def _curve(panel: Axes, one: Response) -> None:
-    """One method's curve with its band; random masks are dashed."""
+def _coloured(found: Sequence[Response], methods: Sequence[str]) -> set[str]:
+    """Methods that are drawn in their colours: the most selective at 1 nat, the paper's, and random masks."""
+    costs = {method: [match(one, [1.0]).worst[0] for one in found if one.method == method] for method in methods}
+    ranked = sorted(methods, key=lambda name: np.nan_to_num(np.mean(costs[name]), nan=np.inf))
+    return {*ranked[:_COLOURED], *(name for name in methods if name in _PAPER or name.startswith("random"))}
+
+
+def _curve(panel: Axes, one: Response, *, grey: bool) -> None:
+    """One method's curve with its band, thin and without one if `grey`; random masks are dashed."""
     largest = float(one.measured[:, one.own].max())
     targets = np.geomspace(_SMALLEST, largest, _POINTS) if largest > _SMALLEST else np.array([_SMALLEST])
     found, label, colour = match(one, targets), method_label(one.method), method_colour(one.method)
     low, high = limits(found.worst_draws, found.worst)
     style: dict[str, Any] = {"linestyle": "--"} if one.method.startswith("random") else {}
-    panel.fill_between(targets, low, high, color=colour, alpha=0.08, linewidth=0)
-    sns.lineplot(x=targets, y=found.worst, ax=panel, color=colour, label=label, legend=False, **style)
+    if grey:
+        style |= {"linewidth": 0.8, "zorder": 1.5}
+    else:
+        panel.fill_between(targets, low, high, color=colour, alpha=0.08, linewidth=0)
+    style |= {"color": "#AFAFAF" if grey else colour, "label": _OTHERS if grey else label}
+    sns.lineplot(x=targets, y=found.worst, ax=panel, legend=False, **style)
     at = match(one)
     low, high = limits(at.worst_draws, at.worst)
     tell(panel, label, DAMAGES, at.worst, low=low, high=high)

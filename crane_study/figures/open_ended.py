@@ -7,15 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from crane_lib.errors import CraneError
+from crane_study.figures.effects import PARTS_TOLD, TRIVIAL_TOLD
 from crane_study.figures.panels import MEAN, language_bars, language_matrices
-from crane_study.measure.rows import pick
+from crane_study.measure.rows import EVERYTHING, pick
 
 _FORMS = {"f1": ("", "LangSpec-F1 (0 to 1)"), "released": ("", "LangSpec-F, released form (0 to 1)")}
 
 
 def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "base") -> str:
     """Heat maps of the points (`score_changes`) that each mask costs each language, one per method and budget."""
-    found = pick(changes, selected_on=selected_on)
+    found = pick(changes[changes["method"] != EVERYTHING], selected_on=selected_on)
     if found.empty:
         raise CraneError(f"figure: no judged answers under sets selected on the {selected_on} model")
     cells = found.rename(columns={"masked_language": "row", "evaluation_language": "column"})
@@ -34,13 +35,15 @@ def score_matrices(changes: pd.DataFrame, path: Path, *, selected_on: str = "bas
 
 def open_langspec_bars(langspec: pd.DataFrame, path: Path, *, selected_on: str = "base") -> str:
     """LangSpec-F (`open_langspec`) of every set in both forms: a bar per language and one for the mean."""
-    frame = pick(langspec, selected_on=selected_on)
+    off = langspec["method"] == EVERYTHING
+    trivial = pick(langspec[off], masked_language="mean").set_index("form")["langspec"].to_dict()
+    frame = pick(langspec[~off], selected_on=selected_on)
     if frame.empty:
         raise CraneError(f"figure: no LangSpec-F of sets selected on the {selected_on} model")
     frame = frame.rename(columns={"form": "panel", "masked_language": "language", "langspec": "value"})
-    language_bars(frame.assign(language=frame["language"].replace("mean", MEAN)), path, _FORMS)
+    language_bars(frame.assign(language=frame["language"].replace("mean", MEAN)), path, _FORMS, lines=trivial)
     return (
         "LangSpec-F of each method's masks by the judge's scores, per language and on average: F1, and the released "
         f"form with beta 4; chat model, units selected on the {selected_on} model. Lines: 95 % intervals (bootstrap "
-        "over questions); random sets are means over their draws."
+        f"over questions); random sets are means over their draws. {PARTS_TOLD}{TRIVIAL_TOLD if trivial else ''}"
     )

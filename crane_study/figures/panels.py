@@ -215,7 +215,8 @@ def language_bars(
 ) -> None:
     """Bars per method and budget: one per language and one for the mean, with intervals or a dot per random draw.
 
-    `frame` has method, budget, panel, language (or `MEAN`), value, low and high; several rows of one bar are draws.
+    `frame` has method, budget, panel, language (or `MEAN`), value, low and high, and precision and recall, whose means
+    stand beside the bars; several rows of one bar are draws.
     `panels` gives the title and the label of the axis for each value of the column panel, `lines` the value of the mask
     of all neurons.
     """
@@ -249,6 +250,13 @@ def language_bars(
                 low = found["low"].where(found["draws"] == 1, found["lowest"])
                 high = found["high"].where(found["draws"] == 1, found["highest"])
                 tell(panel, name, [method_label(*key) for key in found.index], found["value"], low=low, high=high)
+            parts = part.groupby(["method", "budget"])[["precision", "recall"]].mean().reindex(sets)
+            beside: dict[str, Any] = {"transform": panel.get_yaxis_transform(), "va": "center", "color": "#444444"}
+            for place, values in enumerate(parts.to_numpy()):
+                if not np.isnan(values).any():
+                    panel.text(1.02, place, "P {:.2f}  R {:.2f}".format(*values), fontsize=6.5, **beside)
+            tell(panel, "Precision", names, parts["precision"])
+            tell(panel, "Recall", names, parts["recall"])
             panel.set(title=title, xlabel=label, ylabel="", ylim=(len(sets) - 0.5, -0.5))
             panel.tick_params(axis="y", length=0)
             panel.grid(axis="x")

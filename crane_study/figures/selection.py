@@ -237,9 +237,11 @@ def rule_matrix(agreement: pd.DataFrame, path: Path) -> str:
         f"{value:.0f}{'' if usual else '*'}" + ("" if crowded else f"\n({100 * expected:.0f})")
         for value, usual, expected in zip(cells["value"], inside, cells["expected_share_of_a"], strict=True)
     ]
-    side, columns = 0.36 * len(rules), 1 if crowded else len(languages)
+    side, columns = (0.27 if crowded else 0.36) * len(rules), 1 if crowded else len(languages)
     rows = -(-len(languages) // columns)
-    with drawing(path, width=1.7 + side * columns, height=side * rows + 1.75) as figure:
+    # The matrices are square: what a figure is too high for its width becomes gaps between them.
+    rest = {"width": 2.8, "height": 1.7 + 0.2 * rows} if crowded else {"width": 1.7, "height": 1.75}
+    with drawing(path, width=side * columns + rest["width"], height=side * rows + rest["height"]) as figure:
         panels = grid(figure, len(languages), columns=columns, sharex=True, sharey=True)
         for panel, (language, colour) in zip(panels, language_colours(languages).items(), strict=True):
             values, texts = square(cells[cells["language"] == language], names)

@@ -33,6 +33,7 @@ _SET_COLOURS = {  # sets that no method selects
     "lape_list": "#C3963C",
     "random_like_contrast": "#777777",
     "random_like_kurtosis": "#BDBDBD",
+    "random_like_lape": "#14142C",
     "random_like_released": "#ABB393",
     "random_global": "#4F4F4F",
     "random_full": "#B4A569",

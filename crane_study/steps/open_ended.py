@@ -19,7 +19,7 @@ from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
 from crane_study.measure.judge_offline import OfflineJudge, agreement
 from crane_study.measure.rows import mask_labels
 from crane_study.options import AnswerOptions
-from crane_study.steps.masks import Mask, by_model, evaluate_masks
+from crane_study.steps.masks import Mask, by_model, evaluate_masks, every_neuron
 from crane_study.steps.selection import sets_file
 from crane_study.uncertainty.open_ended import score_rows
 
@@ -70,7 +70,7 @@ def make_answers(
     network, tokenizer = options.loading.load(model)
     asked = read_frame(questions / "questions.parquet")
     prompts = [chat_prompt(tokenizer, text) for text in asked["text"]]
-    masks = _masks(by_model(sets), options)
+    masks = _masks(by_model(sets), options) + every_neuron(network, options)
 
     def evaluate() -> pd.DataFrame:
         given = {name: getattr(options, name) for name in ("max_new_tokens", "repetition_penalty", "batch_size")}

@@ -21,7 +21,7 @@ from crane_study.uncertainty.overlap import COMPARED, as_neurons, compare
 TOP_SHARE = 0.01  # of the rows, in the sets of TOP_ROWS
 EQUAL = "as_kurtosis"  # budget of LAPE's sets of as many neurons as kurtosis as published kills in the language
 RELEASED_CONTROL = "random_like_released"  # rows drawn apart at every site, as the released code draws them
-_RELEASED_DRAWS = 5  # of them: the verdicts take the draws that keep the two rows of a neuron together
+_FEW_DRAWS = 5  # of them, and of sets like LAPE's, on which no verdict rests
 
 
 def sets_file(folder: Path, method: str, budget: str) -> Path:
@@ -86,10 +86,14 @@ def make_selection(
     for (name, level), by_language in chosen.items():
         write_neuron_sets(sets_file(folder, name, level), scores.sets(name, level, by_language))
     given: dict[str, Any] = {"scores": scores, "random_seed": random_seed}
-    for like in (("kurtosis", PUBLISHED), ("contrast", f"{selection.budget:g}")):
+    at = f"{selection.budget:g}"
+    for like in (("kurtosis", PUBLISHED), ("contrast", at)):
         write_random_like(folder, chosen[like], like=like, draws=selection.random_draws, **given)
+    for like in (("lape", PUBLISHED), ("lape", at)):
+        if like in chosen:  # LAPE is among the profile's methods
+            write_random_like(folder, chosen[like], like=like, draws=min(_FEW_DRAWS, selection.random_draws), **given)
     released = ("kurtosis", PUBLISHED)
-    write_random_like(folder, chosen[released], like=released, draws=_RELEASED_DRAWS, paired=False, **given)
+    write_random_like(folder, chosen[released], like=released, draws=_FEW_DRAWS, paired=False, **given)
 
 
 def write_random_like(

@@ -60,32 +60,37 @@ def dose_curves(found: Resampled) -> pd.DataFrame:
     return table.sort_values(["method", "share"], ignore_index=True)[columns]
 
 
-def _curves(found: Resampled) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Budgets (N,) and the mean LangSpec-F1 of each method that has all of them, (N,) and under resampling (B, N)."""
+def _curves(found: Resampled) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, ...]]]:
+    """Budgets (N,), and of each method that has all of them (or masks all neurons, the same at each) its curves.
+
+    These are the mean precision, recall and LangSpec-F1 (N,), and the last under resampling (B, N).
+    """
     sets, means, draws = set_means(found)
     share = pd.to_numeric(sets["budget"], errors="coerce")
     budgets = np.array(sorted(share[sets["method"] == "contrast"]))
-    curves = {}
+    parts = set_parts(found)
+    curves: dict[str, tuple[np.ndarray, ...]] = {}
     for method in dict.fromkeys(sets["method"]):
-        places = [np.flatnonzero((sets["method"] == method) & (share == budget)) for budget in budgets]
+        at = [1.0] * len(budgets) if method == EVERYTHING else budgets
+        places = [np.flatnonzero((sets["method"] == method) & (share == budget)) for budget in at]
         if len(budgets) > 1 and all(len(place) == 1 for place in places):
             order = np.concatenate(places)
-            curves[str(method)] = means[order], draws[:, order]
+            curves[str(method)] = (parts["precision"][order], parts["recall"][order], means[order], draws[:, order])
     return budgets, curves
 
 
 def area_table(found: Resampled) -> pd.DataFrame:
-    """Area under each method's curve of LangSpec-F1 over the log budget, with its interval.
+    """Area under each method's curves of precision, recall and LangSpec-F1 over the log budget, the last with interval.
 
     Methods that were not evaluated at every budget are left out.
     """
     budgets, curves = _curves(found)
     lowest, highest = f"{budgets[0]:g}", f"{budgets[-1]:g}"
     records = []
-    for method, (means, draws) in curves.items():
-        under = (float(area(budgets, means)), *map(float, interval(area(budgets, draws))))
+    for method, (*measured, draws) in curves.items():
+        under = (*(float(area(budgets, one)) for one in measured), *map(float, interval(area(budgets, draws))))
         records.append((method, found.metric, lowest, highest, *under))
-    columns = ["method", "metric", "lowest_budget", "highest_budget", "area", "low", "high"]
+    columns = ["method", "metric", "lowest_budget", "highest_budget", "precision", "recall", "area", "low", "high"]
     return in_study_order(pd.DataFrame(records, columns=columns), ["method"])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from crane_study.labels import ordered_languages
-from crane_study.measure.rows import SET, effects, over_draws, pick, tidy
+from crane_study.measure.rows import EVERYTHING, SET, effects, over_draws, pick, tidy
 from crane_study.tables import in_study_order
 from crane_study.uncertainty.bootstrap import Resampled
 from crane_study.uncertainty.intervals import (
@@ -16,6 +16,8 @@ from crane_study.uncertainty.intervals import (
     langspec_intervals,
     mean_intervals,
     role_scores,
+    set_means,
+    set_parts,
 )
 from crane_study.uncertainty.permutation import holm, p_value_table
 
@@ -121,15 +123,25 @@ def with_statistics(table: pd.DataFrame, found: Resampled) -> pd.DataFrame:
 
 
 def matched_random_table(found: Resampled) -> pd.DataFrame:
-    """LangSpec-F1 of every method with random sets of its own size in every layer and site, and of these sets."""
+    """LangSpec-F1 of every method with random sets of its own size in every layer and site, and of these sets.
+
+    The mask of all neurons, precision and recall (own) come with it.
+    """
     tests = p_value_table(found.masks, role_scores(found), languages=found.languages)
-    tests = tests[tests["control"] == "random_like_" + tests["method"]].drop(columns="p_holm")
+    matched = (tests["control"] == "random_like_" + tests["method"]) | (tests["method"] == EVERYTHING)
+    tests = tests[matched].drop(columns="p_holm")
+    parts = set_means(found)[0].assign(**set_parts(found))[[*SET[1:], "precision", "recall"]]
     means = draw_means(found).groupby([*SET[1:]]).agg(["mean", "min", "max", "count"]).reset_index()
     own = means[[*SET[1:], "mean"]].rename(columns={"mean": "own"})
     names = {"method": "control", "mean": "random_mean", "min": "random_lowest", "max": "random_highest"}
-    table = tests.merge(own, on=SET[1:]).merge(means.rename(columns={**names, "count": "draws"}), how="left")
-    table["p_holm"] = holm(table["p_value"])
-    columns = ["own", "random_mean", "random_lowest", "random_highest", "draws", "p_value", "p_holm"]
+    table = (
+        tests.merge(own, on=SET[1:])
+        .merge(parts, on=SET[1:])
+        .merge(means.rename(columns={**names, "count": "draws"}), how="left")
+    )
+    table["p_holm"], table["draws"] = holm(table["p_value"]), table["draws"].fillna(0).astype(int)
+    columns = ["precision", "recall", "own", "random_mean", "random_lowest", "random_highest"]
+    columns += ["draws", "p_value", "p_holm"]
     return in_study_order(table, ["method", "budget"])[["method", "budget", *columns]]
 
 

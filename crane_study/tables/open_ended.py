@@ -41,7 +41,7 @@ def available_results(study: Study) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
 
 def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str) -> pd.DataFrame:
-    """LangSpec-F (`open_langspec`) of every set, per language and on average, with the interval of the mean.
+    """LangSpec-F (`open_langspec`) of every set, per language and on average, with its parts and interval.
 
     The result rows give the share of units that each method masks.
     """
@@ -50,10 +50,10 @@ def open_langspec_table(langspec: pd.DataFrame, rows: pd.DataFrame, *, form: str
     mean = pick(part, masked_language=MEAN)
     each = part.pivot_table(index=keys, columns="masked_language", values="langspec").reset_index()
     share = rows[rows["masked_language"] != ""].groupby(keys)["masked_share"].mean().reset_index()
-    statistics = ["low", "high", "draws", "p_value", "p_holm"]
-    table = mean[[*keys, *statistics]].merge(each, on=keys).merge(share, on=keys)
+    parts, statistics = ["precision", "recall"], ["low", "high", "draws", "p_value", "p_holm"]
+    table = mean[[*keys, *parts, *statistics]].merge(each, on=keys).merge(share, on=keys)
     languages = ordered_languages(rows["evaluation_language"])
-    return in_study_order(table[[*keys, "masked_share", *languages, MEAN, *statistics]], keys)
+    return in_study_order(table[[*keys, "masked_share", *parts, *languages, MEAN, *statistics]], keys)
 
 
 def parts_table(items: pd.DataFrame, sets: Sequence[tuple[str, str]], *, selected_on: str = "base") -> pd.DataFrame:

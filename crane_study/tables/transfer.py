@@ -19,6 +19,7 @@ from crane_study.uncertainty.bootstrap import Resampled, interval
 from crane_study.uncertainty.intervals import by_language, group_means, set_means
 
 _MASK = [*SET, "masked_language"]
+_SCORES = ["precision", "recall", "langspec_f1"]
 
 
 def base_chat_overlaps(base: Sequence[NeuronSet], chat: Sequence[NeuronSet]) -> pd.DataFrame:
@@ -42,11 +43,11 @@ def transfer_table(rows: pd.DataFrame, langspec: pd.DataFrame, *, metric: str) -
     """
     lost = own_and_worst_other(effects(rows, metric=metric), value="relative_drop")
     lost = lost.rename(columns={"own": "own_drop", "worst_other_value": "worst_other_drop"})
-    scores = pick(tidy(langspec, needed=[*_MASK, "metric", "langspec_f1"]), metric=metric)
-    scores = scores.groupby(_MASK, sort=False)["langspec_f1"].mean().reset_index()
+    scores = pick(tidy(langspec, needed=[*_MASK, "metric", *_SCORES]), metric=metric)
+    scores = scores.groupby(_MASK, sort=False)[_SCORES].mean().reset_index()
     columns = ["method", "budget", "masked_language", "model", "selected_on"]
     table = lost.merge(scores, on=_MASK, how="left")
-    return in_study_order(table[[*columns, "own_drop", "worst_other", "worst_other_drop", "langspec_f1"]], columns)
+    return in_study_order(table[[*columns, "own_drop", "worst_other", "worst_other_drop", *_SCORES]], columns)
 
 
 def with_drop_intervals(table: pd.DataFrame, found: Sequence[Resampled]) -> pd.DataFrame:
@@ -64,7 +65,7 @@ def with_drop_intervals(table: pd.DataFrame, found: Sequence[Resampled]) -> pd.D
     table = table.merge(scores, on=_MASK, how="left", validate="one_to_one")
     columns = ["method", "budget", "masked_language", "model", "selected_on", "own_drop", "own_low", "own_high"]
     columns += ["worst_other", "worst_other_drop", "worst_other_low", "worst_other_high"]
-    return table[[*columns, "langspec_f1", "langspec_low", "langspec_high"]]
+    return table[[*columns, *_SCORES, "langspec_low", "langspec_high"]]
 
 
 def _lost_intervals(found: Resampled) -> pd.DataFrame:
@@ -89,18 +90,19 @@ def _langspec_intervals(found: Resampled) -> pd.DataFrame:
 def transfer_matrix(
     langspec: pd.DataFrame, sets: Sequence[tuple[str, str]], *, intervals: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """LangSpec-F1 of the sets of both models on both models (model: the masked one).
+    """LangSpec-F1 of the sets of both models on both models (model: the masked one), with mean precision and recall.
 
     `intervals` of the means are rows of `mean_intervals`.
     """
-    frame = tidy(langspec, needed=[*SET, "masked_language", "metric", "langspec_f1"])
+    frame = tidy(langspec, needed=[*_MASK, "metric", *_SCORES])
     chosen = pd.concat([frame[(frame["method"] == m) & (frame["budget"] == b)] for m, b in sets])
     keys = ["metric", "method", "budget", "selected_on", "model"]
     table = chosen.pivot_table(index=keys, columns="masked_language", values="langspec_f1").rename_axis(columns=None)
     table = table[ordered_languages(table.columns)]
     wanted = list(product(sorted(set(frame["metric"])), sets, ("base", "chat"), ("base", "chat")))
     there = [(x, *pair, on, model) for x, pair, on, model in wanted if (x, *pair, on, model) in table.index]
-    table = table.loc[there].assign(mean=lambda found: found.mean(axis=1)).reset_index()
+    parts = chosen.groupby(keys)[_SCORES[:2]].mean()
+    table = parts.join(table.assign(mean=table.mean(axis=1))).loc[there].reset_index()
     if intervals is not None:
         means = tidy(intervals, needed=[*keys, "mean_low", "mean_high"])[[*keys, "mean_low", "mean_high"]]
         table = table.merge(means, on=keys, how="left", validate="one_to_one")

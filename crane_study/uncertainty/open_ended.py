@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_lib.specificity import Form, langspec_roles, langspec_values
+from crane_lib.specificity import Form, langspec_parts, langspec_roles, langspec_values
 from crane_study.measure.rows import COLUMNS, MASK, SET
 from crane_study.uncertainty.bootstrap import (
     RESAMPLES,
@@ -99,7 +99,7 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
     """LangSpec-F of the judge's scores: F1, and the paper's released form with beta 4; mean over random draws.
 
     masked_language is ``mean`` for the mean over languages. Only the means have p-values, against random sets of the
-    same kind and budget, where there are some.
+    same kind and budget, where there are some. Precision and recall are those of both forms.
     """
     found, _asked = _resample(items, resamples=resamples, random_seed=random_seed)
     targets = np.array([found.languages.index(language) for language in found.masks["masked_language"]])
@@ -108,7 +108,8 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
         roles = langspec_roles(found.unmasked, found.measured, beta=beta, form=choice)
         p = p_value_table(found.masks, roles, languages=found.languages).drop(columns="control")
         tests.append(p.assign(form=form, masked_language=MEAN))
-        measured = langspec_values(found.unmasked, found.measured, targets, beta=beta, form=choice)
+        precision, recall, measured = langspec_parts(found.unmasked, found.measured, targets, beta=beta, form=choice)
+        precision, recall = (np.where(np.isnan(measured), np.nan, part) for part in (precision, recall))
         draws = langspec_values(found.unmasked_draws, found.draws, targets, beta=beta, form=choice)
         for labels, rows in found.masks.groupby(SET, sort=False).indices.items():
             masked = found.masks["masked_language"].to_numpy()[rows]
@@ -116,9 +117,9 @@ def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
                 chosen = rows if language == MEAN else rows[masked == language]
                 low, high = interval(draws[:, chosen].mean(1))
                 count = len(chosen) // (len(set(masked)) if language == MEAN else 1)
-                value = float(measured[chosen].mean())
-                records.append((form, *labels, language, value, float(low), float(high), count))
-    columns = ["form", *SET, "masked_language", "langspec", "low", "high", "draws"]
+                values = (float(part[chosen].mean()) for part in (precision, recall, measured))
+                records.append((form, *labels, language, *values, float(low), float(high), count))
+    columns = ["form", *SET, "masked_language", "precision", "recall", "langspec", "low", "high", "draws"]
     table = pd.DataFrame(records, columns=columns)
     return table.merge(pd.concat(tests), on=["form", *SET, "masked_language"], how="left")
 
@@ -127,7 +128,7 @@ def langspec_f1_rows(langspec: pd.DataFrame) -> pd.DataFrame:
     """LangSpec-F1 of `open_langspec` as LangSpec rows, one per mask, to show with those of other measures."""
     part = langspec[(langspec["form"] == "f1") & (langspec["masked_language"] != MEAN)]
     renamed = part.rename(columns={"langspec": "langspec_f1"})
-    return renamed[[*SET, "masked_language", "langspec_f1"]].assign(metric=METRIC)
+    return renamed[[*SET, "masked_language", "precision", "recall", "langspec_f1"]].assign(metric=METRIC)
 
 
 def langspec_f1_intervals(langspec: pd.DataFrame) -> pd.DataFrame:

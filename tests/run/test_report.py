@@ -99,7 +99,12 @@ def test_intervals_come_from_the_tables_of_the_sections(run):
     chat = {**TRANSFER, "model": "chat", "own_low": 0.701, "own_high": 0.799}
     pd.DataFrame([{**KEY, **RISE}]).to_csv(run / "tables" / "03_nll_rise.csv", index=False)
     pd.DataFrame([TRANSFER, chat]).to_csv(run / "tables" / "07_transfer_token_probability.csv", index=False)
+    scores = {"metric": "token_probability", "precision": [0.97, 0.51], "recall": [0.63, 1.0], "mean": [0.76, 0.67]}
+    both = {**KEY, "method": ["contrast", "everything"], "budget": ["0.1", "1"], "mean_low": 0.7, "mean_high": 0.8}
+    pd.DataFrame({**both, **scores}).to_csv(run / "tables" / "03_langspec.csv", index=False)
     _text, page = written(run)
+    assert "(precision 0.97, recall 0.63)" in numbers(page, "C3")
+    assert "0.670 (precision 0.51, recall 1.00)" in numbers(page, "C3")  # every neuron silenced
     for claim, shown in (
         ("C1", "63.2\u00a0% to 86.5\u00a0%"),  # 1 - exp(-1) and 1 - exp(-2)
         ("C5", "70.1\u00a0% to 79.9\u00a0%"),

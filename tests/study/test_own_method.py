@@ -46,7 +46,7 @@ def dose(study):
 
 def test_tables_have_it(study, rows, dose):
     counts = set_counts(read_all_sets(study.selection("base").folder))
-    random = {"random_like_kurtosis", "random_like_released", "random_like_contrast"}
+    random = {"random_like_kurtosis", "random_like_released", "random_like_contrast", "random_like_lape"}
     assert set(counts["method"]) == {"kurtosis", "contrast", "lape", "own", *random}
     for table in (
         effects.perplexity_table(rows),

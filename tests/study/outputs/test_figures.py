@@ -68,7 +68,7 @@ def draw_all(folder, rows, langspec, shared_units, counts):
     limits |= {f"specific_{name}": value for name, value in limits.items()}
     captured = pd.DataFrame(keys, columns=["method", "budget", "language"]).assign(**limits)
     curves = pd.DataFrame({"method": ["contrast", "random_global"] * 2, "share": [0.1, 0.1, 0.3, 0.3], "mean": 0.5})
-    curves = curves.assign(metric="accuracy", low=0.4, high=0.6, lowest=0.45, highest=0.55)
+    curves = curves.assign(metric="accuracy", precision=0.8, recall=0.4, low=0.4, high=0.6, lowest=0.45, highest=0.55)
     relevance = synthetic.make_relevance()
     values = {code: {site: np.ravel(array) for site, array in sites.items()} for code, sites in relevance.items()}
     shares = {

@@ -131,7 +131,7 @@ SETS = [(method, "0.25") for method in AT_BUDGET] + [("kurtosis", TOP_ROWS)]
 SETS += [
     (method, PUBLISHED) for method in ("kurtosis", "lape", "njunlp", "random_like_kurtosis", "random_like_released")
 ]
-SETS.append(("lape", EQUAL))
+SETS += [("lape", EQUAL), ("random_like_lape", PUBLISHED), ("random_like_lape", "0.25")]
 
 
 def layers(sites):
@@ -187,7 +187,10 @@ def test_the_sets_are_the_rules_on_the_statistics(root):
         assert as_neurons(item).count() == 0.25 * 2 * 24
 
 
-@pytest.mark.parametrize(("like", "level"), [("kurtosis", PUBLISHED), ("contrast", "0.25")])
+RANDOM_LIKE = [("kurtosis", PUBLISHED), ("contrast", "0.25"), ("lape", PUBLISHED), ("lape", "0.25")]
+
+
+@pytest.mark.parametrize(("like", "level"), RANDOM_LIKE)
 def test_random_sets_match_layer_by_layer_and_differ(root, like, level):
     shape = {i.language: i for i in read_neuron_sets(sets_file(root / "selection", like, level))}
     draws = read_neuron_sets(sets_file(root / "selection", f"random_like_{like}", level))

@@ -80,6 +80,7 @@ def test_every_mask_has_every_answer(study, answers):
         expected |= {("base", *pair, language, -1) for pair in once}
         expected |= {("base", *pair, language, draw) for pair, draw in itertools.product(random, range(2))}
         expected |= {("chat", *pair, language, -1) for pair in [*once[:3], ("kurtosis", TOP_ROWS)]}
+        expected.add(("chat", "everything", "1", language, -1))
     assert set(answers[MASK].itertuples(index=False, name=None)) == expected
     assert len(answers) == len(expected) * 6
     assert not answers.duplicated([*MASK, "language", "question"]).any()

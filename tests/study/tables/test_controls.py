@@ -112,8 +112,11 @@ def test_area_table_has_the_methods_of_every_budget(found):
     assert controls.area(budgets, np.array([0.0, 0.5, 1.0])) == pytest.approx(0.5)  # straight in the logarithm
     assert controls.area(budgets, np.array([[0, 0, 0.0], [0, 1, 0.0]])) == pytest.approx([0, 0.5])
     table = controls.area_table(found).set_index("method")
-    assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global"}
+    assert set(table.index) == {"contrast", "lape", "kurtosis", "random_global", "everything"}
     assert table.loc["contrast", "area"] == pytest.approx((f1(10, 0) + f1(20, 0)) / 2)
+    parts = table[["precision", "recall"]]
+    assert parts.loc["contrast"].tolist() == pytest.approx([1.0, (10 / 30 + 20 / 30) / 2])
+    assert table.loc["everything", ["precision", "recall", "area"]].tolist() == pytest.approx([0.5, 1.0, 2 / 3])
     assert (set(table["lowest_budget"]), set(table["highest_budget"])) == ({"0.01"}, {"0.1"})
     assert (table["low"] <= table["high"]).all()
 
@@ -155,7 +158,9 @@ def test_dose_response_is_drawn_for_methods_and_random_masks(found, tmp_path):
     random = curves[curves["method"] == "random_global"].iloc[0]
     assert random["lowest"] < random["mean"] < random["highest"]
     assert "95 % bootstrap intervals" in figures.dose_response(curves, tmp_path / "dose")
-    assert "Everything off: horizontal line at 0.667" in (tmp_path / "dose.txt").read_text()
+    words = (tmp_path / "dose.txt").read_text()
+    for at in ("0.667", "0.500", "1"):  # LangSpec-F1, precision, recall
+        assert f"Everything off: horizontal line at {at}\n" in words
     with pytest.raises(CraneError, match="no dose-response rows"):
         figures.dose_response(curves.head(0), tmp_path / "none")
 

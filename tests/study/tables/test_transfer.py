@@ -35,6 +35,7 @@ def test_matrix_of_where_sets_come_from_and_where_they_are_masked():
     ]
     records.append(("base", "base", "lape", "0.1", "en", "accuracy", 0.1))
     scores = pd.DataFrame(records, columns=[*SET, "masked_language", "metric", "langspec_f1"])
+    scores = scores.assign(precision=2 * scores["langspec_f1"], recall=[0.1, 0.3] * 3 + [0.0])
     kept = ("chat", "base", "contrast", 0.1)
     means = pd.DataFrame([(*kept, "accuracy", 0.4, 0.6), (*kept, "nll", 0.0, 1.0)])
     means = means.set_axis([*SET, "metric", "mean_low", "mean_high"], axis=1)
@@ -43,6 +44,7 @@ def test_matrix_of_where_sets_come_from_and_where_they_are_masked():
     table = table.set_index(["selected_on", "model"])
     assert table["mean"].to_dict() == {("base", "base"): 0.6, ("base", "chat"): 0.4, ("chat", "base"): 0.5}
     assert table.loc[("base", "chat"), ["mean_low", "mean_high"]].tolist() == [0.4, 0.6]
+    assert table.loc[("base", "chat"), ["precision", "recall"]].tolist() == pytest.approx([0.8, 0.2])
     assert np.isnan(table.loc[("base", "base"), "mean_low"])
 
 
@@ -98,7 +100,7 @@ def test_intervals_of_what_each_mask_costs_agree_with_a_loop():
     assert (base.unmasked_draws <= 0.25).any()
     rows = pd.DataFrame(
         {"model": ["base"], "selected_on": "base", "method": "contrast", "budget": "0.1", "masked_language": "en"}
-    ).assign(own_drop=0.0, worst_other="vi", worst_other_drop=0.0, langspec_f1=0.0)
+    ).assign(own_drop=0.0, worst_other="vi", worst_other_drop=0.0, precision=0.0, recall=0.0, langspec_f1=0.0)
     table = with_drop_intervals(rows, [base])
     assert np.isfinite(table[["own_low", "own_high", "worst_other_low", "worst_other_high"]].to_numpy()).all()
 

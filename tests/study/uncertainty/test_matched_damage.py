@@ -1,9 +1,12 @@
 """Costs at matched damage compared with a slow loop, and with curves whose crossings are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from crane_lib.methods import METHODS
 from crane_study.figures import collateral_curves
 from crane_study.measure.rows import MASK
 from crane_study.tables import matched_damage as tables
@@ -149,3 +152,8 @@ def test_the_figure_has_a_panel_per_language_and_marks_everything_off(exact, tmp
     assert words.count("Panel ") == 3
     assert "LAPE: 0.500: 0.500 (0.500 to 0.500)" in words
     assert "Everything off: 6: 5" in words
+    assert "Thin grey" not in caption
+    many = [replace(one, method=name) for one in responses if one.method == "contrast" for name in METHODS]
+    assert "Thin grey" in collateral_curves(many, tmp_path / "many", everything=everything)
+    words = (tmp_path / "many.txt").read_text()  # which names the grey ones, too
+    assert all(f"{method.label}: 0.500: " in words for method in METHODS.values())

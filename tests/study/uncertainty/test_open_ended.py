@@ -115,10 +115,11 @@ def test_a_change_is_on_the_questions_that_both_answers_have_scores_for(items):
     part = items.copy()
     part.loc[(part["method"] == "contrast") & (part["masked_language"] == "en"), "score"] = np.nan
     table = open_langspec(part, resamples=50)
-    contrast = table[table["method"] == "contrast"].set_index(["form", "masked_language"])["langspec"]
-    assert contrast[:, "en"].isna().all()
-    assert contrast[:, "mean"].isna().all()
-    assert contrast[:, "vi"].notna().all()
+    of_contrast = table[table["method"] == "contrast"].set_index(["form", "masked_language"])
+    for contrast in (of_contrast[name] for name in ("langspec", "precision", "recall")):
+        assert contrast[:, "en"].isna().all()
+        assert contrast[:, "mean"].isna().all()
+        assert contrast[:, "vi"].notna().all()
 
 
 @pytest.mark.parametrize(
@@ -142,12 +143,16 @@ def test_langspec_is_the_metrics_own(items):
 
         def score(method, masked, draw, beta=beta, kind=kind):
             after = {k: mean(items, method=method, masked=masked, language=k, draw=draw) for k in LANGUAGES}
-            return langspec(before, after, target=masked, beta=beta, form=kind).f
+            return langspec(before, after, target=masked, beta=beta, form=kind)
 
-        expected = [score("contrast", masked, -1) for masked in LANGUAGES]
-        drawn = [[score("random_like_contrast", masked, draw) for draw in (0, 1)] for masked in LANGUAGES]
+        parts = [score("contrast", masked, -1) for masked in LANGUAGES]
+        expected = [found.f for found in parts]
+        drawn = [[score("random_like_contrast", masked, draw).f for draw in (0, 1)] for masked in LANGUAGES]
         mine = table[(table["form"] == form) & (table["method"] == "contrast")].set_index("masked_language")
         assert mine.loc[list(LANGUAGES), "langspec"].tolist() == pytest.approx(expected)
+        for name in ("precision", "recall"):
+            each = [getattr(found, name) for found in parts]
+            assert mine.loc[[*LANGUAGES, "mean"], name].tolist() == pytest.approx([*each, np.mean(each)])
         assert mine.loc["mean", "langspec"] == pytest.approx(np.mean(expected))
         assert (mine["low"] <= mine["langspec"]).all()
         assert (mine["langspec"] <= mine["high"]).all()
