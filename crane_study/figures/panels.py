@@ -216,7 +216,7 @@ def language_bars(
     """Bars per method and budget: one per language and one for the mean, with intervals or a dot per random draw.
 
     `frame` has method, budget, panel, language (or `MEAN`), value, low and high, and precision and recall, whose means
-    stand beside the bars; several rows of one bar are draws.
+    are written right of the bars; several rows of one bar are draws.
     `panels` gives the title and the label of the axis for each value of the column panel, `lines` the value of the mask
     of all neurons.
     """
