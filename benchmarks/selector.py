@@ -122,7 +122,7 @@ class Judge:
 
 
 def resample_weights(documents: int) -> np.ndarray:
-    """How often each document counts (1 + RESAMPLES, N): once in the first row, as drawn in the others."""
+    """Number of times that each document counts (1 + RESAMPLES, N): once in the first row, as drawn in the others."""
     generator = np.random.default_rng(0)
     drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=RESAMPLES)
     return np.concatenate([np.ones((1, documents), dtype=np.int64), drawn])

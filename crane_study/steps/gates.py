@@ -74,7 +74,7 @@ def learned_gates(
     token_budget: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """How far each gate is closed for every language, by gradient ascent over its steps.
+    """Closure of every gate for every language, by gradient ascent over its steps.
 
     What is raised is the language's own NLL, until it has risen by `options.enough`, minus `options.penalty` times the
     NLL of each other language that has risen at all.
