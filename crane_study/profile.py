@@ -304,7 +304,7 @@ class Task(Strict):
     revision: str = "main"
     config: str = "vie_Latn"  # Belebele's language
     subjects: tuple[str, ...] | None = None  # of MMLU or C-Eval; default: all
-    limit: Count | None = None  # questions per subject
+    limit: Count | None = None  # questions per subject, drawn at random
 
 
 class Evaluation(Strict):

@@ -324,6 +324,7 @@ class Study:
             make_benchmarks,
             tasks={language: task.model_dump(mode="json") for language, task in options.tasks.items()},
             few_shot=options.few_shot,
+            random_seed=self.profile.random_seed,
             sources=_BENCHMARKS | {language: _file_keys(_files_in(folder)) for language, folder in folders.items()},
         )
 

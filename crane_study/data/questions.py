@@ -34,6 +34,7 @@ class Question:
     question: str
     options: tuple[str, ...]
     gold: int
+    group: str = ""  # of the questions that share its options, the same in every language
 
     def to_row(self) -> dict[str, Any]:
         """Return the question as a row of a question file."""
@@ -88,11 +89,11 @@ def expected_hit(question: Question, scores: Sequence[float]) -> float:
     return (question.gold in winners) / len(winners)
 
 
-def _group(facts: Sequence[Fact], language: str, order: Sequence[int]) -> list[Question]:
-    """The four questions of a group; `order` is the order in which the four answers are shown."""
+def _group(facts: Sequence[Fact], language: str, order: Sequence[int], *, name: str) -> list[Question]:
+    """The four questions of a group of this name; `order` is the order in which the four answers are shown."""
     shown = tuple(wordings.answer(facts[index], language) for index in order)
     asked = [(fact, wordings.questions(fact, language)[0], list(order).index(n)) for n, fact in enumerate(facts)]
-    return [Question(fact.key, language, fact.subject, question, shown, gold) for fact, question, gold in asked]
+    return [Question(fact.key, language, fact.subject, question, shown, gold, name) for fact, question, gold in asked]
 
 
 def _draw_four(by_answer: dict[str, list[Fact]], generator: np.random.Generator) -> list[Fact] | None:
@@ -121,7 +122,8 @@ def form_questions(facts: Sequence[Fact], *, groups_per_subject: int, random_see
             if four is None:
                 break
             order = generator.permutation(OPTIONS).tolist()
-            groups = {language: _group(four, language, order) for language in LANGUAGES}
+            name = f"{subject} {formed}"
+            groups = {language: _group(four, language, order, name=name) for language in LANGUAGES}
             if any(len(set(group[0].options)) < OPTIONS for group in groups.values()):
                 continue
             # Spelling must not find more than one answer of the four, which is the chance level.

@@ -259,24 +259,28 @@ def _checked_question(row: Any) -> dict[str, Any]:
     for name in _FIELDS:
         if name not in row:
             raise ValueError(f"has no field {name!r}; needs {', '.join(_FIELDS)}, seen {', '.join(row)[:60]}")
-    question, gold, prompt, subject = (row.get(name) for name in ("question", "gold", "prompt", "subject"))
+    question, gold, prompt = (row.get(name) for name in ("question", "gold", "prompt"))
     # In Parquet a missing value is null.
-    prompt, subject = question if prompt is None else prompt, "" if subject is None else subject
+    prompt = question if prompt is None else prompt
+    labels = {name: "" if row.get(name) is None else row[name] for name in ("subject", "group")}
     if not all(isinstance(text, str) and whole(text).strip() for text in (question, prompt)):
         raise ValueError("its question or prompt is not a text")
-    if not isinstance(subject, str):
-        raise ValueError(f"subject is {subject!r}, expected a text")
+    for name, label in labels.items():
+        if not isinstance(label, str):
+            raise ValueError(f"{name} is {label!r}, expected a text")
+        labels[name] = whole(label)
     options = _checked_options(row["options"])
     gold = int(gold) if isinstance(gold, str) and re.fullmatch("[0-9]+", gold) else gold
     if type(gold) is not int or not 0 <= gold < len(options):
         raise ValueError(f"gold is {gold!r}, expected the index of one of its {len(options)} options, from 0")
-    return {"question": question, "prompt": prompt, "options": options, "gold": gold, "subject": whole(subject)}
+    return {"question": question, "prompt": prompt, "options": options, "gold": gold, **labels}
 
 
 def read_questions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read multiple-choice questions from a JSON, JSON-lines, CSV or Parquet file.
 
-    Returns question, prompt (the question unless given), options (list of texts), gold (index) and subject.
+    Returns question, prompt (the question unless given), options (list of texts), gold (index), subject and
+    group (of questions that belong together, by the same name in every language; empty: to none).
     """
     rows = read_entries(path, "questions", _checked_question)
     if not rows:

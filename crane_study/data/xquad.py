@@ -218,7 +218,8 @@ def _apart(one: str, other: str) -> bool:
 def _row(own: Language, key: str, language: str, options: list[str], gold: int) -> dict[str, Any]:
     asked = own.questions[key]
     prompt = f"{own.paragraphs[asked.paragraph]}\n\n{wordings.prompt(asked.text, language)}"
-    return {"key": key, "question": asked.text, "prompt": prompt, "options": options, "gold": gold, "subject": SUBJECT}
+    about = {"subject": SUBJECT, "group": f"paragraph {asked.paragraph}"}
+    return {"key": key, "question": asked.text, "prompt": prompt, "options": options, "gold": gold, **about}
 
 
 def make_xquad_corpus(

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +28,8 @@ from crane_study.profile import nearest
 
 BENCHMARKS_FILE = Path(__file__).with_name("benchmarks.yaml")
 LETTERS = ["A", "B", "C", "D"]
+LEAST_SUBJECTS = 10  # that are resampled as wholes; of fewer, an interval would hang on each one
+_LIMITED = 17  # separates the random numbers of a limit from those of other draws
 
 
 class QuestionSet(BaseModel):
@@ -41,6 +44,7 @@ class QuestionSet(BaseModel):
     columns: tuple[str, ...]  # of its files; the last one is the correct answer,
     answers: tuple[int | str, ...]  # one of these
     prompt: str
+    group: str  # column that names the questions that belong together, or ``subject``
     target: str  # template of the index of the correct option
     description: str  # text before the examples of a subject
     subjects: dict[str, str] = {}  # names of the subjects in the description; default: without underscores
@@ -49,6 +53,12 @@ class QuestionSet(BaseModel):
     def one_split(self) -> bool:
         """Return whether examples are taken from the questions."""
         return self.asked == self.examples
+
+    def groups(self, subject: str, asked: pd.DataFrame, *, subjects: int) -> list[str]:
+        """Name the group of each question of a subject; empty where so few subjects are asked that each one counts."""
+        if self.group != "subject":
+            return [f"{self.group} {number}" for number in pd.factorize(asked[self.group])[0]]
+        return [subject if subjects >= LEAST_SUBJECTS else ""] * len(asked)
 
     def describe(self, subject: str) -> str:
         """Text before the examples of a subject."""
@@ -206,20 +216,27 @@ def read_task(task: Mapping[str, Any], *, few_shot: int) -> dict[str, dict[str, 
     return {subject: found[subject] for subject in wanted}
 
 
-def make_benchmarks(folder: Path, *, tasks: Mapping[str, Mapping[str, Any]], few_shot: int) -> None:
+def make_benchmarks(
+    folder: Path, *, tasks: Mapping[str, Mapping[str, Any]], few_shot: int, random_seed: int = 0
+) -> None:
     """Write benchmarks.json and, for each language and subject, its questions and its worked examples.
 
-    `tasks` maps a language to the fields of the profile's task.
+    `tasks` maps a language to the fields of the profile's task. Of more questions than its limit, some are drawn at
+    random, in the same places for every language.
     """
     index = {}
     for language, task in tasks.items():
-        found, one_split = read_task(task, few_shot=few_shot), BENCHMARKS[task["name"]].one_split
-        for subject, frames in found.items():
+        found, benchmark = read_task(task, few_shot=few_shot), BENCHMARKS[task["name"]]
+        for number, (subject, frames) in enumerate(found.items()):
+            asked = frames["asked"]
+            asked = asked.assign(group=benchmark.groups(subject, asked, subjects=len(found)))
             # A limit must leave enough examples in their split.
-            limit = max(task["limit"] or len(frames["asked"]), few_shot + 1 if one_split else 0)
-            write_frame(folder / language / f"{subject}.asked.parquet", frames["asked"].head(limit))
-            if not one_split and "examples" in frames:
-                write_frame(folder / language / f"{subject}.examples.parquet", frames["examples"])
+            limit = max(task["limit"] or len(asked), few_shot + 1 if benchmark.one_split else 0)
+            order = np.random.default_rng([random_seed, _LIMITED, number]).permutation(len(asked))
+            drawn = asked.iloc[np.sort(order[:limit])]
+            write_frame(folder / language / f"{subject}.asked.parquet", drawn)
+            if not benchmark.one_split and "examples" in frames:
+                write_frame(folder / language / f"{subject}.examples.parquet", frames["examples"].assign(group=""))
         index[language] = {
             "name": task["name"],
             "subjects": list(found),

@@ -27,6 +27,7 @@ from crane_study.frames import write_frame
 from crane_study.measure.likelihoods import Requests
 
 TASK_PREFIX = "crane"
+_LABELS = ["subject", "group"]
 SUBJECT_MARK = "__"  # between language and subject in the name of a task
 
 
@@ -61,7 +62,7 @@ def write_tasks(folder: Path, questions: Mapping[str, Path], *, delimiters: Mapp
         choices = [[delimiter + option for option in options] for options in frame["options"]]
         text = frame["question" if chat else "prompt"]
         rows = pd.DataFrame({"text": text, "choices": choices, "gold": frame["gold"].astype(int)})
-        rows["subject"] = frame["subject"].astype(str)
+        rows[_LABELS] = frame[_LABELS].astype(str)
         data = folder / f"{language}.parquet"  # JSON would be read with dates as times
         write_frame(data, rows)
         write_task(
@@ -203,7 +204,7 @@ class Harness:
         return [(context, answer) for answer in answers]
 
     def _collect_items(self) -> pd.DataFrame:
-        """One row per item: language, item, subject, first request, number of options and index of the correct one."""
+        """One row per item: language, item, subject, group, first request, number of options, index of the right one"""
         rows = []
         counts: dict[str, int] = {}
         start = 0
@@ -213,15 +214,16 @@ class Harness:
                 group = list(instances)
                 item = counts[language] = counts.get(language, -1) + 1
                 gold = int(task.doc_to_target(group[0].doc))
-                rows.append((language, item, subject or group[0].doc.get("subject", ""), start, len(group), gold))
+                own, together = (group[0].doc.get(name, "") for name in _LABELS)
+                rows.append((language, item, subject or own, together, start, len(group), gold))
                 start += len(group)
-        return pd.DataFrame(rows, columns=["language", "item", "subject", "first", "options", "gold"])
+        return pd.DataFrame(rows, columns=["language", "item", *_LABELS, "first", "options", "gold"])
 
     def accuracy(self) -> pd.DataFrame:
         """Evaluate every task on the model in its current state: one row per item.
 
-        Columns: language, item (index), subject, correct (bool), margin (log-likelihood of the correct option minus
-        that of the best other one, nats).
+        Columns: language, item (index), subject, group, correct (bool), margin (log-likelihood of the correct option
+        minus that of the best other one, nats).
         """
         scores = self.requests.log_likelihoods(self._model.model)
         items = self._items
@@ -238,13 +240,13 @@ class Harness:
         right = table[np.arange(len(items)), gold]
         others = np.where(number == gold[:, None], -np.inf, table).max(axis=1)
         found = {"correct": table.argmax(axis=1) == gold, "margin": right - others}
-        return items[["language", "item", "subject"]].assign(**found)
+        return items[["language", "item", *_LABELS]].assign(**found)
 
 
 def _sampled(items: pd.DataFrame, count: int, random_seed: int) -> pd.DataFrame:
-    """Draw at most `count` items of each language and keep their order."""
-    chosen = []
+    """Draw at most `count` items of each language and keep their order; the same ones where the groups are the same."""
+    chosen, parallel = [], len(set(items.groupby("language")["group"].agg(tuple))) == 1
     for number, (_language, part) in enumerate(items.groupby("language", sort=False)):
-        generator = np.random.default_rng([random_seed, number])
+        generator = np.random.default_rng([random_seed, 0 if parallel else number])
         chosen.append(part.iloc[np.sort(generator.choice(len(part), size=min(count, len(part)), replace=False))])
     return pd.concat(chosen).sort_index().reset_index(drop=True)

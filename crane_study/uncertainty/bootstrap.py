@@ -1,8 +1,9 @@
 """Scores of masks under resampling: a paired bootstrap over documents, questions or open answers.
 
-Masked and unmasked scores are computed on the same resampled items, so what makes an item hard for both cancels. Where
-every language has documents of the same numbers, documents of one number are resampled together, because they may be
-translations of each other; if they are not, that changes nothing. Other items are resampled by language.
+Masked and unmasked scores are computed on the same resampled items, so what makes an item hard for both cancels.
+Questions of one group are drawn together. Where every language has documents of the same numbers, or groups of the same
+names, those are resampled in all languages together, because they may be translations of each other; if they are not,
+that changes nothing. Other items are resampled by language.
 """
 
 from __future__ import annotations
@@ -105,15 +106,18 @@ def values_by_mask(numbered: pd.DataFrame, *, masks: int, item: str, value: str,
 
 
 def _resample(
-    frame: pd.DataFrame, metric: str, language: str, item: str, values: Sequence[str], resamples: int, random_seed: int
+    frame: pd.DataFrame, metric: str, names: tuple[str, str, str], values: Sequence[str], draw: tuple[int, int]
 ) -> Resampled:
-    """Resample the mean of one value per item, or the quotient of the sums of two.
+    """Resample the mean of one value per item, or the quotient of the sums of two, `draw` (resamples, random seed).
 
-    The denominator, the second of `values`, is that of the unmasked model.
+    `names` are the columns of language, item and group, the unit that is resampled. The denominator, the second of
+    `values`, is that of the unmasked model.
     """
     masks, numbered = number_masks(frame)
+    (language, item, unit), (resamples, random_seed) = names, draw
     languages = sorted(set(frame[language]))
-    joint = item == "document" and len({tuple(sorted(set(part))) for _, part in frame.groupby(language)[item]}) == 1
+    units = {code: part.groupby(item)[unit].first() for code, part in frame.groupby(language)}  # by item, in order
+    joint = len({frozenset(groups) for groups in units.values()}) == 1
     measured, draws = [], []
     for place, code in enumerate(languages):
         part = numbered[numbered[language] == code]
@@ -121,10 +125,15 @@ def _resample(
         if any(table.isna().to_numpy().any() for table in tables):
             raise CraneError(f"bootstrap: not every mask was evaluated on the same items of {code!r}; evaluate again")
         numerator, *others = [table.to_numpy(dtype=float) for table in tables]
-        once = np.ones((1, numerator.shape[1]))
-        denominator = others[0][:1] if others else once
+        denominator = others[0][:1] if others else np.ones((1, numerator.shape[1]))
+        order = pd.unique(units[languages[0] if joint else code])
+        member = pd.Index(order).get_indexer(units[code])
+        numerator, denominator = (
+            pd.DataFrame(x.T).groupby(member).sum().to_numpy().T for x in (numerator, denominator)
+        )
+        once = np.ones((1, len(order)))
         measured.append(ratios(once, numerator, denominator)[0])
-        generator = generator_for(random_seed, 0 if joint else place)  # the same numbers for equally many items
+        generator = generator_for(random_seed, 0 if joint else place)  # the same numbers for equally many units
         draws.append(resample_ratios(numerator, denominator, resamples=resamples, generator=generator))
     every, drawn = np.stack(measured, axis=-1), np.stack(draws, axis=-1)  # (masks, K), (B, masks, K)
     masks = masks.iloc[1:].reset_index(drop=True)
@@ -139,15 +148,21 @@ def resample_documents(
     random_seed: int = 0,
 ) -> Resampled:
     """Bootstrap over documents (``documents.parquet`` of one model), weighted by tokens, as perplexity is."""
-    values = ("nll", "tokens")
-    nll = _resample(documents, metric, "evaluation_language", "document", values, resamples, random_seed)
+    names, values = ("evaluation_language", "document", "document"), ("nll", "tokens")
+    nll = _resample(documents, metric, names, values, (resamples, random_seed))
     if metric == "nll":
         return nll
-    names = ("unmasked", "measured", "unmasked_draws", "draws")
-    scores: dict[str, Any] = {name: np.exp(-getattr(nll, name)) for name in names}
+    arrays = ("unmasked", "measured", "unmasked_draws", "draws")
+    scores: dict[str, Any] = {name: np.exp(-getattr(nll, name)) for name in arrays}
     return replace(nll, **scores)
 
 
 def resample_items(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> Resampled:
-    """Bootstrap over questions; `items` are rows of ``items.parquet`` of one model."""
-    return _resample(items, "accuracy", "language", "item", ("correct",), resamples, random_seed)
+    """Bootstrap over groups of questions (column group; a question without one is a group of its own).
+
+    `items` are rows of ``items.parquet`` of one model.
+    """
+    alone = items["language"].astype(str) + "/" + items["item"].astype(str)
+    groups = items["group"].where(items["group"] != "", alone) if "group" in items else alone
+    names = ("language", "item", "_group")
+    return _resample(items.assign(_group=groups), "accuracy", names, ("correct",), (resamples, random_seed))

@@ -40,10 +40,15 @@ def test_there_are_enough_questions_in_groups_that_share_options(corpus, languag
 
 def test_questions_are_parallel_across_languages(corpus):
     asked = [[(q.key, q.subject, q.gold) for q in corpus.questions[language]] for language in LANGUAGES]
+    groups = [[q.group for q in corpus.questions[language]] for language in LANGUAGES]
+    assert groups[0] == groups[1] == groups[2]
     assert all(same == asked[0] for same in asked)
     assert len({key for key, _subject, _gold in asked[0]}) == len(asked[0])
     question = corpus.questions["vi"][0]
     row = question.to_row()
+    by_options = {(q.group, q.options) for q in corpus.questions["vi"]}
+    assert len(by_options) == len(groups[0]) / 4 == len(set(groups[0]))  # four questions share a group, and options
+    assert row["group"] == question.group
     assert row["prompt"] == f"Câu hỏi: {question.question}\nTrả lời:"
     assert (row["options"], row["gold"], row["key"]) == (list(question.options), question.gold, question.key)
 

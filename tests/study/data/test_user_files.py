@@ -114,6 +114,7 @@ def test_another_field_and_another_form_of_the_same_text(tmp_path):
 
 def test_questions_of_every_format_are_the_same(tmp_path):
     rows = [GOOD | {"subject": "NA"}, {"question": "007", "options": ["1", "02"], "gold": 0, "subject": "null"}]
+    rows = [row | {"group": group} for row, group in zip(rows, ("text 1", "007"), strict=True)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     table = [columns, *([*row.values()] for row in rows)]
     for row in table[1:]:
@@ -256,6 +257,7 @@ def read_one_language(path):
                 *({"options": ["here", option]} for option in ("here", "here ", "\u3000here", "\ud83d", " ", 1)),
                 {"options": ["Hà Nội", unicodedata.normalize("NFD", "Hà Nội")]},
                 {"subject": 5},
+                {"group": 5},
                 {"subject": "\ud83d"},
                 {"gold": "١"},
                 {"options": ["here"], "gold": 0},

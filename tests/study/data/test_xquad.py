@@ -85,6 +85,8 @@ def test_the_corpus_keeps_the_test_half_away(published, tmp_path):
         assert [row["subject"] == "xquad" for row in rows] == [True] * 20 + [False] * 8
         places = [own.questions[row["key"]].paragraph for row in rows[:20]]
         assert set(places) <= set(range(64, 120))
+        assert [row["group"] for row in rows[:20]] == [f"paragraph {place}" for place in places]
+        assert len({row["group"] for row in rows[20:]}) == 2
         # questions about a paragraph follow one another, five at most
         assert [number for number, _same in groupby(places)] == list(dict.fromkeys(places))
         assert 4 <= len(set(places)) <= 8

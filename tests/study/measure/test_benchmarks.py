@@ -17,6 +17,7 @@ from crane_lib.models import load_model
 from crane_run import rehearsal as made_up
 from crane_study.measure.benchmarks import BENCHMARKS, make_benchmarks, read_benchmark, write_benchmark_tasks
 from crane_study.measure.questions import Harness
+from tests.small import write_lines
 
 THEIRS = Path(lm_eval.__file__).parent / "tasks"
 SUBJECTS = {"mmlu": ["abstract_algebra", "world_religions"], "ceval": ["law", "logic"]}
@@ -218,11 +219,41 @@ def test_a_limit_applies_per_subject_and_no_subject_leads_out_of_the_folder(tmp_
     folder = write_rows(tmp_path / "rows", "en")
     make_benchmarks(tmp_path / "out", tasks={"en": task("en", folder, limit=2)}, few_shot=5)
     assert [len(pd.read_parquet(path)) for path in sorted((tmp_path / "out/en").glob("*.asked.parquet"))] == [2, 2]
+    whole = read_benchmark("mmlu", folder, config="")
+    for draw in range(3):  # not the first ones, the same ones again
+        for again in "ab":
+            out = tmp_path / f"{draw}{again}"
+            make_benchmarks(out, tasks={"en": task("en", folder, limit=2)}, few_shot=5, random_seed=draw)
+    for subject, frames in whole.items():
+        every = frames["asked"]["question"].tolist()
+        name = f"en/{subject}.asked.parquet"
+        drawn = [
+            [pd.read_parquet(tmp_path / f"{draw}{k}" / name)["question"].tolist() for k in "ab"] for draw in range(3)
+        ]
+        assert all(first == second for first, second in drawn)
+        places = [[every.index(question) for question in first] for first, _second in drawn]
+        assert all(place == sorted(place) for place in places)
+        assert any(place != [0, 1] for place in places)
     for path in folder.rglob("*.parquet"):
         pd.read_parquet(path).assign(subject="../../elsewhere").to_parquet(path)
     with pytest.raises(CraneError, match=r"'\.\./\.\./elsewhere' is not a valid name of a subject"):
         make_benchmarks(tmp_path / "out", tasks={"en": task("en", folder)}, few_shot=5)
     assert not list(tmp_path.rglob("elsewhere*"))
+
+
+def test_questions_about_one_passage_are_a_group_and_so_are_subjects_where_there_are_ten(made, ours, tmp_path):
+    folder = write_rows(tmp_path / "vi", "vi")
+    (path,) = folder.rglob("vie_Latn.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    write_lines(path, [row | {"flores_passage": f"passage {n // 2}"} for n, row in enumerate(rows)])
+    make_benchmarks(tmp_path / "out", tasks={"vi": task("vi", folder)}, few_shot=5)
+    groups = pd.read_parquet(tmp_path / "out/vi/vie_Latn.asked.parquet")["group"].tolist()
+    assert groups == [f"flores_passage {number // 2}" for number in range(6)]
+    assert set(ours.accuracy().query("language != 'vi'")["group"]) == {""}  # of two subjects, questions count
+    made_up.write_mmlu(tmp_path / "en", subjects=[f"s{n}" for n in range(10)], questions=6)
+    make_benchmarks(tmp_path / "out", tasks={"en": task("en", tmp_path / "en")}, few_shot=5)
+    for n in range(10):
+        assert set(pd.read_parquet(tmp_path / f"out/en/s{n}.asked.parquet")["group"]) == {f"s{n}"}
 
 
 def test_options_of_mmlu_are_texts_and_belebele_may_be_compressed(tmp_path):

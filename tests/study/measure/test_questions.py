@@ -97,6 +97,24 @@ def test_the_harness_scores_as_a_slow_loop(model_and_tokenizer, harness):
         assert 0 < sum(expected) < 24
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_groups_reach_the_items_and_translations_are_sampled_together(model_and_tokenizer, tmp_path, parallel):
+    files = {}
+    for place, language in enumerate(LANGUAGES):
+        step = 4 if parallel else 4 + place
+        asked = [row | {"group": f"group {n // step}"} for n, row in enumerate(questions(language))]
+        files[language] = write_lines(tmp_path / f"{language}.jsonl", asked)
+    write_tasks(tmp_path / "tasks", files, delimiters=DELIMITERS, chat=False)
+    whole = Harness(*model_and_tokenizer, tmp_path / "tasks", batch_size=5, chat=False).accuracy()
+    assert whole.query("language == 'en'")["group"].tolist() == [f"group {n // 4}" for n in range(24)]
+    found = Harness(*model_and_tokenizer, tmp_path / "tasks", batch_size=5, chat=False, sample=(9, 1)).accuracy()
+    drawn = [found.query("language == @language")["item"].tolist() for language in LANGUAGES]
+    assert [len(items) for items in drawn] == [9, 9]
+    assert (drawn[0] == drawn[1]) == parallel
+    kept = found.merge(whole, on=["language", "item", "group", "correct"])
+    assert len(kept) == 18
+
+
 def test_a_mask_changes_the_scores_only_while_it_is_active(model_and_tokenizer, harness, monkeypatch):
     model, tokenizer = model_and_tokenizer
     before = harness.accuracy()

@@ -116,6 +116,62 @@ def test_items_agree_with_a_loop_over_the_same_resampled_questions():
     assert values.shape == (len(MASKS) - 1,)
 
 
+def grouped_items(*, effect, groups=12, size=4, seed=1):
+    """Parallel items in groups that share an effect, in every language the same; the masked model answers fewer."""
+    generator = np.random.default_rng(seed)
+    shared = generator.normal(0, effect, groups).repeat(size)
+    frames = []
+    for language in LANGUAGES:
+        own = shared + generator.normal(0, 1, groups * size)
+        for mask in MASKS:
+            values = {"language": language, "item": range(own.size), "correct": own > (mask[1] != "none") * 0.5 - 0.5}
+            group = [f"{n % groups}" for n in range(own.size)]  # in an order of their own
+            frames.append(pd.DataFrame({**values, "group": np.sort(group), **labels(mask)}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_groups_agree_with_a_loop_that_copies_their_questions():
+    """Slow: a resample lists whole groups, the same in every language, and takes the mean over all their questions."""
+    frame = grouped_items(effect=1.0)
+    ragged = frame[~frame["item"].isin([3, 10, 11])]  # groups of different sizes
+    found = resample_items(ragged, resamples=25, random_seed=5)
+    names = list(dict.fromkeys(ragged["group"]))
+    (counts,) = resample_counts(len(names), 25, generator=generator_for(5, 0))
+    for mask in MASKS:
+        for place, language in enumerate(LANGUAGES):
+            part = chosen(ragged, mask, language, column="language")
+            answers = {name: part.loc[part["group"] == name, "correct"].tolist() for name in names}
+            drawn = [found.unmasked_draws[:, place], *found.draws[:, :, place].T][MASKS.index(mask)]
+            for b in range(25):
+                copies = [answers[name] for name, n in zip(names, counts[b].astype(int), strict=True) for _ in range(n)]
+                assert drawn[b] == pytest.approx(np.mean(np.concatenate(copies)))
+    # Groups of other names in one language: nothing belongs together, and languages are drawn by themselves.
+    apart = ragged.assign(group=ragged["group"].where(ragged["language"] != "vi", "other " + ragged["group"]))
+    first, second = (resample_items(rows, resamples=25, random_seed=5) for rows in (ragged, apart))
+    assert (first.unmasked_draws[:, 0] == second.unmasked_draws[:, 0]).all()
+    assert (first.unmasked_draws[:, 1] != second.unmasked_draws[:, 1]).any()
+
+
+def width(frame, of):
+    low, high = interval(of(resample_items(frame)))
+    return float(high - low)
+
+
+def test_groups_widen_the_interval_only_where_questions_of_a_group_are_alike():
+    """Questions that share an effect say less than as many by themselves, and translations go up and down together."""
+    one_language = lambda found: found.unmasked_draws[:, 0]  # noqa: E731
+    mean = lambda found: found.unmasked_draws.mean(axis=1)  # noqa: E731
+    for effect, least, most in ((3.0, 1.5, 2.3), (0.0, 0.7, 1.35)):
+        frame = grouped_items(effect=effect, groups=40)
+        alone = frame.drop(columns="group")
+        assert least < width(frame, one_language) / width(alone, one_language) < most
+        assert (width(frame, mean) > 2 * width(alone, mean)) == (effect > 0)
+    # The same groups, but drawn in each language by itself: their mean seems more certain than it is.
+    frame = grouped_items(effect=3.0, groups=40)
+    apart = frame.assign(group=frame["language"] + frame["group"])
+    assert width(frame, mean) > 1.3 * width(apart, mean)
+
+
 def test_the_interval_of_a_paired_difference_is_that_of_scipy():
     frame = items()
     mask = MASKS[2]
