@@ -26,13 +26,16 @@ from crane_study.paper.published import (
     overlap_chances,
     published_overlaps,
     published_rows,
+    published_runs,
     published_scores,
+    selection_noise,
 )
 from crane_study.paper.tolerances import Tolerances
 from crane_study.tables import in_study_order
 from crane_study.uncertainty.open_ended import MEAN, METRIC
 
 _NO_DIFFERENCE = "no clear difference"
+UNKNOWN = "not known"  # of the authors' second run
 CANNOT_TELL = "cannot tell"  # neither side shows a clear change
 _WORDS = {-1: "falls", 0: "no clear change", 1: "rises"}
 _NO_LANGUAGE = "none clearly"
@@ -48,13 +51,15 @@ Noise = Callable[[float, float], float]  # unmasked value, number of items -> sm
 class Published:
     """Published scores of one model by one metric (accuracy or judge score), and the precision of such scores.
 
-    The rows are tidy result rows with items, the number of questions; `form` is that of LangSpec-F on these scores.
+    The rows are tidy result rows with items, the number of questions; `form` is that of LangSpec-F on these scores;
+    `selection` is the deviation of a masked score over selections by the released rule (`selection_noise`).
     """
 
     rows: pd.DataFrame
     metric: str
     form: Mapping[str, Any]
     tolerances: Tolerances
+    selection: float = 0.0
 
     @classmethod
     def benchmarks(cls, model: str, tolerances: Tolerances) -> Published:
@@ -62,7 +67,7 @@ class Published:
         rows = pick(published_rows(), model=model)
         sizes = {language: tolerances.benchmarks[task].items for language, task in TASK_OF_LANGUAGE.items()}
         rows = rows.assign(items=rows["evaluation_language"].map(sizes).astype(float))
-        return cls(rows, ACCURACY, {}, tolerances)
+        return cls(rows, ACCURACY, {}, tolerances, selection_noise(tolerances))
 
     @classmethod
     def open_answers(cls, tolerances: Tolerances) -> Published:
@@ -74,14 +79,19 @@ class Published:
         if self.metric == METRIC:
             return self.tolerances.judge_score()
         task, masked = TASK_OF_LANGUAGE[row.evaluation_language], row.masked_language != ""
-        deviation = 0.0 if np.isnan(row.deviation) else row.deviation
+        deviation = float(np.hypot(np.nan_to_num(row.deviation), self._selections(row.method)))
         return self.tolerances.accuracy(task, row.published, masked=masked, deviation=deviation)
 
-    def langspec_tolerance(self, before: Scores, after: Scores, target: str) -> float:
-        """Tolerance of LangSpec-F for published scores without and with the mask of a language."""
+    def langspec_tolerance(self, before: Scores, after: Scores, mask: MaskKey) -> float:
+        """Tolerance of LangSpec-F for published scores without and with a mask."""
         if self.metric == METRIC:
-            return self.tolerances.open_langspec(before, after, target=target, **self.form)
-        return self.tolerances.langspec_f1(before, after, target=target, tasks=TASK_OF_LANGUAGE)
+            return self.tolerances.open_langspec(before, after, target=mask[3], **self.form)
+        given: dict[str, Any] = {"tasks": TASK_OF_LANGUAGE, "deviation": self._selections(mask[1])}
+        return self.tolerances.langspec_f1(before, after, target=mask[3], **given)
+
+    def _selections(self, method: str) -> float:
+        """Deviation of the difference between two selections; known for the released rule only."""
+        return float(np.sqrt(2)) * self.selection * (method == "kurtosis")
 
     def noise(self, unmasked: float, items: float) -> float:
         """Smallest clear change of a score from so many questions."""
@@ -124,6 +134,38 @@ def compare_values(rows: pd.DataFrame, published: Published, *, model: str) -> p
     table["within"] = _within(table)
     columns = [*_LABELS, "evaluation_language", "published", "ours", "difference", "tolerance", "within"]
     return _ordered(table[columns])
+
+
+def compare_runs(published: Published, rows: pd.DataFrame | None) -> pd.DataFrame:
+    """The authors' two runs of the released rule: their difference, the tolerance, and ours where `rows` compare.
+
+    A LangSpec-F1 has no evaluation language. A value that the second run lacks is `UNKNOWN`.
+    """
+    by_mask = {key[3]: (key, before, after) for key, before, after in masks_of(published.rows) if key[1] == "kurtosis"}
+    table = published_runs().assign(deviation=0.0)
+    table["difference"] = table["second_run"] - table["first_run"]
+    table["tolerance"] = [
+        published.tolerance(row)
+        if row.evaluation_language
+        else published.langspec_tolerance(*by_mask[row.masked_language][1:], by_mask[row.masked_language][0])
+        for row in table.rename(columns={"first_run": "published"}).itertuples()
+    ]
+    within = _within(table.rename(columns={"second_run": "ours"}))
+    table["within"] = [UNKNOWN if found == NOT_RUN else found for found in within]
+    columns = ["masked_language", "evaluation_language", "metric", "first_run", "second_run"]
+    if rows is not None:
+        own = _over_draws(rows, model="base", metric=ACCURACY)
+        keys = {key for key, _before, _after in by_mask.values()}
+        values = {
+            (row.masked_language, row.evaluation_language): row.ours
+            for row in own.itertuples()
+            if (row.selected_on, row.method, row.budget, row.masked_language) in keys
+        }
+        values |= {(key[3], ""): f for key, f in accuracy_langspec(rows, model="base").items() if key in keys}
+        pairs = zip(table["masked_language"], table["evaluation_language"], strict=True)
+        table["ours"] = [values.get(pair, np.nan) for pair in pairs]
+        columns.append("ours")
+    return table[[*columns, "difference", "tolerance", "within"]]
 
 
 def _directions(frame: pd.DataFrame, column: str, *, noise: Noise) -> dict[MaskKey, tuple[str, str]]:
@@ -200,7 +242,7 @@ def compare_langspec(ours: Mapping[MaskKey, float], published: Published) -> pd.
     records = []
     for key, before, after in masks_of(published.rows):
         stated, found = langspec(before, after, target=key[3], **published.form).f, ours.get(key, np.nan)
-        tolerance = published.langspec_tolerance(before, after, key[3])
+        tolerance = published.langspec_tolerance(before, after, key)
         records.append((*key[1:], stated, found, found - stated, tolerance))
     table = pd.DataFrame(records, columns=[*_LABELS, "published", "ours", "difference", "tolerance"])
     return _ordered(table.assign(within=_within(table)))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
 
 from crane_lib.methods import TOP_ROWS
 from crane_lib.specificity import LangSpec, langspec
@@ -20,6 +23,7 @@ from crane_study.uncertainty.bootstrap import RESAMPLES, Resampled
 from crane_study.uncertainty.open_ended import FORMS, METRIC
 
 PUBLISHED = ROOT / "expected" / "published.csv"
+SECOND_RUN = ROOT / "expected" / "published_second_run.csv"  # of the released rule, on another sample of documents
 ACCURACY: Final = "accuracy"
 LANGUAGE_OF_TASK = {"MMLU": "en", "C-Eval": "zh", "Belebele-vi": "vi"}
 TASK_OF_LANGUAGE = {language: task for task, language in LANGUAGE_OF_TASK.items()}
@@ -37,9 +41,9 @@ MaskKey = tuple[str, ...]  # a mask by the columns of `MASKED`
 Scores = dict[str, float]  # by language
 
 
-def _read() -> pd.DataFrame:
+def _read(path: Path = PUBLISHED) -> pd.DataFrame:
     """The published numbers, with models, methods and budgets named as in result rows."""
-    frame = read_frame(PUBLISHED)
+    frame = read_frame(path)
     top, masked = frame["method"] == _TOP_PERCENT, frame["masked_language"] != ""
     return frame.assign(
         model=frame["model"].map(_MODELS),
@@ -79,6 +83,39 @@ def published_overlaps() -> pd.DataFrame:
     frame = frame.assign(language_b=frame["task"].str.removeprefix(_OVERLAP))
     names = {"masked_language": "language_a", "value": "share_of_a"}
     return frame.rename(columns=names)[["language_a", "language_b", "share_of_a"]].reset_index(drop=True)
+
+
+def published_runs() -> pd.DataFrame:
+    """The authors' two runs of the released rule on the base model, side by side: accuracies and LangSpec-F1.
+
+    Columns: method, masked_language, evaluation_language (empty for LangSpec-F1), metric, first_run and second_run, NaN
+    where that value is not at hand.
+    """
+    keys = ["model", *MASKED, "task", "metric"]
+    runs = _read().merge(_read(SECOND_RUN)[[*keys, "value"]], on=keys, suffixes=("", "_again"), validate="one_to_one")
+    runs = runs.rename(columns={"value": "first_run", "value_again": "second_run"})
+    runs["evaluation_language"] = runs["task"].map(LANGUAGE_OF_TASK).fillna("")
+    return runs[["method", "masked_language", "evaluation_language", "metric", "first_run", "second_run"]]
+
+
+def selection_noise(tolerances: Tolerances) -> float:
+    """Standard deviation s of a masked accuracy over samples of the documents that the released rule selects from.
+
+    It is the most likely one by the two published runs, whose difference on a benchmark of n questions is taken as
+    normal with variance 2 (s^2 + p (1 - p) / n). Of a second value that is not at hand, it counts how likely it is to
+    lie within the binomial errors of two measurements, for that is known.
+    """
+    runs = published_runs().query("metric == @ACCURACY")
+    places = zip(runs["evaluation_language"], runs["first_run"], strict=True)
+    reach = np.array([tolerances.accuracy(TASK_OF_LANGUAGE[code], value, masked=True) for code, value in places])
+    difference = (runs["second_run"] - runs["first_run"]).to_numpy()
+
+    def surprise(noise: float) -> float:
+        deviation = np.hypot(reach / tolerances.z, np.sqrt(2) * noise)
+        within = np.log(2 * norm.cdf(reach / deviation) - 1)
+        return -float(np.where(np.isnan(difference), within, norm.logpdf(difference, scale=deviation)).sum())
+
+    return float(minimize_scalar(surprise, bounds=(0.0, 0.5), method="bounded").x)
 
 
 def published_langspec(rows: pd.DataFrame) -> pd.DataFrame:

@@ -162,7 +162,7 @@ class Tolerances(_Strict):
         return float(np.sqrt(count * published * (1 - published) / self.benchmarks[task].items))
 
     def accuracy(self, task: str, published: float, *, masked: bool, deviation: float = 0.0) -> float:
-        """Tolerance of an accuracy; `deviation` is over our random draws, 0 where nothing is drawn."""
+        """Tolerance of an accuracy; `deviation` is of anything else that varies: selections, our random draws."""
         return float(self.z * np.hypot(self._error(task, published, masked=masked), deviation))
 
     def judge_score(self) -> float:
@@ -177,9 +177,14 @@ class Tolerances(_Strict):
         """Smallest clear change of a mean judge score of so many questions."""
         return self.z * self.judge.deviation * float(np.sqrt(2 / items))
 
-    def langspec_f1(self, unmasked: Scores, masked: Scores, *, target: str, tasks: Mapping[str, str]) -> float:
-        """Tolerance of LangSpec-F1 from the errors of the masked accuracies of each language's benchmark."""
-        errors = {code: self._error(tasks[code], value, masked=True) for code, value in masked.items()}
+    def langspec_f1(
+        self, unmasked: Scores, masked: Scores, *, target: str, tasks: Mapping[str, str], deviation: float = 0.0
+    ) -> float:
+        """Tolerance of LangSpec-F1 from the errors of the masked accuracies, as in `accuracy`."""
+        errors = {
+            code: self.accuracy(tasks[code], value, masked=True, deviation=deviation) / self.z
+            for code, value in masked.items()
+        }
         return self._langspec(unmasked, masked, errors, target=target)
 
     def open_langspec(self, unmasked: Scores, masked: Scores, *, target: str, **form: Any) -> float:

@@ -15,6 +15,7 @@ from crane_study.paper.comparison import (
     compare_langspec,
     compare_overlaps,
     compare_ranks,
+    compare_runs,
     compare_values,
     score_langspec,
 )
@@ -62,6 +63,17 @@ def benchmark_langspec(study: Study, rows: pd.DataFrame, model: str, tolerances:
         return compare_langspec(ours, published), _caption(content, "")
     content = f"Methods ordered by mean LangSpec-F1 on accuracy, the paper's formula, {model} model (1: most specific)"
     return compare_ranks(ours, published), _caption(content, why)
+
+
+def published_runs(study: Study, rows: pd.DataFrame, tolerances: Tolerances) -> Table:
+    """Both published runs of the released rule on the base model, and ours where it compares."""
+    why = why_no_accuracies(study, "base")
+    content = (
+        "The released rule on the benchmarks, base model: the authors' two runs, on two samples of documents, the "
+        "difference between them, and whether it lies within the tolerance"
+    )
+    table = compare_runs(Published.benchmarks("base", tolerances), None if why else rows)
+    return table, f"{content}. {f'Ours is not beside them, for {why}' if why else 'Ours is beside them'}."
 
 
 def open_ended(study: Study, tolerances: Tolerances) -> Table:

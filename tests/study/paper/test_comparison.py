@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 from crane_lib.methods import TOP_ROWS
 from crane_lib.neurons import NeuronSet
+from crane_lib.specificity import langspec as specificity
 from crane_study.paper.comparison import (
     Published,
     accuracy_langspec,
@@ -13,10 +15,12 @@ from crane_study.paper.comparison import (
     compare_langspec,
     compare_overlaps,
     compare_ranks,
+    compare_runs,
     compare_values,
     score_langspec,
 )
-from crane_study.paper.published import published_rows, published_scores
+from crane_study.paper.published import TASK_OF_LANGUAGE as TASKS
+from crane_study.paper.published import published_rows, published_runs, published_scores
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.tables.overlap import overlaps
 from crane_study.uncertainty.open_ended import open_langspec
@@ -25,6 +29,7 @@ TOLERANCES = load_tolerances()
 BASE, CHAT = (Published.benchmarks(model, TOLERANCES) for model in ("base", "chat"))
 ANSWERS = Published.open_answers(TOLERANCES)
 SET = ["method", "budget"]
+RUN = ["evaluation_language", "first_run"]
 
 
 @pytest.fixture
@@ -52,11 +57,39 @@ def test_the_published_values_are_within_the_tolerance_of_themselves(exact, mode
 
 def test_a_value_beyond_the_tolerance_is_not_within(exact):
     chosen = (exact["model"] == "base") & (exact["method"] == "kurtosis") & (exact["masked_language"] == "en")
-    moved = exact["value"].where(~(chosen & (exact["evaluation_language"] == "en")), exact["value"] - 0.02)
+    moved = exact["value"].where(~(chosen & (exact["evaluation_language"] == "en")), exact["value"] - 0.11)
     outside = values(exact.assign(value=moved)).query("within == 'no'")
     found = outside[["method", "masked_language", "evaluation_language"]].to_numpy().tolist()
     assert found == [["kurtosis", "en", "en"]]
-    assert outside["difference"].item() == pytest.approx(-0.02)
+    assert outside["difference"].item() == pytest.approx(-0.11)
+    # Units of another method were not selected by the released rule: nothing is added to the errors of the questions.
+    table = values(exact).query("masked_language == 'en' and evaluation_language == 'en'").set_index("method")
+    assert table.loc["lape", "tolerance"] == pytest.approx(1.96 * np.sqrt(2 * 0.4576 * (1 - 0.4576) / 14042))
+    both = 2 * (BASE.selection**2 + 0.3483 * (1 - 0.3483) / 14042)
+    assert table.loc["kurtosis", "tolerance"] == pytest.approx(1.96 * np.sqrt(both))
+
+
+def test_the_authors_second_run_lies_within_the_tolerances_as_often_as_it_should(exact):
+    table = compare_runs(BASE, exact)
+    accuracies = table[table["metric"] == "accuracy"]
+    assert len(accuracies) == 9
+    known = accuracies[accuracies["second_run"].notna()]
+    assert set(accuracies.drop(known.index)["within"]) == {"not known"}
+    by_questions = [TOLERANCES.accuracy(TASKS[k], p, masked=True) for k, p in known[RUN].itertuples(index=False)]
+    assert (known["difference"].abs() > by_questions).all()  # that is why they are known; the others lie within
+    inside = len(accuracies) - len(known) + (known["within"] == "yes").sum()
+    assert inside >= binom.ppf(0.05, len(accuracies), 0.95)
+    assert set(table.loc[table["metric"] == "langspec_f1", "within"]) == {"yes"}
+    # Ours, which here are the first run's, are beside them, for a study that compares.
+    assert table["ours"].to_numpy() == pytest.approx(table["first_run"].to_numpy(), abs=6e-5)
+    assert "ours" not in compare_runs(BASE, None)
+
+
+def test_the_second_runs_langspec_follows_from_its_accuracies():
+    again = published_runs().query("masked_language == 'zh'").set_index("evaluation_language")["second_run"]
+    before = BASE.rows.query("masked_language == ''").set_index("evaluation_language")["value"].to_dict()
+    found = specificity(before, again.drop("").to_dict(), target="zh").f
+    assert found == pytest.approx(again[""], abs=0.002)  # of accuracies with three digits
 
 
 def test_missing_rows_are_not_run_and_draws_are_averaged(exact):

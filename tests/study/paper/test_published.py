@@ -1,5 +1,8 @@
 """The published numbers: restated faithfully, and judged by the same rules."""
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +10,16 @@ import pytest
 from crane_study import ROOT
 from crane_study.paper.published import (
     PUBLISHED,
+    TASK_OF_LANGUAGE,
     judge_published,
     overlap_chances,
     published_langspec,
     published_overlaps,
     published_resampled,
     published_rows,
+    published_runs,
     recomputed_langspec,
+    selection_noise,
 )
 from crane_study.paper.tolerances import load_tolerances
 
@@ -49,6 +55,32 @@ def test_errors_of_the_published_accuracies_are_binomial():
     place = found.languages.index("zh")
     p = found.unmasked[place]
     assert found.unmasked_draws[:, place].std() == pytest.approx(np.sqrt(p * (1 - p) / 1346), rel=0.1)
+
+
+def slow_likelihood(noise, tolerances):
+    """Likelihood of what is known of the second run, value by value."""
+    likelihood = 1.0
+    for row in published_runs().query("metric == 'accuracy'").itertuples():
+        items = tolerances.benchmarks[TASK_OF_LANGUAGE[row.evaluation_language]].items
+        binomial = row.first_run * (1 - row.first_run) / items
+        deviation = math.sqrt(2 * (noise**2 + binomial))
+        if math.isnan(row.second_run):  # it lies within two binomial errors
+            likelihood *= math.erf(1.96 * math.sqrt(2 * binomial) / deviation / math.sqrt(2))
+        else:
+            likelihood *= NormalDist(0, deviation).pdf(row.second_run - row.first_run)
+    return likelihood
+
+
+def test_the_noise_of_selections_is_the_most_likely_one():
+    tolerances, steps = load_tolerances(), np.arange(0, 0.2, 0.0005)
+    found = selection_noise(tolerances)
+    best = steps[np.argmax([slow_likelihood(step, tolerances) for step in steps])]
+    assert found == pytest.approx(best, abs=0.0005)
+    differences = published_runs().query("metric == 'accuracy'").eval("second_run - first_run").dropna()
+    known = np.sqrt((differences**2).mean() / 2)
+    assert len(differences) == 5
+    assert found < known  # the other four differ by less
+    assert found > np.sqrt((differences**2).sum() / 9 / 2) * 0.9  # but perhaps not by nothing
 
 
 def test_published_matches_the_reference():

@@ -52,6 +52,10 @@ def test_every_table_of_another_model_has_directions_and_no_values(profile):
     kurtosis = table[table["method"] == "kurtosis"].set_index("masked_language")["own_ours"]
     assert kurtosis["zh"] == "NOT RUN"
     assert kurtosis["en"] in ("falls", "rises", "no clear change")
+    runs, caption = paper.published_runs(study, rows, TOLERANCES)
+    assert "Ours is not beside them, for the profile does not name its models" in caption
+    assert len(runs) == 12
+    assert "ours" not in runs
     shared, _caption = paper.set_overlaps(study, TOLERANCES)
     ours = shared.set_index(["language_a", "language_b"])["our_direction"]
     assert ours[("en", "zh")] == "NOT RUN"
