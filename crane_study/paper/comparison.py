@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,6 @@ _AGREEMENT |= dict.fromkeys((("yes", "no"), ("yes", CANNOT_TELL)), "its score on
 _AGREEMENT |= dict.fromkeys((("no", "yes"), (CANNOT_TELL, "yes")), "loses most only")
 _CHANCE = ["expected_share_of_a", "chance_low", "chance_high"]
 _LABELS = ["method", "budget", "masked_language"]
-Noise = Callable[[float, float], float]  # unmasked value, number of items -> smallest clear change
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,18 @@ class Published:
         """Deviation of the difference between two selections; known for the released rule only."""
         return float(np.sqrt(2)) * self.selection * (method == "kurtosis")
 
-    def noise(self, unmasked: float, items: float) -> float:
-        """Smallest clear change of a score from so many questions."""
+    def changes(self) -> pd.DataFrame:
+        """Published changes, with the columns that directions are read from."""
+        bare = self.rows["masked_language"] == ""
+        before = self.rows[bare].set_index("evaluation_language")["value"]
+        frame = self.rows[~bare].assign(unmasked=self.rows["evaluation_language"].map(before))
+        pairs = zip(frame["unmasked"], frame["items"], strict=True)
         if self.metric == METRIC:
-            return self.tolerances.score_noise(items)
-        return self.tolerances.accuracy_noise(unmasked, items)
+            noise = [self.tolerances.score_noise(items) for _unmasked, items in pairs]
+        else:
+            noise = [self.tolerances.accuracy_noise(unmasked, items) for unmasked, items in pairs]
+        change = frame["value"] - frame["unmasked"]
+        return frame.assign(change=change, clear=change.abs() > noise)
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -168,41 +174,32 @@ def compare_runs(published: Published, rows: pd.DataFrame | None) -> pd.DataFram
     return table[[*columns, "difference", "tolerance", "within"]]
 
 
-def _directions(frame: pd.DataFrame, column: str, *, noise: Noise) -> dict[MaskKey, tuple[str, str]]:
-    """Direction of the masked language's score, and language that loses the largest share of its score, in words."""
-    unmasked = {row.evaluation_language: row for row in frame[frame["masked_language"] == ""].itertuples()}
+def _directions(changes: pd.DataFrame) -> dict[MaskKey, tuple[str, str]]:
+    """Direction of the masked language's score, and language that loses the largest share of its score, in words.
+
+    `changes` has the columns of `MASKED`, evaluation_language, unmasked, change, and clear, whether it is no noise.
+    """
     found = {}
-    for key, part in frame[frame["masked_language"] != ""].groupby(MASKED, sort=False):
-        target = key[3]
-        signs: dict[str, int] = {}
-        lost: dict[str, float] = {}
-        for row in part.itertuples():
-            before = unmasked.get(row.evaluation_language)
-            if before is None or pd.isna(getattr(row, column)):
-                continue
-            start, change = float(getattr(before, column)), getattr(row, column) - getattr(before, column)
-            clear = abs(change) > noise(start, float(before.items))
-            signs[row.evaluation_language] = int(np.sign(change)) if clear else 0
-            if clear and change < 0:
-                lost[row.evaluation_language] = -change / start
-        if target in signs:
-            most = max(lost, key=lambda code: lost[code]) if lost else ""
-            found[tuple(key)] = _WORDS[signs[target]], language_name(most) if most else _NO_LANGUAGE
+    for key, part in changes.dropna(subset="change").groupby(MASKED, sort=False):
+        by_language = part.set_index("evaluation_language")
+        lost = (-by_language["change"] / by_language["unmasked"])[by_language["clear"] & (by_language["change"] < 0)]
+        if key[3] in by_language.index:
+            own = by_language.loc[key[3]]
+            word = _WORDS[int(np.sign(own["change"])) * bool(own["clear"])]
+            found[tuple(key)] = word, language_name(str(lost.idxmax())) if len(lost) else _NO_LANGUAGE
     return found
 
 
-def compare_directions(rows: pd.DataFrame, published: Published, *, model: str, metric: str = "") -> pd.DataFrame:
-    """The direction of every published change, and ours, from rows of any model; values are not compared.
+def compare_directions(changes: pd.DataFrame, published: Published) -> pd.DataFrame:
+    """The direction of every published change, and ours, from `set_changes` of any model; values are not compared.
 
     A row says how the masked language's score changes (own: falls, rises, no clear change) and which language loses the
-    largest share of its score (most). `metric` is ours, by default the published one; others are over so many tokens
-    that any change is clear.
+    largest share of its score (most). Ours are clear where the interval of the paired change leaves out 0. Of the
+    published ones only the numbers of questions are known, so two errors count as if other questions had been asked.
     """
-    metric = metric or published.metric
-    noise = published.noise if metric == published.metric else lambda _unmasked, _items: 0.0
-    ours = _directions(_over_draws(rows, model=model, metric=metric), "ours", noise=noise)
+    ours = _directions(changes.assign(clear=(changes["low"] > 0) | (changes["high"] < 0)))
     records = []
-    for key, stated in _directions(published.rows, "value", noise=published.noise).items():
+    for key, stated in _directions(published.changes()).items():
         own, most = ours.get(key, (NOT_RUN, NOT_RUN))
         same = _same_direction(stated, (own, most)) if key in ours else NOT_RUN
         records.append((*key[1:], stated[0], own, stated[1], most, same))

@@ -20,19 +20,24 @@ from crane_study.paper.comparison import (
     score_langspec,
 )
 from crane_study.paper.eligibility import why_no_accuracies, why_no_overlaps, why_no_scores
+from crane_study.paper.published import ACCURACY
 from crane_study.paper.tolerances import Tolerances
 from crane_study.study import Study
 from crane_study.tables.open_ended import available_results
 from crane_study.tables.overlap import overlaps
-from crane_study.uncertainty.open_ended import open_langspec
+from crane_study.uncertainty.bootstrap import resample_documents, resample_items
+from crane_study.uncertainty.intervals import set_changes
+from crane_study.uncertainty.open_ended import open_langspec, score_changes
 from crane_study.uncertainty.overlap import compare
 
 RELEASED_RULE = ("kurtosis", "published")
 Table = tuple[pd.DataFrame, str]  # with its caption
 _DIRECTIONS = (
     "For the language whose units are masked whether its score clearly falls or rises, and which language clearly "
-    "loses the largest share of its score"
+    "loses the largest share of its score. Ours is clear where the 95 % interval of the change, paired over the same "
+    "items, leaves out 0"
 )
+_CHANGES = [*SET, "masked_language", "evaluation_language", "unmasked", "change", "low", "high"]
 
 
 def _caption(content: str, why: str, missing: str = "") -> str:
@@ -50,7 +55,11 @@ def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Toleran
     if not why:
         return compare_values(rows, published, model=model), _caption(content, "")
     measure = study.measures[-1]
-    table = compare_directions(rows, published, model=model, metric=measure)
+    compared = {"none", *published.rows["method"]}
+    frame = study.items(model) if measure == ACCURACY else study.documents(model)
+    resample = resample_items if measure == ACCURACY else resample_documents
+    found = resample(frame[frame["method"].isin(compared)], random_seed=study.profile.random_seed)
+    table = compare_directions(set_changes(found), published)
     return table, _caption(f"{content}; ours by {measure.replace('_', ' ')}. {_DIRECTIONS}", why)
 
 
@@ -84,7 +93,8 @@ def open_ended(study: Study, tolerances: Tolerances) -> Table:
     published = Published.open_answers(tolerances)
     if not why:
         return compare_values(rows, published, model="chat"), _caption(content, "", missing)
-    table = compare_directions(rows, published, model="chat")
+    changes = pd.DataFrame(columns=_CHANGES) if missing else score_changes(items)
+    table = compare_directions(changes, published)
     return table, _caption(f"{content}. {_DIRECTIONS}", why, missing)
 
 

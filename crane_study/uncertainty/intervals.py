@@ -87,6 +87,25 @@ def drop_intervals(found: Resampled) -> pd.DataFrame:
     return by_language(masks, found.languages, change=change, low=low, high=high)
 
 
+def set_changes(found: Resampled) -> pd.DataFrame:
+    """Change of every language under the masks of each set, mean over draws, with the interval of the paired change.
+
+    Columns: those of `SET`, masked_language, draws, evaluation_language, unmasked, value, change, low, high. Unmasked
+    scores may have an axis of masks, as those of open answers have.
+    """
+    keys = [*SET, "masked_language"]
+    groups = found.masks.groupby(keys, sort=False).indices
+    unmasked = found.unmasked_draws if found.unmasked_draws.ndim == 3 else found.unmasked_draws[:, None]
+    low, high = interval(group_means(found.draws - unmasked, groups.values()))  # (groups, K)
+    scores = (np.broadcast_to(found.unmasked, found.measured.shape), found.measured)
+    before, after = (group_means(one[None], groups.values())[0] for one in scores)
+    sets = pd.DataFrame(list(groups), columns=keys).assign(draws=[len(rows) for rows in groups.values()])
+    values = {"unmasked": before, "value": after, "change": after - before, "low": low, "high": high}
+    table = by_language(sets, found.languages, **values)
+    order = np.arange(len(table)).reshape(len(found.languages), -1).T.ravel()  # the languages of a set in a row
+    return table.iloc[order].reset_index(drop=True)
+
+
 def langspec_intervals(found: Resampled) -> pd.DataFrame:
     """LangSpec-F1 of every mask: the columns of `MASK`, metric, precision, recall, langspec_f1, low and high."""
     values, draws = langspec_draws(found)

@@ -19,7 +19,7 @@ from crane_study.uncertainty.bootstrap import (
     resample_ratios,
     values_by_mask,
 )
-from crane_study.uncertainty.intervals import by_language, group_means
+from crane_study.uncertainty.intervals import set_changes
 from crane_study.uncertainty.permutation import p_value_table
 
 TASK = "open_ended"
@@ -78,21 +78,8 @@ def score_changes(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_see
     The answers are of one model, judged by one judge; the interval is a bootstrap over questions.
     """
     found, asked = _resample(items, resamples=resamples, random_seed=random_seed)
-    keys = [*SET, "masked_language"]
-    groups = found.masks.groupby(keys, sort=False).indices
-    unmasked, drawn = (group_means(draws, groups.values()) for draws in (found.unmasked_draws, found.draws))
-    low, high = interval(drawn - unmasked)  # (groups, K)
-    places = range(len(found.languages))
-    before, after = (
-        np.array([[scores[rows, k].mean() for k in places] for rows in groups.values()])
-        for scores in (found.unmasked, found.measured)
-    )
-    counts = np.stack([asked[rows].min(axis=0) for rows in groups.values()])
-    sets = pd.DataFrame(list(groups), columns=keys).assign(draws=[len(rows) for rows in groups.values()])
-    values = {"unmasked": before, "value": after, "change": after - before, "low": low, "high": high, "n": counts}
-    table = by_language(sets, found.languages, **values)
-    order = np.arange(len(table)).reshape(len(places), -1).T.ravel()  # the languages of a set in a row
-    return table.iloc[order].reset_index(drop=True)
+    groups = found.masks.groupby([*SET, "masked_language"], sort=False).indices.values()
+    return set_changes(found).assign(n=np.concatenate([asked[rows].min(axis=0) for rows in groups]))
 
 
 def open_langspec(items: pd.DataFrame, *, resamples: int = RESAMPLES, random_seed: int = 0) -> pd.DataFrame:

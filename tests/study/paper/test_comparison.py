@@ -23,6 +23,8 @@ from crane_study.paper.published import TASK_OF_LANGUAGE as TASKS
 from crane_study.paper.published import published_rows, published_runs, published_scores
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.tables.overlap import overlaps
+from crane_study.uncertainty.bootstrap import resample_items
+from crane_study.uncertainty.intervals import set_changes
 from crane_study.uncertainty.open_ended import open_langspec
 
 TOLERANCES = load_tolerances()
@@ -42,8 +44,17 @@ def values(rows):
     return compare_values(rows, BASE, model="base")
 
 
-def directions(rows):
-    return compare_directions(rows, BASE, model="base").set_index(["method", "masked_language"])
+def changes(rows, *, reach=0.0, published=BASE):
+    """Changes of rows, each with an interval that reaches so far."""
+    rows = rows[rows["model"] == published.rows["model"].iloc[0]]
+    bare = rows["masked_language"] == ""
+    before = rows["evaluation_language"].map(rows[bare].set_index("evaluation_language")["value"]).astype(float)
+    frame = rows.assign(unmasked=before, change=rows["value"] - before)[~bare]
+    return frame.assign(low=frame["change"] - reach, high=frame["change"] + reach)
+
+
+def directions(rows, **given):
+    return compare_directions(changes(rows, **given), BASE).set_index(["method", "masked_language"])
 
 
 @pytest.mark.parametrize(("model", "published", "count"), [("base", BASE, 30), ("chat", CHAT, 21)])
@@ -113,21 +124,40 @@ def test_directions_of_the_published_accuracies(exact):
     assert table.loc[("kurtosis", "zh"), "own_published"] == "no clear change"
     assert table.loc[("kurtosis", "vi"), "most_published"] == "Vietnamese"
     assert set(table.loc["lape", "own_published"]) == {"no clear change"}
-    ours = exact.assign(n=10**9)  # so many questions that every change is clear
-    better = (ours["method"] == "kurtosis") & (ours["masked_language"] == "vi")
-    table = directions(ours.assign(value=ours["value"].where(~better, 0.9)))
+    better = (exact["method"] == "kurtosis") & (exact["masked_language"] == "vi")
+    table = directions(exact.assign(value=exact["value"].where(~better, 0.9)))  # every change is clear
     assert table.loc[("kurtosis", "vi"), ["own_ours", "same_direction"]].tolist() == ["rises", "no"]
     assert table.loc[("kurtosis", "en"), "same_direction"] == "yes"
     assert table.loc[("kurtosis", "zh"), "own_ours"] == "falls"
     assert set(table.loc["lape", "same_direction"]) == {"cannot tell"}  # the published changes are unclear
     assert not table.drop(columns=["budget"]).map(lambda cell: isinstance(cell, float)).to_numpy().any()
-    # An accuracy of ten questions changes unclearly; a token probability changes clearly.
-    few = exact.assign(n=10)
-    assert set(directions(few)["own_ours"]) == {"no clear change"}
-    assert set(directions(few)["same_direction"]) == {"cannot tell"}  # no change beside no change is no agreement
-    renamed = few.assign(metric="token_probability")
-    table = compare_directions(renamed, BASE, model="base", metric="token_probability")
-    assert "no clear change" not in set(table["own_ours"])
+    # Intervals that hold 0: no change beside no change is no agreement.
+    assert set(directions(exact, reach=0.5)["own_ours"]) == {"no clear change"}
+    assert set(directions(exact, reach=0.5)["same_direction"]) == {"cannot tell"}
+
+
+def answers(lost, *, seed=0):
+    """Items of two languages: of 200 questions the unmasked model knows half, the masked one `lost` fewer."""
+    knows = np.random.default_rng(seed).permutation(200) < 100
+    frames = []
+    for masked in ("", "en"):
+        for language in ("en", "vi"):
+            correct = knows & (np.cumsum(knows) > lost * (masked == language))
+            labels = {"profile": "p", "model": "base", "selected_on": "base" if masked else "", "masked_share": 0.1}
+            labels |= {"method": "kurtosis" if masked else "none", "budget": "published" if masked else ""}
+            frame = pd.DataFrame({"language": language, "item": range(200), "correct": correct})
+            frames.append(frame.assign(**labels, masked_language=masked, random_seed=-1))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.mark.parametrize(("lost", "word"), [(0, "no clear change"), (1, "no clear change"), (10, "falls")])
+def test_what_is_clear_follows_from_the_same_questions(lost, word):
+    """Ten of 200 that only the unmasked model knows are clear, though as many differ where others are asked."""
+    found = set_changes(resample_items(answers(lost)))
+    row = compare_directions(found, BASE).set_index(["method", "masked_language"]).loc[("kurtosis", "en")]
+    assert row["own_ours"] == word
+    assert row["most_ours"] == ("English" if word == "falls" else "none clearly")
+    assert TOLERANCES.accuracy_noise(0.5, 200) > 10 / 200
 
 
 def test_open_ended_scores():
@@ -136,7 +166,7 @@ def test_open_ended_scores():
     assert len(table) == 30
     assert set(table["within"]) == {"yes"}
     assert table["tolerance"].unique().tolist() == pytest.approx([1.96 * 2.5 * (2 / 70) ** 0.5])
-    words = compare_directions(scores, ANSWERS, model="chat")
+    words = compare_directions(changes(scores, published=ANSWERS, reach=0.8), ANSWERS)
     unclear = (words["own_published"] == "no clear change") & (words["most_published"] == "none clearly")
     assert set(words.loc[unclear, "same_direction"]) == {"cannot tell"}
     assert "no" not in set(words["same_direction"])
