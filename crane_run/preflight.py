@@ -161,7 +161,8 @@ def _beside(profile: Profile) -> Iterator[Check]:
             yield _asked("judge", "named in the environment", Endpoint.from_environment)
     if listed is not None and not profile.rehearsal:
         layers, width = _sizes(profile)
-        yield _asked("paper.lape_list", "there", lambda: check_lape_list(listed, layers=layers, width=width))
+        check = partial(check_lape_list, profile.paper, wanted=list(profile.languages), layers=layers, width=width)
+        yield _asked("paper.lape_list", "there", check)
 
 
 def _sizes(profile: Profile) -> tuple[int | None, int | None]:

@@ -349,6 +349,15 @@ class Paper(Strict):
     benchmarks: dict[str, Literal["MMLU", "C-Eval", "Belebele-vi"]] = {}  # questions by language
     open_questions: bool = False  # open_ended.questions are the paper's 70; the number is checked
     lape_list: File | None = None  # neurons published by LAPE's authors, a .pth file
+    lape_list_languages: tuple[str, ...] = ()  # of its entries, in order; by default those of LAPE's lists of 7 and 6
+
+    @model_validator(mode="after")
+    def _names_a_list(self) -> Self:
+        if len(set(self.lape_list_languages)) < len(self.lape_list_languages):
+            raise ValueError("lape_list_languages: names a language twice")
+        if self.lape_list_languages and self.lape_list is None:
+            raise ValueError("lape_list_languages: there is no lape_list whose languages these could be")
+        return self
 
 
 class Needs(Strict):

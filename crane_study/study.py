@@ -28,6 +28,7 @@ from crane_study.labels import BENCHMARK_LABELS
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
+from crane_study.paper.lape_list import PUBLISHED_LIST
 from crane_study.profile import (
     EmbeddedSource,
     HubSource,
@@ -59,7 +60,7 @@ from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
 from crane_study.uncertainty.open_ended import score_rows
 
 # The transfer masks fewer sets: the judged methods, LAPE, and random sets like those of the judged methods.
-_TRANSFER_METHODS = ["kurtosis", "contrast", "lape", "random_like_kurtosis", "random_like_contrast"]
+_TRANSFER_METHODS = ["kurtosis", "contrast", "lape", PUBLISHED_LIST, "random_like_kurtosis", "random_like_contrast"]
 _CHAT_METHODS = ["kurtosis", "contrast"]
 _TRANSFER_DRAWS = 5  # of the random sets; no claim about the chat model depends on them
 _FROM_CHAT = MaskChoice(methods={"chat": _CHAT_METHODS}, everything=False)
@@ -177,6 +178,14 @@ class Study:
     def methods(self) -> dict[str, str]:
         """Names of the selection methods, with the source code of those that are not part of the library."""
         return {name: METHODS[name].code for name in self.profile.selection.methods or METHODS}
+
+    @property
+    def listed(self) -> dict[str, Any] | None:
+        """Path and languages of the list that LAPE's authors published for the base model; None without one."""
+        paper = self.profile.paper
+        if paper.lape_list is None or self.profile.rehearsal:
+            return None
+        return {"path": str(paper.lape_list), "languages": list(paper.lape_list_languages)}
 
     @property
     def judged_sets(self) -> list[tuple[str, str]]:
@@ -412,6 +421,9 @@ class Study:
         """Neuron sets of every method, selected on a model."""
         given: dict[str, Any] = {"objective": self.objectives[0], "random_seed": self.profile.random_seed}
         given |= {"documents": self.activations(name), **self._selecting(name)}
+        if name == "base" and self.listed is not None:
+            given["options"][PUBLISHED_LIST] = self.listed
+            given["sources"] = _file_keys({PUBLISHED_LIST: Path(self.listed["path"])})
         return self.store.run(f"selection_{name}", make_selection, **given, all_threads=True)
 
     def reliability(self) -> Stage:

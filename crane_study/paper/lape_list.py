@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,17 @@ from crane_lib.neurons import NEURON, NeuronSet
 from crane_study.uncertainty.overlap import COMPARED, compare
 
 if TYPE_CHECKING:
+    from crane_study.profile import Paper
     from crane_study.study import Study
 
 PUBLISHED_LIST = "lape_list"  # the method's name in tables
-# Language of each entry of a list, by number of entries; the file does not say it, the authors' code does.
+# Language of each entry of a list, by number of entries; the file does not say it, the authors' code does. Lists of
+# others have other languages, which the profile names.
 LANGUAGES = {7: ("en", "zh", "fr", "es", "vi", "id", "ja"), 6: ("en", "zh", "fr", "es", "vi", "id")}
 
 
-def _by_language(path: Path) -> dict[str, list[Any]]:
-    """Entries of the file per layer, for each language."""
+def _by_language(path: Path, languages: Sequence[str], wanted: Sequence[str]) -> dict[str, list[Any]]:
+    """Entries of the file per layer, for each language; those `wanted` must be among them."""
     if not path.is_file():
         raise CraneError(f"{path}: no such file; paper.lape_list names the list that LAPE's authors published (.pth)")
     try:
@@ -32,18 +35,28 @@ def _by_language(path: Path) -> dict[str, list[Any]]:
         raise CraneError(f"{path}: is not a file of tensors that torch reads ({type(error).__name__})") from error
     if not isinstance(value, list) or not all(isinstance(entry, list) for entry in value):
         raise CraneError(f"{path}: expected a list over languages of lists over layers, saw {type(value).__name__}")
-    if len(value) not in LANGUAGES:
-        known = " or ".join(str(count) for count in LANGUAGES)
-        raise CraneError(f"{path}: has {len(value)} languages, LAPE's lists have {known}")
-    return dict(zip(LANGUAGES[len(value)], value, strict=True))
+    names = tuple(languages) or LANGUAGES.get(len(value), ())
+    if value and len(value) == len(names) - 1:  # the code that writes lists leaves out a last language without neurons
+        value = [*value, [torch.empty(0, dtype=torch.int64)] * len(value[0])]
+    if len(value) != len(names) or not names:
+        named = f"paper.lape_list_languages names {len(names)}" if languages else "LAPE's lists have 7 or 6"
+        raise CraneError(f"{path}: has {len(value)} languages, {named}; name its languages in their order there")
+    for language in wanted:
+        if language not in names:
+            raise CraneError(
+                f"{path}: has no {language!r}, only {', '.join(names)}; name its languages or leave it out"
+            )
+    return dict(zip(names, value, strict=True))
 
 
-def check_lape_list(path: Path, *, layers: int | None, width: int | None) -> None:
-    """Make sure that a published list can be read, and fits a model where its sizes are known."""
+def check_lape_list(paper: Paper, *, wanted: Sequence[str], layers: int | None, width: int | None) -> None:
+    """Make sure that a profile's list can be read, has the study's languages, and fits a model of known sizes."""
+    assert paper.lape_list is not None
+    given: dict[str, Any] = {"languages": paper.lape_list_languages, "wanted": wanted}
     if layers is None or width is None:
-        _by_language(path)
+        _by_language(paper.lape_list, **given)
     else:
-        read_lape_list(path, layers=layers, width=width)
+        read_lape_list(paper.lape_list, layers=layers, width=width, **given)
 
 
 def _layer(tensor: Any, *, place: str, width: int) -> np.ndarray:
@@ -62,19 +75,28 @@ def _layer(tensor: Any, *, place: str, width: int) -> np.ndarray:
     return unique
 
 
-def read_lape_list(path: Path, *, layers: int, width: int, model: str = "") -> list[NeuronSet]:
-    """Read a published list (``.pth``) as one set per language, in its order.
+def read_lape_list(
+    path: Path,
+    *,
+    layers: int,
+    width: int,
+    languages: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+    model: str = "",
+) -> list[NeuronSet]:
+    """Read a published list (``.pth``) as one set per language, in its order, or in that of the languages `wanted`.
 
-    It is refused if it is no such list or does not fit the layers and the width of the model's MLPs.
+    `languages` are those of its entries; a last one that it lacks has no neurons. It is refused if it is no such list,
+    lacks a language that is wanted, or does not fit the layers and the width of the model's MLPs.
     """
-    sets = []
-    for language, by_layer in _by_language(path).items():
+    sets = {}
+    for language, by_layer in _by_language(path, languages, wanted).items():
         if len(by_layer) != layers:
             seen = f"{language!r} has {len(by_layer)} layers, the model {layers}"
             raise CraneError(f"{path}: {seen}; it is of another model")
         indices = [_layer(t, place=f"{path}: {language!r}, layer {n}", width=width) for n, t in enumerate(by_layer)]
-        sets.append(NeuronSet({NEURON: indices}, {NEURON: width}, model, PUBLISHED_LIST, "published", language))
-    return sets
+        sets[language] = NeuronSet({NEURON: indices}, {NEURON: width}, model, PUBLISHED_LIST, "published", language)
+    return [sets[language] for language in wanted or sets]
 
 
 def list_counts(sets: list[NeuronSet]) -> pd.DataFrame:
@@ -94,12 +116,8 @@ def compare_with_list(listed: list[NeuronSet], ours: list[NeuronSet]) -> pd.Data
 
 
 def published_list(study: Study, ours: list[NeuronSet]) -> tuple[list[NeuronSet], str]:
-    """LAPE's published list in the study's languages, and the reason why there is none; empty if there is."""
-    path = study.profile.paper.lape_list
-    if path is None:
-        return [], "the profile names no published list (paper.lape_list)"
-    if study.profile.rehearsal:
-        return [], "a rehearsal's model is not the one of the list"
-    mine = next(item for item in ours if (item.method, item.budget) == ("lape", "published"))
-    listed = read_lape_list(path, layers=mine.layers, width=mine.widths["neuron"], model=mine.model)
-    return [item for item in listed if item.language in study.languages], ""
+    """LAPE's published list among the sets of a study, and the reason why it has none; empty if it has one."""
+    reason = "the profile names no published list (paper.lape_list)"
+    if study.profile.paper.lape_list is not None and study.profile.rehearsal:
+        reason = "a rehearsal's model is not the one of the list"
+    return [item for item in ours if item.method == PUBLISHED_LIST], "" if study.listed else reason

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS, PublishedRules
-from crane_lib.neurons import write_neuron_sets
+from crane_lib.neurons import NEURON, write_neuron_sets
 from crane_lib.scores import UnitScores
 from crane_lib.selection import Chosen, marked_indices, select_top_rows, top
 from crane_study.frames import write_frame
+from crane_study.paper.lape_list import PUBLISHED_LIST, read_lape_list
 from crane_study.profile import Selection
 from crane_study.steps.relevance import HALVES, half_folder
 from crane_study.uncertainty.overlap import COMPARED, as_neurons, compare
@@ -72,8 +73,11 @@ def make_selection(
     random_seed: int,
     documents: Path | None = None,
 ) -> None:
-    """Write ``<method>@<budget>.json`` for every method; files of random sets hold one set per language and draw."""
-    selection = Selection(**options)
+    """Write ``<method>@<budget>.json`` for every method; files of random sets hold one set per language and draw.
+
+    `options` are those of the profile, and may have the path and the languages of a list that LAPE published.
+    """
+    selection = Selection(**{name: value for name, value in options.items() if name != PUBLISHED_LIST})
     scores = UnitScores.read(relevance, objective=objective, languages=languages, documents=documents)
     chosen = select_all(scores, methods, selection)
     top_rows = {language: select_top_rows(sites, share=TOP_SHARE) for language, sites in scores.kurtosis.items()}
@@ -85,6 +89,10 @@ def make_selection(
     }
     for (name, level), by_language in chosen.items():
         write_neuron_sets(sets_file(folder, name, level), scores.sets(name, level, by_language))
+    if (listed := options.get(PUBLISHED_LIST)) is not None:
+        sizes: dict[str, Any] = {"layers": scores.layers, "width": scores.widths[NEURON], "model": scores.model}
+        sets = read_lape_list(Path(listed["path"]), languages=listed["languages"], wanted=languages, **sizes)
+        write_neuron_sets(sets_file(folder, PUBLISHED_LIST, PUBLISHED), sets)
     given: dict[str, Any] = {"scores": scores, "random_seed": random_seed}
     at = f"{selection.budget:g}"
     for like in (("kurtosis", PUBLISHED), ("contrast", at)):

@@ -51,7 +51,7 @@ def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Toleran
     """Benchmark accuracies of a model, published and ours."""
     why = why_no_accuracies(study, model)
     content = f"Benchmarks, {model} model, sets selected on the base model"
-    published = Published.benchmarks(model, tolerances)
+    published = Published.benchmarks(model, tolerances, listed=study.listed is not None)
     if not why:
         return compare_values(rows, published, model=model), _caption(content, "")
     measure = study.measures[-1]
@@ -66,7 +66,10 @@ def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Toleran
 def benchmark_langspec(study: Study, rows: pd.DataFrame, model: str, tolerances: Tolerances) -> Table:
     """LangSpec-F1 by accuracy, or the order of the methods, published and ours."""
     why = why_no_accuracies(study, model)
-    ours, published = accuracy_langspec(rows, model=model), Published.benchmarks(model, tolerances)
+    ours, published = (
+        accuracy_langspec(rows, model=model),
+        Published.benchmarks(model, tolerances, listed=study.listed is not None),
+    )
     if not why:
         content = f"LangSpec-F1 on the benchmarks by the paper's formula (no correction for chance), {model} model"
         return compare_langspec(ours, published), _caption(content, "")

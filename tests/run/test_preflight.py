@@ -268,6 +268,12 @@ def test_a_published_list_is_read_and_compared_with_the_model(tmp_path, llama):
     torch.save([[torch.tensor([1, 2])] * 3] * 7, path)
     assert "'en' has 3 layers, the model 2" in missing(profile, Fake())["paper.lape_list"]
     assert missing(profile.model_copy(update={"rehearsal": True}), Fake()) == {}  # its model is not the list's
+    torch.save([[torch.tensor([1, 23])] * 2] * 2, path)
+    assert "has 2 languages, LAPE's lists have 7 or 6" in missing(profile, Fake())["paper.lape_list"]
+    for languages, problem in ((["vi", "en"], None), (["sw", "en"], "has no 'vi', only sw, en")):
+        named = own(tmp_path, paper={"lape_list": "list.pth", "lape_list_languages": languages})
+        assert (problem or "") in missing(named, Fake()).get("paper.lape_list", "")
+        assert bool(missing(named, Fake())) == (problem is not None)
     # A model that is not there yet.
     named = llama.model_copy(update={"paper": llama.paper.model_copy(update={"lape_list": path})})
     bare = named.model_copy(update={"source": llama.source.model_copy(update={"architecture": {}})})

@@ -65,12 +65,30 @@ def test_a_made_up_list_compared_with_our_sets(tmp_path):
     assert row["chance_low"] <= row["expected_share_of_a"] <= row["chance_high"] <= row["share_of_a"]
 
 
+@pytest.mark.parametrize("count", [2, 12, 32])
+def test_a_list_may_have_any_languages_and_lack_a_last_one(tmp_path, count):
+    path, names = made_up(tmp_path / "list.pth", languages=count, width=40), [f"l{n}" for n in range(count)]
+    sets = read_lape_list(path, layers=3, width=40, languages=names)
+    assert [item.language for item in sets] == names
+    assert sets[1].sites["neuron"][0].tolist() == [1, 2]
+    *found, empty = read_lape_list(path, layers=3, width=40, languages=[*names, "last"])
+    assert [item.flat().tolist() for item in found] == [item.flat().tolist() for item in sets]
+    assert (empty.language, empty.count(), empty.layers) == ("last", 0, 3)
+    chosen = read_lape_list(path, layers=3, width=40, languages=names, wanted=["l1", "l0"])
+    assert [item.language for item in chosen] == ["l1", "l0"]
+    with pytest.raises(CraneError, match=rf"has {count} languages, paper\.lape_list_languages names {count + 2}"):
+        read_lape_list(path, layers=3, width=40, languages=[*names, "a", "b"])
+    with pytest.raises(CraneError, match=r"list\.pth: has no 'sw', only l0, l1"):
+        read_lape_list(path, layers=3, width=40, languages=names, wanted=["l0", "sw"])
+
+
 @pytest.mark.parametrize(
     ("content", "layers", "width", "message"),
     [
         ({}, 4, 20, "'en' has 3 layers, the model 4; it is of another model"),
         ({}, 3, 9, "'ja', layer 2: index 9 is out of range for a width of 9"),
-        ({"languages": 5}, 3, 20, "has 5 languages, LAPE's lists have 7 or 6"),
+        ({"languages": 5}, 3, 20, "has 5 languages, LAPE's lists have 7 or 6; name its languages in their order"),
+        ([], 3, 20, "has 0 languages"),
         ({"dtype": torch.float32}, 3, 20, "expected indices .* saw torch.float32 of shape"),
         (None, 1, 20, r"no such file; paper\.lape_list"),
         ("not tensors", 1, 20, "is not a file of tensors that torch reads"),

@@ -6,13 +6,17 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.methods import TOP_ROWS
+from crane_lib.models import load_model
 from crane_lib.specificity import langspec
-from crane_study.paper.lape_list import published_list
+from crane_study.measure.rows import langspec_rows
+from crane_study.paper.lape_list import compare_with_list, published_list
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.profile import Paper, load_profile
 from crane_study.study import Study
 from crane_study.tables import paper
+from crane_study.tables.effects import main_table, with_statistics
 from crane_study.tables.overlap import by_rule, main_sets, overlaps
+from crane_study.uncertainty.bootstrap import resample_documents, resample_items
 from crane_study.uncertainty.open_ended import score_rows
 from tests.small import write_study
 
@@ -123,13 +127,89 @@ def test_lapes_list_is_read_where_the_profile_names_one(profile, tmp_path):
     assert [item.language for item in by_rule(sets)["kurtosis", "published"]] == ["en", "vi"]
     assert published_list(study, sets) == ([], "the profile names no published list (paper.lape_list)")
     path = tmp_path / "list.pth"
-    torch.save([[torch.tensor([language, language + 1])] * 2 for language in range(7)], path)
-    listed, reason = published_list(opened(profile, lape_list=path), sets)
-    assert reason == ""
-    assert [item.language for item in listed] == ["en", "vi"]
     torch.save([[torch.tensor([100])] * 2] * 7, path)
     with pytest.raises(CraneError, match="out of range for a width of 24; it is of another model"):
-        published_list(opened(profile, lape_list=path), sets)
+        opened(profile, lape_list=path).selection("base")
     path = write_study(tmp_path, questions=False)  # the path of a list is relative to the profile
     path.write_text(path.read_text() + "paper: {lape_list: lists/llama.pth}\n")
     assert load_profile(str(path)).paper.lape_list == tmp_path / "lists" / "llama.pth"
+
+
+LISTED = {"vi": [[3, 5, 7, 9, 11], [0, 2, 23]], "sw": [[1], []], "en": [[0, 1, 2, 4, 6, 8], [10, 12, 14]]}
+
+
+@pytest.fixture(scope="module")
+def with_list(profile, tmp_path_factory):
+    """A study whose model a list in the published format fits; its languages are in an order of their own."""
+    path = tmp_path_factory.mktemp("lists") / "small.neuron.pth"
+    torch.save([[torch.tensor(layer, dtype=torch.int64) for layer in layers] for layers in LISTED.values()], path)
+    study = opened(profile, lape_list=path, lape_list_languages=(*LISTED, "ja"))  # Japanese has no neurons: not there
+    return study, study.all_rows()
+
+
+def test_the_published_list_is_masked_like_the_sets_of_a_method(with_list):
+    study, rows = with_list
+    sets = [item for item in main_sets(study) if item.method == "lape_list"]
+    kept = {item.language: [layer.tolist() for layer in item.sites["neuron"]] for item in sets}
+    assert kept == {language: LISTED[language] for language in study.languages}
+    listed, reason = published_list(study, main_sets(study))
+    assert ([item.language for item in listed], reason) == (study.languages, "")
+    table = compare_with_list(listed, by_rule(main_sets(study))["lape", "published"]).set_index("language")
+    assert table.loc["vi", "count_b"] == 8
+    # Slow: the weights of its neurons are zero.
+    model, tokenizer = load_model(study.model("base").folder, device="cpu")
+    with torch.no_grad():
+        for layer, indices in zip(model.model.layers, LISTED["vi"], strict=True):
+            layer.mlp.down_proj.weight[:, indices] = 0
+    texts = pd.read_parquet(study.corpus / "documents.parquet").query("split == 'perplexity' and language == 'en'")
+    tokens = [tokenizer(text, add_special_tokens=True)["input_ids"][:96] for text in texts["text"]]
+    nll = [float(model(torch.tensor([ids]), labels=torch.tensor([ids])).loss) * (len(ids) - 1) for ids in tokens]
+    of_list = rows[(rows["method"] == "lape_list") & (rows["masked_language"] == "vi")]
+    row = of_list.query("model == 'base' and metric == 'nll' and evaluation_language == 'en'")
+    assert row["value"].item() == pytest.approx(sum(nll) / sum(len(ids) - 1 for ids in tokens), rel=1e-4)
+    assert set(rows[rows["method"] == "lape_list"]["model"]) == {"base", "chat"}
+    assert set(rows[rows["method"] == "lape_list"]["metric"]) >= {"nll", "accuracy"}
+    # The main tables of sections 03 and 04 have it as a row of its own.
+    for metric, found in (
+        ("token_probability", resample_documents(study.documents("base"), resamples=50)),
+        ("accuracy", resample_items(study.items("base"), resamples=50)),
+    ):
+        langspec = langspec_rows(rows[rows["model"] == "base"], measure=metric)
+        table = with_statistics(main_table(langspec, rows), found)
+        chosen = table[(table["method"] == "lape_list") & (table["budget"] == "published")]
+        assert len(chosen) == 1
+        assert chosen[["en", "vi", "mean"]].notna().all(axis=None)
+
+
+def test_a_language_without_neurons_in_the_list_is_masked_with_nothing(profile, tmp_path):
+    path = tmp_path / "small.pth"
+    torch.save([[torch.tensor([3]), torch.tensor([5])]], path)
+    rows = opened(profile, lape_list=path, lape_list_languages=["en", "vi"]).rows("base")
+    nll = rows[rows["metric"] == "nll"].set_index(["method", "masked_language", "evaluation_language"])["value"]
+    for language in ("en", "vi"):
+        assert nll["lape_list", "vi", language] == nll["none", "", language]
+        assert nll["lape_list", "en", language] != nll["none", "", language]
+
+
+def test_published_accuracies_of_lape_stand_beside_the_list_and_beside_our_own_sets(with_list, profile, monkeypatch):
+    study, rows = with_list
+    table, _caption = paper.benchmarks(study, rows, "base", TOLERANCES)
+    assert table.set_index(["method", "masked_language"]).loc[("lape_list", "en"), "own_ours"] != "NOT RUN"
+    assert {"lape", "lape_list"} <= set(table["method"])
+    ranks, _caption = paper.benchmark_langspec(study, rows, "base", TOLERANCES)
+    assert "lape" not in set(ranks["method"])
+    assert "lape_list" in set(ranks["method"])
+    monkeypatch.setattr(paper, "why_no_accuracies", lambda study, model: "")
+    for model in study.model_names:
+        table, _caption = paper.benchmarks(study, rows, model, TOLERANCES)
+        table = table[table["evaluation_language"].isin(study.languages)].set_index(["method", "masked_language"])
+        both = [table.loc[method].sort_index()["published"].tolist() for method in ("lape", "lape_list")]
+        assert both[0] == both[1]
+        own = rows.query(
+            "model == @model and metric == 'accuracy' and method == 'lape_list' and masked_language == 'en'"
+        )
+        expected = own.query("evaluation_language == 'vi'")["value"].item()
+        assert table.query("evaluation_language == 'vi'").loc[("lape_list", "en"), "ours"] == expected
+    without = opened(profile)
+    table, _caption = paper.benchmarks(without, without.all_rows(), "base", TOLERANCES)
+    assert "lape_list" not in set(table["method"])
