@@ -29,6 +29,7 @@ METRIC_LABELS = {
     "token_probability": "Token probability",
     "accuracy": "Accuracy",
     "judge_score": "Judge score (1 to 10)",
+    "langspec_f1": "LangSpec-F1",
 }
 
 

@@ -16,6 +16,7 @@ from crane_study.paper.claims import NOT_RUN
 from crane_study.paper.lape_list import PUBLISHED_LIST
 from crane_study.paper.published import (
     ACCURACY,
+    ALL,
     FORM,
     MASKED,
     RANDOM,
@@ -65,8 +66,8 @@ class Published:
     def benchmarks(cls, model: str, tolerances: Tolerances, *, listed: bool = False) -> Published:
         """Accuracies of the base or the chat model; each language has one benchmark.
 
-        Where the study masks the list that LAPE's authors published (`listed`), the accuracies of LAPE stand beside it,
-        and once more beside LAPE as the study computes it.
+        Where the study masks the list of LAPE's authors (`listed`), the accuracies of LAPE are compared with it, and
+        once more with LAPE as the study computes it.
         """
         rows = pick(published_rows(), model=model)
         if listed:
@@ -152,14 +153,14 @@ def compare_values(rows: pd.DataFrame, published: Published, *, model: str) -> p
 def compare_runs(published: Published, rows: pd.DataFrame | None) -> pd.DataFrame:
     """The authors' two runs of the released rule: their difference, the tolerance, and ours where `rows` compare.
 
-    A LangSpec-F1 has no evaluation language. A value that the second run lacks is `UNKNOWN`.
+    A LangSpec-F1 is over all evaluation languages. A value that the second run lacks is `UNKNOWN`.
     """
     by_mask = {key[3]: (key, before, after) for key, before, after in masks_of(published.rows) if key[1] == "kurtosis"}
     table = published_runs().assign(deviation=0.0)
     table["difference"] = table["second_run"] - table["first_run"]
     table["tolerance"] = [
         published.tolerance(row)
-        if row.evaluation_language
+        if row.metric == ACCURACY
         else published.langspec_tolerance(*by_mask[row.masked_language][1:], by_mask[row.masked_language][0])
         for row in table.rename(columns={"first_run": "published"}).itertuples()
     ]
@@ -174,7 +175,7 @@ def compare_runs(published: Published, rows: pd.DataFrame | None) -> pd.DataFram
             for row in own.itertuples()
             if (row.selected_on, row.method, row.budget, row.masked_language) in keys
         }
-        values |= {(key[3], ""): f for key, f in accuracy_langspec(rows, model="base").items() if key in keys}
+        values |= {(key[3], ALL): f for key, f in accuracy_langspec(rows, model="base").items() if key in keys}
         pairs = zip(table["masked_language"], table["evaluation_language"], strict=True)
         table["ours"] = [values.get(pair, np.nan) for pair in pairs]
         columns.append("ours")

@@ -29,6 +29,7 @@ LANGUAGE_OF_TASK = {"MMLU": "en", "C-Eval": "zh", "Belebele-vi": "vi"}
 TASK_OF_LANGUAGE = {language: task for task, language in LANGUAGE_OF_TASK.items()}
 FORM: dict[str, Any] = dict(zip(("beta", "form"), FORMS["released"], strict=True))  # of F for open answers
 MASKED = ["selected_on", "method", "budget", "masked_language"]
+ALL = "all"  # evaluation languages of a LangSpec-F1
 RANDOM = "random"  # a random set, in the place of a language
 RELEASED_CONTROL = "random_like_released"
 _OPEN_ENDED = "open-ended-"
@@ -88,13 +89,13 @@ def published_overlaps() -> pd.DataFrame:
 def published_runs() -> pd.DataFrame:
     """The authors' two runs of the released rule on the base model, side by side: accuracies and LangSpec-F1.
 
-    Columns: method, masked_language, evaluation_language (empty for LangSpec-F1), metric, first_run and second_run, NaN
+    Columns: method, masked_language, evaluation_language (`ALL` for LangSpec-F1), metric, first_run and second_run, NaN
     where that value is not at hand.
     """
     keys = ["model", *MASKED, "task", "metric"]
     runs = _read().merge(_read(SECOND_RUN)[[*keys, "value"]], on=keys, suffixes=("", "_again"), validate="one_to_one")
     runs = runs.rename(columns={"value": "first_run", "value_again": "second_run"})
-    runs["evaluation_language"] = runs["task"].map(LANGUAGE_OF_TASK).fillna("")
+    runs["evaluation_language"] = runs["task"].map(LANGUAGE_OF_TASK).fillna(ALL)
     return runs[["method", "masked_language", "evaluation_language", "metric", "first_run", "second_run"]]
 
 

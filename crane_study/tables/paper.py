@@ -34,8 +34,7 @@ RELEASED_RULE = ("kurtosis", "published")
 Table = tuple[pd.DataFrame, str]  # with its caption
 _DIRECTIONS = (
     "For the language whose units are masked whether its score clearly falls or rises, and which language clearly "
-    "loses the largest share of its score. Ours is clear where the 95 % interval of the change, paired over the same "
-    "items, leaves out 0"
+    "loses the largest share of its score (ours: clear where the 95 % interval of the paired change leaves out 0)"
 )
 _CHANGES = [*SET, "masked_language", "evaluation_language", "unmasked", "change", "low", "high"]
 
