@@ -25,7 +25,7 @@ from crane_study.progress import progress
 from crane_study.steps.gates import GateOptions, learned_gates
 
 _INTEGRATED = 4  # documents per language: a pass per layer and step each
-_GATE_TOKENS = 64  # of each document in which gates are learned
+_GATE_TOKENS = 48  # of each document in which gates are learned
 
 
 @torch.no_grad()

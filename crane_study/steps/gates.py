@@ -39,7 +39,7 @@ class GateOptions:
 
     steps: int = 45
     rate: float = 0.05
-    documents: int = 6
+    documents: int = 4
     penalty: float = 3.0
     enough: float = 3.0
     random_seed: int = 0
