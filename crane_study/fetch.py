@@ -146,7 +146,7 @@ def _fetch_into(
     with progress("Putting the parts together (MiB)", total) as bar:
         _put_together(folder / "parts", model, file, bar)
     shutil.rmtree(folder / "parts")
-    say(f"{model.name}: converting it once, which takes a minute")
+    say(f"{model.name}: converting it once: a minute, the first half of it for the tokenizer")
     with progress("Converting", model.tensors) as bar:
         directory = as_directory(file, progress=advancing(bar))
     for name, text in notices.items():
