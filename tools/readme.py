@@ -1,4 +1,4 @@
-"""Numbers of README.md, filled in from the committed reference runs.
+"""Numbers of README.md and docs/results.md, filled in from the committed reference runs.
 
     python -m tools.readme write    # after crane reference
     python -m tools.readme check    # as the tests do
@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -26,7 +25,7 @@ from crane_study.measure.rows import EVERYTHING
 from crane_study.publish import MISSING
 from crane_study.tables.matched_damage import ALL
 
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 PROFILES = ("gemma3-270m", "mini")  # whose reference runs the README shows
 MATCHED = "06_matched_damage"
 SEEDS = "mini-seeds"  # committed summary over model seeds
@@ -206,22 +205,25 @@ def filled(text: str) -> str:
 
     def written(found: re.Match[str]) -> str:
         if found[2] not in BLOCKS:
-            raise CraneError(f"README.md: block {found[2]!r} is none of {', '.join(BLOCKS)}")
+            raise CraneError(f"tools.readme: block {found[2]!r} is none of {', '.join(BLOCKS)}")
         return f"{found[1]}{BLOCKS[found[2]](references)}\n{found[3]}"
 
     return _BLOCK.sub(written, text)
 
 
 def main() -> None:
-    """Write or check README.md."""
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
-    if sys.argv[1:] == ["write"]:
-        Path(README).write_text(after, encoding="utf-8")
-    elif sys.argv[1:] != ["check"]:
+    """Write or check the pages."""
+    if sys.argv[1:] not in (["write"], ["check"]):
         raise SystemExit("tools.readme: write or check")
-    elif after != before:
-        raise SystemExit("README.md: numbers are not those of expected/reference; run python -m tools.readme write")
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if sys.argv[1] == "write":
+            page.write_text(after, encoding="utf-8")
+        elif after != before:
+            raise SystemExit(
+                f"{page.name}: numbers are not those of expected/reference; run python -m tools.readme write"
+            )
 
 
 if __name__ == "__main__":
