@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from crane_lib.batches import pad_batch
-from crane_lib.nll import document_nll, output_logits
+from crane_lib.nll import document_nll
 from crane_lib.relevance.hooks import HookSet, frozen
 from crane_lib.relevance.modules import parts_of
+from crane_lib.relevance.objectives import Logits, objective_gradient
 
 _DECAYS = (0.9, 0.99)  # of Adam's moments
 _TIES = 1e-3  # weight of a gate's mean over all steps beside its end: gates that closed early come first
@@ -37,8 +38,8 @@ class GateOptions:
     random_seed : of the documents of each step
     """
 
-    steps: int = 45
-    rate: float = 0.05
+    steps: int = 32
+    rate: float = 0.07
     documents: int = 4
     penalty: float = 3.0
     enough: float = 3.0
@@ -56,14 +57,16 @@ def gated(model: PreTrainedModel, gates: Tensor) -> Iterator[None]:
 
 def gate_slopes(model: PreTrainedModel, documents: Sequence[np.ndarray], gates: Tensor) -> tuple[float, Tensor]:
     """NLL per token of some documents under gates (L, I), and its slope by every gate  (L, I)."""
+    parts, gates = parts_of(model), gates.detach().requires_grad_()
     tokens, mask = (item.to(model.device) for item in pad_batch(list(documents)))
-    real, gates = mask[:, 1:].bool(), gates.detach().requires_grad_()
+    lengths = mask.sum(1)
+    share = (lengths - 1) / (lengths - 1).sum()  # of each document in the tokens that are predicted
+    logits = Logits(parts.head, scale=parts.logit_scale, cap=parts.final_softcap, identity_rule=False)
     with torch.enable_grad(), frozen(model), gated(model, gates):
-        hidden = parts_of(model).backbone(input_ids=tokens, use_cache=False).last_hidden_state
-        logits = output_logits(model, hidden[:, :-1][real])
-        nll = torch.nn.functional.cross_entropy(logits, tokens[:, 1:][real])
-        (slopes,) = torch.autograd.grad(nll, gates)
-    return nll.item(), slopes
+        hidden = parts.backbone(input_ids=tokens, use_cache=False).last_hidden_state
+        value, gradient = objective_gradient("log_probability", logits, hidden, input_ids=tokens, lengths=lengths)
+        (slopes,) = torch.autograd.grad(hidden, gates, -gradient * share[:, None, None].to(gradient))
+    return -(value * share).sum().item(), slopes
 
 
 def learned_gates(
