@@ -253,7 +253,7 @@ class Selection(Strict):
     budget: Share = 0.1
     kurtosis_threshold: float = 1.0
     lape: Lape = Lape()
-    random_draws: Annotated[int, Field(ge=2)] = 5
+    random_draws: Annotated[int, Field(ge=5)] = 5
     documents: Count = 64  # per language, whose activations some methods look at one by one
 
     @field_validator("methods")

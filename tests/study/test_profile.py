@@ -103,7 +103,7 @@ def test_an_unknown_key_names_the_nearest_right_one_or_all(tmp_path, changes, ke
     [
         ({"selection": {"budget": 1.5}}, "selection.budget", "1.5"),
         ({"selection": {"budget": "much"}}, "selection.budget", "much"),
-        ({"selection": {"random_draws": 1}}, "selection.random_draws", "1"),
+        ({"selection": {"random_draws": 2}}, "selection.random_draws", "2"),
         ({"random_seed": -1}, "random_seed", "-1"),
         ({"dtype": "float16"}, "dtype", "float16"),
         ({"relevance": {"objectives": ["gold"]}}, "relevance.objectives.0", "gold"),
