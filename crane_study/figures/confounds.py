@@ -42,7 +42,7 @@ def null_partitions(table: pd.DataFrame, path: Path) -> str:
                 limits = {"low": part["low"], "high": part["high"]} if name == "langspec_f1" else {}
                 tell(panel, label, rows, part[name], **limits)
             tell_line(panel, "no preference", _NO_PREFERENCE, vertical=True)
-            panel.set(yticks=places, xlim=(0, 1), xticks=[0, 0.5, 1], ylabel="")
+            panel.set(yticks=places, xlim=(-0.04, 1.04), xticks=[0, 0.5, 1], ylabel="")
             panel.set_xlabel("By token probability" if number + columns >= len(sets) else "", fontsize=8)
             panel.set_yticklabels(rows)
             panel.set_title(f"{method_label(method)}\n{budget_label(budget)}", fontsize=8)
