@@ -27,7 +27,8 @@ from crane_study.profile import artifacts_root, load_profile
 def with_seconds(text: str, seconds: dict[str, float], calibration: float) -> str:
     """Replace the two entries of a profile's text."""
     pairs = ", ".join(
-        f'"{part}": {value:g}' if part.isdigit() else f"{part}: {value:g}" for part, value in seconds.items()
+        f'"{part}": {value:g}' if part.isdigit() or part == "null" else f"{part}: {value:g}"
+        for part, value in seconds.items()
     )
     for name, value in {"expected_seconds": f"{{{pairs}}}", "calibration_seconds": f"{calibration:.3g}"}.items():
         text, count = re.subn(rf"^{name}:.*$", f"{name}: {value}", text, flags=re.MULTILINE)
