@@ -17,7 +17,6 @@ from crane_study.uncertainty.overlap import COMPARED, compare
 
 if TYPE_CHECKING:
     from crane_study.profile import Paper
-    from crane_study.study import Study
 
 PUBLISHED_LIST = "lape_list"  # the method's name in tables
 # Language of each entry of a list, by number of entries; the file does not say it, the authors' code does. Lists of
@@ -113,11 +112,3 @@ def compare_with_list(listed: list[NeuronSet], ours: list[NeuronSet]) -> pd.Data
     both = [item for item in ours if item.language in by_language]
     records = [{"language": item.language, **compare(item, by_language[item.language])} for item in both]
     return pd.DataFrame(records, columns=["language", *COMPARED])
-
-
-def published_list(study: Study, ours: list[NeuronSet]) -> tuple[list[NeuronSet], str]:
-    """LAPE's published list among the sets of a study, and the reason why it has none; empty if it has one."""
-    reason = "the profile names no published list (paper.lape_list)"
-    if study.profile.paper.lape_list is not None and study.profile.rehearsal:
-        reason = "a rehearsal's model is not the one of the list"
-    return [item for item in ours if item.method == PUBLISHED_LIST], "" if study.listed else reason

@@ -10,6 +10,7 @@ import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NEURON, NeuronSet, read_all_sets
+from crane_study.paper.lape_list import PUBLISHED_LIST
 from crane_study.uncertainty.overlap import COMPARED, as_neurons, compare, expected_intersection
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ def main_sets(study: Study) -> list[NeuronSet]:
     sets = read_all_sets(study.selection("base").folder)
     budgets = ("published", study.budget)
     return [item for item in sets if item.budget in budgets and not item.method.startswith("random")]
+
+
+def published_list(study: Study, ours: list[NeuronSet]) -> tuple[list[NeuronSet], str]:
+    """LAPE's published list among the sets of a study, and the reason why it has none; empty if it has one."""
+    reason = "the profile names no published list (paper.lape_list)"
+    if study.profile.paper.lape_list is not None and study.profile.rehearsal:
+        reason = "a rehearsal's model is not the one of the list"
+    return [item for item in ours if item.method == PUBLISHED_LIST], "" if study.listed else reason
 
 
 def by_rule(sets: Sequence[NeuronSet]) -> dict[tuple[str, str], list[NeuronSet]]:

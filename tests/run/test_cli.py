@@ -309,7 +309,7 @@ def test_relevance_made_by_the_command_is_the_studys_and_that_of_two_processes(s
     one, two = (folder / name / "small" / "stages" / "relevance_base" for name in ("one", "two"))
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
-    assert len(names) == 9
+    assert len(names) == 10  # with the folder of thirds
     for name in [name for name in names if name.endswith(".safetensors")]:
         first, second = Statistics.load(one / name), Statistics.load(two / name)
         assert (first.corpus, first.provenance) == (second.corpus, second.provenance)

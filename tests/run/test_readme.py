@@ -288,7 +288,7 @@ def test_every_path_and_profile_that_it_names_is_there():
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "expected/README.md")]
     for page in [*pages, *(ROOT / "docs").glob("*.md")]:
         text = page.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", text):
             assert (page.parent / target).exists(), (page, target)
         for name in re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", text):
             assert (ROOT / name).exists() or "NN" in name, (page, name)

@@ -9,13 +9,13 @@ from crane_lib.methods import TOP_ROWS
 from crane_lib.models import load_model
 from crane_lib.specificity import langspec
 from crane_study.measure.rows import langspec_rows
-from crane_study.paper.lape_list import compare_with_list, published_list
+from crane_study.paper.lape_list import compare_with_list
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.profile import Paper, load_profile
 from crane_study.study import Study
 from crane_study.tables import paper
 from crane_study.tables.effects import main_table, with_statistics
-from crane_study.tables.overlap import by_rule, main_sets, overlaps
+from crane_study.tables.overlap import by_rule, main_sets, overlaps, published_list
 from crane_study.uncertainty.bootstrap import resample_documents, resample_items
 from crane_study.uncertainty.open_ended import score_rows
 from tests.small import write_study
