@@ -68,7 +68,7 @@ class Machine(_OpenPart):
 class ModelOrigin(_OpenPart):
     """Source of a model, and what names it there: checkpoint or precision with stage and key, path, or hub id."""
 
-    kind: Literal["trained here", "released checkpoint", "directory", "hub"]
+    kind: Literal["trained here", "released checkpoint", "directory", "hub", "package", "GGUF file"]
     fingerprint: str | None = None
     weights: dict[str, Sha256]
 

@@ -9,9 +9,9 @@ import yaml
 
 from crane_lib.files import read_json, sha256, write_text
 from crane_run import manifest
-from crane_run.manifest import Manifest
+from crane_run.manifest import Manifest, ModelOrigin, _model_origin
 from crane_study import machine
-from crane_study.profile import load_profile
+from crane_study.profile import HubModel, load_profile
 from tests.run.small_run import make_run
 
 
@@ -61,6 +61,16 @@ def test_a_local_models_files_are_hashed(tmp_path):
     assert found["fingerprint"] == "abc"
     data = manifest.describe_data(loaded, tmp_path, records)
     assert data["source"]["sha256"] == {name: sha256(tmp_path / f"{name}.txt") for name in ("en", "vi")}
+
+
+def test_a_gguf_file_and_a_fetched_package_are_origins_that_a_manifest_takes(tmp_path, monkeypatch):
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr("crane_run.manifest.fetched_directory", lambda name: tmp_path)
+    found = [_model_origin(tmp_path / "small.gguf"), _model_origin(HubModel(id="a/b", package="gemma3-270m"))]
+    for origin in found:
+        assert ModelOrigin.model_validate(origin).weights
+    assert [origin["kind"] for origin in found] == ["GGUF file", "package"]
 
 
 def test_the_hubs_cache_names_commit_and_hashes(tmp_path, monkeypatch):
