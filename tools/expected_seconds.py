@@ -13,6 +13,7 @@ import sys
 from typing import Annotated
 
 import typer
+import yaml
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
@@ -26,10 +27,8 @@ from crane_study.profile import artifacts_root, load_profile
 
 def with_seconds(text: str, seconds: dict[str, float], calibration: float) -> str:
     """Replace the two entries of a profile's text."""
-    pairs = ", ".join(
-        f'"{part}": {value:g}' if part.isdigit() or part == "null" else f"{part}: {value:g}"
-        for part, value in seconds.items()
-    )
+    quoted = {part: part if yaml.safe_load(part) == part else f'"{part}"' for part in seconds}  # not "00", nor "null"
+    pairs = ", ".join(f"{quoted[part]}: {value:g}" for part, value in seconds.items())
     for name, value in {"expected_seconds": f"{{{pairs}}}", "calibration_seconds": f"{calibration:.3g}"}.items():
         text, count = re.subn(rf"^{name}:.*$", f"{name}: {value}", text, flags=re.MULTILINE)
         if count != 1:
