@@ -23,9 +23,11 @@ from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
 from crane_lib.relevance.corpus import stream_statistics
 from crane_lib.relevance.statistics import Statistics
+from crane_lib.rivals import average_precision
 from crane_lib.selection import Scores, lape_scores, marked_indices, normalized_contrast, top
 from crane_study.data.xquad import HALVES, json_file, read_xquad
 from crane_study.frames import write_frame
+from crane_study.steps.activations import document_activations
 from crane_study.steps.gates import GateOptions, learned_gates
 from crane_study.uncertainty.matched_damage import DAMAGES, at_damage
 
@@ -33,7 +35,7 @@ LANGUAGES = ("en", "zh", "vi")
 DOSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # silenced neurons
 RESAMPLES = 1000
 RESULTS = Path(__file__).resolve().parent / "results"
-GATES = "gates"  # learned on the documents, not computed from their statistics
+TOKENS = 2048  # of a batch
 Values = dict[str, dict[str, np.ndarray]]  # statistic -> language -> (L, I)
 Rule = Callable[[Values], Scores]
 
@@ -58,6 +60,24 @@ def _ratio(statistic: str, quantile: float = 0.98) -> Rule:
     return scores
 
 
+def _precision_of_size(values: Values) -> Scores:
+    """Average precision of the size of h in telling the language of a document."""
+    sizes = values["size"]  # (documents, L, I)
+    label = np.repeat(list(sizes), [len(item) for item in sizes.values()])
+    layers = np.concatenate(list(sizes.values())).astype(np.float64).swapaxes(0, 1)
+    return {k: np.stack([average_precision(label == k, layer) for layer in layers]) for k in sizes}
+
+
+def closed_first(closed: np.ndarray, penalized: np.ndarray) -> np.ndarray:
+    """Score of neurons: those of closed gates first, the highest `penalized` before others, then the rest as closed."""
+    return np.where(closed > 0.5, 2 + penalized - penalized.min(), closed)
+
+
+def _closed_by_penalized(values: Values) -> Scores:
+    penalized = normalized_contrast(values["both"], penalty=2.0)
+    return {k: closed_first(values["closed"][k], penalized[k]) for k in penalized}
+
+
 RULES: dict[str, Rule] = {
     "lape": lambda values: lape_scores(values["firing"]),
     "activation_contrast": _contrast("firing"),
@@ -70,7 +90,30 @@ RULES: dict[str, Rule] = {
     **{f"both, penalty {k}": _contrast("both", k) for k in (1.5, 2, 3)},
     "absolute, ratio": _ratio("absolute"),
     "output, ratio": _ratio("output"),
+    "average_precision_size": _precision_of_size,
+    "gates": lambda values: values["closed"],
+    "gates, by penalty 2": _closed_by_penalized,
 }
+
+
+class Measured(Values):
+    """Values of the rules; what is not a statistic is measured on the documents when a rule first asks for it."""
+
+    def __init__(self, values: Values, model: PreTrainedModel, documents: dict[str, list[np.ndarray]]) -> None:
+        super().__init__(values)
+        self._model, self._documents = model, documents
+
+    def __missing__(self, name: str) -> dict[str, np.ndarray]:
+        if name == "closed":
+            self[name] = learned_gates(self._model, self._documents, options=GateOptions(), token_budget=TOKENS)
+        elif name == "size":
+            self[name] = {k: self._sizes(texts) for k, texts in self._documents.items()}
+        else:
+            raise KeyError(name)
+        return self[name]
+
+    def _sizes(self, texts: list[np.ndarray]) -> np.ndarray:
+        return document_activations(self._model, texts, token_budget=TOKENS)["size"]
 
 
 def unit_values(statistics: dict[str, Statistics]) -> Values:
@@ -96,7 +139,8 @@ class Judge:
 
     def _nll(self) -> np.ndarray:
         """NLL (languages, N) of every document."""
-        return np.stack([document_nll(self._model, texts, token_budget=2048)[0] for texts in self._documents.values()])
+        found = [document_nll(self._model, texts, token_budget=TOKENS)[0] for texts in self._documents.values()]
+        return np.stack(found)
 
     def masked(self, chosen: np.ndarray) -> np.ndarray:
         """NLL (languages, N) with the neurons zeroed that a boolean array (L, I) marks."""
@@ -171,21 +215,20 @@ def run(
     the first of the test half. Writes selector-HALF.csv and selector-HALF-machine.json to DIR.
     """
     for name in rules or ():
-        if name not in (*RULES, GATES):
-            raise CraneError(f"--rule {name}: unknown rule; known: {', '.join([*RULES, GATES])}")
+        if name not in RULES:
+            raise CraneError(f"--rule {name}: unknown rule; known: {', '.join(RULES)}")
     if half not in HALVES:
         raise CraneError(f"--half {half}: expected {' or '.join(HALVES)}")
     model, tokenizer = load_model(model_folder, device="auto", dtype=dtype)
     texts = {k: one.paragraphs for k, one in read_xquad({k: json_file(xquad, k) for k in LANGUAGES}).items()}
     places = HALVES[half][-judged:] if half == "development" else HALVES[half][:judged]
     own = {k: _ids(tokenizer, texts[k][:documents], length) for k in LANGUAGES}
-    values = unit_values({k: stream_statistics(model, ids) for k, ids in own.items()})
+    values = Measured(unit_values({k: stream_statistics(model, ids) for k, ids in own.items()}), model, own)
     judge = Judge(model, {k: _ids(tokenizer, [texts[k][place] for place in places], length) for k in LANGUAGES})
     weights = resample_weights(judged)
     rows: list[dict[str, object]] = []
-    for name in rules or [*RULES, GATES]:
-        found = learned_gates(model, own, options=GateOptions(), token_budget=2048) if name == GATES else None
-        for language, scores in (found or RULES[name](values)).items():
+    for name in rules or RULES:
+        for language, scores in RULES[name](values).items():
             doses, nll = judge.curve(scores, LANGUAGES.index(language), DOSES)
             rows += matched_rows(name, language, doses, judge.rises(nll, weights))
         frame = pd.DataFrame(rows)  # after every rule, for this takes hours on a CPU
