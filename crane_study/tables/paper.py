@@ -53,6 +53,9 @@ def benchmarks(study: Study, rows: pd.DataFrame, model: str, tolerances: Toleran
     published = Published.benchmarks(model, tolerances, listed=study.listed is not None)
     if not why:
         return compare_values(rows, published, model=model), _caption(content, "")
+    if model == "chat" and not study.has_chat:
+        table = compare_directions(pd.DataFrame(columns=_CHANGES), published)
+        return table, _caption(f"{content}. {_DIRECTIONS}", why, "the profile names no chat model")
     measure = study.measures[-1]
     compared = {"none", *published.rows["method"]}
     frame = study.items(model) if measure == ACCURACY else study.documents(model)
