@@ -20,9 +20,9 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
 from crane_study import ROOT
 from crane_study.labels import METRIC_LABELS, language_name, method_label, ordered_languages
-from crane_study.measure.rows import pick, tidy
+from crane_study.measure.rows import CHANCE, pick, tidy
 from crane_study.paper import read_rules
-from crane_study.uncertainty.bootstrap import LEVEL, Resampled
+from crane_study.uncertainty.bootstrap import LEVEL, Resampled, interval
 from crane_study.uncertainty.intervals import langspec_draws, role_scores
 from crane_study.uncertainty.overlap import SMALLEST_P
 from crane_study.uncertainty.permutation import p_value_against
@@ -38,6 +38,10 @@ COMMON = "common"
 
 class _Missing(Exception):
     """Reason why a claim cannot be judged."""
+
+
+class _Guessing(Exception):
+    """Reason why an accuracy says nothing: the unmasked model has none that a mask could take away."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,13 @@ class _Masks:
             raise _Missing(f"the {case.words} of the {model} model is there for one language, two are needed")
         if not (found.unmasked > 0).all():
             raise _Missing(f"an unmasked {case.words} of the {model} model is not positive")
+        lowest, chance = interval(found.unmasked_draws)[0], CHANCE.get(case.measure, 0.0)
+        guessed = [k for k, low in zip(found.languages, lowest, strict=True) if low <= chance]
+        if guessed:
+            raise _Guessing(
+                f"a mask has nothing to take away: the {case.words} of the unmasked {model} model is not clearly above "
+                f"that of guessing in {', '.join(map(language_name, ordered_languages(guessed)))}"
+            )
         self.found, self._model, self._words = found, model, case.words
         self.languages = ordered_languages(found.languages)
         self._f1 = langspec_draws(found)
@@ -384,6 +395,8 @@ def judge(results: Results, *, budget: str | float, rules: Mapping[str, Any] | N
                     found = _JUDGES[claim["id"]](_Case(claim, method, own, measure, common, results))
                 except _Missing as missing:
                     found = Finding(NOT_RUN, str(missing))
+                except _Guessing as guessing:
+                    found = Finding(NOT_APPLICABLE, f"{guessing}.")
                 if reason and found.verdict != NOT_RUN:
                     found = replace(found, verdict=NOT_APPLICABLE, detail=f"{reason} {found.detail}")
                 named = {"method": method, "budget": own, "measure": measure, "verdict": found.verdict}

@@ -281,6 +281,17 @@ def test_a_rule_whose_halves_overlap_by_chance_is_not_testable(rows):
     assert case("C1", "contrast", "accuracy", reliability=chance)["verdict"] == NONE
 
 
+def test_an_accuracy_that_guessing_reaches_says_nothing(rows):
+    unmasked = at(rows, model="base", metric="accuracy", masked_language="", evaluation_language="vi")
+    guessing = replaced(rows, unmasked, 0.251)
+    for claim in ("C1", "C1b", "C2", "C3"):
+        found = case(claim, "contrast", "accuracy", rows=guessing, error=0.01)
+        assert (found["verdict"], found["numbers"]) == (IDLE, {})
+        assert found["detail"].endswith("is not clearly above that of guessing in Vietnamese.")
+    assert case("C1", "contrast", "token_probability", rows=guessing)["verdict"] == YES
+    assert case("C5", "contrast", "accuracy", rows=guessing)["verdict"] == YES  # of the chat model, which knows them
+
+
 def test_what_was_not_run(rows):
     found = judge(Results(), budget="0.1")
     assert {item["verdict"] for item in found} == {NONE}
