@@ -21,6 +21,7 @@ REPORT = "report"  # the part of a run that comes after its sections
 _SECONDS = 0.5  # of calibration
 _TOKENS = 1024  # of a batch in the calibration
 _SIZES = (256, 1024)  # hidden size and MLP width where the profile does not say
+_SHARED = "gemma3-270m"  # profile whose parts share the hours of one that expects no seconds
 _THREADS = 2  # of the machines that the profiles' seconds were taken on
 MODELS = ("base_model", "chat_model")
 _COPY = 0.5  # seconds to take a model from a released checkpoint
@@ -87,11 +88,11 @@ class Times:
 
     @cached_property
     def _told(self) -> dict[str, float]:
-        """Seconds of parts that the profile expects; where it has hours only, they are shared out as `mini` needs."""
+        """Seconds of parts that the profile expects; where it has hours only, shared out as another real model's."""
         seconds, hours = self._profile.expected_seconds, self._profile.needs.hours
         if seconds or not hours:
             return seconds
-        shares = {part: value for part, value in load_profile("mini").expected_seconds.items() if part not in MODELS}
+        shares = load_profile(_SHARED).expected_seconds
         return {part: 3600 * hours * share / sum(shares.values()) for part, share in shares.items()}
 
     def keep(self, seconds: Mapping[str, float]) -> None:
