@@ -63,8 +63,9 @@ class Evidence:
 
     def rows(self, case: Case) -> list[Quantity]:
         """Numbers behind one verdict."""
-        if case["verdict"] == NOT_RUN:
-            return [Quantity("Not run", MISSING, compared_with=case["detail"])]
+        if not case["numbers"]:
+            why = "Not run" if case["verdict"] == NOT_RUN else "Not applicable"
+            return [Quantity(why, MISSING, compared_with=case["detail"])]
         makers = {"C1": self._damage, "C1b": self._preserved, "C2": self._rival, "C3": self._random}
         makers |= {"C4": self._shares, "C5": self._damage}
         return makers[case["id"]](case)
