@@ -2,7 +2,7 @@
 
 Attention looks back only, so pads on the right change nothing. But some models choose the frequencies of their rotary
 positions by the longest document of a batch: longrope (Phi-3, Phi-4) has one set up to a length and one above it.
-Batches are parted there, and a document gets the frequencies that it gets by itself.
+Batches are split there, and a document gets the frequencies that it gets by itself.
 """
 
 from __future__ import annotations

@@ -243,8 +243,7 @@ def check_same_vocabulary(
 ) -> None:
     """Refuse a chat model without the tokens of its base model; either may have added some.
 
-    Sets are masked in both models and texts are read by both, so a token must be the same in both. `names` of the two
-    are for the message.
+    Sets are masked in both models and texts are read by both, so a token must be the same in both. `names` are theirs.
     """
     vocabularies, added = [], set[int]()
     for path in (base, chat):

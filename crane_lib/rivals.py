@@ -136,8 +136,7 @@ def smallest_output(units: UnitScores) -> dict[str, np.ndarray]:
     """Smallest importance of a neuron in any document of the language (PLND, Zhao et al. 2024).
 
     PLND takes the neurons whose importance is above a threshold in every document: the largest of these. Importance is
-    the change of the layer's output without the neuron, here per token: the root mean square of h, times the norm of
-    the column of `down_proj`. Its mean over documents would be nearly the method `output`.
+    the change of the layer's output per token: the root mean square of h, times the norm of the column of `down_proj`.
     """
     return {language: sizes.min(axis=0) * units.norms for language, sizes in units.document_values("size").items()}
 

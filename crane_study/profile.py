@@ -246,6 +246,16 @@ class Lape(Strict):
     share: Share = 0.01
 
 
+class Gates(Strict):
+    """Constants of learned gates (crane_study/steps/gates.py)."""
+
+    steps: Count = 45  # per language
+    rate: Annotated[float, Field(gt=0)] = 0.05
+    documents: Count = 6  # of every language in a step
+    tokens: Annotated[int, Field(ge=2)] = 96  # at which they are cut
+    penalty: Annotated[float, Field(ge=0)] = 6.0  # factor of the rise of another language's NLL
+
+
 class Selection(Strict):
     """The selection methods (method, section 3)."""
 
@@ -255,6 +265,7 @@ class Selection(Strict):
     lape: Lape = Lape()
     random_draws: Annotated[int, Field(ge=5)] = 5
     documents: Count = 64  # per language, whose activations some methods look at one by one
+    gates: Gates = Gates()
 
     @field_validator("methods")
     @classmethod

@@ -405,7 +405,8 @@ class Study:
         if not kinds:
             return None
         given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "options": self._pass_options}
-        given |= {"documents": self.profile.selection.documents, "kinds": kinds}
+        section = self.profile.selection
+        given |= {"documents": section.documents, "kinds": kinds, "gates": section.gates.model_dump(mode="json")}
         return self.store.run(f"activations_{name}", make_activations, **given, all_threads=True)
 
     def _selecting(self, name: str) -> dict[str, Any]:

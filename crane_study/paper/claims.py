@@ -126,7 +126,7 @@ class _Masks:
         guessed = [k for k, low in zip(found.languages, lowest, strict=True) if low <= chance]
         if guessed:
             raise _Guessing(
-                f"a mask has nothing to take away: the {case.words} of the unmasked {model} model is not clearly above "
+                f"A mask has nothing to take away: the {case.words} of the unmasked {model} model is not clearly above "
                 f"that of guessing in {', '.join(map(language_name, ordered_languages(guessed)))}"
             )
         self.found, self._model, self._words = found, model, case.words

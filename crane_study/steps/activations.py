@@ -25,7 +25,6 @@ from crane_study.progress import progress
 from crane_study.steps.gates import GateOptions, learned_gates
 
 _INTEGRATED = 4  # documents per language: a pass per layer and step each
-_GATE_TOKENS = 48  # of each document in which gates are learned
 
 
 @torch.no_grad()
@@ -104,19 +103,27 @@ def integrated_gradients(
 
 
 def make_activations(
-    folder: Path, *, corpus: Path, model: Path, options: PassOptions, documents: int, kinds: list[str]
+    folder: Path,
+    *,
+    corpus: Path,
+    model: Path,
+    options: PassOptions,
+    documents: int,
+    kinds: list[str],
+    gates: dict[str, Any],
 ) -> None:
-    """Write ``<kind>.<language>.safetensors`` of the first relevance documents, activations always."""
+    """Write ``<kind>.<language>.safetensors`` of the first relevance documents, activations always.
+
+    `gates` are the constants of `GateOptions`.
+    """
     network, tokenizer = options.loading.load(model)
     frame, given = pd.read_parquet(corpus / "documents.parquet"), {"token_budget": options.token_budget}
 
-    def texts(language: str, length: int = options.max_length) -> list[np.ndarray]:
-        return tokenized(frame, tokenizer, split="relevance", language=language, max_length=length)
-
+    length = {"max_length": options.max_length}
+    texts = {k: tokenized(frame, tokenizer, split="relevance", language=k, **length) for k in options.languages}
     if "gates" in kinds:
-        _write_gates(folder, network, {k: texts(k, _GATE_TOKENS) for k in options.languages}, options)
-    for language in options.languages:
-        tokens = texts(language)
+        _write_gates(folder, network, texts, GateOptions(**gates), token_budget=options.token_budget)
+    for language, tokens in texts.items():
         found = document_activations(network, tokens[:documents], skip=options.skip_first_tokens, **given)
         save_file(found, statistics_file(folder, ACTIVATIONS, language))
         if "slopes" in kinds:
@@ -129,11 +136,15 @@ def make_activations(
 
 
 def _write_gates(
-    folder: Path, network: PreTrainedModel, tokens: dict[str, list[np.ndarray]], options: PassOptions
+    folder: Path,
+    network: PreTrainedModel,
+    tokens: dict[str, list[np.ndarray]],
+    options: GateOptions,
+    *,
+    token_budget: int,
 ) -> None:
     """Write ``gates.<language>.safetensors``: how far learned gates are closed, on the beginnings of all documents."""
-    learning = GateOptions()
-    with progress("Learning gates", learning.steps * len(tokens)) as bar:
-        found = learned_gates(network, tokens, options=learning, token_budget=options.token_budget, advance=bar.advance)
+    with progress("Learning gates", options.steps * len(tokens)) as bar:
+        found = learned_gates(network, tokens, options=options, token_budget=token_budget, advance=bar.advance)
     for language, closed in found.items():
         save_file({"closed": closed}, statistics_file(folder, "gates", language))

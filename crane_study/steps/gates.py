@@ -32,16 +32,17 @@ class GateOptions:
     Attributes
     ----------
     steps, rate : steps of gradient ascent per language, and their size
-    documents : of every language in a step
+    documents, tokens : number of documents of every language in a step, and of tokens at which they are cut
     penalty : factor of the rise of another language's NLL
     enough : rise of the language's own NLL that is not exceeded  (nats per token)
     random_seed : of the documents of each step
     """
 
-    steps: int = 32
-    rate: float = 0.07
-    documents: int = 4
-    penalty: float = 3.0
+    steps: int = 45
+    rate: float = 0.05
+    documents: int = 6
+    tokens: int = 96
+    penalty: float = 6.0
     enough: float = 3.0
     random_seed: int = 0
 
@@ -93,6 +94,7 @@ def learned_gates(
     language -> (L, I): 1 where the gate is closed at the end, 0 where it is open, plus a thousandth of its mean over
     the steps
     """
+    documents = {k: [text[: options.tokens] for text in texts] for k, texts in documents.items()}
     plain = {k: document_nll(model, texts, token_budget=token_budget) for k, texts in documents.items()}
     return {own: _closed(model, documents, plain, own, options, advance) for own in documents}
 

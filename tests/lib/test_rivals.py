@@ -182,3 +182,15 @@ def test_penalized_methods_subtract_twice_the_largest_other(name, fields):
         for cell in CELLS:
             own, *others = (joined[one][cell] / sum(joined[one].values()) for one in [k, *(set(LANGUAGES) - {k})])
             assert found[k][cell] == pytest.approx(own - 2 * max(others), rel=1e-12, abs=1e-15)
+
+
+def test_penalized_gates_begin_with_the_best_of_the_penalty():
+    generator = np.random.default_rng(5)
+    shape = 2, 600
+    values = {name: {k: generator.random(shape) for k in ("en", "vi")} for name in ("absolute", "output", "closed")}
+    given = SimpleNamespace(**values, document_values=lambda name, kind: values[name] if kind == "gates" else None)
+    found, best = (METHODS[name].scores(given) for name in ("penalized_gates", "penalized"))
+    for language, scores in found.items():
+        first = sorted(np.ndindex(shape), key=lambda cell: -best[language][cell])[:2]  # .2 % of 1,200
+        rest = sorted(set(np.ndindex(shape)) - set(first), key=lambda cell: -values["closed"][language][cell])
+        assert sorted(np.ndindex(shape), key=lambda cell: -scores[cell]) == first + rest

@@ -82,7 +82,8 @@ def test_integrated_gradients_add_up_to_what_a_layer_does(root):  # noqa: F811
 
 def test_methods_read_what_the_step_wrote(root, tmp_path):  # noqa: F811
     folders = {"corpus": root / "corpus", "model": root / "model"}
-    make_activations(tmp_path, **folders, options=PASSES, documents=6, kinds=["gates", "integrated", "slopes"])
+    kinds, gates = ["gates", "integrated", "slopes"], {"steps": 3, "documents": 2, "tokens": 5}
+    make_activations(tmp_path, **folders, options=PASSES, documents=6, kinds=kinds, gates=gates)
     given = {"objective": "gold_logit", "languages": LANGUAGES}
     units = UnitScores.read(root / "relevance", documents=tmp_path, **given)
     assert {k: len(values) for k, values in units.document_values("mean").items()} == {"en": 6, "vi": 6}

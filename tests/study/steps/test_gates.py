@@ -42,7 +42,7 @@ def test_closed_gates_cost_their_language_and_spare_the_other():
     model = tiny_model("llama").double()
     texts = {"low": [[1, 5, 2, 7, 3, 6, 4] * 2] * 6, "high": [[21, 28, 23, 27, 22, 26, 24] * 2] * 6}
     steps = []
-    options = GateOptions(steps=30, documents=4)
+    options = GateOptions(steps=30, rate=0.07, documents=4, tokens=12, penalty=3.0)
     found = learned_gates(model, texts, options=options, token_budget=50, advance=lambda: steps.append(1))
     assert len(steps) == 60
     assert all(values.min() >= 0 and values.max() <= 1.001 for values in found.values())
