@@ -172,7 +172,7 @@ for _method in (
     Method("probe", "Linear probe", "#6275FF", rivals.probe_weights, needs=_EACH),
     Method("mean_difference", "Difference of means", "#A6ECF3", rivals.differences_of_means, needs=_EACH),
     Method("gates", "Learned gates", "#1006C2", lambda u: u.document_values("closed", kind="gates"), needs="gates"),
-    Method("penalized_gates", "Penalized relevance, then gates", "#0B7A75", _penalized_gates, needs="gates"),
+    Method("penalized_gates", "Penalized relevance, then gates", "#07023A", _penalized_gates, needs="gates"),
 ):
     register(_method)
 

@@ -24,8 +24,8 @@ _OTHERS = "Other methods"
 _SMALLEST = 0.05  # nats per token: damage at the left end
 _LINEAR = 0.02  # nats per token below which the vertical axis is linear
 _POINTS = 25  # of a curve
-_COLOURED = 8  # most selective methods in their colours, and with them
-_PAPER = ("kurtosis", "lape")  # those that the paper compares
+_COLOURED = 7  # most selective methods in their colours, and with them
+_JUDGED = ("contrast", "kurtosis", "lape")  # those that the claims are about
 
 
 def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.DataFrame) -> str:
@@ -61,15 +61,15 @@ def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.D
         "curve is a selective method. Both in nats per token, linear in the damage between neighbouring doses; bands "
         "are 95 % bootstrap intervals over documents. A curve ends at the method's largest dose. Grey line: both lose "
         "alike. Cross: every neuron silenced. Dotted: the damages of the tables."
-        + (f" Thin grey: all but the {_COLOURED} most selective at 1 nat and the paper's." if grey else "")
+        + (f" Thin grey: all but the {_COLOURED} most selective at 0.5 nats and the claims'." if grey else "")
     )
 
 
 def _coloured(found: Sequence[Response], methods: Sequence[str]) -> set[str]:
-    """Methods that are drawn in their colours: the most selective at 1 nat, the paper's, and random masks."""
-    costs = {method: [match(one, [1.0]).worst[0] for one in found if one.method == method] for method in methods}
+    """Methods that are drawn in their colours: the most selective at 0.5 nats, the claims', and random masks."""
+    costs = {method: [match(one, DAMAGES[:1]).worst[0] for one in found if one.method == method] for method in methods}
     ranked = sorted(methods, key=lambda name: np.nan_to_num(np.mean(costs[name]), nan=np.inf))
-    return {*ranked[:_COLOURED], *(name for name in methods if name in _PAPER or name.startswith("random"))}
+    return {*ranked[:_COLOURED], *(name for name in methods if name in _JUDGED or name.startswith("random"))}
 
 
 def _curve(panel: Axes, one: Response, *, grey: bool) -> None:
