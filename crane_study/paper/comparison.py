@@ -243,13 +243,17 @@ def score_langspec(found: pd.DataFrame) -> dict[MaskKey, float]:
 
 
 def compare_langspec(ours: Mapping[MaskKey, float], published: Published) -> pd.DataFrame:
-    """LangSpec-F from the published scores and ours (mean over draws), with difference and tolerance."""
+    """LangSpec-F from the published scores and ours (mean over draws), with difference and tolerance.
+
+    The published one also has its precision and recall.
+    """
     records = []
     for key, before, after in masks_of(published.rows):
-        stated, found = langspec(before, after, target=key[3], **published.form).f, ours.get(key, np.nan)
+        stated, found = langspec(before, after, target=key[3], **published.form), ours.get(key, np.nan)
         tolerance = published.langspec_tolerance(before, after, key)
-        records.append((*key[1:], stated, found, found - stated, tolerance))
-    table = pd.DataFrame(records, columns=[*_LABELS, "published", "ours", "difference", "tolerance"])
+        records.append((*key[1:], stated.precision, stated.recall, stated.f, found, found - stated.f, tolerance))
+    columns = ["published_precision", "published_recall", "published", "ours", "difference", "tolerance"]
+    table = pd.DataFrame(records, columns=[*_LABELS, *columns])
     return _ordered(table.assign(within=_within(table)))
 
 

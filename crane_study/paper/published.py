@@ -174,8 +174,9 @@ def recomputed_langspec() -> pd.DataFrame:
 def published_resampled(model: str, *, tolerances: Tolerances) -> Resampled:
     """The published accuracies of a model, drawn again with their binomial errors.
 
-    Only the numbers of questions are known, so every accuracy is drawn by itself: pairs of them on the same questions
-    lie closer together than this says, and other samples of documents for the selection farther apart.
+    Masked ones also vary with the sample of documents that the units were selected on (`selection_noise`). Only the
+    numbers of questions are known, so every accuracy is drawn by itself: pairs of them on the same questions lie closer
+    together than this says.
     """
     rows = pick(published_rows(), model=model)
     languages = sorted(set(rows["evaluation_language"]))
@@ -186,6 +187,7 @@ def published_resampled(model: str, *, tolerances: Tolerances) -> Resampled:
     masks = table.index.to_frame(index=False).assign(profile="published", model=model, masked_share=0.0)
     bare = (masks["masked_language"] == "").to_numpy()
     (place,) = np.flatnonzero(bare)
+    draws[:, ~bare] += generator.normal(scale=selection_noise(tolerances), size=draws[:, ~bare].shape)
     # The one control that the paper has is that of the released code.
     masks["method"] = masks["method"].replace(RELEASED_CONTROL, "random_like_kurtosis")
     chosen = masks[~bare].reset_index(drop=True)
