@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from crane_lib.errors import CraneError
+from crane_run import own
 
 if TYPE_CHECKING:
     from crane_run.console import Console
@@ -455,16 +456,22 @@ def mask(
     output: Annotated[Path, typer.Argument(help="Directory to write the masked checkpoint to.")],
     language: Annotated[str, typer.Option(help="Language whose set is zeroed.")],
     draw: Annotated[int, typer.Option(help="Draw, for files of random sets.")] = -1,
+    kind: Annotated[str, typer.Option("--as", help="checkpoint, or ia3: a small adapter for PEFT.")] = "checkpoint",
+    gain: Annotated[float, typer.Option(help="With --as ia3: what the neurons are multiplied by.")] = 0.0,
 ) -> None:
-    """Write a checkpoint in which a language's neurons are zeroed for good.
+    """Write a checkpoint in which a language's neurons are zeroed for good, or an adapter that does so.
 
-    Example: crane mask models/llama-2-7b artifacts/mini/stages/selection_base/contrast@0.1.json masked --language vi
+    The adapter (IA3) has two small files; PeftModel.from_pretrained(model, DIR) and lm-eval's peft=DIR load it.
+
+    Examples: crane mask models/llama-2-7b artifacts/mini/stages/selection_base/contrast@0.1.json masked --language vi;
+    crane mask models/llama-2-7b sets.json adapter --language vi --as ia3
     """
     from crane_lib.interventions import export_masked
     from crane_lib.models import load_model
     from crane_lib.neurons import read_neuron_sets
     from crane_study.progress import SOON, progress
 
+    _check_one_of("--as", kind, ["checkpoint", "ia3"])
     sets = read_neuron_sets(neurons)
     chosen = [item for item in sets if item.language == language and item.random_seed == draw]
     if not chosen:
@@ -473,8 +480,14 @@ def mask(
     with progress(f"Loading {model}", delay=SOON):
         network, tokenizer = load_model(model, device="cpu", dtype="auto")
     with progress(f"Writing {output}", delay=SOON):
-        export_masked(network, tokenizer, chosen[0], output)
-    typer.echo(f"{output}: {chosen[0].count()} units of {language!r} ({chosen[0].method}) zeroed")
+        if kind == "ia3":
+            from crane_study.own.exchange import write_ia3
+
+            write_ia3(output, network, chosen[0], gain=gain, base=str(model))
+        else:
+            export_masked(network, tokenizer, chosen[0], output)
+    done = "zeroed" if kind == "checkpoint" or not gain else f"multiplied by {gain:g}"
+    typer.echo(f"{output}: {chosen[0].count()} units of {language!r} ({chosen[0].method}) {done}")
 
 
 @app.command()
@@ -551,18 +564,45 @@ def statistics(
 
 @app.command()
 def relevance(
-    profile: ProfileName,
-    model: Annotated[str, typer.Option("--model", help="Which of the study's models: base or chat.")] = "base",
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="base or chat; with --corpus a directory.")
+    ] = "base",
     artifacts: Artifacts = "",
+    corpus: own.Corpus = [],  # noqa: B006 (typer copies it)
+    output: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="With --corpus: the statistics.")] = None,
+    objective: Annotated[str, typer.Option(help="With --corpus: gold_logit or log_probability.")] = "gold_logit",
+    rule: Annotated[str, typer.Option(help="With --corpus: attnlrp, cplrp or gradient.")] = "attnlrp",
+    documents: own.Texts = 0,
+    max_length: own.Length = 2048,
+    token_budget: own.Budget = 8192,
+    skip_first_tokens: Annotated[
+        int, typer.Option("--skip-first-tokens", min=0, help="Of each text, not counted.")
+    ] = 0,
+    dtype: own.Dtype = "auto",
+    device: own.Device = "auto",
 ) -> None:
-    """Make a study's relevance statistics, by as many processes as torchrun starts.
+    """Compute relevance statistics: of a model on texts of your own, or those of a study, also in many processes.
 
-    The first process makes the corpus and the models that are missing, then all share the passes. run_all.sh with the
-    same profile finds the statistics made and goes on from there. Killed and started again, it goes on where it was.
+    With --corpus the statistics of every language go to the folder --out, for crane select. With --profile the first
+    process makes the corpus and the models that are missing, then all share the passes, and run_all.sh with the same
+    profile finds the statistics made. Killed and started again, both go on where they were.
 
-    Examples: crane relevance --profile mini;  on eight GPUs: torchrun --nproc-per-node 8 -m crane_run.cli relevance
+    Examples: crane relevance --model M --corpus en=en.jsonl --corpus sw=sw.parquet --out stats;
+    crane relevance --profile mini;  on eight GPUs: torchrun --nproc-per-node 8 -m crane_run.cli relevance
     --profile mine.yaml --model chat
     """
+    if bool(profile) == bool(corpus):
+        raise CraneError("relevance: give --profile for a study, or --model, --corpus and --out for texts of your own")
+    if corpus:
+        if output is None:
+            raise CraneError("--corpus: give --out, the folder for the statistics")
+        _check_one_of("--objective", objective, ["gold_logit", "log_probability"])
+        _check_one_of("--rule", rule, ["attnlrp", "cplrp", "gradient"])
+        settings = {"objective": objective, "rule": rule, "token_budget": token_budget, "max_length": max_length}
+        settings["skip_first_tokens"] = skip_first_tokens
+        own.relevance_of(model, corpus, output, dtype=dtype, device=device, documents=documents, settings=settings)
+        return
     _check_one_of("--model", model, ["base", "chat"])
     with _study_of_all_processes(profile, artifacts) as study:
         _check_one_of("--model", model, study.model_names)
@@ -593,6 +633,10 @@ def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
     loaded, folder = _opened(profile, artifacts)
     with processes(), alone(folder) if rank() == 0 else nullcontext():
         yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else lambda _line: None)
+
+
+for command in own.COMMANDS:
+    app.command()(command)
 
 
 @app.command(hidden=True)

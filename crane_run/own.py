@@ -1,0 +1,332 @@
+"""Commands for a model and texts of one's own, without a profile: relevance, sets, effects, methods side by side."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crane_lib.errors import CraneError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from crane_study.own.corpus_files import Corpora
+
+Model = Annotated[str, typer.Option("--model", metavar="DIR", help="Hugging Face directory, or a GGUF file.")]
+Corpus = Annotated[
+    list[str], typer.Option("--corpus", metavar="LANGUAGE=FILE", help="Texts of a language; give it for each of them.")
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float64, or auto: as stored.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or map: one model over all GPUs here.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Length = Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")]
+Budget = Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")]
+Texts = Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts of each language (0: all).")]
+_SHOWN = 24  # rows of a table that a terminal is shown
+
+
+def relevance_of(
+    model: str, corpus: list[str], output: Path, *, dtype: str, device: str, documents: int, settings: dict[str, Any]
+) -> None:
+    """Write the statistics of a model on texts to a folder; see the command `relevance`."""
+    from crane_lib.parallel import processes, rank
+    from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_study.own.statistics_folder import PassSettings, close_folder, described, open_folder, write_statistics
+    from crane_study.progress import progress
+
+    reading = PassSettings(**settings)
+    with processes():
+        network, tokenizer, texts, tokens = _read(model, corpus, documents, dtype, device, reading.max_length)
+        weights = fingerprint_weights(network)
+        about = described(model=model, weights=weights, tokenizer=tokenizer, reading=reading, texts=texts)
+        first = rank() == 0
+        if first and open_folder(output, about):
+            typer.echo(f"{output}: has these statistics already")
+            return
+        total = 2 * sum(map(len, tokens.values()))
+        with progress("Relevance", total) if first else nullcontext() as bar:
+            write_statistics(output, network, tokens, reading, progress=bar.advance if bar else lambda _done: None)
+        if first:
+            close_folder(output, about)
+            counts = ", ".join(f"{language} {len(own)}" for language, own in tokens.items())
+            typer.echo(f"{output}: statistics of {counts} documents; next: crane select --statistics {output}")
+
+
+def select(
+    statistics: Annotated[Path, typer.Option("--statistics", metavar="DIR", help="Folder that crane relevance wrote.")],
+    output: Annotated[Path, typer.Option("--out", metavar="FILE", help="File of neuron sets to write (.json).")],
+    method: Annotated[str, typer.Option(help="A method's name, or file.py:name for your own.")] = "contrast",
+    budget: Annotated[float, typer.Option(help="Share of the neurons that each set takes.")] = 0.01,
+    scores: Annotated[
+        Path | None, typer.Option("--scores", metavar="FILE", help="Also write the scores of all units (.parquet).")
+    ] = None,
+    lape: Annotated[
+        Path | None, typer.Option("--lape", metavar="FILE", help="Also write the sets as LAPE does (.neuron.pth).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Select a set of neurons for every language by a method's scores.
+
+    A method of your own is a function from `crane_lib.UnitScores` to scores: a dictionary from language to an array
+    (layers, width), of which the largest are selected. The file is run, so name only files that you trust.
+
+    Examples: crane select --statistics stats --method penalized --budget 0.01 --out sets.json;
+    crane select --statistics stats --method mine.py:mine --out mine.json --scores mine.parquet
+    """
+    from crane_lib.neurons import write_neuron_sets
+    from crane_study.frames import write_frame
+    from crane_study.own.named_methods import method_of
+    from crane_study.own.sets import missing_needs, select_sets
+    from crane_study.own.statistics_folder import read_units
+
+    chosen = method_of(method)
+    missing_needs(read_units(statistics), [chosen])
+    sets, table = select_sets(statistics, chosen, budget)
+    write_neuron_sets(output, sets)
+    if scores is not None:
+        write_frame(scores, table)
+    if lape is not None:
+        from crane_study.own.exchange import write_lape_list
+
+        write_lape_list(lape, sets)
+    found = [{"language": item.language, "units": item.count(), "killed_neurons": item.killed()} for item in sets]
+    _say(as_json, {"sets": str(output), "method": chosen.name, "budget": budget, "languages": found})
+    if not as_json:
+        counts = ", ".join(f"{one['language']} {one['units']}" for one in found)
+        typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the neurons: {counts}")
+
+
+def evaluate(
+    model: Model,
+    sets: Annotated[Path, typer.Option("--sets", metavar="FILE", help="File of neuron sets (crane select).")],
+    corpus: Corpus,
+    output: Annotated[Path, typer.Option("--out", metavar="FILE", help="Results to write: .parquet or .csv.")],
+    languages: Annotated[
+        str, typer.Option("--languages", metavar="A,B", help="Languages of a LAPE list (.pth), in its order.")
+    ] = "",
+    skip: Annotated[
+        int, typer.Option(min=0, help="First texts of each file to leave out: those of the selection.")
+    ] = 0,
+    documents: Texts = 0,
+    max_length: Length = 2048,
+    token_budget: Budget = 8192,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Mask every set and measure the negative log-likelihood (NLL) of texts in every language.
+
+    Writes the NLL of every document without a mask and under each, and shows the rises per token with 95 % intervals
+    over documents. Use texts that took no part in the selection: other files, or the same with --skip.
+
+    SETS is a file of crane select, a list of LAPE (.pth; it does not hold its languages, so give --languages), or
+    kinit's file of selected neurons (.pt).
+
+    Examples: crane evaluate --model M --sets sets.json --corpus en=en.jsonl --corpus sw=sw.parquet --skip 100
+    --out results.parquet;  crane evaluate --model M --sets list.neuron.pth --languages en,zh,fr --corpus ...
+    """
+    from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_study.frames import write_frame
+    from crane_study.own.measure import effect_table, set_effects
+    from crane_study.own.sets import sets_for
+    from crane_study.own.statistics_folder import tokenizer_hash
+
+    network, tokenizer, _texts, tokens = _read(model, corpus, documents, dtype, device, max_length, skip=skip)
+    if sets.suffix in (".pt", ".pth"):
+        from crane_study.own.exchange import read_listed
+
+        given = read_listed(sets, network, [name.strip() for name in languages.split(",") if name.strip()])
+    else:
+        given = sets_for(sets, weights=fingerprint_weights(network), tokenizer=tokenizer_hash(tokenizer))
+    found = set_effects(network, given, tokens, token_budget=token_budget)
+    write_frame(output, found)
+    table = effect_table(found)
+    _say(as_json, {"results": str(output), "effects": json.loads(table.to_json(orient="records"))})
+    if not as_json:
+        _show(table.assign(draw=table["draw"].where(table["draw"] >= 0, "")))
+        typer.echo(f"{output}: NLL of every document; rise: nats per token")
+
+
+def bench(
+    model: Model,
+    corpus: Corpus,
+    output: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the tables and the figure.")],
+    method: Annotated[
+        list[str], typer.Option("--method", help="A method's name or file.py:name; may be repeated (default: all).")
+    ] = [],  # noqa: B006 (typer copies it)
+    held_out: Annotated[int, typer.Option("--held-out", min=2, help="Last texts of each file, for the masks.")] = 16,
+    documents: Texts = 0,
+    max_length: Length = 128,
+    token_budget: Budget = 2048,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare methods at matched damage: what a mask costs the other languages when it does its own equal harm.
+
+    Statistics are computed on the texts but the last ones, masks of .01 to 30 % of the neurons are measured on those.
+    Writes bench.csv, summary.csv, bench.md and the figure bench.png. What is done is kept in the folder: started again,
+    the same command goes on from there. Give parallel texts in the same order, if you have them.
+
+    Example: crane bench --model M --corpus en=en.jsonl --corpus sw=sw.jsonl --method contrast --method mine.py:mine
+    --out bench
+    """
+    from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_study.figures.matched_damage import collateral_curves
+    from crane_study.frames import write_frame
+    from crane_study.own.judge import Judge
+    from crane_study.own.measure import bench as run_bench
+    from crane_study.own.measure import bench_masks, of_neurons
+    from crane_study.own.named_methods import methods_of
+    from crane_study.own.statistics_folder import (
+        PassSettings,
+        close_folder,
+        described,
+        open_folder,
+        read_units,
+        write_statistics,
+    )
+    from crane_study.progress import progress
+
+    methods = of_neurons(methods_of(method))
+    network, tokenizer, texts, tokens = _read(model, corpus, documents, dtype, device, max_length)
+    fewest = min(map(len, tokens.values()))
+    if fewest < 2 * held_out:
+        raise CraneError(f"--held-out {held_out}: the smallest corpus has {fewest} texts; twice as many are needed")
+    reading = PassSettings(token_budget=token_budget, max_length=max_length)
+    given: dict[str, Any] = {"model": model, "weights": fingerprint_weights(network), "tokenizer": tokenizer}
+    about = described(**given, reading=reading, texts=texts) | {"held_out": held_out}
+    folder = output / "statistics"
+    if not open_folder(folder, about):
+        own = {language: documents[:-held_out] for language, documents in tokens.items()}
+        with progress("Relevance", 2 * sum(map(len, own.values()))) as bar:
+            write_statistics(folder, network, own, reading, progress=bar.advance)
+        close_folder(folder, about)
+    units, last = read_units(folder), {language: documents[-held_out:] for language, documents in tokens.items()}
+    judge = Judge(network, last, token_budget=token_budget, kept=output / "masks")
+    with progress("Masks", bench_masks(len(methods), len(tokens))) as bar:
+        found = run_bench(judge, units, methods, advance=bar.advance)
+    write_frame(output / "bench.csv", found.table)
+    write_frame(output / "summary.csv", found.summary)
+    (output / "bench.md").write_text(found.summary.to_markdown(index=False, floatfmt=".3f") + "\n", encoding="utf-8")
+    collateral_curves(found.responses, output / "bench", everything=found.everything)
+    _say(as_json, {"folder": str(output), "summary": json.loads(found.summary.to_json(orient="records"))})
+    if not as_json:
+        columns = ["method", "damage", "languages", "worst", "worst_low", "worst_high"]
+        at_one = found.summary[found.summary["damage"] == 1.0].sort_values("worst")
+        _show(at_one[columns])
+        typer.echo(
+            f"{output}: worst: rise of the worst other language (nats per token) where the masked one lost 1 nat"
+        )
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="File of neuron sets.")],
+    second: Annotated[Path, typer.Argument(help="Another file of neuron sets, of a model of the same size.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two files of neuron sets: neurons shared by every two sets, beside what chance gives.
+
+    Example: crane compare sets.json other.json
+    """
+    from crane_lib.neurons import read_neuron_sets
+    from crane_study.own.sets import overlap_table
+
+    table = overlap_table(read_neuron_sets(first), read_neuron_sets(second))
+    _say(as_json, {"overlaps": json.loads(table.to_json(orient="records"))})
+    if not as_json:
+        _show(
+            table[["first", "second", "count_a", "count_b", "shared", "share_of_a", "expected_share_of_a", "p_value"]]
+        )
+
+
+def doctor(as_json: Json = False) -> None:
+    """Tell what this machine has: Python, packages, processor, memory, disk, GPUs, and which profiles could run.
+
+    Example: crane doctor
+    """
+    import platform
+    import shutil
+    from importlib.metadata import PackageNotFoundError, version
+
+    import psutil
+
+    from crane_lib.gguf_files import crane_cache
+    from crane_study import ROOT
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "missing"
+
+    def free(path: Path) -> str:
+        while not path.exists():
+            path = path.parent
+        return f"{shutil.disk_usage(path).free / 1e9:.0f} GB free in {path}"
+
+    found = {
+        "python": platform.python_version(),
+        **{name: installed(name) for name in ("torch", "transformers", "lm-eval", "datasets", "jupyterlab", "peft")},
+        "cores": str(len(psutil.Process().cpu_affinity() or [])),
+        "memory": f"{psutil.virtual_memory().available / 1e9:.1f} of {psutil.virtual_memory().total / 1e9:.1f} GB free",
+        "disk": free(ROOT),
+        "cache": free(crane_cache()),
+        "gpu": _gpus(),
+    }
+    _say(as_json, found)
+    if not as_json:
+        width = max(map(len, found))
+        typer.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found.items()))
+        typer.echo(
+            "crane preflight --profile NAME says whether a profile can run here; ./run_all.sh --list names them."
+        )
+
+
+def _gpus() -> str:
+    """Names and memory of the GPUs, by NVIDIA's tool: torch would take seconds to load."""
+    import subprocess
+
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return "; ".join(said.strip().splitlines()) or "none"
+
+
+def _read(
+    model: str, corpus: list[str], documents: int, dtype: str, device: str, max_length: int, *, skip: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Corpora, dict[str, list[np.ndarray]]]:
+    """Read texts and load a model: model, tokenizer, texts and token ids by language."""
+    from crane_study.own.corpus_files import encoded, named_files, read_corpora
+
+    files = named_files(corpus)
+    if len(files) < 2:
+        raise CraneError("--corpus: two languages or more are compared; give --corpus LANGUAGE=FILE for each")
+    texts = read_corpora(files, first=documents, skip=skip)
+    from crane_lib.models import load_model
+    from crane_study.progress import SOON, progress
+
+    with progress(f"Loading {model}", delay=SOON):
+        network, tokenizer = load_model(model, device=device, dtype=dtype)
+    return network, tokenizer, texts, encoded(texts, tokenizer, max_length=max_length)
+
+
+def _say(as_json: bool, value: dict[str, Any]) -> None:
+    if as_json:
+        typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _show(table: pd.DataFrame) -> None:
+    shown = table.head(_SHOWN).to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    typer.echo(shown + (f"\n... {len(table) - _SHOWN} rows more" if len(table) > _SHOWN else ""))
+
+
+COMMANDS = (select, evaluate, bench, compare, doctor)

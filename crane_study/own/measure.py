@@ -1,0 +1,119 @@
+"""Effects of neuron sets on a user's own texts, and every method at matched damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from crane_lib.interventions import masked
+from crane_lib.methods import Method
+from crane_lib.neurons import NEURON, NeuronSet
+from crane_lib.nll import document_nll
+from crane_lib.scores import UnitScores
+from crane_lib.selection import budget_count
+from crane_study.own.judge import SHARES, Judge
+from crane_study.steps.masks import evaluate_masks
+from crane_study.tables.matched_damage import damage_summary, damage_table
+from crane_study.uncertainty.bootstrap import interval, resample_counts
+from crane_study.uncertainty.matched_damage import Response
+
+RANDOM = "random_global"
+_RESAMPLES = 2000
+Documents = dict[str, list[np.ndarray]]
+
+
+def set_effects(
+    model: PreTrainedModel, sets: Sequence[NeuronSet], documents: Documents, *, token_budget: int
+) -> pd.DataFrame:
+    """NLL and tokens of every document without a mask (method ``none``) and under every set.
+
+    Columns: method, budget, masked_language, draw, language, document, nll (nats, summed over tokens), tokens.
+    """
+
+    def evaluate() -> pd.DataFrame:
+        parts = []
+        for language, texts in documents.items():
+            nll, tokens = document_nll(model, texts, token_budget=token_budget)
+            found = {"language": language, "document": range(len(nll)), "nll": nll, "tokens": tokens}
+            parts.append(pd.DataFrame(found))
+        return pd.concat(parts, ignore_index=True)
+
+    masks = [("", None), *(("", item) for item in sets)]
+    names = [("none", "", "", -1), *((i.method, i.budget, i.language, i.random_seed) for i in sets)]
+    parts = []
+    for places, frame in evaluate_masks(model, masks, evaluate, description="NLL under masks", intervene=masked):
+        for place in places:
+            columns = dict(zip(("method", "budget", "masked_language", "draw"), names[place], strict=True))
+            parts.append((place, frame.assign(**columns)[[*columns, *frame.columns]]))
+    return pd.concat([part for _place, part in sorted(parts, key=lambda one: one[0])], ignore_index=True)
+
+
+def effect_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Rise of the NLL per token under every set in every language, with 95 % intervals over documents."""
+    keys = ["method", "budget", "masked_language", "draw", "language"]
+    unmasked = dict(iter(found[found["method"] == "none"].groupby("language")))
+    rows = []
+    for names, part in found[found["method"] != "none"].groupby(keys, sort=False):
+        before = unmasked[names[-1]]
+        rise, tokens = part["nll"].to_numpy() - before["nll"].to_numpy(), before["tokens"].to_numpy()
+        generator = np.random.default_rng(0)
+        counts = np.concatenate(list(resample_counts(len(rise), _RESAMPLES, generator=generator)))
+        low, high = interval((counts @ rise) / (counts @ tokens))
+        values = {"unmasked": before["nll"].sum() / tokens.sum(), "rise": rise.sum() / tokens.sum()}
+        rows.append(dict(zip(keys, names, strict=True)) | values | {"low": float(low), "high": float(high)})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Dose-responses of methods at matched damage, and of the mask of all neurons."""
+
+    responses: list[Response]
+    everything: pd.DataFrame
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per method, language and damage."""
+        return damage_table(self.responses)
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row per method and damage, means over languages."""
+        return damage_summary(self.responses)
+
+
+def bench_masks(methods: int, languages: int) -> int:
+    """Most masks that `bench` evaluates."""
+    return (methods + 1) * languages * len(SHARES)
+
+
+def bench(judge: Judge, units: UnitScores, methods: Sequence[Method], *, advance: Callable[[int], None]) -> Bench:
+    """Measure every method of neurons, and random ones, at doses of .01 to 30 % of the neurons.
+
+    `advance` is called with the number of masks that are done, or that were not needed.
+    """
+    shape = next(iter(units.neuron.values())).shape
+    total = int(np.prod(shape))
+    doses = list(dict.fromkeys(budget_count(share, total) for share in SHARES))
+    generator = np.random.default_rng(0)
+    scores = {method.name: method.scores(units) for method in methods}
+    scores[RANDOM] = {language: generator.random(shape) for language in judge.languages}
+    responses = []
+    for name, by_language in scores.items():
+        for own, language in enumerate(judge.languages):
+            nll = judge.curve(by_language[language], own, doses, advance=lambda: advance(1))
+            advance(len(SHARES) - len(nll) + 1)
+            responses.append(judge.response(name, language, doses, nll, units=total))
+    off = judge.masked(np.ones(shape, dtype=bool)) - judge.unmasked
+    rise = off.sum(axis=1) / judge.tokens.sum(axis=1)
+    rows = [(language, rise[own], np.delete(rise, own).max()) for own, language in enumerate(judge.languages)]
+    return Bench(responses, pd.DataFrame(rows, columns=["masked_language", "damage", "worst"]))
+
+
+def of_neurons(methods: Sequence[Method]) -> list[Method]:
+    """Methods whose unit is a neuron: only their doses are numbers of silenced neurons."""
+    return [method for method in methods if method.unit == NEURON]

@@ -1,0 +1,170 @@
+"""Folder of the statistics of a model on a user's texts, which methods select from without the model."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_json
+from crane_lib.scores import ACTIVATIONS, GRADIENT, UnitScores, statistics_file
+from crane_study.own.corpus_files import Corpora, texts_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SCHEMA = "crane.statistics/1"
+INFO = "statistics.json"
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSettings:
+    """Objective and relevance rule, most tokens of a batch and of a text, and tokens at its start that do not count."""
+
+    objective: str = "gold_logit"
+    rule: str = "attnlrp"
+    token_budget: int = 8192
+    max_length: int = 2048
+    skip_first_tokens: int = 0
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the tokens and their numbers: two tokenizers with the same hash have the same vocabulary."""
+    digest = hashlib.sha256()
+    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1]):
+        digest.update(f"{number} {token}\n".encode())
+    return digest.hexdigest()
+
+
+def write_statistics(
+    folder: Path,
+    network: PreTrainedModel,
+    documents: dict[str, list[np.ndarray]],
+    reading: PassSettings,
+    *,
+    of_each: int = 64,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> int:
+    """Write the statistics of every language under the objective and under plain gradients, and of single documents.
+
+    Under torchrun every process calls this with the same arguments; finished parts are kept until the end.
+
+    Parameters
+    ----------
+    documents : token ids by language
+    of_each : documents per language whose activations are kept one by one (methods such as average precision)
+    progress : called with the number of documents that were done now
+
+    Returns
+    -------
+    number of tokens read
+    """
+    from crane_lib.parallel import barrier, rank
+    from crane_lib.relevance import stream_statistics
+    from crane_study.steps.activations import document_activations
+
+    tokens = 0
+    for language, own in documents.items():
+        for objective, rule in ((reading.objective, reading.rule), (GRADIENT, "gradient")):
+            target = statistics_file(folder, objective, language)
+            if target.is_file():  # of a start that was interrupted
+                progress(len(own))
+                continue
+            seen = 0
+
+            def told(done: int, _total: int) -> None:
+                nonlocal seen
+                progress(done - seen)
+                seen = done
+
+            found = stream_statistics(
+                network,
+                own,
+                objective=reading.objective,
+                rule=rule,
+                token_budget=reading.token_budget,
+                max_length=reading.max_length,
+                skip_first_tokens=reading.skip_first_tokens,
+                folder=target.with_suffix(".shards"),
+                progress=told,
+            )
+            tokens += found.tokens
+            barrier()
+            if rank() == 0:
+                found.save(target)
+        if rank() == 0:
+            given = {"token_budget": reading.token_budget, "skip": reading.skip_first_tokens}
+            found_each = document_activations(network, own[:of_each], **given)
+            save_file(found_each, statistics_file(folder, ACTIVATIONS, language))
+    return tokens
+
+
+def described(
+    *, model: str, weights: str, tokenizer: PreTrainedTokenizerBase, reading: PassSettings, texts: Corpora
+) -> dict[str, Any]:
+    """Describe what statistics are of: model and hash of its weights, tokenizer, texts and settings."""
+    corpora = {k: {"documents": len(own), "sha256": texts_hash(own)} for k, own in texts.items()}
+    given = {"model": model, "weights": weights, "tokenizer": tokenizer_hash(tokenizer), "corpora": corpora}
+    return {"schema": SCHEMA, **given, **vars(reading)}
+
+
+def open_folder(folder: Path, about: dict[str, Any]) -> bool:
+    """Begin a folder of statistics, or go on with one of the same; returns whether it is complete.
+
+    Raises
+    ------
+    CraneError : the folder has statistics of something else, or other files
+    """
+    if (folder / INFO).is_file():
+        before = _info(folder)
+        other = [name for name, value in about.items() if before.get(name) != value]
+        if other:
+            raise CraneError(f"{folder}: has statistics with another {other[0]}; name a new folder or delete this one")
+        return bool(before["complete"])
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CraneError(f"{folder}: is not empty and has no statistics; name a new folder")
+    write_json(folder / INFO, about | {"complete": False})
+    return False
+
+
+def close_folder(folder: Path, about: dict[str, Any]) -> None:
+    """Declare the statistics in a folder complete, and remove what was kept on the way."""
+    write_json(folder / INFO, about | {"complete": True})
+    for shards in folder.glob("*.shards"):
+        shutil.rmtree(shards, ignore_errors=True)
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    info = read_json(folder / INFO)
+    if not isinstance(info, dict) or info.get("schema") != SCHEMA:
+        raise CraneError(f"{folder / INFO}: is not of statistics (expected schema {SCHEMA!r})")
+    return info
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read what the statistics in a folder are of.
+
+    Raises
+    ------
+    CraneError : the folder has none, or they are not complete
+    """
+    if not (folder / INFO).is_file():
+        raise CraneError(f"{folder}: has no statistics ({INFO} is missing); make them by crane relevance")
+    info = _info(folder)
+    if not info["complete"]:
+        raise CraneError(f"{folder}: its statistics are not complete; start the same crane relevance again to go on")
+    return info
+
+
+def read_units(folder: Path) -> UnitScores:
+    """Read the scores of all units in a folder of statistics, for the methods of the registry."""
+    info = read_info(folder)
+    return UnitScores.read(folder, objective=info["objective"], languages=list(info["corpora"]), documents=folder)

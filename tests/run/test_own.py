@@ -1,0 +1,219 @@
+"""Commands for a model and texts of one's own: from statistics to sets, effects and the comparison of methods."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from crane_lib.interventions import masked
+from crane_lib.methods import METHODS
+from crane_lib.models import load_model
+from crane_lib.neurons import read_neuron_sets
+from crane_lib.nll import document_nll
+from crane_run import cli
+from crane_study.data.corpora import token_ids
+from crane_study.own import named_methods
+from crane_study.own.statistics_folder import read_units
+from tests.small import TEXTS, write_lines, write_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, texts in two languages, their statistics over the first 20 texts, and a method."""
+    root = tmp_path_factory.mktemp("own")
+    write_model(root / "model")
+    for language, texts in TEXTS.items():
+        write_lines(root / f"{language}.jsonl", [{"text": text} for text in texts])
+    (root / "mine.py").write_text("def mine_by_output(units):\n    return units.output\n", encoding="utf-8")
+    found = call("relevance", "--model", root / "model", *corpora(root), "--out", root / "stats", "--documents", 20)
+    assert found.exit_code == 0, found.output
+    yield root
+    METHODS.pop("mine_by_output", None)
+    named_methods._LOADED.clear()
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, [*map(str, arguments)])
+
+
+def corpora(root):
+    return [part for language in TEXTS for part in ("--corpus", f"{language}={root / language}.jsonl")]
+
+
+@pytest.fixture
+def complaint(monkeypatch, capsys):
+    """The one line on standard error of a call that is refused."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["crane", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        err = capsys.readouterr().err
+        assert (stop.value.code, err.count("\n"), err[:7]) == (2, 1, "error: ")
+        return err
+
+    return run
+
+
+def test_a_set_is_selected_from_the_statistics_with_all_scores(folder, tmp_path):
+    sets, scores = tmp_path / "sets.json", tmp_path / "scores.parquet"
+    arguments = ["--statistics", folder / "stats", "--method", "contrast", "--budget", 0.1, "--out", sets]
+    found = call("select", *arguments, "--scores", scores, "--json")
+    assert json.loads(found.output)["languages"][1] == {"language": "vi", "units": 5, "killed_neurons": 5}
+    expected = METHODS["contrast"].select(read_units(folder / "stats"), budget=0.1)
+    for item in read_neuron_sets(sets):
+        for one, other in zip(item.sites["neuron"], expected[item.language]["neuron"], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert item.notes["corpora"]["en"]["documents"] == 20
+    frame = pd.read_parquet(scores)
+    assert len(frame) == 2 * 2 * 24
+    assert frame.groupby("language")["selected"].sum().to_dict() == {"en": 5, "vi": 5}
+    lowest = frame[frame["selected"]].groupby("language")["score"].min()
+    assert (lowest >= frame[~frame["selected"]].groupby("language")["score"].max()).all()
+
+
+def test_a_method_of_ones_own_is_a_function_in_a_file(folder, tmp_path):
+    arguments = ["--statistics", folder / "stats", "--budget", 0.1, "--out", tmp_path / "mine.json"]
+    found = call("select", *arguments, "--method", f"{folder / 'mine.py'}:mine_by_output")
+    assert found.exit_code == 0, found.output
+    output = read_units(folder / "stats").output["vi"]
+    (chosen,) = [item for item in read_neuron_sets(tmp_path / "mine.json") if item.language == "vi"]
+    lowest = min(output[layer, index] for layer, part in enumerate(chosen.sites["neuron"]) for index in part)
+    assert (output > lowest).sum() == 4
+
+
+def test_effects_are_those_of_the_masked_model(folder, tmp_path):
+    sets = tmp_path / "sets.json"
+    call("select", "--statistics", folder / "stats", "--budget", 0.2, "--out", sets)
+    arguments = ["--model", folder / "model", "--sets", sets, *corpora(folder), "--skip", 20]
+    found = call("evaluate", *arguments, "--out", tmp_path / "results.parquet", "--json")
+    effects = pd.DataFrame(json.loads(found.output)["effects"])
+    model, tokenizer = load_model(folder / "model", device="cpu", dtype="auto")
+    tokens = token_ids(TEXTS["vi"][20:], tokenizer, max_length=2048)
+    (own,) = [item for item in read_neuron_sets(sets) if item.language == "vi"]
+    before, count = document_nll(model, tokens, token_budget=512)
+    with masked(model, own):
+        after, _count = document_nll(model, tokens, token_budget=512)
+    row = effects[(effects["masked_language"] == "vi") & (effects["language"] == "vi")].iloc[0]
+    assert row["rise"] == pytest.approx((after - before).sum() / count.sum(), rel=1e-4)
+    assert row["low"] < row["rise"] < row["high"]
+    frame = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(frame["method"]) == {"none", "contrast"}
+    assert len(frame) == 3 * 2 * 10
+
+
+def test_methods_are_compared_at_matched_damage_and_a_second_start_measures_nothing(folder, tmp_path, monkeypatch):
+    arguments = ["bench", "--model", folder / "model", *corpora(folder), "--held-out", 6, "--out", tmp_path / "bench"]
+    arguments += ["--method", "contrast", "--method", f"{folder / 'mine.py'}:mine_by_output"]
+    found = call(*arguments)
+    assert found.exit_code == 0, found.output
+    table = pd.read_csv(tmp_path / "bench" / "bench.csv")
+    assert set(table["method"]) == {"contrast", "mine_by_output", "random_global"}
+    assert len(table) == 3 * 2 * 3
+    assert (tmp_path / "bench" / "bench.png").stat().st_size > 10_000
+    monkeypatch.setattr("crane_study.own.judge.masked", None)  # every mask is kept
+    again = call(*arguments, "--json")
+    assert again.exit_code == 0, again.output
+    assert len(json.loads(again.output)["summary"]) == 9
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "bench" / "bench.csv"), table)
+
+
+def test_sets_go_out_and_come_back_as_a_list_of_lape(folder, tmp_path):
+    sets, listed = tmp_path / "sets.json", tmp_path / "sets.neuron.pth"
+    call("select", "--statistics", folder / "stats", "--budget", 0.2, "--out", sets, "--lape", listed)
+    effects = []
+    for given in ([sets], [listed, "--languages", "en,vi"]):
+        arguments = ["--model", folder / "model", *corpora(folder), "--skip", 20, "--out", tmp_path / "r.csv"]
+        found = call("evaluate", "--sets", *given, *arguments, "--json")
+        assert found.exit_code == 0, found.output
+        effects.append(pd.DataFrame(json.loads(found.output)["effects"])["rise"])
+    np.testing.assert_array_equal(*effects)
+
+
+def test_overlaps_stand_beside_chance(folder, tmp_path):
+    for name in ("contrast", "magnitude_contrast"):
+        call(
+            "select",
+            "--statistics",
+            folder / "stats",
+            "--method",
+            name,
+            "--budget",
+            0.1,
+            "--out",
+            tmp_path / f"{name}.json",
+        )
+    found = call("compare", tmp_path / "contrast.json", tmp_path / "magnitude_contrast.json", "--json")
+    rows = pd.DataFrame(json.loads(found.output)["overlaps"])
+    assert len(rows) == 4
+    same = call("compare", tmp_path / "contrast.json", tmp_path / "contrast.json", "--json")
+    shares = pd.DataFrame(json.loads(same.output)["overlaps"]).set_index(["first", "second"])["share_of_a"]
+    assert shares["contrast 0.1 en", "contrast 0.1 en"] == 1
+    assert shares["contrast 0.1 en", "contrast 0.1 vi"] == 0
+
+
+def test_the_doctor_names_what_is_here():
+    found = json.loads(call("doctor", "--json").output)
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "transformers", "cores", "memory", "disk", "gpu"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--method": "contrst"}, "did you mean contrast?"),
+        ({"--method": "nowhere.py:mine"}, "nowhere.py: no such file"),
+        ({"--method": "gates"}, "needs gates of single documents"),
+        ({"--statistics": "empty"}, "has no statistics"),
+        ({"--budget": "2"}, "expected a share between 0 and 1"),
+    ],
+)
+def test_mistakes_in_selecting(folder, tmp_path, complaint, change, words):
+    given = {
+        "--statistics": folder / "stats",
+        "--method": "contrast",
+        "--budget": 0.1,
+        "--out": tmp_path / "x.json",
+    } | change
+    assert words in complaint("select", *[part for pair in given.items() for part in pair])
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "words"),
+    [
+        (["en"], "expected language=file"),
+        (["en=missing.jsonl"], "there is no file missing.jsonl"),
+        (["en={root}/en.jsonl"], "two languages or more"),
+        (["en={root}/en.jsonl", "en={root}/vi.jsonl"], "en was given before"),
+    ],
+)
+def test_mistakes_in_naming_texts(folder, tmp_path, complaint, corpus, words):
+    named = [part for pair in corpus for part in ("--corpus", pair.format(root=folder))]
+    assert words in complaint("relevance", "--model", folder / "model", *named, "--out", tmp_path / "stats")
+    assert not (tmp_path / "stats").exists()
+
+
+def test_statistics_of_other_texts_are_not_mixed(folder, complaint):
+    arguments = ["relevance", "--model", folder / "model", *corpora(folder), "--out", folder / "stats"]
+    assert "has statistics with another corpora" in complaint(*arguments, "--documents", 10)
+    assert "has these statistics already" in call(*arguments, "--documents", 20).output
+
+
+def test_sets_of_another_model_are_refused(folder, tmp_path, complaint):
+    sets = tmp_path / "sets.json"
+    call("select", "--statistics", folder / "stats", "--budget", 0.2, "--out", sets)
+    other = write_model(tmp_path / "other", random_seed=7)
+    arguments = ["--model", other, "--sets", sets, *corpora(folder), "--out", tmp_path / "r.parquet"]
+    assert "whose weights differ from this model's" in complaint("evaluate", *arguments)
+    assert not (tmp_path / "r.parquet").exists()
+
+
+def test_relevance_is_of_a_study_or_of_texts(folder, complaint):
+    assert "give --profile for a study, or" in complaint("relevance")
+    assert "give --profile for a study, or" in complaint("relevance", "--profile", "mini", *corpora(folder))
+    assert "give --out" in complaint("relevance", "--model", folder / "model", *corpora(folder))
