@@ -53,6 +53,7 @@ from crane_study.steps.open_ended import (
     make_open_scores,
 )
 from crane_study.steps.relevance import make_relevance
+from crane_study.steps.reliability import make_document_reliability, of_documents
 from crane_study.steps.selection import make_reliability, make_selection
 from crane_study.store import Stage, Store
 from crane_study.training import faster_precision, make_base_model, make_chat_model
@@ -429,7 +430,12 @@ class Study:
 
     def reliability(self) -> Stage:
         """Overlap of the sets of disjoint parts of the documents, on the base model."""
-        return self.store.run("reliability", make_reliability, objective=self.objectives[0], **self._selecting("base"))
+        given: dict[str, Any] = {"objective": self.objectives[0], **self._selecting("base")}
+        streamed = self.store.run("reliability", make_reliability, **given)
+        if not of_documents(self.methods):
+            return streamed
+        given |= {"streamed": streamed, "documents": self.activations("base")}
+        return self.store.run("reliability_documents", make_document_reliability, **given)
 
     def _selected(self, name: str) -> dict[str, Any]:
         """Sets that a model is masked with: those of the base model, and the chat model's for the chat model."""
