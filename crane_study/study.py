@@ -53,8 +53,8 @@ from crane_study.steps.open_ended import (
     make_open_scores,
 )
 from crane_study.steps.relevance import make_relevance
-from crane_study.steps.reliability import make_document_reliability, of_documents
-from crane_study.steps.selection import make_reliability, make_selection
+from crane_study.steps.reliability import make_document_reliability, make_reliability, of_documents
+from crane_study.steps.selection import make_selection
 from crane_study.store import Stage, Store
 from crane_study.training import faster_precision, make_base_model, make_chat_model
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS, PublishedRules
 from crane_lib.neurons import NEURON, write_neuron_sets
 from crane_lib.scores import UnitScores
 from crane_lib.selection import Chosen, marked_indices, select_top_rows, top
-from crane_study.frames import write_frame
 from crane_study.paper.lape_list import PUBLISHED_LIST, read_lape_list
 from crane_study.profile import Selection
-from crane_study.steps.relevance import HALVES, half_folder
-from crane_study.uncertainty.overlap import COMPARED, as_neurons, compare
+from crane_study.uncertainty.overlap import as_neurons
 
 TOP_SHARE = 0.01  # of the rows, in the sets of TOP_ROWS
 EQUAL = "as_kurtosis"  # budget of LAPE's sets of as many neurons as kurtosis as published kills in the language
@@ -127,27 +124,3 @@ def write_random_like(
         }
         sets += scores.sets(name, like[1], matched, draw=draw)
     write_neuron_sets(sets_file(folder, name, like[1]), sets)
-
-
-def make_reliability(
-    folder: Path, *, relevance: Path, languages: list[str], objective: str, methods: Iterable[str], options: Any
-) -> None:
-    """Write reliability.csv: neurons shared by the sets of two disjoint parts of a language's documents, and by chance.
-
-    One row per part of the documents (a half, a quarter, an eighth), method, budget and language. Sets of rows are
-    compared as the neurons they kill, because the two rows of a neuron are often selected together. Methods that need
-    values of single documents are left out.
-    """
-    records, names = [], [name for name in methods if not METHODS[name].needs]
-    for part in HALVES:
-        folders = [half_folder(relevance, part, side) for side in "ab"]
-        if not all(path.is_dir() for path in folders):
-            continue
-        sides = [UnitScores.read(path, objective=objective, languages=languages) for path in folders]
-        first, second = (select_all(scores, names, Selection(**options)) for scores in sides)
-        for key in first:
-            pairs = zip(sides[0].sets(*key, first[key]), sides[1].sets(*key, second[key]), strict=True)
-            for a, b in pairs:
-                records.append((1 / part, *key, a.language, *compare(as_neurons(a), as_neurons(b)).values()))
-    columns = ["documents_share", "method", "budget", "language", *COMPARED]
-    write_frame(folder / "reliability.csv", pd.DataFrame(records, columns=columns))
