@@ -11,7 +11,7 @@ _PAGES = ("running", "own-study", "container")
 TEXT = "\n".join([README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in _PAGES)])
 _PROGRAMS = r"(crane|python|docker|conda|torchrun|source|hf|tools/\w+\.sh) "
 _COMMAND = re.compile(rf"(\w+=\S+ )*(\./run_(all|tests)\.sh( |$)|{_PROGRAMS})")
-_NAMES = ("crane verify", "docker run")  # said in a sentence, without what it is called with
+_NAMES = ("crane verify", "crane bench", "docker run")  # said in a sentence, without what it is called with
 
 
 def commands() -> list[str]:

@@ -90,8 +90,19 @@ def test_studies(place, command, monkeypatch):
     study_in_dry_run(arguments, monkeypatch)
 
 
+def prepare(place, command):
+    """Make what an earlier command of the page would have made."""
+    write_lines(place / "en.jsonl", [{"text": text} for text in TEXTS["en"]])
+    if "--statistics" in command or ".json" in command.replace(".jsonl", ""):
+        corpora = ["--corpus", "en=en.jsonl", "--corpus", "vi=vi.jsonl"]
+        other_command(["relevance", "--model", "MODEL", *corpora, "--out", "stats"])
+        for name in ("sets", "A", "B"):
+            other_command(["select", "--statistics", "stats", "--budget", "0.1", "--out", f"{name}.json"])
+
+
 @pytest.mark.parametrize("command", [*starting("crane"), *starting(*LIBRARY)])
 def test_the_other_commands(place, command):
+    prepare(place, command)
     other_command(command.removeprefix(" ".join(LIBRARY)).removeprefix("crane").split())
 
 
