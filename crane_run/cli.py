@@ -34,9 +34,11 @@ Artifacts = Annotated[
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")]
 
 app = typer.Typer(
-    help="CRANE: which neurons of a multilingual language model a language needs.",
+    help=(
+        "CRANE: which neurons of a multilingual language model a language needs.\n\nExit codes: 0 done; 1 a check or a "
+        "section failed; 2 a mistake in the call, in a file or in the machine, told in one line; 130 after Ctrl-C."
+    ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

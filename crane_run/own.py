@@ -226,6 +226,80 @@ def bench(
         )
 
 
+def ablate(
+    model: Model,
+    corpus: Corpus,
+    output: Annotated[Path, typer.Option("--out", metavar="FILE", help="Effects to write: .parquet or .csv.")],
+    sample: Annotated[int, typer.Option(min=0, help="Neurons drawn at random (0: those of --sets, or all).")] = 0,
+    sets: Annotated[Path | None, typer.Option("--sets", metavar="FILE", help="Only the neurons of these sets.")] = None,
+    random_seed: Annotated[int, typer.Option("--random-seed", min=0, help="Of the sample.")] = 0,
+    documents: Texts = 0,
+    max_length: Length = 64,
+    token_budget: Budget = 4096,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+) -> None:
+    """Ablate neurons one by one: the ground truth that methods are meant to find.
+
+    Each effect is the rise of the NLL per token in a language when that neuron alone is zeroed, the difference of two
+    forward passes, with a 95 % interval over documents. All neurons of a large model take very long: draw some.
+
+    Example: crane ablate --model M --corpus en=en.jsonl --corpus sw=sw.jsonl --documents 8 --sample 500
+    --out effects.parquet
+    """
+    import numpy as np
+
+    from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_lib.relevance.modules import parts_of
+    from crane_study.frames import write_frame
+    from crane_study.own.measure import single_effects
+    from crane_study.own.sets import marked_neurons, sets_for
+    from crane_study.own.statistics_folder import tokenizer_hash
+    from crane_study.progress import progress
+
+    if sample and sets is not None:
+        raise CraneError("--sample and --sets: give one of them")
+    network, tokenizer, _texts, tokens = _read(model, corpus, documents, dtype, device, max_length)
+    parts = parts_of(network)
+    shape = len(parts.layers), parts.widths["neuron"]
+    if sets is not None:
+        weights = fingerprint_weights(network)
+        chosen = marked_neurons(sets_for(sets, weights=weights, tokenizer=tokenizer_hash(tokenizer)), shape)
+    else:
+        chosen = np.ones(shape, dtype=bool)
+    if sample:
+        drawn = np.random.default_rng(random_seed).permutation(chosen.size)[:sample]
+        chosen = np.isin(np.arange(chosen.size), drawn).reshape(shape)
+    with progress("Ablating single neurons", int(chosen.sum()) * sum(map(len, tokens.values()))) as bar:
+        found = single_effects(network, tokens, chosen, token_budget=token_budget, advance=bar.advance)
+    write_frame(output, found)
+    largest = found.sort_values("effect", ascending=False).groupby("language", sort=False).head(3)
+    _show(largest)
+    typer.echo(f"{output}: {int(chosen.sum())} neurons in {len(tokens)} languages; the three largest of each above")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")],
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show where a run's report is, made anew if it is missing; with --open in a browser.
+
+    Example: crane report artifacts/mini --open
+    """
+    import webbrowser
+
+    from crane_run.manifest import read_manifest
+    from crane_run.report import HTML_REPORT, write_reports
+
+    page = (run / HTML_REPORT).resolve()
+    if not page.is_file():
+        read_manifest(run)  # refuses what is no run
+        write_reports(run)
+    typer.echo(str(page))
+    if show and not webbrowser.open(page.as_uri()):
+        raise CraneError(f"{page}: no browser could be started; open the file by hand")
+
+
 def compare(
     first: Annotated[Path, typer.Argument(help="File of neuron sets.")],
     second: Annotated[Path, typer.Argument(help="Another file of neuron sets, of a model of the same size.")],
@@ -279,6 +353,7 @@ def doctor(as_json: Json = False) -> None:
         "disk": free(ROOT),
         "cache": free(crane_cache()),
         "gpu": _gpus(),
+        "profiles": ", ".join(_fitting(psutil.virtual_memory().available)) + " (by memory; crane preflight says more)",
     }
     _say(as_json, found)
     if not as_json:
@@ -287,6 +362,17 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(
             "crane preflight --profile NAME says whether a profile can run here; ./run_all.sh --list names them."
         )
+
+
+def _fitting(available: int) -> list[str]:
+    """Profiles whose memory is there, on a GPU only where there is one."""
+    from crane_study.profile import load_profile, profile_names
+
+    needs = {name: load_profile(name).needs for name in profile_names()}
+    gpus = _gpus() != "none"
+    return [
+        name for name, need in needs.items() if need.memory_gb * 1e9 <= available and (gpus or not need.gpu_memory_gb)
+    ]
 
 
 def _gpus() -> str:
@@ -329,4 +415,4 @@ def _show(table: pd.DataFrame) -> None:
     typer.echo(shown + (f"\n... {len(table) - _SHOWN} rows more" if len(table) > _SHOWN else ""))
 
 
-COMMANDS = (select, evaluate, bench, compare, doctor)
+COMMANDS = (select, evaluate, bench, ablate, compare, report, doctor)

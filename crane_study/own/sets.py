@@ -99,6 +99,15 @@ def sets_for(path: Path, *, weights: str, tokenizer: str) -> list[NeuronSet]:
     return sets
 
 
+def marked_neurons(sets: Sequence[NeuronSet], shape: tuple[int, int]) -> np.ndarray:
+    """Mark the neurons (L, I) that any of the sets has or kills."""
+    marked = np.zeros(shape, dtype=bool)
+    for item in map(as_neurons, sets):
+        for layer, indices in enumerate(item.sites["neuron"]):
+            marked[layer, indices] = True
+    return marked
+
+
 def missing_needs(units: UnitScores, methods: Sequence[Method]) -> None:
     """Refuse methods whose values of single documents are not among the statistics."""
     for method in methods:

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
 from crane_lib.models import load_model
-from crane_lib.neurons import read_neuron_sets
+from crane_lib.neurons import NeuronSet, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_run import cli
 from crane_study.data.corpora import token_ids
 from crane_study.own import named_methods
 from crane_study.own.statistics_folder import read_units
+from tests.run.small_run import make_run
 from tests.small import TEXTS, write_lines, write_model
 
 
@@ -154,6 +155,42 @@ def test_overlaps_stand_beside_chance(folder, tmp_path):
     shares = pd.DataFrame(json.loads(same.output)["overlaps"]).set_index(["first", "second"])["share_of_a"]
     assert shares["contrast 0.1 en", "contrast 0.1 en"] == 1
     assert shares["contrast 0.1 en", "contrast 0.1 vi"] == 0
+
+
+def test_single_neurons_are_ablated_as_a_mask_of_one(folder, tmp_path):
+    arguments = ["--model", folder / "model", *corpora(folder), "--documents", 4, "--sample", 5, "--dtype", "float64"]
+    found = call("ablate", *arguments, "--out", tmp_path / "effects.csv")
+    assert found.exit_code == 0, found.output
+    frame = pd.read_csv(tmp_path / "effects.csv")
+    assert frame.groupby("language").size().to_dict() == {"en": 5, "vi": 5}
+    model, tokenizer = load_model(folder / "model", device="cpu", dtype="float64")
+    tokens = token_ids(TEXTS["vi"][:4], tokenizer, max_length=64)
+    before, count = document_nll(model, tokens, token_budget=512)
+    for row in frame[frame["language"] == "vi"].itertuples():
+        sites = {"neuron": [np.empty(0, dtype=np.int64) for _layer in range(2)]}
+        sites["neuron"][row.layer] = np.array([frame.loc[row.Index, "index"]])
+        with masked(model, NeuronSet(sites, {"neuron": 24})):
+            after, _count = document_nll(model, tokens, token_budget=512)
+        assert row.effect == pytest.approx((after - before).sum() / count.sum(), abs=1e-9)
+        assert row.low <= row.effect <= row.high
+
+
+def test_the_neurons_of_a_set_are_ablated(folder, tmp_path, complaint):
+    sets = tmp_path / "sets.json"
+    call("select", "--statistics", folder / "stats", "--budget", 0.05, "--out", sets)
+    arguments = ["--model", folder / "model", *corpora(folder), "--documents", 2, "--sets", sets]
+    assert call("ablate", *arguments, "--out", tmp_path / "effects.csv").exit_code == 0
+    frame = pd.read_csv(tmp_path / "effects.csv")
+    wanted = {(n, i) for item in read_neuron_sets(sets) for n, part in enumerate(item.sites["neuron"]) for i in part}
+    assert set(zip(frame["layer"], frame["index"], strict=True)) == wanted
+    assert "give one of them" in complaint("ablate", *arguments, "--sample", 3, "--out", tmp_path / "x.csv")
+
+
+def test_the_report_of_a_run_is_shown(tmp_path, complaint):
+    run = make_run(tmp_path / "mini")
+    assert call("report", run).output.strip() == str((run / "report.html").resolve())
+    assert (run / "report.html").is_file()
+    assert "manifest.json" in complaint("report", tmp_path)
 
 
 def test_the_doctor_names_what_is_here():
