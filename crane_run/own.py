@@ -35,7 +35,7 @@ def relevance_of(
     model: str, corpus: list[str], output: Path, *, dtype: str, device: str, documents: int, settings: dict[str, Any]
 ) -> None:
     """Write the statistics of a model on texts to a folder; see the command `relevance`."""
-    from crane_lib.parallel import processes, rank
+    from crane_lib.parallel import processes, rank, share
     from crane_lib.relevance.corpus import fingerprint_weights
     from crane_study.own.statistics_folder import PassSettings, close_folder, described, open_folder, write_statistics
     from crane_study.progress import progress
@@ -46,8 +46,9 @@ def relevance_of(
         weights = fingerprint_weights(network)
         about = described(model=model, weights=weights, tokenizer=tokenizer, reading=reading, texts=texts)
         first = rank() == 0
-        if first and open_folder(output, about):
-            typer.echo(f"{output}: has these statistics already")
+        if share(open_folder(output, about) if first else False):
+            if first:
+                typer.echo(f"{output}: has these statistics already")
             return
         total = 2 * sum(map(len, tokens.values()))
         with progress("Relevance", total) if first else nullcontext() as bar:

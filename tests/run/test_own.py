@@ -18,6 +18,7 @@ from crane_study.data.corpora import token_ids
 from crane_study.own import named_methods
 from crane_study.own.statistics_folder import read_units
 from tests.run.small_run import make_run
+from tests.run.test_cli import SEVERAL, process
 from tests.small import TEXTS, write_lines, write_model
 
 
@@ -239,6 +240,26 @@ def test_statistics_of_other_texts_are_not_mixed(folder, complaint):
     arguments = ["relevance", "--model", folder / "model", *corpora(folder), "--out", folder / "stats"]
     assert "has statistics with another corpora" in complaint(*arguments, "--documents", 10)
     assert "has these statistics already" in call(*arguments, "--documents", 20).output
+
+
+def test_two_processes_share_the_passes_and_end_together(folder, tmp_path):
+    arguments = [
+        "relevance",
+        "--model",
+        folder / "model",
+        *corpora(folder),
+        "--documents",
+        20,
+        "--out",
+        tmp_path / "two",
+    ]
+    done = process(*SEVERAL, *map(str, arguments))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("statistics of en 20, vi 20 documents") == 1
+    one, two = (read_units(path) for path in (folder / "stats", tmp_path / "two"))
+    np.testing.assert_allclose(two.neuron["vi"], one.neuron["vi"], rtol=1e-4, atol=1e-9)
+    again = process(*SEVERAL, *map(str, arguments))
+    assert (again.returncode, again.stdout.count("has these statistics already")) == (0, 1)
 
 
 def test_sets_of_another_model_are_refused(folder, tmp_path, complaint):
