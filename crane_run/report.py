@@ -101,7 +101,8 @@ def _models(models: Mapping[str, Mapping[str, Any]]) -> str:
     """Say where the models come from; empty if nothing is known of them."""
     origins = {}
     for name, origin in models.items():
-        place = next((str(origin[key]) for key in ("checkpoint", "precision", "id", "path") if origin.get(key)), "")
+        keys = ("checkpoint", "precision", "id", "path", "package")
+        place = next((str(origin[key]) for key in keys if origin.get(key)), "")
         words = f"{origin['kind']} in {place}" if origin["kind"] == "trained here" and place else origin["kind"]
         origins[name] = words if place in words else f"{words} {place}"
     if not origins:
@@ -225,7 +226,8 @@ def _overview(verdicts: Verdicts) -> dict[str, Any]:
         label = method_label(item["method"], item["budget"])
         sets.setdefault(label, {}).setdefault(item["id"], set()).add(item["verdict"])
     summary = []
-    for label, cases in sets.items():
+    for label, seen in sets.items():
+        cases = {claim: found - {NOT_APPLICABLE} or found for claim, found in seen.items()}
         kinds = {
             claim: _SOME if REPRODUCED in found else min(found, key=list(_MARKS).index)
             for claim, found in cases.items()

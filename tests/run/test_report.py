@@ -9,6 +9,7 @@ from PIL import Image
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_run import report
 from crane_run.report import embed, write_reports
 from crane_study.publish import write_table
 
@@ -172,3 +173,18 @@ def test_an_empty_run_and_a_broken_file(run, tmp_path):
         (run / name).write_text(content, encoding="utf-8")
         with pytest.raises(CraneError, match=f"{name}: {message}"):
             write_reports(run)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        (("REPRODUCED", "NOT APPLICABLE"), "1 reproduced."),
+        (("REPRODUCED", "UNDECIDED"), "1 reproduced by some measures only."),
+        (("NOT APPLICABLE", "NOT APPLICABLE"), "1 not applicable."),
+    ],
+)
+def test_a_measure_that_does_not_apply_is_not_held_against_a_claim(verdicts, words):
+    shared = {"id": "C1", "title": "t", "method": "contrast", "budget": "0.1"}
+    measures = ("token_probability", "accuracy")
+    items = [shared | {"measure": m, "verdict": v} for m, v in zip(measures, verdicts, strict=True)]
+    assert report._overview(items)["summary"] == [f"Relevance contrast, 10 %: of 1 claims {words}"]
