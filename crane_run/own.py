@@ -283,7 +283,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, such as artifacts/mini.")],
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Show where a run's report is, made anew if it is missing; with --open in a browser.
+    """Show where a run's report is, made again if it is missing; with --open in a browser.
 
     Example: crane report artifacts/mini --open
     """

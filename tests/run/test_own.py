@@ -188,9 +188,10 @@ def test_the_neurons_of_a_set_are_ablated(folder, tmp_path, complaint):
 
 
 def test_the_report_of_a_run_is_shown(tmp_path, complaint):
-    run = make_run(tmp_path / "mini")
-    assert call("report", run).output.strip() == str((run / "report.html").resolve())
-    assert (run / "report.html").is_file()
+    page = tmp_path / "mini" / "report.html"
+    make_run(page.parent, also=lambda _folder: page.write_text("a page", encoding="utf-8"))
+    assert call("report", page.parent).output.strip() == str(page.resolve())
+    assert page.read_text(encoding="utf-8") == "a page"
     assert "manifest.json" in complaint("report", tmp_path)
 
 
