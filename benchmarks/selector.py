@@ -17,23 +17,22 @@ from transformers import PreTrainedModel
 from benchmarks.measurement import machine_facts, run_command
 from crane_lib.errors import CraneError
 from crane_lib.files import write_json
-from crane_lib.interventions import masked
 from crane_lib.models import load_model
-from crane_lib.neurons import NeuronSet
-from crane_lib.nll import document_nll
 from crane_lib.relevance.corpus import stream_statistics
 from crane_lib.relevance.statistics import Statistics
 from crane_lib.rivals import average_precision
-from crane_lib.selection import Scores, lape_scores, marked_indices, normalized_contrast, top
+from crane_lib.selection import Scores, lape_scores, normalized_contrast, top
 from crane_study.data.xquad import HALVES, json_file, read_xquad
 from crane_study.frames import write_frame
+from crane_study.own.judge import Judge
 from crane_study.steps.activations import document_activations
 from crane_study.steps.gates import GateOptions, learned_gates
-from crane_study.uncertainty.matched_damage import DAMAGES, at_damage
+from crane_study.tables.matched_damage import damage_table
+from crane_study.uncertainty.matched_damage import Response
 
 LANGUAGES = ("en", "zh", "vi")
+SHOWN = ["method", "masked_language", "damage", "worst", "worst_low", "worst_high", "killed"]
 DOSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # silenced neurons
-RESAMPLES = 1000
 RESULTS = Path(__file__).resolve().parent / "results"
 TOKENS = 2048  # of a batch
 Values = dict[str, dict[str, np.ndarray]]  # statistic -> language -> (L, I)
@@ -125,68 +124,6 @@ def unit_values(statistics: dict[str, Statistics]) -> Values:
     return values
 
 
-class Judge:
-    """NLL of documents under masks; documents of one number are translations of each other."""
-
-    def __init__(self, model: PreTrainedModel, documents: dict[str, list[np.ndarray]]) -> None:
-        self._model, self._documents = model, documents
-        self.tokens = np.array([[len(text) - 1 for text in texts] for texts in documents.values()])  # (languages, N)
-        self.unmasked = self._nll()
-
-    def _nll(self) -> np.ndarray:
-        """NLL (languages, N) of every document."""
-        found = [document_nll(self._model, texts, token_budget=TOKENS)[0] for texts in self._documents.values()]
-        return np.stack(found)
-
-    def masked(self, chosen: np.ndarray) -> np.ndarray:
-        """NLL (languages, N) with the neurons zeroed that a boolean array (L, I) marks."""
-        neurons = NeuronSet(sites={"neuron": marked_indices(chosen)}, widths={"neuron": chosen.shape[1]})
-        with masked(self._model, neurons):
-            return self._nll()
-
-    def curve(self, scores: np.ndarray, own: int, doses: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Doses from 0 up to the first with twice the largest damage, and NLL (doses, languages, N) there."""
-        found, used = [self.unmasked], [0]
-        for dose in (dose for dose in doses if dose <= scores.size):
-            found.append(self.masked(top(scores, dose)))
-            used.append(dose)
-            rise = (found[-1] - self.unmasked)[own].sum() / self.tokens[own].sum()
-            if rise >= 2 * max(DAMAGES):  # so that resamples reach it, too
-                break
-        return np.array(used), np.stack(found)
-
-    def rises(self, nll: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Rise per token (B, doses, languages) where documents count as often as `weights` (B, N) say."""
-        difference = np.einsum("dkn,bn->bdk", nll - self.unmasked, weights)
-        return difference / np.einsum("kn,bn->bk", self.tokens, weights)[:, None]
-
-
-def resample_weights(documents: int) -> np.ndarray:
-    """Number of times that each document counts (1 + RESAMPLES, N): once in the first row, as drawn in the others."""
-    generator = np.random.default_rng(0)
-    drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=RESAMPLES)
-    return np.concatenate([np.ones((1, documents), dtype=np.int64), drawn])
-
-
-def matched_rows(rule: str, language: str, doses: np.ndarray, rises: np.ndarray) -> list[dict[str, object]]:
-    """Rise of the worst other language with its 95 % interval, and silenced neurons, at every damage.
-
-    `rises` (B, doses, languages) has the measured ones first, then those of resamples. A damage that not all
-    resamples reach has no interval.
-    """
-    own = LANGUAGES.index(language)
-    places = np.broadcast_to(doses[:, None], (*rises.shape[:2], 1))
-    values = np.concatenate([np.delete(rises, own, axis=2), places], axis=2)
-    found, _reached = at_damage(rises[..., own], values, DAMAGES)  # (B, T, others and dose)
-    worst = found[..., :-1].max(axis=2)
-    low, high = np.quantile(worst[1:], [0.025, 0.975], axis=0)
-    return [
-        {"rule": rule, "language": language, "damage": damage, "worst": worst[0, n], "low": low[n], "high": high[n]}
-        | {"neurons": found[0, n, -1]}
-        for n, damage in enumerate(DAMAGES)
-    ]
-
-
 def _ids(tokenizer: object, texts: Sequence[str], length: int) -> list[np.ndarray]:
     return [np.asarray(tokenizer(text)["input_ids"][:length]) for text in texts]  # type: ignore[operator]
 
@@ -221,15 +158,15 @@ def run(
     own = {k: _ids(tokenizer, texts[k][:documents], length) for k in LANGUAGES}
     values = Measured(unit_values({k: stream_statistics(model, ids) for k, ids in own.items()}), model, own)
     judge = Judge(model, {k: _ids(tokenizer, [texts[k][place] for place in places], length) for k in LANGUAGES})
-    weights = resample_weights(judged)
-    rows: list[dict[str, object]] = []
+    found: list[Response] = []
     for name in rules or RULES:
         for language, scores in RULES[name](values).items():
-            doses, nll = judge.curve(scores, LANGUAGES.index(language), DOSES)
-            rows += matched_rows(name, language, doses, judge.rises(nll, weights))
-        frame = pd.DataFrame(rows)  # after every rule, for this takes hours on a CPU
-        write_frame(output / f"selector-{half}.csv", frame)
-        print(frame[frame["rule"] == name].round(3).to_string(index=False))
+            doses = [dose for dose in DOSES if dose <= scores.size]
+            nll = judge.curve(scores, LANGUAGES.index(language), doses)
+            found.append(judge.response(name, language, doses, nll, units=scores.size))
+        tables = [damage_table(found[start : start + len(LANGUAGES)]) for start in range(0, len(found), len(LANGUAGES))]
+        write_frame(output / f"selector-{half}.csv", pd.concat(tables))  # after every rule: it takes hours on a CPU
+        print(tables[-1][SHOWN].round(3).to_string(index=False))
     write_json(output / f"selector-{half}-machine.json", vars(machine_facts()))
 
 

@@ -2,14 +2,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from crane_lib import interventions
 from crane_lib.errors import CraneError
@@ -22,51 +20,11 @@ from crane_run import cli, runner
 from crane_run import schedule as estimate
 from crane_run.runner import Run
 from crane_run.sections import all_sections
-from crane_study import ROOT, progress
+from crane_study import progress
 from crane_study.profile import profile_names
 from crane_study.study import Study
+from tests.run.program import CRANE, SEVERAL, call, process
 from tests.small import TEXTS, write_lines, write_model, write_study
-
-
-def call(*arguments):
-    return CliRunner().invoke(cli.app, arguments)
-
-
-@pytest.fixture
-def main(monkeypatch, capsys):
-    """The entry point as the shell runs it: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["crane", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def complaint(main):
-    """The one line on standard error of a call that is refused."""
-
-    def run(*arguments):
-        code, _out, err = main(*arguments)
-        assert (code, err.count("\n"), err[:7]) == (2, 1, "error: ")
-        return err
-
-    return run
-
-
-def process(*command, **environment):
-    """A program as a process in this Python, with one thread."""
-    environment = os.environ | {"CRANE_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | environment
-    command = [str(part) for part in command]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300, check=False)
-
-
-CRANE = (sys.executable, "-m", "crane_run.cli")
-SEVERAL = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "crane_run.cli")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--list"), ("run", "--help")])

@@ -22,7 +22,6 @@ from crane_study.paper.claims import VERDICTS, Results, judge, write_claims
 from crane_study.profile import load_profile
 from tests.run.notebooks import FakeExecution, write_notebook, write_sections
 from tests.run.small_run import make_run
-from tests.run.test_cli import complaint, main  # noqa: F401  (fixtures)
 from tests.small import write_study
 from tests.study.outputs import synthetic
 
@@ -156,7 +155,7 @@ def seed_folder(root, seed, **given):
     return make_run(root / f"smoke-seed{seed}", profile=str(root / f"{seed}.yaml"), also=also, **given)
 
 
-def test_finished_folders_are_summarized_and_kept_as_one_small_file(tmp_path, main, complaint):  # noqa: F811
+def test_finished_folders_are_summarized_and_kept_as_one_small_file(tmp_path, main, complaint):
     runs = [seed_folder(tmp_path, seed) for seed in (2, 1, 4)]
     kept = tmp_path / "kept.json"
     code, said, _err = main("seeds", *runs, "--reference", kept, "--allow-dirty")

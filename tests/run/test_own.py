@@ -6,19 +6,17 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
 from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet, read_neuron_sets
 from crane_lib.nll import document_nll
-from crane_run import cli
 from crane_study.data.corpora import token_ids
 from crane_study.own import named_methods
 from crane_study.own.statistics_folder import read_units
+from tests.run.program import SEVERAL, call, process
 from tests.run.small_run import make_run
-from tests.run.test_cli import SEVERAL, process
 from tests.small import TEXTS, write_lines, write_model
 
 
@@ -37,28 +35,8 @@ def folder(tmp_path_factory):
     named_methods._LOADED.clear()
 
 
-def call(*arguments):
-    return CliRunner().invoke(cli.app, [*map(str, arguments)])
-
-
 def corpora(root):
     return [part for language in TEXTS for part in ("--corpus", f"{language}={root / language}.jsonl")]
-
-
-@pytest.fixture
-def complaint(monkeypatch, capsys):
-    """The one line on standard error of a call that is refused."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["crane", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        err = capsys.readouterr().err
-        assert (stop.value.code, err.count("\n"), err[:7]) == (2, 1, "error: ")
-        return err
-
-    return run
 
 
 def test_a_set_is_selected_from_the_statistics_with_all_scores(folder, tmp_path):
