@@ -289,8 +289,8 @@ def report(
     """
     import webbrowser
 
-    from crane_run.manifest import read_manifest
-    from crane_run.report import HTML_REPORT, write_reports
+    from crane_run.manifest import HTML_REPORT, read_manifest
+    from crane_run.report import write_reports
 
     page = (run / HTML_REPORT).resolve()
     if not page.is_file():
