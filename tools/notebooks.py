@@ -9,6 +9,7 @@ profile computes in float64, so that rounding, which differs between processors,
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from pprint import pformat
 from typing import Annotated, Any
 
 import nbformat
@@ -124,6 +126,33 @@ def parameters_of(notebook: Path, run: Path) -> dict[str, Any]:
     """Return the parameters with which a notebook is executed for its kept outputs."""
     given: dict[str, Any] = {"profile": str(run / "profile.yaml"), "artifacts": str(run.parent)}
     return {**given, "panel": False} if notebook.name == INSPECTION.name else given
+
+
+def compare_outputs(run: Path, notebooks: Iterable[Path]) -> dict[str, str]:
+    """Compare kept outputs with those that a finished run gave; returns {name: where they differ}, without executing.
+
+    Pictures are compared by the words that describe them: their bytes depend on libraries and fonts.
+    """
+    differing = {}
+    for path in notebooks:
+        kept = nbformat.read(path, as_version=4)
+        executed = nbformat.read(run / "notebooks" / path.name, as_version=4)
+        given = with_outputs(nbformat.read(path, as_version=4), executed)
+        for cell, now in zip(kept.cells, given.cells, strict=True):
+            old, new = _told(cell), _told(now)
+            if old != new:
+                lines = difflib.unified_diff(old, new, "kept", "now", n=1)
+                differing[path.name] = "\n".join([f"cell {cell['id']}", *lines])
+                break
+    return differing
+
+
+def _told(cell: NotebookNode) -> list[str]:
+    """Lines that tell the outputs of a cell, without pictures."""
+    outputs = [dict(output) for output in cell.get("outputs", [])]
+    for output in outputs:
+        output["data"] = {kind: text for kind, text in output.get("data", {}).items() if kind != "image/png"}
+    return pformat(outputs).splitlines()
 
 
 def check_outputs(run: Path, notebooks: Iterable[Path]) -> dict[str, str]:

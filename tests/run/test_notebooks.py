@@ -105,6 +105,20 @@ def test_what_changed_is_found_and_named(kept):
         assert all(text in found[name] for text in seen)
 
 
+def test_what_a_run_gave_is_compared_without_executing(kept):
+    run, path = kept
+    executed = (run / "notebooks" / path.name).read_bytes()
+    (png,) = [output.data["image/png"] for output in displays(path) if "image/png" in output.data]
+    changes = [{png: "other"}, {"| 0.125 |": "| 0.126 |"}, {"corpus: made": "texts: made"}, {"en: 0.714": "en: 0.715"}]
+    for number, change in enumerate(changes):
+        copy = altered(path, f"0{number}_altered.ipynb", change)
+        (run / "notebooks" / copy.name).write_bytes(executed)
+        found = notebooks.compare_outputs(run, [copy])
+        assert list(found) == ([copy.name] if number else [])  # the bytes of a picture may differ
+        assert all(text in found[copy.name] for text in (*change, *change.values()) if number)
+        (run / "notebooks" / copy.name).unlink()
+
+
 def test_outputs_that_are_missing_or_of_other_code_are_refused(kept, tmp_path):
     run, path = kept
     bare = write_notebook(tmp_path / "00_bare.ipynb", "1")
