@@ -10,15 +10,15 @@ processes="${CRANE_TEST_PROCESSES:-$("$crane_python" -c 'import os; print(min(8,
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # one thread per process: more would compete for the same cores
 
 failed=""
-echo "run_tests: style, imports, then types (mypy), which take a minute or two where nothing is cached" >&2
-while sleep 30 > /dev/null 2>&1; do echo "run_tests: still at style, imports and types, $SECONDS s so far" >&2; done &
-teller=$!
-trap 'kill "$teller" 2> /dev/null || true' EXIT
+echo "run_tests: style and imports, then tests; types (mypy) are checked beside them and told at the end" >&2
 "$crane_python" -m ruff check || failed="$failed ruff"
 "$crane_python" -c 'from importlinter.cli import lint_imports_command as main; main()' --no-logo --no-cache ||
     failed="$failed import-linter"
-"$crane_python" -m mypy || failed="$failed mypy"
-kill "$teller"
-[ -z "$failed" ] || echo "run_tests: failed:$failed" >&2
-"$crane_python" -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder "$@" || exit $?
-[ -z "$failed" ]
+types="$(mktemp)"
+"$crane_python" -m mypy > "$types" 2>&1 &
+mypy=$!
+trap 'kill "$mypy" 2> /dev/null || true; rm -f "$types"' EXIT
+"$crane_python" -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder "$@" || failed="$failed pytest"
+wait "$mypy" || failed="$failed mypy"
+cat "$types"
+[ -z "$failed" ] || { echo "run_tests: failed:$failed" >&2 && exit 1; }
