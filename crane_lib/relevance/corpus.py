@@ -35,6 +35,7 @@ SHARD_BATCHES = 32  # most batches of a shard: the work that is lost when a proc
 SHARDS = 32  # shards of a small corpus, so that every process has work
 VISIBLE_SECONDS = 60.0  # network file systems may show a new file to other machines only after a while
 BATCH_VALUES = 1 << 26  # most values of a batch of documents (256 MiB in float32)
+MERGED = "merged.safetensors"  # the file that all shards of a corpus become
 VOLATILE = ("_name_or_path", "transformers_version")  # settings without an effect on what the model computes
 
 Documents = Sequence[Sequence[int] | np.ndarray | Tensor]
@@ -171,42 +172,58 @@ def _merged(parts: Iterator[Statistics]) -> Statistics:
 
 
 def _through_files(maker: _ShardMaker, shards: list[Shard], folder: Path, progress: Report | None) -> Statistics:
-    """Make the shards whose files are missing, distributed over the processes, then merge all files."""
+    """Make the shards whose files are missing, distributed over the processes, then merge all files into one.
 
-    def missing() -> Iterator[int]:
-        for shard in shards:
-            corpus = corpus_fingerprint(maker.ids(index) for index in shard.documents)
-            with suppress(CraneError):  # no such file, or a damaged one
-                header = read_header(folder / shard.name)
-                if header["provenance"] == maker.provenance and header["corpus"] == corpus:
-                    continue
-            yield shard.number
+    Only the merged file stays, so that passes over several corpora do not fill a disk with their shards.
+    """
+    total = sum(len(shard.documents) for shard in shards)
+
+    def there(name: str, documents: Iterable[int]) -> bool:
+        with suppress(CraneError):  # no such file, or a damaged one
+            header = read_header(folder / name)
+            corpus = corpus_fingerprint(map(maker.ids, documents))
+            return bool(header["provenance"] == maker.provenance and header["corpus"] == corpus)
+        return False
+
+    def missing() -> list[int] | None:
+        """Numbers of the shards without a file; None if all are merged already."""
+        if there(MERGED, range(total)):
+            return None
+        found = [shard for shard in shards if not there(shard.name, shard.documents)]
+        for shard in found:  # a file of something else would be taken for one that was made now
+            (folder / shard.name).unlink(missing_ok=True)
+        return [shard.number for shard in found]
 
     # The first process looks for all of them; each might see something else on a network disk.
-    to_do = share(list(missing()) if rank() == 0 else None)
-    waiting = {number: shards[number - 1] for number in to_do}
-    total = sum(len(shard.documents) for shard in shards)
+    to_do = share(missing() if rank() == 0 else None)
+    waiting = {number: shards[number - 1] for number in to_do or ()}
     done = _Progress(progress, total, before=total - sum(len(shard.documents) for shard in waiting.values()))
-    for number in to_do[rank() :: world()]:
+    for number in list(waiting)[rank() :: world()]:
         maker.make(shards[number - 1], done).save(folder / shards[number - 1].name)
         # what other processes have finished meanwhile counts too
         waiting = {number: shard for number, shard in waiting.items() if not (folder / shard.name).is_file()}
         done.reach(total - sum(len(shard.documents) for shard in waiting.values()))
     barrier()
     done.reach(total)
-    return _merged(read_shards(folder, shards))
+    if rank() == 0:
+        if to_do is not None:
+            _merged(read_files(folder, [shard.name for shard in shards])).save(folder / MERGED)
+        for shard in shards:
+            (folder / shard.name).unlink(missing_ok=True)
+    barrier()
+    return next(read_files(folder, [MERGED]))
 
 
-def read_shards(folder: Path, shards: Sequence[Shard]) -> Iterator[Statistics]:
-    """Yield the statistics of all shards in order.
+def read_files(folder: Path, names: Iterable[str]) -> Iterator[Statistics]:
+    """Yield the statistics of all files in order.
 
     Raises
     ------
     CraneError : a file is damaged, or a file that another process wrote does not appear
     """
     deadline = time.monotonic() + VISIBLE_SECONDS
-    for shard in shards:
-        path = folder / shard.name
+    for name in names:
+        path = folder / name
         while not path.is_file():
             if time.monotonic() > deadline:
                 raise CraneError(

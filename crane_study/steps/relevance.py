@@ -27,6 +27,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
 from crane_lib.parallel import end_with, rank, world
 from crane_lib.relevance import Statistics, document_relevance, fingerprint_weights, stream_statistics
+from crane_lib.relevance.corpus import SHARD_BATCHES, SHARDS
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import GRADIENT, statistics_file
@@ -68,6 +69,19 @@ def divided(count: int, *, fewest: int) -> dict[Part, tuple[int, int]]:
         ends = [number * count // COUNT for number in range(COUNT + 1)]
         parts |= {(THIRDS, third("", n)): (ends[n - 1], ends[n]) for n in range(1, COUNT + 1)}
     return {**parts, ("", ""): (0, count)}
+
+
+def most_files(*, documents: int, languages: int, objectives: int) -> tuple[int, int]:
+    """Count the files of statistics, all of one size, of the passes of one model: that stay, and at most at one time.
+
+    On the way there are also the statistics between the places of `divided`, and the shards of one such piece.
+    """
+    parts = divided(documents, fewest=documents)
+    places = sorted({place for ends in parts.values() for place in ends})
+    results = languages * (2 * len(parts) + objectives - 1)  # the first objective and the plain gradient select
+    pieces = languages * (2 * (len(places) - 1) + objectives - 1)
+    longest = max(end - start for start, end in pairwise(places)) if objectives < 2 else documents
+    return results, results + pieces + max(2 * SHARDS, longest // SHARD_BATCHES + 1)
 
 
 def merged_parts(

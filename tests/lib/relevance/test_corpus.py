@@ -18,7 +18,7 @@ from crane_lib.relevance import (
     fingerprint_weights,
     stream_statistics,
 )
-from crane_lib.relevance.corpus import batch_size, plan_shards, read_shards
+from crane_lib.relevance.corpus import batch_size, plan_shards, read_files
 from crane_lib.relevance.moments import TENSORS
 from crane_lib.relevance.statistics import corpus_fingerprint
 from tests.lib.relevance.test_statistics import some_statistics
@@ -151,28 +151,54 @@ def test_provenance_labels_and_progress():
 # --- shards as files ---
 
 
-def test_shards_as_files_give_the_same_bits_and_only_what_is_missing_or_of_something_else_is_made_again(
-    tmp_path, passes
-):
-    model, steps, options = tiny_model(), [], {"token_budget": 20, "folder": tmp_path}
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    """Folder with the shards of CORPUS as they are when a process is killed just before it merges them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "_merged", failing)
+        with pytest.raises(KeyboardInterrupt):
+            stream_statistics(tiny_model(), CORPUS, token_budget=20, folder=tmp_path)
+    return tmp_path
+
+
+def failing(_parts):
+    raise KeyboardInterrupt
+
+
+def test_shards_as_files_give_the_same_bits_and_only_what_is_missing_or_of_something_else_is_made_again(shards, passes):
+    model, steps, options = tiny_model(), [], {"token_budget": 20, "folder": shards}
     expected = stream_statistics(model, CORPUS, token_budget=20)
-    seen = stream_statistics(model, CORPUS, **options, labels={"l": "vi"})
-    assert same_bits(seen, expected)
-    assert seen.labels == {"l": "vi"}
-    paths = sorted(tmp_path.iterdir())
+    paths = sorted(shards.iterdir())
     assert [path.name for path in paths] == [f"shard-{number:05}-of-00004.safetensors" for number in range(1, 5)]
-    passes.clear()
-    assert same_bits(stream_statistics(model, CORPUS, **options, progress=lambda *step: steps.append(step)), expected)
-    assert passes == []
-    assert steps == [(7, 7)]
     first, second, third, fourth = paths
-    kept = third.read_bytes(), third.stat().st_mtime_ns
+    kept = Statistics.load(third).documents
     first.unlink()
     second.write_bytes(second.read_bytes()[:-1])
     fourth.write_bytes(third.read_bytes())  # the statistics of other documents
+    passes.clear()
+    seen = stream_statistics(model, CORPUS, **options, labels={"l": "vi"}, progress=lambda *step: steps.append(step))
+    assert same_bits(seen, expected)
+    assert seen.labels == {"l": "vi"}
+    assert sum(size for size, _checkpointing in passes) == 7 - kept
+    assert (steps[0], steps[-1]) == ((kept, 7), (7, 7))
+
+
+def test_only_the_merged_file_stays_and_is_used_again(shards, passes):
+    model, options, steps = tiny_model(), {"token_budget": 20, "folder": shards}, []
+    passes.clear()
+    expected = stream_statistics(model, CORPUS, **options)
+    assert passes == []
+    assert [path.name for path in shards.iterdir()] == [corpus.MERGED]
+    assert same_bits(stream_statistics(model, CORPUS, **options, progress=lambda *step: steps.append(step)), expected)
+    assert passes == []
+    assert steps == [(7, 7)]
+    (shards / "shard-00001-of-00004.safetensors").touch()  # of a process that was killed while it removed them
+    damaged = (shards / corpus.MERGED).read_bytes()[:-1]
+    (shards / corpus.MERGED).unlink()  # `expected` may be a view of it
+    (shards / corpus.MERGED).write_bytes(damaged)
     assert same_bits(stream_statistics(model, CORPUS, **options), expected)
-    assert sum(size for size, _checkpointing in passes) == 7 - Statistics.load(third).documents
-    assert kept == (third.read_bytes(), third.stat().st_mtime_ns)
+    assert sum(size for size, _checkpointing in passes) == 7
+    assert [path.name for path in shards.iterdir()] == [corpus.MERGED]
 
 
 @pytest.mark.parametrize(
@@ -302,8 +328,8 @@ def test_a_file_that_is_shown_late_is_waited_for_and_one_that_never_comes_is_nam
             some_statistics(torch.randn(1, 2, 3)).save(tmp_path / shard.name)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    assert next(read_shards(tmp_path, [shard])).documents == 1
+    assert next(read_files(tmp_path, [shard.name])).documents == 1
     assert len(naps) == 2
     monkeypatch.setattr(corpus, "VISIBLE_SECONDS", -1.0)
     with pytest.raises(CraneError, match="must be on a disk that all machines share"):
-        next(read_shards(tmp_path / "elsewhere", [shard]))
+        next(read_files(tmp_path / "elsewhere", [shard.name]))
