@@ -26,7 +26,8 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic, fingerprint, read_json, sha256, write_json
+from crane_lib.files import atomic, fingerprint, read_json, write_json
+from crane_lib.files import sha256 as file_hash
 from crane_study.fingerprints import code_fingerprint
 from crane_study.locks import locked, wait_for
 from crane_study.machine import measuring, on_all_threads, threads
@@ -180,15 +181,20 @@ class Store:
 
 
 def _complete(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the record of a folder that was made under `key` and has all its files, else None."""
+    """Return the record of a folder that was made under `key` and has all its files as they were written, else None."""
     try:
         record = read_json(folder / RECORD)
-    except CraneError:
+        if (record["schema"], record["key"]) != (SCHEMA, key) or not isinstance(record["seconds"], float):
+            return None
+        whole = all(_as_written(folder / name, **entry) for name, entry in record["outputs"].items())
+    except (CraneError, OSError, AttributeError, KeyError, TypeError):  # a damaged record or file
         return None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or record.get("key") != key:
-        return None
-    files = {folder / name: entry["bytes"] for name, entry in record["outputs"].items()}
-    return record if all(file.is_file() and file.stat().st_size == size for file, size in files.items()) else None
+    return record if whole else None
+
+
+def _as_written(file: Path, *, bytes: int, sha256: str) -> bool:
+    """Return whether a file has its size, looked at first, and its content."""
+    return file.is_file() and file.stat().st_size == bytes and file_hash(file) == sha256
 
 
 def _write(folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +205,7 @@ def _write(folder: Path, make: Callable[..., None], given: dict[str, Any], about
         with measuring() as peak:
             make(temporary, **given)
         outputs = {
-            str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": file_hash(file)}
             for file in sorted(temporary.rglob("*"))
             if file.is_file()
         }
