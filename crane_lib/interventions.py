@@ -1,7 +1,8 @@
 """Interventions on neuron sets: zeroed or replaced in memory, reversibly, or exported as a checkpoint.
 
-A unit at the site ``neuron`` is zeroed at the input of the MLP's down projection. A unit at ``gate``, ``up`` or
-``down`` is a row of that weight matrix; zeroing it leaves the row's bias.
+A unit at the site ``neuron`` is zeroed at the input of the MLP's down projection, an attention head (``head``) at the
+input of the attention's output projection. A unit at ``gate``, ``up`` or ``down`` is a row of that weight matrix;
+zeroing it leaves the row's bias.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic
-from crane_lib.neurons import NEURON, NeuronSet
+from crane_lib.neurons import HEAD, NEURON, NeuronSet
 from crane_lib.relevance.hooks import HookSet
-from crane_lib.relevance.modules import LayerParts, Rows, parts_of
+from crane_lib.relevance.modules import Rows, parts_of
 
 _MARK = "_crane_masked"
 Values = Callable[[int, Tensor, Tensor], Tensor]
@@ -29,9 +30,10 @@ Values = Callable[[int, Tensor, Tensor], Tensor]
 
 @contextmanager
 def masked(model: PreTrainedModel, neurons: NeuronSet, *, values: Values | None = None) -> Iterator[PreTrainedModel]:
-    """Zero the units of a set inside the block, or replace the activations of neurons.
+    """Zero the units of a set inside the block, or replace the activations of neurons or of heads.
 
-    `values` takes a layer, indices (n,) and the activations h there (..., n), and gives what takes their place.
+    `values` takes a layer, indices (n,) and the activations h there (..., n), and gives what takes their place. Of heads
+    these are the inputs of the output projection: as many for each head as it has dimensions.
 
     Only hooks of this model are added, and removed again, also after an exception. Weights, other models and other
     hooks are not touched. Blocks cannot be nested on one model.
@@ -41,18 +43,19 @@ def masked(model: PreTrainedModel, neurons: NeuronSet, *, values: Values | None 
     CraneError : the set does not fit the model, has rows to be replaced, or the model is already masked
     """
     neurons.check(model)
-    if values is not None and set(neurons.sites) != {NEURON}:
-        raise CraneError(f"a set of {sorted(neurons.sites)}: only the activations of neurons are replaced, not rows")
+    if values is not None and set(neurons.sites) not in ({NEURON}, {HEAD}):
+        seen = sorted(neurons.sites)
+        raise CraneError(f"a set of {seen}: only the activations of neurons, or those of heads, are replaced, not rows")
     if getattr(model, _MARK, False):
         raise CraneError("the model is already masked; join the sets and mask once, or leave the outer block first")
     setattr(model, _MARK, True)
     try:
         with HookSet() as hooks:
-            for number, layer, site, indices in _units(model, neurons):
-                if site == NEURON:
-                    hooks.before(layer.down, _replace_input(indices, values and partial(values, number)))
+            for number, matrix, by_column, indices in _units(model, neurons):
+                if by_column:
+                    hooks.before(matrix.module, _replace_input(indices, values and partial(values, number)))
                 else:
-                    hooks.after(layer.rows[site].module, _zero_rows(layer.rows[site], indices))
+                    hooks.after(matrix.module, _zero_rows(matrix, indices))
             yield model
     finally:
         delattr(model, _MARK)
@@ -64,7 +67,8 @@ def export_masked(
 ) -> None:
     """Write a Hugging Face checkpoint with the units of a set zeroed in its weights; `model` is restored.
 
-    A neuron is zeroed as a column of the down projection, a row as a row of its matrix.
+    A neuron is zeroed as a column of the down projection, a head as columns of the output projection, a row as a row of
+    its matrix.
 
     Raises
     ------
@@ -76,10 +80,10 @@ def export_masked(
         raise CraneError(f"{folder}: is not empty; name a new directory for the checkpoint")
     saved: list[tuple[Tensor, Tensor]] = []
     try:
-        for _number, layer, site, indices in _units(model, neurons):
-            weight = layer.rows["down" if site == NEURON else site].weight()
+        for _number, matrix, by_column, indices in _units(model, neurons):
+            weight = matrix.weight()
             saved.append((weight, weight.clone()))
-            weight.index_fill_(1 if site == NEURON else 0, indices, 0.0)
+            weight.index_fill_(1 if by_column else 0, indices, 0.0)
         with atomic(folder) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
@@ -88,12 +92,16 @@ def export_masked(
             weight.copy_(before)
 
 
-def _units(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[tuple[int, LayerParts, str, Tensor]]:
-    """Yield number of the layer, layer, site and indices of the units of a set, where there are any."""
+def _units(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[tuple[int, Rows, bool, Tensor]]:
+    """Yield number of the layer, matrix, whether units are its columns, and which ones, where there are any."""
     for number, layer in enumerate(parts_of(model).layers):
+        matrices = layer.rows | {NEURON: layer.rows["down"], HEAD: layer.output}
         for site, by_layer in neurons.sites.items():
             if len(by_layer[number]):
-                yield number, layer, site, torch.as_tensor(by_layer[number], dtype=torch.long, device=model.device)
+                indices = torch.as_tensor(by_layer[number], dtype=torch.long)
+                if site == HEAD:  # its columns
+                    indices = layer.by_head(torch.arange(layer.output.weight().shape[1]))[indices].flatten()
+                yield number, matrices[site], site in (NEURON, HEAD), indices.to(model.device)
 
 
 def _replace_input(indices: Tensor, values: Callable[[Tensor, Tensor], Tensor] | None) -> Any:

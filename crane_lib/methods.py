@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # torch, which figures and the command line do without
     from crane_lib.scores import UnitScores
 
 PUBLISHED = "published"  # the budget of sets selected by the thresholds of a method's authors
+_FIRING = ("lape", "activation_contrast", "firing", "lape_threshold", "njunlp")  # what attention heads do not do
 TOP_ROWS = "rows-0.01"  # the budget of one in a hundred rows by kurtosis, the paper's second setting in open answers
 _EACH = "activations"  # of each document
 _CRANE = "Le and Li 2026, arXiv 2601.04664"
@@ -80,13 +81,18 @@ class Method:
 
     def select(self, units: UnitScores, *, budget: float) -> dict[str, Chosen]:
         """Select the units with the largest scores per language; `budget` is the share of neurons that are killed."""
-        return self.choose(self.scores(units), budget=budget)
+        return self.choose(self.scores(units), budget=budget, site=units.site)
 
-    def choose(self, scores: Any, *, budget: float) -> dict[str, Chosen]:
-        """Select by scores that are computed already; a row of gate or up kills its neuron."""
+    def choose(self, scores: Any, *, budget: float, site: str = "neuron") -> dict[str, Chosen]:
+        """Select neurons (or heads) by scores that are computed already; a row of gate or up kills its neuron."""
         if self.unit == "neuron":
-            return select_top(scores, budget=budget)
+            return select_top(scores, budget=budget, site=site)
         return {language: select_rows_killing(sites, budget=budget) for language, sites in scores.items()}
+
+    @property
+    def of_heads(self) -> bool:
+        """Return whether attention heads have what the method reads: no firing, rows, or values of single documents."""
+        return self.unit == "neuron" and not self.needs and self.name not in _FIRING
 
     @property
     def code(self) -> str:

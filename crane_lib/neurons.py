@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SCHEMA = "crane.neurons/1"
-NEURON = "neuron"  # the site of the hidden activation; the others are rows
-SITES = (NEURON, "gate", "up", "down")
+NEURON = "neuron"  # the site of the hidden activation
+HEAD = "head"  # the site of attention heads; the others are rows
+SITES = (NEURON, "gate", "up", "down", HEAD)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class NeuronSet:
     Attributes
     ----------
     sites : sorted indices (int64) by site and layer. ``neuron`` is an index of the MLP's hidden activation; ``gate``,
-        ``up`` and ``down`` are output rows of those matrices (the unit of the released code).
+        ``up`` and ``down`` are output rows of those matrices (the unit of the released code); ``head`` is an attention
+        head, numbered as its queries are.
     widths : number of units per layer, by site
     """
 
@@ -56,7 +58,7 @@ class NeuronSet:
         return self.count() / total
 
     def killed(self) -> int:
-        """Number of neurons that the mask silences: a gate row or an up row silences its neuron, a down row none."""
+        """Number of neurons that the mask silences: a gate row or an up row silences its neuron, a down row or a head none."""
         sites = [self.sites[site] for site in (NEURON, "gate", "up") if site in self.sites]
         return sum(len(np.unique(np.concatenate(layers))) for layers in zip(*sites, strict=True))
 
@@ -91,7 +93,7 @@ class NeuronSet:
             raise CraneError(f"{source}: has {self.layers} layers, the model {len(parts.layers)}; {made_for}")
         for site, layers in self.sites.items():
             if site not in seen:
-                raise CraneError(f"{source}: has units at {site}, the model's MLP has none; {made_for}")
+                raise CraneError(f"{source}: has units at {site}, the model's layers have none; {made_for}")
             for layer, indices in enumerate(layers):
                 if len(indices) and (np.min(indices) < 0 or np.max(indices) >= seen[site]):
                     worst = int(np.min(indices) if np.min(indices) < 0 else np.max(indices))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from crane_lib.errors import CraneError
-from crane_lib.neurons import NeuronSet
+from crane_lib.neurons import HEAD, NEURON, NeuronSet
 from crane_lib.relevance import Statistics
 from crane_lib.selection import Chosen, row_sites
 
@@ -56,9 +56,22 @@ def row_kurtosis(statistics: Mapping[str, Statistics]) -> dict[str, dict[str, np
     }
 
 
+class NotOfHeads(Mapping[str, Any]):
+    """Values that attention heads do not have: a method that reads them is refused."""
+
+    def __getitem__(self, language: str) -> Any:
+        raise CraneError("attention heads neither fire nor have rows: this method selects neurons only")
+
+    def __iter__(self) -> Iterator[str]:
+        return self[""]
+
+    def __len__(self) -> int:
+        return self[""]
+
+
 @dataclass(frozen=True)
 class UnitScores:
-    """Scores of the units of one model under one objective, by language.
+    """Scores of the units of one model under one objective, by language: of its neurons, or of its attention heads.
 
     Attributes
     ----------
@@ -71,6 +84,9 @@ class UnitScores:
     norms : norm of every neuron's column of `down_proj`  (L, I)
     kurtosis : `row_kurtosis`
     documents : folder of the values of single documents, see `document_values`; None without them
+    site : ``neuron``, or ``head``: neurons are then heads, h is the part of the output projection's input that is the
+        head's, |h| its Euclidean norm, and the norm of its columns their root mean square. `firing` and `kurtosis`
+        cannot be read, and there are no values of single documents.
     """
 
     model: str
@@ -79,12 +95,13 @@ class UnitScores:
     neuron: dict[str, np.ndarray]
     absolute: dict[str, np.ndarray]
     gradient: dict[str, np.ndarray]
-    firing: dict[str, np.ndarray]
+    firing: Mapping[str, np.ndarray]
     magnitude: dict[str, np.ndarray]
     output: dict[str, np.ndarray]
     norms: np.ndarray
-    kurtosis: dict[str, dict[str, np.ndarray]]
+    kurtosis: Mapping[str, dict[str, np.ndarray]]
     documents: str | os.PathLike[str] | None = None
+    site: str = NEURON
 
     @classmethod
     def read(
@@ -94,8 +111,9 @@ class UnitScores:
         objective: str,
         languages: list[str],
         documents: str | os.PathLike[str] | None = None,
+        site: str = NEURON,
     ) -> UnitScores:
-        """Read the scores from the folder of the relevance stage, and of the values of single documents.
+        """Read the scores of neurons (or heads) from the folder of the relevance stage, and of single documents.
 
         Raises
         ------
@@ -103,20 +121,27 @@ class UnitScores:
         """
         statistics = load_statistics(relevance, objective, languages)
         first = statistics[languages[0]]
+        heads = site == HEAD
         magnitude = {language: item.magnitude.numpy() / item.tokens for language, item in statistics.items()}
+        norms = (first.head_norms if heads else first.norms).numpy()
+        if heads:
+            scale = {language: item.documents / item.tokens for language, item in statistics.items()}
+            magnitude = {k: mean * scale[k] for k, mean in unit_means(statistics, "head_magnitude").items()}
+        firing = {language: item.active.double().numpy() / item.tokens for language, item in statistics.items()}
         return cls(
             model=check_same_model(statistics),
-            layers=first.moments["neuron"].shape[0],
-            widths={site: first.moments[site].shape[-1] for site in ("neuron", *row_sites(first.moments))},
-            neuron=unit_means(statistics, "neuron"),
-            absolute=unit_means(statistics, "abs_neuron"),
-            gradient=unit_means(load_statistics(relevance, GRADIENT, languages), "neuron"),
-            firing={language: item.active.double().numpy() / item.tokens for language, item in statistics.items()},
+            layers=first.moments[NEURON].shape[0],
+            widths={name: first.moments[name].shape[-1] for name in (NEURON, *row_sites(first.moments), HEAD)},
+            neuron=unit_means(statistics, site),
+            absolute=unit_means(statistics, f"abs_{site}"),
+            gradient=unit_means(load_statistics(relevance, GRADIENT, languages), site),
+            firing=NotOfHeads() if heads else firing,
             magnitude=magnitude,
-            output={language: values * first.norms.numpy() for language, values in magnitude.items()},
-            norms=first.norms.numpy(),
-            kurtosis=row_kurtosis(statistics),
-            documents=documents,
+            output={language: values * norms for language, values in magnitude.items()},
+            norms=norms,
+            kurtosis=NotOfHeads() if heads else row_kurtosis(statistics),
+            documents=None if heads else documents,
+            site=site,
         )
 
     def has(self, needs: str) -> bool:

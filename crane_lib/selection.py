@@ -55,10 +55,10 @@ def marked_indices(mask: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(layer).astype(np.int64) for layer in mask]
 
 
-def select_top(scores: Scores, *, budget: float) -> dict[str, Chosen]:
-    """Select the `budget` share of neurons with the largest score, per language."""
+def select_top(scores: Scores, *, budget: float, site: str = "neuron") -> dict[str, Chosen]:
+    """Select the `budget` share of neurons (or heads) with the largest score, per language."""
     return {
-        language: {"neuron": marked_indices(top(score, budget_count(budget, score.size)))}
+        language: {site: marked_indices(top(score, budget_count(budget, score.size)))}
         for language, score in scores.items()
     }
 

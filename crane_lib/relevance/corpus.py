@@ -26,7 +26,7 @@ from crane_lib.batches import Section, check_tokens, pad_batch, rope_section, to
 from crane_lib.errors import CraneError
 from crane_lib.parallel import barrier, rank, share, world
 from crane_lib.relevance.document import DocumentRelevance, document_relevance
-from crane_lib.relevance.modules import column_norms, parts_of
+from crane_lib.relevance.modules import column_norms, head_norms, parts_of
 from crane_lib.relevance.moments import Moments
 from crane_lib.relevance.objectives import objective_named
 from crane_lib.relevance.statistics import Statistics, corpus_fingerprint, read_header
@@ -275,9 +275,11 @@ class _ShardMaker:
         self._token_budget = token_budget
         self._checkpointing = checkpointing
         self._max_length = int(provenance["max_length"])
-        values = len(parts.layers) * (parts.widths["neuron"] + sum(parts.widths.values()))  # per document
+        rows = sum(map(len, parts.layers[0].rows.values()))
+        values = len(parts.layers) * (2 * parts.widths["neuron"] + rows)  # per document; those of heads are few
         self._most_documents = max(1, BATCH_VALUES // values)
         self.norms = torch.stack([column_norms(layer) for layer in parts.layers])  # (L, I)
+        self.head_norms = torch.stack([head_norms(layer) for layer in parts.layers])  # (L, heads)
         self._lengths = _checked_lengths(model, map(self.ids, range(len(documents))), provenance)
 
     def ids(self, index: int) -> np.ndarray:
@@ -309,7 +311,7 @@ class _ShardMaker:
                 warnings.warn(f"memory ran out: continuing with {self._token_budget} tokens per batch", stacklevel=2)
                 continue
             if statistics is None:
-                statistics = _empty_statistics(found, self.norms, self.provenance)
+                statistics = _empty_statistics(found, self.norms, self.head_norms, self.provenance)
             # The pass has just freed far more memory than this takes.
             for site, values in found.sites.items():
                 statistics.moments[site].update(values)
@@ -355,12 +357,14 @@ class _ShardMaker:
         return None
 
 
-def _empty_statistics(found: DocumentRelevance, norms: Tensor, provenance: dict[str, str]) -> Statistics:
+def _empty_statistics(
+    found: DocumentRelevance, norms: Tensor, head_norms: Tensor, provenance: dict[str, str]
+) -> Statistics:
     device = "cpu" if found.neuron.device.type == "mps" else found.neuron.device  # MPS has no float64
     moments = {site: Moments(tuple(values.shape[1:]), device) for site, values in found.sites.items()}
     active = torch.zeros(found.active.shape[1:], dtype=torch.int64, device=device)
     magnitude = torch.zeros(active.shape, dtype=torch.float64, device=device)
-    return Statistics(moments, active, magnitude, norms, tokens=0, provenance=provenance)
+    return Statistics(moments, active, magnitude, norms, head_norms, tokens=0, provenance=provenance)
 
 
 def _checked_lengths(model: nn.Module, documents: Iterable[np.ndarray], provenance: dict[str, str]) -> np.ndarray:

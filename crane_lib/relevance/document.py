@@ -34,7 +34,9 @@ class DocumentRelevance:
 
     With h the input of `down_proj`: `neuron` is sum_t h dS/dh and `abs_neuron` is sum_t |h dS/dh|, both (B, L, I).
     `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
-    of that weight matrix summed over its input dimension. `token` (B, T) is the relevance of the input embeddings, 0
+    of that weight matrix summed over its input dimension. With o_h the inputs of the attention's output projection that are
+    of head h, `head` is sum_t o_h . dS/do_h, `abs_head` sum_t |o_h . dS/do_h|, and `head_magnitude` sum_t |o_h| by the
+    Euclidean norm, all (B, L, heads). `token` (B, T) is the relevance of the input embeddings, 0
     at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0, and
     `magnitude` (B, L, I) is sum_t |h|, `slope` (B, L, I) sum_t dS/dh. `watched` has the values of one neuron, token by
     token. Skipped tokens are in `target` and `token` only.
@@ -46,6 +48,9 @@ class DocumentRelevance:
     gate: Tensor | None
     up: Tensor
     down: Tensor
+    head: Tensor
+    abs_head: Tensor
+    head_magnitude: Tensor
     token: Tensor
     lengths: Tensor
     active: Tensor

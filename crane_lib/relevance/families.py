@@ -59,7 +59,7 @@ class Family:
     ----------
     backbone, embedding, layers, head : paths from the model; `layers` is a module list, `head` linear
     projections : attention projections by path from a layer, with the layout of their outputs
-    attention : path of the attention module
+    attention, output : paths of the attention module and of its output projection
     gate, up, down, activation : paths of the MLP's parts from a layer. `gate` is None for an ungated MLP, whose
         matrix before the activation is `up`; if gate and up are one module, its first half is the gate
     attention_softcap, final_softcap : names of the settings that cap attention logits and final logits, or None
@@ -75,6 +75,7 @@ class Family:
     head: str = "lm_head"
     projections: Mapping[str, Layout] = field(default_factory=lambda: _SEPARATE)
     attention: str = "self_attn"
+    output: str = "self_attn.o_proj"
     gate: str | None = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
@@ -106,6 +107,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
         layers="transformer.h",
         projections={"attn.c_attn": "stacked"},
         attention="attn",
+        output="attn.c_proj",
         gate=None,
         up="mlp.c_fc",
         down="mlp.c_proj",
@@ -117,6 +119,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
         layers="transformer.h",
         projections={"self_attention.query_key_value": "by_head"},
         attention="self_attention",
+        output="self_attention.dense",
         gate=None,
         up="mlp.dense_h_to_4h",
         down="mlp.dense_4h_to_h",
@@ -129,6 +132,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
         layers="gpt_neox.layers",
         projections={"attention.query_key_value": "by_head"},
         attention="attention",
+        output="attention.dense",
         gate=None,
         up="mlp.dense_h_to_4h",
         down="mlp.dense_4h_to_h",

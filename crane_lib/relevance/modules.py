@@ -41,7 +41,8 @@ class Rows:
 class LayerParts:
     """Modules of one decoder layer.
 
-    `rows` has "gate" (unless ungated), "up" and "down"; `projections` are those of the attention, with their layout.
+    `rows` has "gate" (unless ungated), "up" and "down"; `projections` are those of the attention, with their layout;
+    `output` is its output projection, whose inputs are those of head 0, then of head 1, and so on of `heads`.
     """
 
     module: nn.Module
@@ -49,6 +50,8 @@ class LayerParts:
     projections: tuple[tuple[nn.Module, Layout], ...]
     rows: dict[str, Rows]
     activation: nn.Module
+    output: Rows
+    heads: int
 
     @property
     def gated(self) -> bool:
@@ -59,6 +62,10 @@ class LayerParts:
     def down(self) -> nn.Module:
         """Module whose input is the hidden activation."""
         return self.rows["down"].module
+
+    def by_head(self, values: Tensor) -> Tensor:
+        """View inputs (..., heads x size) of the output projection as (..., heads, size)."""
+        return values.unflatten(-1, (self.heads, -1))
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,10 @@ class ModelParts:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Number of units per layer by site: "neuron", "gate" (unless ungated), "up", "down"."""
+        """Number of units per layer by site: "neuron", "gate" (unless ungated), "up", "down", "head"."""
         rows = self.layers[0].rows
-        return {"neuron": len(rows["up"]), **{site: len(matrix) for site, matrix in rows.items()}}
+        widths = {"neuron": len(rows["up"]), **{site: len(matrix) for site, matrix in rows.items()}}
+        return widths | {"head": self.layers[0].heads}
 
 
 def family_of(model: nn.Module) -> Family:
@@ -129,6 +137,8 @@ def parts_of(model: nn.Module) -> ModelParts:
             projections=tuple((find(f"{at}.{path}"), layout) for path, layout in family.projections.items()),
             rows=_rows(family, lambda path: find(f"{at}.{path}")),
             activation=find(f"{at}.{family.activation}"),
+            output=Rows(find(f"{at}.{family.output}"), 0, config.hidden_size),
+            heads=config.num_attention_heads,
         )
 
     layers, backbone = find(family.layers), find(family.backbone)
@@ -182,6 +192,12 @@ def _check_rules_exist(model: nn.Module, family: Family, parts: ModelParts) -> N
 def column_norms(layer: LayerParts) -> Tensor:
     """Euclidean norm of every neuron's column of `down_proj`  (I,), float64."""
     return torch.linalg.vector_norm(layer.rows["down"].weight().detach().cpu().double(), dim=0)
+
+
+def head_norms(layer: LayerParts) -> Tensor:
+    """Root mean square of the norms of a head's columns of the output projection  (heads,), float64."""
+    columns = layer.by_head(layer.output.weight().detach().cpu().double())  # (H, heads, size)
+    return columns.square().sum(0).mean(-1).sqrt()
 
 
 def gradient_scale(

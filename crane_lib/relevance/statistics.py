@@ -22,8 +22,8 @@ from crane_lib.files import atomic
 from crane_lib.relevance.moments import TENSORS, Moments
 from crane_lib.relevance.taps import SITES
 
-SCHEMA = "crane.statistics/3"
-SUMS = ("active", "magnitude", "norms")  # tensors (L, I) beside the moments
+SCHEMA = "crane.statistics/4"
+SUMS = ("active", "magnitude", "norms", "head_norms")  # tensors (L, units) beside the moments
 NO_CORPUS = "0" * 32  # fingerprint of no documents
 
 
@@ -49,11 +49,12 @@ class Statistics:
 
     Parameters
     ----------
-    moments : by site: "neuron", "abs_neuron", "gate" (unless the MLP is ungated), "up" of (L, I) units and "down" of
-        (L, H) units
+    moments : by site: "neuron", "abs_neuron", "gate" (unless the MLP is ungated), "up" of (L, I) units, "down" of (L, H)
+        units, and "head", "abs_head" and "head_magnitude" of (L, heads) units, see `DocumentRelevance`
     active : (L, I) number of tokens with act(g) > 0
     magnitude : (L, I) sum over tokens of |h|
     norms : (L, I) norm of every neuron's column of `down_proj`, a property of the model
+    head_norms : (L, heads) root mean square of the norms of a head's columns of the output projection
     tokens : number of tokens that count, the denominator of `active` and `magnitude`
     provenance : settings that the numbers depend on: model, rule, objective, dtype, max_length, skip_first_tokens
     labels : free text of the caller, such as the language
@@ -64,6 +65,7 @@ class Statistics:
     active: Tensor
     magnitude: Tensor
     norms: Tensor
+    head_norms: Tensor
     tokens: int
     provenance: dict[str, str]
     labels: dict[str, str] = field(default_factory=dict)
@@ -178,7 +180,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]
                 told = "of an older version" if older else "not a file of statistics"
                 raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({told}); make it again")
             sites = header.get("sites", [])
-            if not {"neuron", "abs_neuron", "up", "down"} <= set(sites) <= set(SITES):
+            if not set(SITES) - {"gate"} <= set(sites) <= set(SITES):
                 raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it again")
             differing = set(file.keys()) ^ {*SUMS, *(f"{site}.{name}" for site in sites for name in TENSORS)}
             if differing:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 from crane_lib.relevance.hooks import HookSet
-from crane_lib.relevance.modules import ModelParts, Rows
+from crane_lib.relevance.modules import LayerParts, ModelParts, Rows
 
-SITES = ("neuron", "abs_neuron", "gate", "up", "down")  # an ungated MLP has no gate
+HEAD_SITES = ("head", "abs_head", "head_magnitude")
+SITES = ("neuron", "abs_neuron", "gate", "up", "down", *HEAD_SITES)  # an ungated MLP has no gate
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Taps:
     """
 
     def __init__(self, parts: ModelParts, mask: Tensor, *, watch: tuple[int, int] | None = None, skip: int = 0) -> None:
-        present = {"neuron", "abs_neuron", *parts.widths}
-        self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES if site in present}
+        absent = {"gate"} - set(parts.widths)
+        self.sums: dict[str, dict[int, Tensor]] = {site: {} for site in SITES if site not in absent}
         self.active: dict[int, Tensor] = {}
         self.magnitude: dict[int, Tensor] = {}
         self.slope: dict[int, Tensor] = {}
@@ -63,6 +64,7 @@ class Taps:
             for module, rows in _by_module(layer.rows):
                 self._tap_rows(index, module, rows)
             self._tap_activation(index, layer.activation)
+            self._tap_heads(index, layer)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -113,6 +115,20 @@ class Taps:
             return (_ReadRelevance.apply(args[0], write), *args[1:])
 
         self._hooks.before(down, hook)
+
+    def _tap_heads(self, index: int, layer: LayerParts) -> None:
+        def write(relevance: Tensor, _slope: Tensor) -> None:
+            of_heads = layer.by_head(relevance[:, self._skip :]).sum(-1)  # (B, T, heads)
+            self.sums["head"][index] = of_heads.sum(1)
+            self.sums["abs_head"][index] = of_heads.abs_().sum(1)
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            length = torch.linalg.vector_norm(layer.by_head(widened(args[0].detach())), dim=-1)  # (B, T, heads)
+            counted = self._mask.to(length.device, length.dtype)
+            self.sums["head_magnitude"][index] = torch.einsum("bth,bt->bh", length, counted)
+            return (_ReadRelevance.apply(args[0], write), *args[1:])
+
+        self._hooks.before(layer.output.module, hook)
 
     def _tap_rows(self, index: int, projection: nn.Module, rows: dict[str, Rows]) -> None:
         """Collect row sums of one module, which may hold the rows of two sites."""

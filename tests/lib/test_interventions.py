@@ -18,8 +18,18 @@ WIDTH = 20  # of the MLP
 SEPARATE = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 DENSE = {"up": "dense_h_to_4h", "down": "dense_4h_to_h"}
 FUSED = {"gate": "gate_up_proj", "up": "gate_up_proj", "down": "down_proj"}
-MATRICES = {"llama": SEPARATE, "qwen2": SEPARATE, "gemma2": SEPARATE, "phi3": FUSED, "bloom": DENSE, "gpt_neox": DENSE}
+MATRICES = {
+    "llama": SEPARATE,
+    "qwen2": SEPARATE,
+    "qwen3": SEPARATE,
+    "gemma3_text": SEPARATE,
+    "gemma2": SEPARATE,
+    "phi3": FUSED,
+    "bloom": DENSE,
+    "gpt_neox": DENSE,
+}
 MATRICES["gpt2"] = {"up": "c_fc", "down": "c_proj"}
+OUTPUTS = {"gpt2": "attn.c_proj", "bloom": "self_attention.dense", "gpt_neox": "attention.dense"}
 
 
 def neuron_set(model, sites, *, share=0.3, random_seed=0, **labels):
@@ -42,13 +52,17 @@ def by_weights(model, neurons):
     backbone = copied.get_submodule(copied.base_model_prefix)
     inputs = 0 if kind == "gpt2" else 1  # dimension of the inputs
     for site, by_layer in neurons.sites.items():
-        name = MATRICES[kind]["down" if site == "neuron" else site]
+        name = "mlp." + MATRICES[kind]["down" if site in ("neuron", "head") else site]
+        name = OUTPUTS.get(kind, "self_attn.o_proj") if site == "head" else name
         first = WIDTH if (kind, site) == ("phi3", "up") else 0  # row of the matrix; gate and up are one
         for layer, indices in zip(backbone.h if hasattr(backbone, "h") else backbone.layers, by_layer, strict=True):
-            weight = getattr(layer.mlp, name).weight.data
+            weight = layer.get_submodule(name).weight.data
+            size = weight.shape[inputs] // model.config.num_attention_heads
             for index in indices.tolist():
                 if site == "neuron":
                     weight.select(inputs, index).zero_()
+                elif site == "head":
+                    weight.narrow(inputs, index * size, size).zero_()
                 else:
                     weight.select(1 - inputs, first + index).zero_()
     return copied
@@ -63,7 +77,8 @@ def logits(model):
 
 
 SITE_CHOICES = [("neuron",), ("gate",), ("up",), ("down",), ("gate", "up", "down"), ("neuron", "down")]
-EXACT = ["llama", "qwen2", "llama with biases"]
+SITE_CHOICES += [("head",), ("neuron", "head")]
+EXACT = ["llama", "qwen2", "llama with biases", "qwen3", "gemma3_text"]  # the last two: heads of another size
 CASES = [(kind, dtype) for kind in EXACT for dtype in (torch.float32, torch.bfloat16)]
 CASES += [(kind, torch.float32) for kind in ("phi3", "gemma2", "gpt2", "bloom", "gpt_neox")]
 
@@ -76,7 +91,7 @@ def test_a_mask_is_zeroed_weights_also_in_a_checkpoint(kind, sites, dtype, token
     model = loaded(tmp_path / "whole")
     if not set(sites) <= set(parts_of(model).widths):
         wrong = NeuronSet(sites={site: [[0], []] for site in sites}, widths=dict.fromkeys(sites, WIDTH))
-        with pytest.raises(CraneError, match="has units at gate, the model's MLP has none"), masked(model, wrong):
+        with pytest.raises(CraneError, match="has units at gate, the model's layers have none"), masked(model, wrong):
             pass
         return
     neurons = neuron_set(model, sites)
@@ -137,8 +152,16 @@ def test_its_own_activations_in_their_place_change_nothing_and_rows_are_refused(
     before = logits(model)
     with masked(model, neuron_set(model, ["neuron"]), values=lambda _layer, _indices, found: found):
         assert torch.equal(logits(model), before)
+    heads = neuron_set(model, ["head"], share=0.5)
+    with masked(model, heads, values=lambda _layer, _indices, found: found):
+        assert torch.equal(logits(model), before)
+    with masked(model, heads, values=lambda _layer, _indices, found: 0 * found):
+        assert torch.equal(logits(model), logits(by_weights(model, heads)))
     rows = neuron_set(model, ["gate", "up"])
-    with pytest.raises(CraneError, match="only the activations of neurons"), masked(model, rows, values=max):
+    with (
+        pytest.raises(CraneError, match="only the activations of neurons, or those of heads"),
+        masked(model, rows, values=max),
+    ):
         pass
     assert hook_count(model) == 0
 

@@ -10,7 +10,7 @@ from crane_lib.neurons import SCHEMA, SITES, NeuronSet, read_all_sets, read_neur
 from crane_lib.relevance import parts_of
 from tests.lib.relevance.tiny import tiny_model
 
-WIDTHS = {"neuron": 20, "gate": 20, "up": 20, "down": 16}  # of the tiny model
+WIDTHS = {"neuron": 20, "gate": 20, "up": 20, "down": 16, "head": 4}  # of the tiny model
 
 
 def neuron_set(sites, **labels):
@@ -55,9 +55,9 @@ def test_sets_are_counted_and_come_back_as_they_were(sets, tmp_path_factory):
         everything = [(site, n, i) for site in item.sites for n in range(item.layers) for i in range(WIDTHS[site])]
         assert item.count() == len(units)
         assert item.share() == len(units) / len(everything)
-        neurons = {(n, i) for site, n, i in units if site != "down"}
+        neurons = {(n, i) for site, n, i in units if site not in ("down", "head")}
         assert item.killed() == len(neurons)
-        if item.sites.keys() != {"down"}:
+        if not item.sites.keys() <= {"down", "head"}:
             assert item.killed_share() == pytest.approx(len(neurons) / (20 * item.layers))
         # One number per unit: its place among all units, site by site and layer by layer.
         ordered = sorted(everything, key=lambda unit: (SITES.index(unit[0]), unit[1], unit[2]))
@@ -80,6 +80,7 @@ def test_a_set_fits_the_model_it_is_for_and_no_wider_one():
         ({"neuron": [[0], [1], []]}, "has 3 layers, the model 2"),
         ({"neuron": [[], [3, 20]]}, "neuron of layer 1, index 20 is out of range for a width of 20"),
         ({"up": [[-4, 1], []]}, "up of layer 0, index -4 is out of range for a width of 20"),
+        ({"head": [[1], [4]]}, "head of layer 1, index 4 is out of range for a width of 4"),
         ({"gate": [[1], []], "down": [[16], []]}, "down of layer 0, index 16 is out of range for a width of 16"),
     ],
 )

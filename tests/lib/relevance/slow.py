@@ -50,7 +50,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 class SlowModel:
-    """A decoder from the weights of a model, in float64; `inner` keeps every layer's (h, act(g)) of the last run."""
+    """A decoder from the weights of a model, in float64; `inner` keeps every layer's (h, act(g)) of the last run, `mixed` what its heads give."""
 
     def __init__(self, model, *, rule: str, rotary: torch.dtype = torch.float32, skip: int = 0):
         self.config, self.rule, self.rotary, self.skip = model.config, rule, rotary, skip
@@ -145,6 +145,9 @@ class SlowModel:
                 scores = scores - alibi_slopes(self.heads)[head] * distance
             weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
             outputs.append(weights @ scaled(v, VALUE_SHARE[self.rule]))
+        for output in outputs:
+            output.retain_grad()
+        self.mixed.append(outputs)
         return self.linear(torch.cat(outputs, -1), f"{prefix}.{self.of.attention_out}")
 
     def mlp(self, x: Tensor, layer: int) -> Tensor:
@@ -169,6 +172,7 @@ class SlowModel:
     def logits(self, embedded: Tensor) -> Tensor:
         """(T, vocabulary) from the rows (T, hidden size) of the embedding."""
         self.inner: list[tuple[Tensor, Tensor]] = []
+        self.mixed: list[list[Tensor]] = []  # by layer and head, (T, size)
         x = embedded
         if self.of.scaled_embedding:  # by a number that the families keep in float32
             x = x * torch.tensor(self.config.hidden_size**0.5, dtype=torch.float32).double()
@@ -219,11 +223,16 @@ def slow_pass(
         target = F.log_softmax(logits, -1)[torch.arange(n - 1), ids[1:]].mean()
     target.backward()
     neuron = torch.stack([h * h.grad for h, _ in slow.inner]).detach()  # (L, T, I)
+    heads = torch.stack([torch.stack([(o * o.grad).sum(-1) for o in layer]) for layer in slow.mixed]).detach()
+    lengths = [[sum(float(token.detach().norm()) for token in o[skip:]) for o in layer] for layer in slow.mixed]
     found = {
         "target": target.detach(),
         "token": (embedded * embedded.grad).sum(-1).detach(),
         "neuron": neuron[:, skip:].sum(1),
         "abs_neuron": neuron[:, skip:].abs().sum(1),
+        "head": heads[..., skip:].sum(-1),  # of (L, heads, T)
+        "abs_head": heads[..., skip:].abs().sum(-1),
+        "head_magnitude": torch.tensor(lengths, dtype=torch.float64),
         "up": slow.rows(slow.of.up),
         "down": slow.rows(slow.of.down),
         "active": torch.stack([(act[skip:] > 0).sum(0) for _, act in slow.inner]),

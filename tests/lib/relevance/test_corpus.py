@@ -16,6 +16,7 @@ from crane_lib.relevance import (
     corpus,
     document_relevance,
     fingerprint_weights,
+    parts_of,
     stream_statistics,
 )
 from crane_lib.relevance.corpus import batch_size, plan_shards, read_files
@@ -109,6 +110,11 @@ def test_the_first_tokens_of_every_document_are_read_and_not_counted(kind, check
     columns = [down.weight if kind == "gpt2" else down.weight.T for down in downs(model)]  # rows of a Conv1D
     norms = [[float(sum(value**2 for value in column)) ** 0.5 for column in layer.tolist()] for layer in columns]
     torch.testing.assert_close(seen.norms, torch.tensor(norms, dtype=torch.float64))
+    for layer, (found, part) in enumerate(zip(seen.head_norms, parts_of(model).layers, strict=True)):
+        weight, size = part.output.weight(), part.output.weight().shape[1] // len(found)
+        for head, value in enumerate(found):
+            squares = [float(weight[:, head * size + column].detach().norm()) ** 2 for column in range(size)]
+            assert float(value) == pytest.approx((sum(squares) / size) ** 0.5, rel=1e-9), layer
     for site, moments in seen.moments.items():
         expected = Moments.of(torch.stack([found[site] for found in slow]))
         for name in ("mean", "mean_absolute", "m2"):  # the slow pass turns by angles that are exact
@@ -125,7 +131,7 @@ def test_the_first_tokens_of_every_document_are_read_and_not_counted(kind, check
 def test_models_without_a_gate_or_a_limit():
     seen = stream_statistics(tiny_model("bloom"), [[1, 2] * 40], max_length=70)
     assert seen.tokens == 70
-    assert list(seen.moments) == ["neuron", "abs_neuron", "up", "down"]
+    assert list(seen.moments) == [site for site in SITES if site != "gate"]
     assert seen.moments["down"].shape == (2, 16)
 
 

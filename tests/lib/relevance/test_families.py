@@ -23,10 +23,14 @@ def test_parts_are_the_model_s_own_modules(kind):
     assert {id(norm) for norm in parts.norms} == {id(norm) for norm in norms}
     assert parts.widths["down"] == model.config.hidden_size
     for layer in parts.layers:
-        assert set(layer.rows) == set(parts.widths) - {"neuron"}
+        assert set(layer.rows) == set(parts.widths) - {"neuron", "head"}
         for site, rows in layer.rows.items():
             assert rows.weight().shape[0] == len(rows) == parts.widths[site]
         assert layer.rows["down"].weight().shape[1] == parts.widths["neuron"]
+        heads = model.config.num_attention_heads
+        size = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
+        assert layer.output.weight().shape == (model.config.hidden_size, heads * size)
+        assert layer.by_head(layer.output.weight()).shape[1:] == (heads, size) == (parts.widths["head"], size)
         if kind == "phi3":
             gate, up = layer.rows["gate"], layer.rows["up"]  # the halves of a fused matrix
             assert gate.module is up.module

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from crane_lib.errors import CraneError
 from crane_lib.precision import InDouble
-from crane_lib.relevance import OBJECTIVES, RULES, document_relevance, parts_of, relevance_rules
+from crane_lib.relevance import OBJECTIVES, RULES, SITES, document_relevance, parts_of, relevance_rules
 from tests.lib.relevance.slow import slow_logits, slow_pass
 from tests.lib.relevance.tiny import (
     FAMILY_KINDS,
@@ -40,7 +40,7 @@ def disagreement(model, ids, *, within, tolerance, rule, objective):
         found = document_relevance(model, ids[None], rule=rule, objective=objective)
     expected = slow_pass(model, ids, rule=rule, objective=objective)
     gated = model.config.model_type in GATED_KINDS
-    assert set(found.sites) == {"neuron", "abs_neuron", "up", "down"} | ({"gate"} if gated else set())
+    assert set(found.sites) == set(SITES) - (set() if gated else {"gate"})
     assert torch.equal(found.active[0], expected.pop("active"))
     far = {field: apart(getattr(found, field)[0].double(), value) for field, value in expected.items()}
     return {field: value for field, value in far.items() if not value < tolerance}

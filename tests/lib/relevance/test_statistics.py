@@ -16,7 +16,7 @@ PROVENANCE = {"model": "0123", "rule": "attnlrp", "objective": "gold_logit", "dt
 PROVENANCE["skip_first_tokens"] = "0"
 
 
-UNGATED = ("neuron", "abs_neuron", "up", "down")
+UNGATED = ("neuron", "abs_neuron", "up", "down", "head", "abs_head", "head_magnitude")
 
 
 def some_statistics(values, *, sites=SITES, **changes):
@@ -26,6 +26,7 @@ def some_statistics(values, *, sites=SITES, **changes):
         (values > 0).sum(0),
         values.double().abs().sum(0),
         norms=torch.arange(6.0).view(2, 3),
+        head_norms=torch.arange(2.0).view(2, 1),
         tokens=10 * len(values),
         provenance=PROVENANCE | changes,
         labels={"l": "vi"},
@@ -83,8 +84,8 @@ def test_foreign_older_and_damaged_files_are_refused(tmp_path):
     for metadata in (None, {"crane": "{"}, {"crane": "[]"}, {"crane": '{"schema": "other/2"}'}):
         save_file({"active": torch.ones(2)}, path, metadata)
         refused(f"expected '{SCHEMA}' .not a file of statistics.", *both)
-    save_file({"active": torch.ones(2)}, path, {"crane": '{"schema": "crane.statistics/2"}'})
-    older = f"{path}: its schema is 'crane.statistics/2', expected '{SCHEMA}' (of an older version); make it again"
+    save_file({"active": torch.ones(2)}, path, {"crane": '{"schema": "crane.statistics/3"}'})  # without heads
+    older = f"{path}: its schema is 'crane.statistics/3', expected '{SCHEMA}' (of an older version); make it again"
     refused(f"^{re.escape(older)}$", *both)
     header = {"schema": SCHEMA, "sites": list(UNGATED)}
     save_file({"active": torch.ones(2)}, path, {"crane": json.dumps(header)})
@@ -95,7 +96,7 @@ def test_foreign_older_and_damaged_files_are_refused(tmp_path):
     refused("not a readable safetensors file", *both)
     del statistics.moments["up"]  # a site that every model has
     statistics.save(path)
-    refused(r"has the sites \['neuron', 'abs_neuron', 'gate', 'down'\]", Statistics.load)
+    refused(r"has the sites \['neuron', 'abs_neuron', 'gate', 'down', 'head'", Statistics.load)
 
 
 def test_models_without_a_gate_have_no_gate_in_the_file(tmp_path):
