@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Length = Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")]
 Budget = Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")]
 Texts = Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts of each language (0: all).")]
+Unit = Annotated[Literal["neuron", "head"], typer.Option("--unit", help="MLP neurons, or attention heads.")]
 _SHOWN = 24  # rows of a table that a terminal is shown
 
 
@@ -64,6 +65,7 @@ def select(
     output: Annotated[Path, typer.Option("--out", metavar="FILE", help="File of neuron sets to write (.json).")],
     method: Annotated[str, typer.Option(help="A method's name, or file.py:name for your own.")] = "contrast",
     budget: Annotated[float, typer.Option(help="Share of the neurons that each set takes.")] = 0.01,
+    unit: Unit = "neuron",
     scores: Annotated[
         Path | None, typer.Option("--scores", metavar="FILE", help="Also write the scores of all units (.parquet).")
     ] = None,
@@ -72,7 +74,7 @@ def select(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Select a set of neurons for every language by a method's scores.
+    """Select a set of neurons, or of attention heads, for every language by a method's scores.
 
     A method of your own is a function from `crane_lib.UnitScores` to scores: a dictionary from language to an array
     (layers, width), of which the largest are selected. The file is run, so name only files that you trust.
@@ -82,13 +84,14 @@ def select(
     """
     from crane_lib.neurons import write_neuron_sets
     from crane_study.frames import write_frame
-    from crane_study.own.named_methods import method_of
+    from crane_study.own.named_methods import for_unit, method_of
     from crane_study.own.sets import missing_needs, select_sets
     from crane_study.own.statistics_folder import read_units
 
     chosen = method_of(method)
-    missing_needs(read_units(statistics), [chosen])
-    sets, table = select_sets(statistics, chosen, budget)
+    for_unit(unit, [chosen])
+    missing_needs(read_units(statistics, site=unit), [chosen])
+    sets, table = select_sets(statistics, chosen, budget, unit=unit)
     write_neuron_sets(output, sets)
     if scores is not None:
         write_frame(scores, table)
@@ -100,7 +103,7 @@ def select(
     _say(as_json, {"sets": str(output), "method": chosen.name, "budget": budget, "languages": found})
     if not as_json:
         counts = ", ".join(f"{one['language']} {one['units']}" for one in found)
-        typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the neurons: {counts}")
+        typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the {unit}s: {counts}")
 
 
 def evaluate(
@@ -161,6 +164,7 @@ def bench(
     method: Annotated[
         list[str], typer.Option("--method", help="A method's name or file.py:name; may be repeated (default: all).")
     ] = [],  # noqa: B006 (typer copies it)
+    unit: Unit = "neuron",
     held_out: Annotated[int, typer.Option("--held-out", min=2, help="Last texts of each file, for the masks.")] = 16,
     documents: Texts = 0,
     max_length: Length = 128,
@@ -171,7 +175,7 @@ def bench(
 ) -> None:
     """Compare methods at matched damage: what a mask costs the other languages when it does its own equal harm.
 
-    Statistics are computed on the texts but the last ones, masks of .01 to 30 % of the neurons are measured on those.
+    Statistics are computed on the texts but the last ones, masks of .01 to 30 % of the neurons (or heads) are measured on those.
     Writes bench.csv, summary.csv, bench.md and the figure bench.png. What is done is kept in the folder: started again,
     the same command goes on from there. Give parallel texts in the same order, if you have them.
 
@@ -184,7 +188,7 @@ def bench(
     from crane_study.own.judge import Judge
     from crane_study.own.measure import bench as run_bench
     from crane_study.own.measure import bench_masks, of_neurons
-    from crane_study.own.named_methods import methods_of
+    from crane_study.own.named_methods import for_unit, methods_of
     from crane_study.own.statistics_folder import (
         PassSettings,
         close_folder,
@@ -196,21 +200,27 @@ def bench(
     from crane_study.progress import progress
 
     methods = of_neurons(methods_of(method))
+    if unit == "head" and not method:
+        methods = [one for one in methods if one.of_heads]
+    for_unit(unit, methods)
     network, tokenizer, texts, tokens = _read(model, corpus, documents, dtype, device, max_length)
     fewest = min(map(len, tokens.values()))
     if fewest < 2 * held_out:
         raise CraneError(f"--held-out {held_out}: the smallest corpus has {fewest} texts; twice as many are needed")
     reading = PassSettings(token_budget=token_budget, max_length=max_length)
     given: dict[str, Any] = {"model": model, "weights": fingerprint_weights(network), "tokenizer": tokenizer}
-    about = described(**given, reading=reading, texts=texts) | {"held_out": held_out}
+    about = described(**given, reading=reading, texts=texts) | {"held_out": held_out, "unit": unit}
     folder = output / "statistics"
     if not open_folder(folder, about):
         own = {language: documents[:-held_out] for language, documents in tokens.items()}
         with progress("Relevance", 2 * sum(map(len, own.values()))) as bar:
             write_statistics(folder, network, own, reading, progress=bar.advance)
         close_folder(folder, about)
-    units, last = read_units(folder), {language: documents[-held_out:] for language, documents in tokens.items()}
-    judge = Judge(network, last, token_budget=token_budget, kept=output / "masks")
+    units, last = (
+        read_units(folder, site=unit),
+        {language: documents[-held_out:] for language, documents in tokens.items()},
+    )
+    judge = Judge(network, last, token_budget=token_budget, kept=output / "masks", site=unit)
     with progress("Masks", bench_masks(len(methods), len(tokens))) as bar:
         found = run_bench(judge, units, methods, advance=bar.advance)
     write_frame(output / "bench.csv", found.table)

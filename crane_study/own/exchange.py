@@ -36,7 +36,7 @@ def write_lape_list(path: Path, sets: Sequence[NeuronSet]) -> None:
     for item in sets:
         if set(item.sites) != {NEURON}:
             raise CraneError(
-                f"{item.method} {item.language}: has rows of {sorted(item.sites)}; LAPE's lists hold neurons"
+                f"{item.method} {item.language}: has units at {sorted(item.sites)}; LAPE's lists hold neurons"
             )
     if not sets or not sets[-1].count():
         raise CraneError("the last language has no neurons, and readers of LAPE's lists would lose it; put it first")

@@ -27,6 +27,7 @@ class Judge:
     ----------
     documents : token ids by language, as many in each
     kept : folder of the results of masks, from which another start goes on; None to keep nothing
+    site : of the units that are masked, ``neuron`` or ``head``
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Judge:
         *,
         token_budget: int = 2048,
         kept: Path | None = None,
+        site: str = NEURON,
     ) -> None:
+        self._site = site
         self._model, self._documents, self._token_budget, self._kept = model, documents, token_budget, kept
         self.languages = tuple(documents)
         self.tokens = np.array([[len(text) - 1 for text in texts] for texts in documents.values()])  # (K, N)
@@ -50,12 +53,13 @@ class Judge:
         return np.stack([nll for nll, _tokens in found])
 
     def masked(self, chosen: np.ndarray) -> np.ndarray:
-        """NLL (K, N) with the neurons zeroed that a boolean array (L, I) marks."""
+        """NLL (K, N) with the units zeroed that a boolean array (L, units) marks."""
         name = hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest()[:32]
+        name = name if self._site == NEURON else f"{self._site}.{name}"
         file = self._kept / f"{name}.npy" if self._kept is not None else None
         if file is not None and file.is_file():
             return np.load(file)
-        neurons = NeuronSet(sites={NEURON: marked_indices(chosen)}, widths={NEURON: chosen.shape[1]})
+        neurons = NeuronSet(sites={self._site: marked_indices(chosen)}, widths={self._site: chosen.shape[1]})
         with masked(self._model, neurons):
             nll = self._nll()
         if file is not None:

@@ -93,7 +93,7 @@ def bench_masks(methods: int, languages: int) -> int:
 
 
 def bench(judge: Judge, units: UnitScores, methods: Sequence[Method], *, advance: Callable[[int], None]) -> Bench:
-    """Measure every method of neurons, and random ones, at doses of .01 to 30 % of the neurons.
+    """Measure every method of neurons (or heads), and random ones, at doses of .01 to 30 % of them.
 
     `advance` is called with the number of masks that are done, or that were not needed.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from crane_lib.errors import CraneError
 from crane_lib.methods import METHODS, Method, register
+from crane_lib.neurons import HEAD
 
 _OWN_COLOUR = "#994F00"
 _LOADED: dict[str, Method] = {}  # by ``file.py:name``
@@ -37,6 +38,14 @@ def method_of(text: str) -> Method:
         own = found if isinstance(found, Method) else Method(name, name, _OWN_COLOUR, scores=found)
         _LOADED[text] = own if METHODS.get(own.name) is own else register(own)  # the file may have registered it
     return _LOADED[text]
+
+
+def for_unit(unit: str, methods: Sequence[Method]) -> None:
+    """Refuse methods that cannot select this unit, ``neuron`` or ``head``."""
+    unfit = [method.name for method in methods if unit == HEAD and not method.of_heads]
+    if unfit:
+        fit = ", ".join(name for name, method in METHODS.items() if method.of_heads)
+        raise CraneError(f"method {unfit[0]}: reads what attention heads do not have; methods for heads: {fit}")
 
 
 def methods_of(texts: Sequence[str], *, without: Sequence[str] = ()) -> list[Method]:

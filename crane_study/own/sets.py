@@ -11,7 +11,7 @@ import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_lib.methods import Method
-from crane_lib.neurons import NeuronSet, read_neuron_sets
+from crane_lib.neurons import HEAD, NEURON, NeuronSet, read_neuron_sets
 from crane_study.own.statistics_folder import read_info, read_units
 from crane_study.uncertainty.overlap import as_neurons, compare
 
@@ -21,31 +21,33 @@ if TYPE_CHECKING:
 _TOLD = ("model", "tokenizer", "corpora", "objective", "rule")  # of the statistics, kept in the notes of a set
 
 
-def select_sets(folder: Path, method: Method, budget: float) -> tuple[list[NeuronSet], pd.DataFrame]:
-    """Select a method's set of every language from a folder of statistics.
+def select_sets(
+    folder: Path, method: Method, budget: float, *, unit: str = NEURON
+) -> tuple[list[NeuronSet], pd.DataFrame]:
+    """Select a method's set of neurons or heads of every language from a folder of statistics.
 
     Returns
     -------
     the sets, whose notes say what they were selected on, and the scores of all units: columns language, site, layer,
     index, score, selected
     """
-    info, units = read_info(folder), read_units(folder)
+    info, units = read_info(folder), read_units(folder, site=unit)
     scores = method.scores(units)
-    chosen = method.choose(scores, budget=budget)
+    chosen = method.choose(scores, budget=budget, site=unit)
     notes = {name: info[name] for name in _TOLD}
     sets = [
         NeuronSet(item.sites, item.widths, item.model, item.method, item.budget, item.language, notes=notes)
         for item in units.sets(method.name, f"{budget:g}", chosen)
     ]
-    return sets, score_table(scores, sets)
+    return sets, score_table(scores, sets, unit=unit)
 
 
-def score_table(scores: Any, sets: Sequence[NeuronSet]) -> pd.DataFrame:
+def score_table(scores: Any, sets: Sequence[NeuronSet], *, unit: str = NEURON) -> pd.DataFrame:
     """Scores of all units by language, with a mark at those that were selected."""
     parts = []
     for item in sets:
         of_language = scores[item.language]
-        by_site = of_language if isinstance(of_language, dict) else {"neuron": of_language}
+        by_site = of_language if isinstance(of_language, dict) else {unit: of_language}
         for site, values in by_site.items():
             layer, index = np.indices(values.shape)
             marked = np.zeros(values.shape, dtype=bool)
@@ -68,12 +70,11 @@ def overlap_table(first: Sequence[NeuronSet], second: Sequence[NeuronSet]) -> pd
     ------
     CraneError : the sets are of models of different sizes
     """
-    sizes = {(item.layers, *item.widths.values()) for item in map(as_neurons, [*first, *second])}
+    first, second = ([item if set(item.sites) == {HEAD} else as_neurons(item) for item in s] for s in (first, second))
+    sizes = {(item.layers, *item.widths.values()) for item in [*first, *second]}
     if len(sizes) > 1:
         raise CraneError(f"the sets are of models of different sizes (layers and width): {sorted(sizes)}")
-    rows = [
-        {"first": _name(a), "second": _name(b), **compare(as_neurons(a), as_neurons(b))} for a in first for b in second
-    ]
+    rows = [{"first": _name(a), "second": _name(b), **compare(a, b)} for a in first for b in second]
     return pd.DataFrame(rows)
 
 

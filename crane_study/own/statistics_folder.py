@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_lib.neurons import NEURON
 from crane_lib.scores import ACTIVATIONS, GRADIENT, UnitScores, statistics_file
 from crane_study.own.corpus_files import Corpora, texts_hash
 
@@ -164,7 +165,8 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def read_units(folder: Path) -> UnitScores:
-    """Read the scores of all units in a folder of statistics, for the methods of the registry."""
+def read_units(folder: Path, *, site: str = NEURON) -> UnitScores:
+    """Read the scores of all neurons (or heads) in a folder of statistics, for the methods of the registry."""
     info = read_info(folder)
-    return UnitScores.read(folder, objective=info["objective"], languages=list(info["corpora"]), documents=folder)
+    given: dict[str, Any] = {"objective": info["objective"], "languages": list(info["corpora"])}
+    return UnitScores.read(folder, **given, documents=folder, site=site)

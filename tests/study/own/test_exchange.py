@@ -77,7 +77,7 @@ def test_a_list_that_loses_its_last_language_or_has_rows_is_refused(tmp_path):
     with pytest.raises(CraneError, match="the last language has no neurons"):
         write_lape_list(tmp_path / "list", [full, none])
     rows = NeuronSet({"gate": full.sites["neuron"]}, {"gate": full.widths["neuron"]}, language="en")
-    with pytest.raises(CraneError, match="has rows of"):
+    with pytest.raises(CraneError, match="has units at"):
         write_lape_list(tmp_path / "list", [rows])
     assert not list(tmp_path.iterdir())
 
