@@ -32,8 +32,8 @@ Values = Callable[[int, Tensor, Tensor], Tensor]
 def masked(model: PreTrainedModel, neurons: NeuronSet, *, values: Values | None = None) -> Iterator[PreTrainedModel]:
     """Zero the units of a set inside the block, or replace the activations of neurons or of heads.
 
-    `values` takes a layer, indices (n,) and the activations h there (..., n), and gives what takes their place. Of heads
-    these are the inputs of the output projection: as many for each head as it has dimensions.
+    `values` takes a layer, indices (n,) and the activations h there (..., n), and gives what takes their place. Of
+    heads these are the inputs of the output projection: as many for each head as it has dimensions.
 
     Only hooks of this model are added, and removed again, also after an exception. Weights, other models and other
     hooks are not touched. Blocks cannot be nested on one model.

@@ -58,7 +58,7 @@ class NeuronSet:
         return self.count() / total
 
     def killed(self) -> int:
-        """Number of neurons that the mask silences: a gate row or an up row silences its neuron, a down row or a head none."""
+        """Number of neurons that the mask silences: a gate or up row silences its neuron, a down row or a head none."""
         sites = [self.sites[site] for site in (NEURON, "gate", "up") if site in self.sites]
         return sum(len(np.unique(np.concatenate(layers))) for layers in zip(*sites, strict=True))
 

@@ -175,9 +175,9 @@ def bench(
 ) -> None:
     """Compare methods at matched damage: what a mask costs the other languages when it does its own equal harm.
 
-    Statistics are computed on the texts but the last ones, masks of .01 to 30 % of the neurons (or heads) are measured on those.
-    Writes bench.csv, summary.csv, bench.md and the figure bench.png. What is done is kept in the folder: started again,
-    the same command goes on from there. Give parallel texts in the same order, if you have them.
+    Statistics are computed on the texts but the last ones, masks of .01 to 30 % of the neurons (or heads) are measured
+    on those. Writes bench.csv, summary.csv, bench.md and the figure bench.png. What is done is kept in the folder:
+    started again, the same command goes on from there. Give parallel texts in the same order, if you have them.
 
     Example: crane bench --model M --corpus en=en.jsonl --corpus sw=sw.jsonl --method contrast --method mine.py:mine
     --out bench
@@ -199,10 +199,9 @@ def bench(
     )
     from crane_study.progress import progress
 
-    methods = of_neurons(methods_of(method))
-    if unit == "head" and not method:
-        methods = [one for one in methods if one.of_heads]
-    for_unit(unit, methods)
+    methods = methods_of(method)
+    for_unit(unit, methods if method else [])
+    methods = [one for one in of_neurons(methods) if unit == "neuron" or one.of_heads]
     network, tokenizer, texts, tokens = _read(model, corpus, documents, dtype, device, max_length)
     fewest = min(map(len, tokens.values()))
     if fewest < 2 * held_out:

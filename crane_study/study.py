@@ -43,6 +43,7 @@ from crane_study.steps.activations import make_activations
 from crane_study.steps.confounds import Compared, make_confounds, make_null
 from crane_study.steps.controls import ANY, make_control_nlu, make_control_perplexity, make_control_sets
 from crane_study.steps.ground_truth import make_ablation, make_neuron_sample, make_whole_sets
+from crane_study.steps.heads import make_heads
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu
 from crane_study.steps.open_ended import (
     make_answers,
@@ -540,6 +541,13 @@ class Study:
             given["subjects"] = self.store.run("relevance_subjects", make_relevance, **passes, scratch=True)
         return self.store.run("null", make_null, **given, scratch=True)
 
+    def heads(self) -> Stage:
+        """Perplexity of the base model under masks of neurons and of attention heads of as many weights."""
+        section = self.profile.controls
+        given: dict[str, Any] = {"relevance": self.relevance("base"), "objective": self.objectives[0]}
+        options = self.document_options("base", documents=section.documents)
+        return self._measured_stage("heads", make_heads, options, **given, draws=section.draws, scratch=True)
+
     @property
     def _ablated(self) -> DocumentOptions:
         section = self.profile.ground_truth
@@ -625,7 +633,7 @@ class Study:
     def evaluate_masks(self) -> list[Stage]:
         """Run every stage that measures a model under masks, as far as the profile allows."""
         stages = [self.perplexity(name) for name in self.model_names]
-        stages += [self.control_perplexity(), self.confounds(), self.null()]
+        stages += [self.control_perplexity(), self.confounds(), self.null(), self.heads()]
         if self.has_questions:
             stages += [self.nlu(name) for name in self.model_names] + [self.control_nlu()]
         if self.has_chat:

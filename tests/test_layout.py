@@ -18,6 +18,7 @@ TOPICS = {
     "controls",
     "effects",
     "ground_truth",
+    "heads",
     "likelihoods",
     "masks",
     "matched_damage",

@@ -34,10 +34,10 @@ class DocumentRelevance:
 
     With h the input of `down_proj`: `neuron` is sum_t h dS/dh and `abs_neuron` is sum_t |h dS/dh|, both (B, L, I).
     `gate` (None where the MLP has no gate), `up` (B, L, I) and `down` (B, L, H) are the row statistic: the gradient
-    of that weight matrix summed over its input dimension. With o_h the inputs of the attention's output projection that are
-    of head h, `head` is sum_t o_h . dS/do_h, `abs_head` sum_t |o_h . dS/do_h|, and `head_magnitude` sum_t |o_h| by the
-    Euclidean norm, all (B, L, heads). `token` (B, T) is the relevance of the input embeddings, 0
-    at pads. `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0, and
+    of that weight matrix summed over its input dimension. With o_h head h's part of the input of the attention's
+    output projection, `head` is sum_t o_h . dS/do_h, `abs_head` sum_t |o_h . dS/do_h|, and `head_magnitude` sum_t |o_h|
+    by the Euclidean norm, all (B, L, heads). `token` (B, T) is the relevance of the input embeddings, 0 at pads.
+    `target` (B,) is S. `lengths` (B,) counts tokens; `active` (B, L, I) counts those with act(g) > 0, and
     `magnitude` (B, L, I) is sum_t |h|, `slope` (B, L, I) sum_t dS/dh. `watched` has the values of one neuron, token by
     token. Skipped tokens are in `target` and `token` only.
     """

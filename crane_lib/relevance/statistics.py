@@ -49,8 +49,8 @@ class Statistics:
 
     Parameters
     ----------
-    moments : by site: "neuron", "abs_neuron", "gate" (unless the MLP is ungated), "up" of (L, I) units, "down" of (L, H)
-        units, and "head", "abs_head" and "head_magnitude" of (L, heads) units, see `DocumentRelevance`
+    moments : by site: "neuron", "abs_neuron", "gate" (unless the MLP is ungated), "up" of (L, I) units, "down" of
+        (L, H) units, and "head", "abs_head" and "head_magnitude" of (L, heads) units, see `DocumentRelevance`
     active : (L, I) number of tokens with act(g) > 0
     magnitude : (L, I) sum over tokens of |h|
     norms : (L, I) norm of every neuron's column of `down_proj`, a property of the model

@@ -9,6 +9,7 @@ caption.
 from crane_study.figures.confounds import null_partitions
 from crane_study.figures.effects import delta_matrices, dose_response, langspec_bars, transfer_figure
 from crane_study.figures.ground_truth import captured_effects, relevance_against_effect
+from crane_study.figures.heads import unit_damage, where_language_lives
 from crane_study.figures.matched_damage import collateral_curves
 from crane_study.figures.models import guessers, training_loss
 from crane_study.figures.open_ended import open_langspec_bars, score_matrices

@@ -102,6 +102,44 @@ def test_methods_are_compared_at_matched_damage_and_a_second_start_measures_noth
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "bench" / "bench.csv"), table)
 
 
+def test_attention_heads_are_selected_evaluated_and_compared(folder, tmp_path, complaint):
+    sets, scores = tmp_path / "heads.json", tmp_path / "scores.csv"
+    arguments = ["--statistics", folder / "stats", "--unit", "head", "--budget", 0.25, "--scores", scores]
+    found = call("select", *arguments, "--out", sets)
+    assert "25.00% of the heads: en 1, vi 1" in found.output
+    model, _tokenizer = load_model(folder / "model", device="cpu", dtype="auto")
+    frame = pd.read_csv(scores)
+    best = frame.loc[frame.groupby("language")["score"].idxmax()].set_index("language")
+    assert (len(frame), set(frame["site"])) == (8, {"head"})
+    for item in read_neuron_sets(sets):
+        row = best.loc[item.language]
+        assert [layer.tolist() for layer in item.sites["head"]] == [
+            [row["index"]] if number == row["layer"] else [] for number in (0, 1)
+        ]
+        assert (item.killed(), item.share()) == (0, 0.25)
+        item.check(model)
+    given = ["--model", folder / "model", "--sets", sets, *corpora(folder), "--skip", 20, "--out", tmp_path / "r.csv"]
+    effects = pd.DataFrame(json.loads(call("evaluate", *given, "--json").output)["effects"])
+    assert (effects["rise"].abs() > 1e-4).all()
+    both = json.loads(call("compare", sets, sets, "--json").output)["overlaps"]
+    assert [one["shared"] for one in both if one["first"] == one["second"]] == [1, 1]
+    bench = [
+        "bench",
+        "--model",
+        folder / "model",
+        *corpora(folder),
+        "--held-out",
+        4,
+        "--documents",
+        12,
+        "--unit",
+        "head",
+    ]
+    found = call(*bench, "--method", "contrast", "--out", tmp_path / "bench", "--json")
+    assert {row["method"] for row in json.loads(found.output)["summary"]} == {"contrast", "random_global"}
+    assert "kurtosis: reads what" in complaint(*bench, "--method", "kurtosis", "--out", tmp_path / "other")
+
+
 def test_sets_go_out_and_come_back_as_a_list_of_lape(folder, tmp_path):
     sets, listed = tmp_path / "sets.json", tmp_path / "sets.neuron.pth"
     call("select", "--statistics", folder / "stats", "--budget", 0.2, "--out", sets, "--lape", listed)
@@ -185,6 +223,10 @@ def test_the_doctor_names_what_is_here():
         ({"--method": "contrst"}, "did you mean contrast?"),
         ({"--method": "nowhere.py:mine"}, "nowhere.py: no such file"),
         ({"--method": "gates"}, "needs gates of single documents"),
+        (
+            {"--method": "lape", "--unit": "head"},
+            "lape: reads what attention heads do not have; methods for heads: contrast,",
+        ),
         ({"--statistics": "empty"}, "has no statistics"),
         ({"--budget": "2"}, "expected a share between 0 and 1"),
     ],

@@ -74,11 +74,12 @@ def test_what_all_sections_rest_on_has_all_threads(tmp_path, monkeypatch):
     study.nlu("chat")
     study.control_perplexity()
     study.confounds()
+    study.heads()
     study.single_effects()
     study.whole_sets()
     of_models = [f"{stage}_{name}" for stage in ("relevance", "activations", "selection") for name in ("base", "chat")]
     basis = {"corpus", *of_models}
     basis |= {"base_model", "chat_model"}
     masking = {"perplexity_chat", "nlu_chat", "control_sets", "control_perplexity", "ablation", "ground_truth"}
-    masking |= {"confounds"}
+    masking |= {"confounds", "heads"}
     assert found == dict.fromkeys(basis, True) | dict.fromkeys(masking, False)

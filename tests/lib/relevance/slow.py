@@ -50,7 +50,10 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 class SlowModel:
-    """A decoder from the weights of a model, in float64; `inner` keeps every layer's (h, act(g)) of the last run, `mixed` what its heads give."""
+    """A decoder from the weights of a model, in float64.
+
+    Of the last run `inner` keeps every layer's (h, act(g)), `mixed` the outputs of its heads.
+    """
 
     def __init__(self, model, *, rule: str, rotary: torch.dtype = torch.float32, skip: int = 0):
         self.config, self.rule, self.rotary, self.skip = model.config, rule, rotary, skip
