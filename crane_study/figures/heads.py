@@ -64,6 +64,7 @@ def unit_damage(rises: pd.DataFrame, path: Path) -> str:
                 _curve(panel, "worst other", worst, unit, ":")
                 random = pick(rises, unit=unit, method=_RANDOM, evaluation_language=language)
                 _curve(panel, "masked language, random masks", random, unit, "--")
+            panel.axhline(0, color="#AAAAAA", linewidth=0.9, zorder=0)
             panel.set_title(f"{language_name(language)} masked")
             panel.set_xscale("log")
             panel.set_xticks(ticks)

@@ -19,7 +19,7 @@ from crane_study.steps.confounds import as_masks
 from crane_study.steps.masks import held_out, measure_documents
 
 UNITS = (NEURON, HEAD)
-SHARES = (0.01, 0.03, 0.1, 0.25, 0.5)  # of the heads
+SHARES = (0.01, 0.03, 0.1, 0.25, 0.5, 0.75)  # of the heads
 COMPARED = ("contrast", "penalized")
 RANDOM = "random_global"
 

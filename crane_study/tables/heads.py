@@ -92,4 +92,5 @@ def unit_rises(units: Mapping[str, MaskedUnits]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(size=table["budget"].astype(float))
     order = ["method", "masked_language", "size", "evaluation_language"]
-    return in_study_order(table, order).sort_values("unit", kind="stable", ascending=False).drop(columns="size")
+    table = in_study_order(table, order).drop(columns="size")
+    return table.sort_values("unit", kind="stable", ascending=False, ignore_index=True)
