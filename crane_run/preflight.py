@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,13 +13,15 @@ from pathlib import Path
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.models import MAP, check_model_directory
+from crane_lib.weights import weight_bytes
 from crane_run.schedule import disk_free, existing
 from crane_study import hub
 from crane_study.data.user_files import read_open_questions
 from crane_study.data.xquad import locate_xquad
 from crane_study.fetch import fetched_directory
+from crane_study.machine import granted_memory
 from crane_study.measure.benchmarks import BENCHMARKS, read_task
-from crane_study.measure.judge_endpoint import Endpoint
+from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
 from crane_study.paper.lape_list import check_lape_list
 from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, LocalSource, Profile, Task, XQuad
 from crane_study.progress import SOON, progress
@@ -55,7 +56,7 @@ class Host:
 
     def memory_gb(self) -> float:
         """Memory of this machine."""
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIGABYTE
+        return granted_memory() / _GIGABYTE
 
     def free_gb(self, folder: Path) -> float:
         """Free space where a folder is, or would be."""
@@ -74,6 +75,10 @@ class Host:
         name, patterns = _task_files(task)
         return hub.cached_dataset_files(name, revision=task.revision, patterns=patterns)
 
+    def check_judge(self) -> None:
+        """Raise CraneError if the judge that the environment names gives no score for a plain answer."""
+        EndpointJudge(Endpoint.from_environment(), Path()).check()
+
     def check_reachable(self, name: str, kind: str, revision: str) -> None:
         """Raise CraneError if the hub does not give out a revision of a model or dataset."""
         hub.check_reachable(name, kind=kind, revision=revision)
@@ -87,7 +92,9 @@ def _task_files(task: Task) -> tuple[str, list[str]]:
 def preflight(profile: Profile, folder: Path, machine: Host | None = None) -> list[Check]:
     """Check everything that a profile needs; a corpus that is in the run's folder already is not asked for again."""
     machine = machine or Host()
-    asked = chain(_hardware(profile, folder, machine), _sources(profile, folder, machine), _beside(profile))
+    asked = chain(
+        _hardware(profile, folder, machine), _sources(profile, folder, machine), _beside(profile, folder, machine)
+    )
     checks = []
     with progress("Checking what is needed", delay=SOON) as bar:  # a hub that does not answer takes its time
         for check in asked:
@@ -137,6 +144,7 @@ def _sources(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     if isinstance(source, LocalSource):
         for path in filter(None, (source.base_model, source.chat_model)):
             yield _asked(f"model {path}", "there", partial(check_model_directory, path))
+            yield from _weights(Path(path), profile, machine)
         for path in [*source.texts.values(), *(source.questions or {}).values()]:
             yield Check(f"file {path}", path.is_file(), "there" if path.is_file() else "no such file")
     if isinstance(source, HubSource):
@@ -151,14 +159,16 @@ def _sources(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
         yield _task(task, profile.evaluation.few_shot, machine)
 
 
-def _beside(profile: Profile) -> Iterator[Check]:
+def _beside(profile: Profile, folder: Path, machine: Host) -> Iterator[Check]:
     """Other things that a profile names: files of questions, the judge, a published list."""
     options, listed = profile.open_ended, profile.paper.lape_list
     if not profile.no_open_ended:
         if (questions := options.questions) is not None:
             yield _asked("open questions", "there", lambda: read_open_questions(questions))
         if options.judge != "offline":
-            yield _asked("judge", "named in the environment", Endpoint.from_environment)
+            scored = (folder / "stages" / "open_scores_endpoint" / "stage.json").is_file()
+            ask = Endpoint.from_environment if scored else machine.check_judge
+            yield _asked("judge", "named in the environment" if scored else "scores a plain answer", ask)
     if listed is not None and not profile.rehearsal:
         layers, width = _sizes(profile)
         check = partial(check_lape_list, profile.paper, wanted=list(profile.languages), layers=layers, width=width)
@@ -176,6 +186,18 @@ def _sizes(profile: Profile) -> tuple[int | None, int | None]:
         if Path(model).is_dir():
             about = read_json(Path(model) / "config.json")
     return about.get("num_hidden_layers"), about.get("intermediate_size")
+
+
+def _weights(folder: Path, profile: Profile, machine: Host) -> Iterator[Check]:
+    """Check that the weights of a model fit in memory, if the profile does not say what it needs."""
+    with suppress(CraneError, OSError):  # the check of the model reports what is wrong with it
+        values, size = weight_bytes(folder, profile.dtype)
+        on_gpu = bool(machine.gpu_memory_gb(profile.device)) and profile.device != "cpu"
+        needs, what = profile.needs, "GPU memory" if on_gpu else "memory"
+        if values and not (needs.gpu_memory_gb if on_gpu else needs.memory_gb):
+            seen = machine.gpu_memory_gb(profile.device) if on_gpu else machine.memory_gb()
+            check = _enough(f"{what} for the weights of {folder}", round(size / _GIGABYTE, 3), seen)
+            yield replace(check, remark=f"{check.remark} ({values:,} values in {profile.dtype})")
 
 
 def _packaged(model: HubModel) -> bool:
@@ -238,5 +260,7 @@ def _asked(what: str, remark: str, ask: Callable[[], object]) -> Check:
         ask()
     except CraneError as error:
         # Without "model x: " or the like before it, which `what` says already.
-        return Check(what, False, re.sub(r"^((model|dataset|task) \S+: |judge: |open questions:? )", "", str(error)))
+        return Check(
+            what, False, re.sub(r"^((model|dataset|task) \S+: |judge(: | at )|open questions:? )", "", str(error))
+        )
     return Check(what, True, remark)

@@ -24,9 +24,9 @@ from crane_study.data.xquad import content_key, locate_xquad, make_xquad_corpus
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
 from crane_study.given_models import check_chat_tokenizer, given_directory
-from crane_study.labels import BENCHMARK_LABELS
+from crane_study.labels import BENCHMARK_LABELS, name_languages
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
-from crane_study.measure.judge_endpoint import Endpoint
+from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge, missing_judgings
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
 from crane_study.paper.lape_list import PUBLISHED_LIST
 from crane_study.profile import (
@@ -39,6 +39,7 @@ from crane_study.profile import (
     artifacts_root,
     load_profile,
 )
+from crane_study.publish import keep_not_run
 from crane_study.steps.activations import make_activations
 from crane_study.steps.confounds import Compared, make_confounds, make_null
 from crane_study.steps.controls import ANY, make_control_nlu, make_control_perplexity, make_control_sets
@@ -56,7 +57,7 @@ from crane_study.steps.open_ended import (
 from crane_study.steps.relevance import make_relevance
 from crane_study.steps.reliability import make_document_reliability, make_reliability, of_documents
 from crane_study.steps.selection import make_selection
-from crane_study.store import Stage, Store
+from crane_study.store import RECORD, SECTION_VARIABLE, Stage, Store
 from crane_study.training import faster_precision, make_base_model, make_chat_model
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
 from crane_study.uncertainty.open_ended import score_rows
@@ -95,6 +96,7 @@ class Study:
         self.say = say
         self.store = Store(folder / "stages", say=say)
         self.languages = list(profile.languages)
+        name_languages(profile.languages)
         self._hashes = Hashes(folder.parent)
         self._same_vocabulary: set[Path] = set()  # chat models whose tokenizer has been checked
 
@@ -611,7 +613,10 @@ class Study:
         if judge == "offline":
             given: dict[str, Any] = {"corpus": self.corpus, "questions": self.open_questions, "sources": _WORDINGS}
             return self.store.run("open_scores_offline", make_offline_scores, answers=self.open_answers(), **given)
-        options, endpoint = self.profile.open_ended, Endpoint.from_environment()  # fails before hours of answers
+        options, endpoint = self.profile.open_ended, Endpoint.from_environment()
+        cache = self.folder.parent / "judge_cache"
+        if not (self.folder / "stages" / "open_answers" / RECORD).is_file():
+            EndpointJudge(endpoint, cache).check()  # fails before hours of answers
         return self.store.run(
             "open_scores_endpoint",
             make_endpoint_scores,
@@ -620,7 +625,7 @@ class Study:
             endpoint_model=endpoint.model,
             sources={"endpoint": endpoint.url},
             # The cache is shared by all runs: answers that were paid for outlive --fresh and serve every profile.
-            settings={"concurrency": options.concurrency, "cache": self.folder.parent / "judge_cache"},
+            settings={"concurrency": options.concurrency, "cache": cache},
         )
 
     def open_scores(self) -> Stage:
@@ -628,6 +633,11 @@ class Study:
 
         # The main judge last: if an endpoint fails, the offline scores are kept.
         judged: dict[str, Any] = {judge: self.judged(judge) for judge in reversed(self.judges)}
+        if "endpoint" in judged:
+            items = read_frame(judged["endpoint"] / "items.parquet")
+            if missing := missing_judgings(items, wanted=self.profile.open_ended.judgings):
+                keep_not_run(self.folder, os.environ.get(SECTION_VARIABLE) or "05", what="judgings", reason=missing)
+                print(f"MISSING: {missing}")
         return self.store.run("open_scores", make_open_scores, **judged, judges=self.judges)
 
     def evaluate_masks(self) -> list[Stage]:

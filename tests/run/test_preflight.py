@@ -13,12 +13,14 @@ import torch
 import yaml
 
 from crane_lib.errors import CraneError
+from crane_lib.files import write_json
 from crane_run import rehearsal as made_up
 from crane_run.preflight import Host, preflight
 from crane_study import ROOT, hub
-from crane_study.measure.judge_endpoint import KEY, MODEL, URL
+from crane_study.measure.judge_endpoint import KEY, MODEL, URL, Endpoint
 from crane_study.profile import load_profile, profile_names
 from tests.small import write_study
+from tests.study.measure.judge_server import reply, stub_server
 
 REAL = ["llama2-7b", "qwen2.5-0.5b", "qwen3-8b"]
 
@@ -29,6 +31,9 @@ class Fake(Host):
         self.gpu_memory_gb, self.free_gb = lambda device: gpu, lambda folder: free
         self.memory_gb, self.same_disk = lambda: memory, lambda one, other: one_disk
         self.cached_model = self.cached_task = lambda named: cached
+
+    def check_judge(self):
+        Endpoint.from_environment()
 
     def check_reachable(self, name, kind, revision):
         self.asked[kind, name] = revision
@@ -185,6 +190,17 @@ def test_a_users_own_files_are_looked_for(tmp_path):
     assert checks == {f"model {place}/chat": absent, f"file {place}/vi.jsonl": "no such file"}
 
 
+def test_a_model_larger_than_memory_is_refused_with_the_arithmetic(tmp_path):
+    profile = own(tmp_path, dtype="float64")
+    name = next(check.what for check in preflight(profile, tmp_path, Fake()) if "for the weights of" in check.what)
+    assert name == f"GPU memory for the weights of {tmp_path.resolve()}/model"
+    found = missing(profile, Fake(gpu=0.0, memory=1e-5))
+    assert list(found) == ["memory for the weights of"]
+    assert "GB needed, 0.0 GB there (" in found["memory for the weights of"]
+    assert found["memory for the weights of"].endswith("values in float64)")
+    assert missing(own(tmp_path, needs={"memory_gb": 1}), Fake(gpu=0.0, memory=2.0)) == {}
+
+
 def test_quantised_models_are_named_wherever_they_lie(tmp_path, llama, monkeypatch):
     """In a folder, in the hub's cache, and on the hub, of which nothing is fetched."""
     from huggingface_hub import HfApi
@@ -243,6 +259,28 @@ def test_the_judges_variables_are_looked_at(tmp_path, monkeypatch, judge):
     assert not any("a-key" in str(check) for check in preflight(profile, tmp_path, Fake()))
     monkeypatch.setenv(KEY, "a key\n")
     assert missing(profile, Fake())["judge"].startswith("CRANE_JUDGE_KEY has a space at an end")
+
+
+def test_the_judge_has_a_plain_answer_to_score_before_any_work(tmp_path, monkeypatch):
+    asked = open_questions(tmp_path, en="Who?\n", vi="Ai?\n")
+    profile = own(tmp_path, open_ended={"questions": asked, "judge": "endpoint"})
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:7897/")
+    monkeypatch.setenv(MODEL, "m")
+    with stub_server(lambda _n, _body: reply("hm"), key="a-key", picky=True) as (url, stub):
+        monkeypatch.setenv(URL, url)
+        for key, problem in (
+            ("a-key", ": gives no score from 1 to 10 (hm); 12 forms"),
+            ("another", ": refuses the key"),
+        ):
+            monkeypatch.setenv(KEY, key)
+            assert problem in missing(profile, Host())["judge"]
+        stub.picky = False
+        monkeypatch.setenv(KEY, "a-key")
+        assert missing(profile, Host()) == {}
+        # What is scored already needs no judge.
+        monkeypatch.setenv(KEY, "another")
+        write_json(tmp_path / "stages" / "open_scores_endpoint" / "stage.json", {})
+        assert missing(profile, Host(), tmp_path) == {}
 
 
 def test_the_files_of_open_questions_are_read(tmp_path):

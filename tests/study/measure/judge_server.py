@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from crane_study.measure.judge_endpoint import PLAIN
+
 
 def judging(score=7, reason="It names the city."):
     """Reply of a judge that gives this score."""
@@ -21,17 +23,20 @@ def reply(content: str, *, status=200, **headers):
 class Stub:
     """Requests to the server, and the highest number of them at the same time.
 
-    `answer` gets the number of the request (from 1) and its body, and returns status, headers and body.
+    `answer` gets the number of the request (from 1) and its body, and returns status, headers and body. The plain
+    answer that a judge is tried with is scored and not recorded, unless the server is `picky`.
     """
 
-    def __init__(self, answer: Callable, key: str) -> None:
-        self.answer, self.key = answer, key
+    def __init__(self, answer: Callable, key: str, *, picky: bool) -> None:
+        self.answer, self.key, self.picky = answer, key, picky
         self.bodies: list[dict] = []
         self.paths: list[str] = []
         self.open = self.most = 0
         self._lock = threading.Lock()
 
     def handle(self, path, headers, body):
+        if not self.picky and PLAIN[0] in body["messages"][-1]["content"]:
+            return judging() if headers.get("Authorization") == f"Bearer {self.key}" else (401, {}, b"")
         with self._lock:
             self.open += 1
             self.most = max(self.most, self.open)
@@ -48,9 +53,9 @@ class Stub:
 
 
 @contextmanager
-def stub_server(answer: Callable, *, key="secret-key-123") -> Iterator[tuple[str, Stub]]:
+def stub_server(answer: Callable, *, key="secret-key-123", picky=False) -> Iterator[tuple[str, Stub]]:
     """Start a server in a thread; gives its address and its record."""
-    stub = Stub(answer, key)
+    stub = Stub(answer, key, picky=picky)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):

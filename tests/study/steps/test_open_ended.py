@@ -21,11 +21,12 @@ from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answe
 from crane_study.measure.judge_endpoint import KEY, MODEL, URL
 from crane_study.measure.rows import COLUMNS
 from crane_study.paper.claims import read_claims
+from crane_study.publish import read_not_run
 from crane_study.steps.open_ended import make_embedded_questions
 from crane_study.study import Study
 from crane_study.tables.open_ended import available_rows
 from tests.small import write_study
-from tests.study.measure.judge_server import judging, stub_server
+from tests.study.measure.judge_server import judging, reply, stub_server
 
 QUESTIONS = {
     "en": ["How many mills?", "Where is the river?", "Which bridge?"],
@@ -159,6 +160,14 @@ def test_an_endpoint_without_a_key(tmp_path):
     assert not said  # not after hours of answers
 
 
+def test_a_judge_that_gives_no_score_is_found_before_answers(tmp_path, monkeypatch):
+    with stub_server(lambda _n, _body: reply("hm"), key=SECRET, picky=True) as (url, _stub):
+        endpoint(monkeypatch, url)
+        with pytest.raises(CraneError, match=r"gives no score from 1 to 10 \(hm\)"):
+            opened(written(tmp_path, judge="endpoint")).open_scores()
+    assert not (tmp_path / "artifacts" / "small" / "stages" / "open_answers").exists()
+
+
 @pytest.fixture(scope="module")
 def profiles(tmp_path_factory):
     """Two profiles of one study, whose judges are the endpoint and both."""
@@ -185,7 +194,8 @@ def test_an_endpoint_that_fails_leaves_the_offline_scores(profiles, monkeypatch)
     rows, reason = available_rows(study)
     assert reason.startswith("judge: CRANE_JUDGE_URL is not set")
     assert set(rows["metric"]) == {"judge_score_offline"}
-    with stub_server(lambda _n, _body: judging(5), key=SECRET) as (url, _stub):
+    some = lambda _n, body: reply("hm") if "How many mills" in str(body) else judging(5)  # noqa: E731
+    with stub_server(some, key=SECRET) as (url, _stub):
         endpoint(monkeypatch, url, key="another-key")
         again, reason = available_rows(study)
         assert "refuses the key (401)" in reason
@@ -193,6 +203,10 @@ def test_an_endpoint_that_fails_leaves_the_offline_scores(profiles, monkeypatch)
         endpoint(monkeypatch, url)
         complete, reason = available_rows(study)
     assert not reason
+    items = study.open_items()
+    few = int(items["score"].isna().sum())
+    counted = f"{few} of {len(items)} answers have fewer than 1 judgings, {few} of them none"
+    assert read_not_run(study.folder)["05"]["judgings"] == f"{counted}; most often: no usable score (hm)"
     assert list(dict.fromkeys(complete["metric"])) == ["judge_score", "judge_score_offline"]  # the main judge first
     offline = complete[complete["metric"] == "judge_score_offline"]
     assert offline["value"].tolist() == pytest.approx(rows["value"].tolist())
