@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crane_lib.batches import check_tokens, pad_batch, rope_section, token_batches
+from crane_lib.batches import TokenBudget, check_tokens, computed_batches, pad_batch, rope_section
 from crane_lib.errors import CraneError
 from crane_lib.nll import hidden_nll
 from crane_lib.relevance.hooks import HookSet, frozen, wrapped_forward
@@ -56,25 +57,29 @@ def ablation_effects(
     layers, width = len(parts.layers), parts.widths["neuron"]
     # Few documents at once, so that a pass holds many neurons: their common part is then rarely computed.
     budget = max(max(lengths), token_budget // 4)
-    batches = token_batches(lengths, token_budget=budget, section=rope_section(model))
+    copies = TokenBudget(token_budget)
     effects = np.full((len(documents), layers, width), np.nan)
     wanted = np.ones((layers, width), dtype=bool) if neurons is None else neurons
     done, total = 0, len(documents) * int(wanted.sum())
     report = progress or (lambda _done, _total: None)
     report(done, total)
     with frozen(model):
-        for batch in batches:
-            unablated = _UnablatedBatch(model, parts, *pad_batch([documents[index] for index in batch]))
-            at_once = max(1, token_budget // unablated.tokens.numel())
+        for batch, unablated in computed_batches(
+            lengths,
+            lambda batch: _UnablatedBatch(model, parts, *pad_batch([documents[index] for index in batch])),
+            token_budget=budget,
+            section=rope_section(model),
+        ):
+            size, what = unablated.tokens.numel(), f"documents {batch}, one neuron ablated"
             for layer in range(layers):
-                chosen = torch.from_numpy(np.flatnonzero(wanted[layer]))
-                for start in range(0, len(chosen), at_once):
-                    some = chosen[start : start + at_once]
-                    without = unablated.resumed_without if additive else unablated.rerun_without
-                    hidden = without(layer, some.to(unablated.tokens.device))
-                    rise = unablated.nll_of(hidden, copies=len(some)) - unablated.nll
+                rest = torch.from_numpy(np.flatnonzero(wanted[layer]))
+                while len(rest):
+                    some = rest[: max(1, copies.tokens // size)]
+                    compute = partial(unablated.rise_without, layer, some, additive=additive)
+                    if (rise := copies.tried(compute, parts=len(some), length=size, what=what)) is None:
+                        continue
                     effects[np.array(batch)[:, None], layer, some.numpy()] = rise.T.cpu().numpy()
-                    done += rise.numel()
+                    rest, done = rest[len(some) :], done + rise.numel()
                     report(done, total)
     if not np.isfinite(effects[:, wanted]).all():
         raise CraneError("ablation: an NLL is not finite; the model's values overflow, use dtype: float32 or bfloat16")
@@ -101,6 +106,12 @@ class _UnablatedBatch:
         """NLL (copies, B) of final hidden states (copies * B, T, H)."""
         tokens, mask = self.tokens.repeat(copies, 1), self._mask.repeat(copies, 1)
         return hidden_nll(self._model, hidden, tokens, mask).view(copies, -1)
+
+    def rise_without(self, layer: int, neurons: Tensor, *, additive: bool) -> Tensor:
+        """Increase of the NLL (copies, B) without each neuron (copies,) of a layer."""
+        without = self.resumed_without if additive else self.rerun_without
+        hidden = without(layer, neurons.to(self.tokens.device))
+        return self.nll_of(hidden, copies=len(neurons)) - self.nll
 
     def resumed_without(self, layer: int, neurons: Tensor) -> Tensor:
         """Final hidden states (copies * B, T, H), computed from the output of the layer less what a neuron adds."""

@@ -3,13 +3,16 @@
 Attention looks back only, so pads on the right change nothing. But some models choose the frequencies of their rotary
 positions by the longest document of a batch: longrope (Phi-3, Phi-4) has one set up to a length and one above it.
 Batches are split there, and a document gets the frequencies that it gets by itself.
+
+A batch that does not fit in memory is computed again as smaller ones, and so are those after it.
 """
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from crane_lib.errors import CraneError
 
+T = TypeVar("T")
 Section = Callable[[int], int]  # number of the section that a length lies in; within one, frequencies are the same
 
 
@@ -67,6 +71,62 @@ def token_batches(lengths: Sequence[int], *, token_budget: int, section: Section
         else:
             batches.append([index])
     return batches
+
+
+class TokenBudget:
+    """Most tokens of a batch, pads and copies included; about halved when memory runs out."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def tried(self, compute: Callable[[], T], *, parts: int, length: int, what: str) -> T | None:
+        """Compute a batch of `parts` of `length` tokens each; None if it did not fit in memory.
+
+        Raises
+        ------
+        CraneError : a single part does not fit; `what` says which
+        """
+        try:
+            return compute()
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # only here, after the except clause, does the exception no longer hold the failed pass
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if parts == 1:
+            raise CraneError(
+                f"{what}: its {length} tokens do not fit in memory; lower max_length, switch checkpointing on or load "
+                "the model in bfloat16"
+            )
+        self.tokens = length * (parts // 2)
+        warnings.warn(f"memory ran out: continuing with {self.tokens} tokens per batch", stacklevel=3)
+        return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = ("can't allocate memory", "not enough memory")
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or any(found in str(error).lower() for found in words)
+
+
+def computed_batches(
+    lengths: Sequence[int], compute: Callable[[list[int]], T], *, token_budget: int, section: Section
+) -> Iterator[tuple[list[int], T]]:
+    """Yield batches of documents (`token_batches`) with what `compute` returns, smaller ones if memory runs out."""
+    budget = TokenBudget(token_budget)
+    waiting = token_batches(lengths, token_budget=budget.tokens, section=section)
+    while waiting:
+        batch, *rest = waiting
+        length, what = lengths[batch[-1]], f"document {batch[0]}"
+        found = budget.tried(lambda batch=batch: compute(batch), parts=len(batch), length=length, what=what)
+        if found is None:
+            left = [index for each in waiting for index in each]
+            smaller = token_batches([lengths[i] for i in left], token_budget=budget.tokens, section=section)
+            waiting = [[left[place] for place in each] for each in smaller]
+        else:
+            yield batch, found
+            waiting = rest
 
 
 def check_tokens(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,14 +18,27 @@ from crane_lib.errors import CraneError
 from crane_lib.gguf_files import as_directory, check_gguf, is_gguf
 from crane_lib.precision import compute_in_double
 from crane_lib.tokenization import load_tokenizer
-from crane_lib.weights import check_settings, check_weights, stored_dtype
+from crane_lib.weights import check_settings, check_weights, stored_dtype, weight_bytes
 
 MAP = "map"  # the device name that spreads a model over all GPUs
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _OLD_BUFFERS = ("masked_bias", "inv_freq")  # constants that older versions wrote beside the weights
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-_LOADING_ERRORS = (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+_LOADING_ERRORS = (  # damaged files break their readers anywhere; pickles that would run code are refused
+    *(
+        ImportError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        ArithmeticError,
+    ),
+    *(SafetensorError, UnpicklingError),
+)
 # Rows of an embedding without a token. Published models have up to 905 of 51,200 (phi-2, 1.8 %) and 2,385 of 102,400
 # (DeepSeek, 2.3 %); the rows of a small model may be padded to a multiple of 64.
 _PADDED_SHARE, _PADDED_ROWS = 0.05, 64
@@ -61,6 +76,9 @@ def load_model(
     place = torch.device("cpu") if mapped else pick_device(device)
     if dtype == "auto":
         dtype = stored_dtype(path) or dtype  # config.json may name another one than the file has
+    check_memory(path, place=place, dtype=dtype)
+    if trust_remote_code:
+        warnings.warn(f"model {path}: code that comes with it may run (trust_remote_code)", stacklevel=2)
     transformers_logging.disable_progress_bar()  # it would write one bar per shard to the error stream
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -86,8 +104,10 @@ def load_model(
         compute_in_double(model)
     if mapped:
         check_placement(model, path)
-        return model.eval(), tokenizer
-    return model.to(place).eval(), tokenizer
+    else:
+        model = model.to(place)
+    check_finite(model, path)
+    return model.eval(), tokenizer
 
 
 def _check_found(found: dict[str, Any], path: Path) -> None:
@@ -107,6 +127,28 @@ def _check_found(found: dict[str, Any], path: Path) -> None:
         raise CraneError(
             f"model {path}: its weights hold {unexpected[0]} ({len(unexpected)} in all), for which config.json has no "
             "place; put the model's own config.json there, or save the model without them"
+        )
+
+
+def check_finite(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
+    """Refuse a model with NaN or infinity in its weights, by the name of the first of them."""
+    for name, values in model.named_parameters():
+        # A sum is one pass without a copy; that of finite values may overflow, so it only says where to look.
+        if not values.sum(dtype=torch.float32).isfinite() and not (finite := values.isfinite()).all():
+            count = f"{int((~finite).sum())} of its {values.numel()} values"
+            raise CraneError(
+                f"model {path}: {name} has NaN or infinity ({count}); fetch or save the model again, not in float16"
+            )
+
+
+def check_memory(path: Path, *, place: torch.device, dtype: str) -> None:
+    """Refuse weights that are larger than the free memory of the device, before they are read."""
+    values, needed = weight_bytes(path, dtype)
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        raise CraneError(
+            f"model {path}: its {values:,} values in {dtype} take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of "
+            f"memory are free on {place.type}; use dtype: bfloat16, a smaller model, or a larger machine"
         )
 
 

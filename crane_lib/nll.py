@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crane_lib.batches import check_tokens, pad_batch, rope_section, token_batches
+from crane_lib.batches import check_tokens, computed_batches, pad_batch, rope_section
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 
@@ -73,12 +73,16 @@ def document_nll(
         raise CraneError("perplexity: every document needs at least two tokens; is the corpus empty?")
     check_tokens(model, documents)
     nll = np.zeros(len(documents))
-    for batch in token_batches(lengths, token_budget=token_budget, section=rope_section(model)):
+
+    def batch_nll(batch: list[int]) -> np.ndarray:
         tokens, mask = pad_batch([documents[index] for index in batch])
         tokens, mask = tokens.to(model.device), mask.to(model.device)
         # Pads follow every token, so attention needs no mask; with one, a pad beyond a sliding window would give NaN.
         hidden = model.base_model(input_ids=tokens).last_hidden_state
-        nll[batch] = hidden_nll(model, hidden, tokens, mask).cpu().numpy()
+        return hidden_nll(model, hidden, tokens, mask).cpu().numpy()
+
+    for batch, found in computed_batches(lengths, batch_nll, token_budget=token_budget, section=rope_section(model)):
+        nll[batch] = found
     if not np.isfinite(nll).all():
         raise CraneError(f"perplexity: the NLL of document {int(np.flatnonzero(~np.isfinite(nll))[0])} is not finite")
     return nll, np.array(lengths) - 1

@@ -20,6 +20,8 @@ _FORMS = (  # in the order in which transformers looks for them
 )
 _PLAIN = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
+_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
 _QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")  # beside config.json
 _METHODS = ("quant_method", "quant_algo", "format")  # settings that name it
 _DEQUANTISED = "from_pretrained(..., quantization_config={}(dequantize=True)).save_pretrained(...) of transformers"
@@ -77,6 +79,14 @@ def stored_dtype(folder: Path) -> str | None:
     return found if counts[found] else None
 
 
+def weight_bytes(folder: Path, dtype: str) -> tuple[int, int]:
+    """Number of values in the weights of a folder, and bytes that they take when loaded in a type of torch's."""
+    types = list(tensor_types(folder).values())
+    return sum(size for _kind, size in types), sum(
+        size * _BYTES.get(dtype, _BYTES.get(kind, 1)) for kind, size in types
+    )
+
+
 def _settings(path: Path) -> dict[str, Any]:
     found: Any = {}
     with suppress(CraneError):  # no such file, or a damaged one: loading says what is wrong with it
@@ -114,6 +124,8 @@ def _weight_files(folder: Path) -> list[Path]:
             except (CraneError, KeyError, TypeError, AttributeError) as error:
                 raise CraneError(f"model {folder}: {index} is not an index of weights; fetch it again") from error
             for name in names:
+                if not isinstance(name, str) or "\0" in name or Path(name).name != name:
+                    raise CraneError(f"model {folder}: {index} names {name!r}, no file of that folder; fetch it again")
                 if not (folder / name).is_file():
                     raise CraneError(f"model {folder}: lacks {name}, a file of {index}; was the download finished?")
             return [folder / name for name in names]

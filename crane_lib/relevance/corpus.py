@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crane_lib.batches import Section, check_tokens, pad_batch, rope_section, together
+from crane_lib.batches import Section, TokenBudget, check_tokens, pad_batch, rope_section, together
 from crane_lib.errors import CraneError
 from crane_lib.parallel import barrier, rank, share, world
 from crane_lib.relevance.document import DocumentRelevance, document_relevance
@@ -272,7 +272,7 @@ class _ShardMaker:
         self.provenance = provenance
         self._model = model
         self._documents = documents
-        self._token_budget = token_budget
+        self._budget = TokenBudget(token_budget)
         self._checkpointing = checkpointing
         self._max_length = int(provenance["max_length"])
         rows = sum(map(len, parts.layers[0].rows.values()))
@@ -288,7 +288,7 @@ class _ShardMaker:
 
     def plan(self) -> list[Shard]:
         """Plan the shards of the corpus."""
-        limits = {"token_budget": self._token_budget, "most_documents": self._most_documents}
+        limits = {"token_budget": self._budget.tokens, "most_documents": self._most_documents}
         return plan_shards(self._lengths, section=self._section, **limits)
 
     def make(self, shard: Shard, progress: _Progress) -> Statistics:
@@ -297,18 +297,12 @@ class _ShardMaker:
         start = 0
         while start < len(shard.documents):
             longest = int(self._lengths[shard.documents[start]])
-            size = batch_size(longest, token_budget=self._token_budget, most_documents=self._most_documents)
+            size = batch_size(longest, token_budget=self._budget.tokens, most_documents=self._most_documents)
             chosen = shard.documents[start : start + size]
             chosen = chosen[: together(self._lengths[chosen], self._section)]
-            found = self._relevance(chosen)
+            compute = partial(self._relevance, chosen)
+            found = self._budget.tried(compute, parts=len(chosen), length=longest, what=f"document {chosen[0]}")
             if found is None:
-                if len(chosen) == 1:
-                    raise CraneError(
-                        f"document {chosen[0]}: its {longest} tokens do not fit in memory; lower max_length, switch "
-                        "checkpointing on or load the model in bfloat16"
-                    )
-                self._token_budget = longest * (len(chosen) // 2)
-                warnings.warn(f"memory ran out: continuing with {self._token_budget} tokens per batch", stacklevel=2)
                 continue
             if statistics is None:
                 statistics = _empty_statistics(found, self.norms, self.head_norms, self.provenance)
@@ -325,36 +319,25 @@ class _ShardMaker:
         # On the CPU from here on: a GPU may round differently, and shards must merge to the same bits everywhere.
         return statistics.to("cpu")
 
-    def _relevance(self, indices: np.ndarray) -> DocumentRelevance | None:
-        """Relevance of a batch; None if memory ran out."""
+    def _relevance(self, indices: np.ndarray) -> DocumentRelevance:
+        """Relevance of a batch, all of it finite."""
         input_ids, attention_mask = pad_batch([self.ids(index) for index in indices])
-        try:
-            found = document_relevance(
-                self._model,
-                input_ids,
-                attention_mask,
-                objective=self.provenance["objective"],
-                rule=self.provenance["rule"],
-                checkpointing=self._checkpointing,
-                skip_first_tokens=int(self.provenance["skip_first_tokens"]),
-            )
-            finite = found.target.isfinite()
-            for values in found.sites.values():
-                finite &= values.isfinite().flatten(1).all(1)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        else:
-            if not finite.all():
-                index = indices[int((~finite).nonzero()[0])]
-                raise CraneError(
-                    f"document {index}: its relevance is not finite; load the model in bfloat16 or float32"
-                )
-            return found
-        # only here, after the except clause, does the exception no longer hold the failed pass
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return None
+        found = document_relevance(
+            self._model,
+            input_ids,
+            attention_mask,
+            objective=self.provenance["objective"],
+            rule=self.provenance["rule"],
+            checkpointing=self._checkpointing,
+            skip_first_tokens=int(self.provenance["skip_first_tokens"]),
+        )
+        finite = found.target.isfinite()
+        for values in found.sites.values():
+            finite &= values.isfinite().flatten(1).all(1)
+        if not finite.all():
+            index = indices[int((~finite).nonzero()[0])]
+            raise CraneError(f"document {index}: its relevance is not finite; load the model in bfloat16 or float32")
+        return found
 
 
 def _empty_statistics(
@@ -384,9 +367,3 @@ def _checked_lengths(model: nn.Module, documents: Iterable[np.ndarray], provenan
     if not lengths:
         raise CraneError("there are no documents to compute statistics from; is the corpus empty?")
     return np.array(lengths)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    words = ("can't allocate memory", "not enough memory")
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or any(found in str(error).lower() for found in words)

@@ -1,5 +1,6 @@
 """Batches of documents whose rotary frequencies may depend on the longest: each document is as by itself."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -134,3 +135,62 @@ def test_documents_that_would_change_one_another_are_refused_in_one_pass():
     wide = torch.nn.functional.pad(ids, (0, 1)), torch.nn.functional.pad(mask, (0, 1))
     with pytest.raises(CraneError, match=r"a document of 16 tokens in a batch 17 wide"):
         document_relevance(model, *wide)
+
+
+MEMORY_ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+]
+
+
+@contextmanager
+def memory_for(model, tokens, error):
+    """Let passes over more than so many tokens fail, pads and copies included; gives the sizes of all passes."""
+    sizes = []
+
+    def check(_module, _args, given):
+        states = given.get("input_ids") if given.get("inputs_embeds") is None else given["inputs_embeds"][..., 0]
+        sizes.append(states.numel())
+        if states.numel() > tokens:
+            raise error
+
+    handle = model.base_model.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
+
+
+MEASURES = {
+    "nll": lambda model, budget: document_nll(model, CORPUS, token_budget=budget)[0],
+    "ablation": lambda model, budget: ablation_effects(model, CORPUS[3:7], token_budget=budget),
+    "relevance": lambda model, budget: stream_statistics(model, CORPUS, token_budget=budget).moments["neuron"].mean,
+}
+
+
+@pytest.mark.filterwarnings("ignore:memory ran out")
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("error", MEMORY_ERRORS, ids=["cuda", "python", "cpu"])
+def test_smaller_batches_have_the_same_numbers_when_memory_runs_out(measure, error):
+    model, measured = tiny_model(), MEASURES[measure]
+    compute_in_double(model)
+    expected = np.asarray(measured(model, 60))
+    with memory_for(model, 60, error) as sizes:
+        found = np.asarray(measured(model, 1000))
+        failed = sum(size > 60 for size in sizes)
+    assert 1 <= failed <= 6  # about halved at each failure, and never raised again
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:memory ran out")
+@pytest.mark.parametrize("measure", MEASURES)
+def test_what_does_not_fit_alone_is_named_and_other_errors_pass(measure):
+    model, measured = tiny_model(), MEASURES[measure]
+    with (
+        memory_for(model, 14, MEMORY_ERRORS[0]),
+        pytest.raises(CraneError, match=r"document \d: its \d+ tokens do not fit in memory; lower max_length"),
+    ):
+        measured(model, 1000)
+    with memory_for(model, 14, RuntimeError("shapes differ")), pytest.raises(RuntimeError, match="shapes differ"):
+        measured(model, 1000)

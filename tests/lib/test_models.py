@@ -10,6 +10,7 @@ from accelerate import dispatch_model
 from accelerate.hooks import remove_hook_from_submodules
 from safetensors.torch import load_file, save_file
 
+from crane_lib import models
 from crane_lib.errors import CraneError
 from crane_lib.models import (
     check_placement,
@@ -315,3 +316,29 @@ def test_another_vocabulary_is_refused(tmp_path, texts, vocabulary):
     expected = r"models org/chat and org/base: their tokenizers differ in \d+ tokens \(the first, \d+: .* and .*\); use"
     with pytest.raises(CraneError, match=expected):
         compared_with_small(tmp_path, small_tokenizer(texts, vocabulary=vocabulary))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named_when_a_model_is_loaded(folder, value):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    words = r"model\.layers\.1\.mlp\.up_proj\.weight has NaN or infinity \(1 of its 384 values\)"
+    with pytest.raises(CraneError, match=words):
+        load_model(folder, device="cpu")
+
+
+def test_large_weights_whose_sum_overflows_are_finite():
+    model = small_model(50)
+    model.model.embed_tokens.weight.data.fill_(3e38)
+    models.check_finite(model, "m")
+
+
+def test_a_model_that_does_not_fit_in_memory_is_refused_before_it_is_read(folder, monkeypatch):
+    count = sum(values.numel() for values in load_file(folder / "model.safetensors").values())
+    monkeypatch.setattr(models.psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * count))
+    assert load_model(folder, device="cpu")[0].dtype == torch.float32
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", None)
+    words = rf"its {count:,} values in float64 take 0\.0 GB, and 0\.0 GB of memory are free on cpu; use dtype: bfloat16"
+    with pytest.raises(CraneError, match=words):
+        load_model(folder, device="cpu", dtype="float64")
