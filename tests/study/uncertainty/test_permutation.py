@@ -1,11 +1,13 @@
 """p-values against random masks: exact counts against slow enumeration, and their level where nothing is there."""
 
+import time
 from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from crane_study.uncertainty import permutation
 from crane_study.uncertainty.permutation import (
     control_of,
     holm,
@@ -127,3 +129,30 @@ def test_holm_by_hand_and_without_tests():
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert np.isnan(holm([np.nan])).all()
     assert holm([]).shape == (0,)
+
+
+def test_where_ways_are_too_many_a_seeded_sample_estimates_p_within_its_error(monkeypatch):
+    generator = np.random.default_rng(3)
+    own, drawn = generator.random(4) * 0.6 + 0.3, generator.random((4, 6))
+    masks = generator.random((10, 4)) + 0.15 * np.eye(10, 4)
+    exact = random_p_value(own, drawn), shared_p_value(masks[:4], masks[4:])
+    assert 0.01 < min(exact) < max(exact) < 0.9
+    monkeypatch.setattr(permutation, "_MOST_SUMS", 1)
+    found = random_p_value(own, drawn), shared_p_value(masks[:4], masks[4:])
+    assert found == (random_p_value(own, drawn), shared_p_value(masks[:4], masks[4:]))
+    for p, estimate in zip(exact, found, strict=True):
+        assert estimate != p
+        assert abs(estimate - p) < 4 * np.sqrt(p * (1 - p) / permutation.SAMPLED)
+
+
+@pytest.mark.parametrize("languages", [7, 9, 32])
+def test_many_languages_take_seconds(languages):
+    generator = np.random.default_rng(languages)
+    masks = generator.random((languages + 20, languages))
+    began = time.process_time()
+    found = shared_p_value(masks[:languages], masks[languages:])
+    assert 0.01 < found < 0.99
+    assert 0.01 < random_p_value(np.full(languages, 0.55), generator.random((languages, 20))) < 0.99
+    best = np.concatenate([masks[:languages] + 10 * np.eye(languages), masks[languages:]])
+    assert 0 < shared_p_value(best[:languages], best[languages:]) < 1e-4
+    assert time.process_time() - began < 20
