@@ -23,7 +23,7 @@ from crane_run.evidence import HEADINGS, Evidence, tolerance
 from crane_run.manifest import HTML_REPORT, MARKDOWN_REPORT, REPORTS, SEEDS
 from crane_run.manifest import NAME as MANIFEST
 from crane_run.sections import absent_sections
-from crane_study.labels import first_sentence, method_label
+from crane_study.labels import first_sentence, method_label, name_languages
 from crane_study.paper.claims import (
     NOT_APPLICABLE,
     NOT_REPRODUCED,
@@ -69,6 +69,7 @@ def report_context(folder: Path, manifest: Mapping[str, Any] | None = None) -> d
     """Everything that both templates read, from a run's folder; missing files are reported, not refused."""
     manifest = read_object(folder / MANIFEST) if manifest is None else manifest
     settings = manifest.get("profile", {})
+    name_languages(settings.get("languages") or {})
     profile, rehearsal = str(settings.get("name") or folder.name), bool(settings.get("rehearsal"))
     shown = profile.removesuffix(REHEARSAL_SUFFIX) + " --rehearse" if rehearsal else profile
     command = f"./run_all.sh --profile {shown} --only "

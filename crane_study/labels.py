@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import babel
 
@@ -33,13 +33,26 @@ METRIC_LABELS = {
 }
 
 
+_named: dict[str, str] = {}  # names by code, in order, of the study of this process
+
+
+def name_languages(names: Mapping[str, str]) -> None:
+    """Use a profile's names of languages, and their order, from here on in this process."""
+    _named.clear()
+    _named.update({code: _english_name(code) if name == code else name for code, name in names.items()})
+
+
 def set_names() -> list[str]:
     """Names of all methods and other sets, in the order of tables and figures."""
     return ["none", *METHODS, *(name for name in SET_LABELS if name != "none")]
 
 
 def language_name(code: str) -> str:
-    """English name of a language code, or the code itself if it has none."""
+    """Name of a language code: the profile's, else the English one, else the code itself."""
+    return _named.get(code) or _english_name(code)
+
+
+def _english_name(code: str) -> str:
     try:
         name = babel.Locale("en").languages.get(code)
     except babel.UnknownLocaleError:
@@ -70,8 +83,9 @@ def method_label(method: str, budget: str = "") -> str:
 
 
 def ordered_languages(codes: Iterable[str]) -> list[str]:
-    """Languages without duplicates: those of the paper in its order, then others by code."""
-    return sorted(set(codes), key=lambda code: (LANGUAGES.index(code) if code in LANGUAGES else len(LANGUAGES), code))
+    """Languages without duplicates: those of the profile in its order, those of the paper in its, then by code."""
+    known = list(dict.fromkeys([*_named, *LANGUAGES]))
+    return sorted(set(codes), key=lambda code: (known.index(code) if code in known else len(known), code))
 
 
 def ordered_sets(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -408,6 +409,10 @@ class Profile(Strict):
         languages = list(self.languages)
         if len(languages) < 2:
             raise ValueError(f"languages: has {languages}, at least two are needed to tell what is specific to one")
+        names = [name.strip() or code for code, name in self.languages.items()]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"languages: two are named {twice!r}; figures tell them apart by name, give each its own")
         if isinstance(self.source, EmbeddedSource) and set(languages) != {"en", "zh", "vi"}:
             facts = "the embedded facts are in en, zh and vi"
             raise ValueError(f"languages: has {languages}, {facts}; use a local source for others")
@@ -504,7 +509,11 @@ def _first_error(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not name:  # checks of the whole profile name what was seen
         return message + more
-    return f"{name}: {message} (seen: {str(first.get('input'))[:60]!r}){more}"
+    if first["type"] == "string_type" and isinstance(first.get("input"), bool):
+        message += "; YAML reads no, yes, on and off as true or false, so put them in quotes"
+    seen = first.get("input")
+    shown = seen if isinstance(seen, str) else reprlib.repr(seen)  # in full it may be without end
+    return f"{name}: {message} (seen: {shown[:60]!r}){more}"
 
 
 def artifacts_root(given: str | os.PathLike[str] | None = None) -> Path:
@@ -531,6 +540,17 @@ def profile_path(profile: str | os.PathLike[str]) -> Path:
     return path
 
 
+class _PlainKeys(yaml.SafeLoader):
+    """Loader that reads keys as they stand: ``no``, the code of Norwegian, would be false."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Read an object, its true and false keys as texts."""
+        for key, _value in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep=deep)
+
+
 def _without_absent(profile: Profile) -> Profile:
     """Leave out a chat model that is only wanted if it is in the hub's cache, and is not."""
     source = profile.source
@@ -546,8 +566,8 @@ def load_profile(profile: str | os.PathLike[str]) -> Profile:
     """Read and validate a profile, given by name or by path; an error names the nearest right name or key."""
     path = profile_path(profile)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainKeys)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, OSError) as error:
         raise CraneError(f"profile {path.name}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise CraneError(f"profile {path.name}: expected keys and values, saw {type(values).__name__}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crane_study import ROOT
+from crane_study import ROOT, labels
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,8 @@ _SETTINGS = (
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
-    """Nothing of the caller's own settings, or of the container image's, reaches a test."""
+    """Nothing of the caller's own settings, of the container image's or of other tests' profiles reaches a test."""
+    labels.name_languages({})
     for name in _SETTINGS:
         monkeypatch.delenv(name, raising=False)
 

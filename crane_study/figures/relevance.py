@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
+from unicodedata import bidirectional
 
 import matplotlib
 import numpy as np
@@ -210,26 +213,57 @@ def token_relevance(examples: Sequence[Example], path: Path) -> str:
     )
 
 
+class _Token(NamedTuple):
+    """A token to be drawn; gap before it and room in inches."""
+
+    text: str
+    direction: int
+    gap: float
+    room: float
+    colour: Any
+
+
+def _direction(text: str) -> int:
+    """-1 for a text read from right to left, 1 for one read from left to right, 0 for signs alone."""
+    kinds = {bidirectional(character) for character in text}
+    return -1 if kinds & {"R", "AL"} else 1 if kinds & {"L", "EN", "AN"} else 0
+
+
+def _in_reading_order(tokens: Sequence[_Token], *, leftward: bool) -> list[_Token]:
+    """Tokens of a line from the left; runs of the other direction are turned around. Matplotlib turns letters."""
+    base = -1 if leftward else 1
+    ordered: list[_Token] = []
+    for other, run in groupby(tokens, key=lambda token: token.direction == -base):
+        ordered += list(run)[:: -1 if other else 1]
+    return ordered[::base]
+
+
 def _write_tokens(axes: Axes, examples: Sequence[Example], *, width: float, line: float) -> float:
     """Set the tokens of all examples in lines and return their height; everything in inches from the top left."""
     y = 0.1
     for language, tokens, relevances in examples:
         axes.text(0.05, y + line / 2, language_name(language), va="center", family=LATIN, fontweight="bold", fontsize=9)
-        x, y = 0.05, y + line
         shades = _scaled(relevances)
+        lines: list[list[_Token]] = [[]]
         for number, (token, value) in enumerate(zip(tokens, shades, strict=True)):
             text = (token.strip() or "·") if drawable(token) else f"#{number}"
             # Full-width characters take about twice the room of Latin ones.
             room = 0.07 + sum(0.135 if ord(character) > 0x2E80 else 0.078 for character in text)
-            if token[:1].isspace() and x > 0.05:  # a word begins; the pieces of one stand close together
-                x += 0.05
-            if x + room > width - 0.05:
-                x, y = 0.05, y + line
-            colour = _TOKEN_COLOURS(_TOKEN_SCALE(value))
-            axes.add_patch(Rectangle((x, y + 0.02), room - 0.02, line - 0.04, color=colour, linewidth=0))
-            middle = x + room / 2 - 0.01
-            axes.text(middle, y + line / 2, text, ha="center", va="center", color=ink_on(colour), fontsize=8.5)
-            x += room
+            gap = 0.05 if token[:1].isspace() and lines[-1] else 0.0  # a word begins; its pieces stand close together
+            if sum(one.gap + one.room for one in lines[-1]) + gap + room > width - 0.1:
+                lines.append([])
+                gap = 0.0
+            lines[-1].append(_Token(text, _direction(token), gap, room, _TOKEN_COLOURS(_TOKEN_SCALE(value))))
+        leftward = sum(_direction(token) for token in tokens) < 0
+        for one_line in lines:
+            y += line
+            x = width - 0.05 - sum(one.gap + one.room for one in one_line) if leftward else 0.05
+            for one in _in_reading_order(one_line, leftward=leftward):
+                x += 0.0 if leftward else one.gap
+                axes.add_patch(Rectangle((x, y + 0.02), one.room - 0.02, line - 0.04, color=one.colour, linewidth=0))
+                centred: dict[str, Any] = {"ha": "center", "va": "center", "color": ink_on(one.colour)}
+                axes.text(x + one.room / 2 - 0.01, y + line / 2, one.text, fontsize=8.5, **centred)
+                x += one.room + (one.gap if leftward else 0.0)
         told = (f"{token.strip() or '·'} {value:+z.2f}" for token, value in zip(tokens, shades, strict=True))
         tell_text(axes, f"{language_name(language)}: {'; '.join(told)}")
         y += line + 0.12

@@ -5,6 +5,7 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_run.sections import all_sections
+from crane_study import labels
 from crane_study import profile as profiles
 from crane_study.profile import (
     CONFIGS,
@@ -15,6 +16,8 @@ from crane_study.profile import (
     profile_names,
     profile_path,
 )
+from crane_study.study import Study
+from tests.small import TEXTS, write_study
 
 TRAINING = {"learning_rate": 0.001, "batch_size": 4}
 
@@ -202,3 +205,34 @@ def test_the_folder_of_profiles_is_the_repositorys(monkeypatch, tmp_path):
     written(tmp_path, embedded())
     assert profile_names() == ["own"]
     assert isinstance(load_profile("own"), Profile)
+
+
+def test_norwegian_needs_no_quotes_as_a_key_and_elsewhere_it_is_said(tmp_path):
+    write_study(tmp_path, texts={"no": TEXTS["en"], "vi": TEXTS["vi"]}, questions=False)
+    path = tmp_path / "small.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("'no'", "no"), encoding="utf-8")
+    loaded = load_profile(str(path))
+    assert list(loaded.languages) == ["no", "vi"]
+    assert loaded.source.texts["no"].name == "no.jsonl"
+    kept = tmp_path / "kept.yaml"
+    kept.write_text(yaml.safe_dump(loaded.resolved()), encoding="utf-8")
+    assert load_profile(str(kept)).languages == loaded.languages
+    path.write_text(path.read_text(encoding="utf-8") + "paper:\n  lape_list_languages: [no]\n", encoding="utf-8")
+    with pytest.raises(CraneError, match=r"YAML reads no, yes, on and off as true or false, so put them in quotes"):
+        load_profile(str(path))
+
+
+def test_names_of_languages_are_shown_in_the_profiles_order(tmp_path):
+    path = write_study(tmp_path, questions=False)
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) | {"languages": {"vi": "Tiếng Việt", "en": "en"}}
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    assert labels.language_name("vi") == "Vietnamese"
+    Study.open(str(path), artifacts=tmp_path / "artifacts")
+    assert (labels.language_name("vi"), labels.language_name("en")) == ("Tiếng Việt", "English")
+    assert labels.ordered_languages(["en", "zh", "vi", "ab"]) == ["vi", "en", "zh", "ab"]
+    Study.open("smoke", artifacts=tmp_path / "artifacts")
+    assert labels.ordered_languages(["vi", "zh", "en"]) == ["en", "zh", "vi"]
+    values["languages"] = {"vi": "Same", "en": "Same "}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(CraneError, match="languages: two are named 'Same'; figures tell them apart by name"):
+        load_profile(str(path))

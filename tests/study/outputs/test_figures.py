@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -312,3 +313,19 @@ def test_a_notebook_shows_the_picture_and_says_what_it_shows(tmp_path, monkeypat
     assert options["metadata"]["image/png"]["alt"].startswith(
         f"{REHEARSAL}: Accuracy on the held-out four-way questions"
     )
+
+
+def test_tokens_read_from_right_to_left_are_drawn_so(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(Axes, "text", lambda _axes, x, y, text, **_options: drawn.setdefault((round(y, 2), x), text))
+    examples = [
+        ("ar", ["تقع", " هان", "وي", " Hà", " Nội", " ٨", " نسمة", "."], [1.0] * 8),
+        ("en", ["The", " שלום", " עולם", " ends", "."], [1.0] * 5),
+    ]
+    figures.token_relevance(examples, tmp_path / "tokens")
+    lines = {}
+    for (y, _x), text in sorted(drawn.items()):
+        lines.setdefault(y, []).append(text)
+    arabic = [".", "نسمة", "Hà", "Nội", "٨", "وي", "هان", "تقع"]
+    assert [line for line in lines.values() if len(line) > 1] == [arabic, ["The", "עולם", "שלום", "ends", "."]]
+    assert max(x for (_y, x), text in drawn.items() if text == "تقع") > 6.5  # at the right margin
