@@ -1,8 +1,23 @@
 """The exception for errors that a user can correct."""
 
+import re
+
+_MOST = 1500  # characters of a message
+_BREAKS = re.compile("\\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\\s*")
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line, with escapes for characters that a terminal would obey or could not encode."""
+    flat = _BREAKS.sub(" ", text[: 2 * _MOST])
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in flat)
+    return shown if len(shown) <= _MOST else f"{shown[:_MOST]} ..."
+
 
 class CraneError(Exception):
     """An error that the user can correct; the message is one line with what was seen and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
     def _render_traceback_(self) -> list[str]:
         """Lines that a notebook shows instead of a traceback: the message."""

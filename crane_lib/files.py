@@ -73,8 +73,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CraneError(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, or of very long numbers
         raise CraneError(f"{path}: is not JSON ({error})") from error
+    except OSError as error:
+        raise CraneError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

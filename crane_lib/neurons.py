@@ -135,8 +135,13 @@ def _read_set(entry: Any) -> NeuronSet:
     widths = {site: entry["widths"][site] for site in sites}
     if not all(type(width) is int for width in widths.values()):
         raise TypeError("a width is not a whole number")
-    labels = {label: entry[label] for label in _LABELS}
-    return NeuronSet(sites=sites, widths=widths, notes=entry.get("notes", {}), **labels)
+    labels, notes = {label: entry[label] for label in _LABELS}, entry.get("notes", {})
+    for label, kind in {**dict.fromkeys(_LABELS, str), "random_seed": int}.items():
+        if type(labels[label]) is not kind:
+            raise TypeError(f"{label} is {labels[label]!r}")
+    if not isinstance(notes, dict):
+        raise TypeError("the notes are not an object")
+    return NeuronSet(sites=sites, widths=widths, notes=notes, **labels)
 
 
 def read_neuron_sets(path: str | os.PathLike[str]) -> list[NeuronSet]:
@@ -156,7 +161,7 @@ def read_neuron_sets(path: str | os.PathLike[str]) -> list[NeuronSet]:
     for number, entry in enumerate(value["sets"]):
         try:
             sets.append(_read_set(entry))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CraneError(f"{path}: set {number} is malformed ({type(error).__name__}: {error})") from error
     return sets
 

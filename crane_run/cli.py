@@ -116,7 +116,7 @@ def run(
     run_all.sh --profile llama2-7b --rehearse
     """
     from crane_run.console import Console, shown
-    from crane_run.manifest import missing_in_container
+    from crane_run.manifest import missing_in_container, refused_by_git
     from crane_run.runner import Run, fitting_jobs, run_sections, run_seeds, seed_run, seed_runs
     from crane_run.schedule import check_disk
     from crane_run.sections import choose_sections
@@ -157,7 +157,7 @@ def run(
             raise typer.Exit(2)
         for one in studies if work else []:
             check_disk(one.profile, one.folder)
-    if remark := missing_in_container():
+    for remark in filter(None, (missing_in_container(), refused_by_git())):
         console.say(remark)
     try:
         if seeds:

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -151,6 +152,17 @@ def describe_commit() -> dict[str, Any]:
         if commit := re.search(r"^commit: ([0-9a-f]{40,64})$", text, re.MULTILINE):
             found = (commit[1], None, ARCHIVED)
     return dict(zip(("commit", "uncommitted_changes", "commit_from"), found, strict=True))
+
+
+def refused_by_git() -> str:
+    """One line on git's refusal of a checkout that another user owns, which hides the commit; empty without one."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, env={**os.environ, "LC_ALL": "C"})
+        if said.returncode and "dubious ownership" in said.stderr and not describe_commit()["commit"]:
+            remedy = f"git config --global --add safe.directory {shlex.quote(str(ROOT))}"
+            return f"note: the manifest will not name the commit: {ROOT} belongs to another user; `{remedy}` allows it"
+    return ""
 
 
 def describe_image() -> dict[str, str | None] | None:

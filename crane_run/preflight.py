@@ -196,7 +196,7 @@ def _weights(folder: Path, profile: Profile, machine: Host) -> Iterator[Check]:
         needs, what = profile.needs, "GPU memory" if on_gpu else "memory"
         if values and not (needs.gpu_memory_gb if on_gpu else needs.memory_gb):
             seen = machine.gpu_memory_gb(profile.device) if on_gpu else machine.memory_gb()
-            check = _enough(f"{what} for the weights of {folder}", round(size / _GIGABYTE, 3), seen)
+            check = _enough(f"{what} for the weights of {folder}", float(f"{size / _GIGABYTE:.3g}"), seen)
             yield replace(check, remark=f"{check.remark} ({values:,} values in {profile.dtype})")
 
 

@@ -42,6 +42,11 @@ def name_languages(names: Mapping[str, str]) -> None:
     _named.update({code: _english_name(code) if name == code else name for code, name in names.items()})
 
 
+def is_named(code: str) -> bool:
+    """Return whether the profile names a language of this code."""
+    return code in _named
+
+
 def set_names() -> list[str]:
     """Names of all methods and other sets, in the order of tables and figures."""
     return ["none", *METHODS, *(name for name in SET_LABELS if name != "none")]

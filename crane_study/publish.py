@@ -23,7 +23,15 @@ from pandas.api.types import is_float_dtype, is_numeric_dtype
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json, write_text
 from crane_study.frames import read_frame, write_frame
-from crane_study.labels import METRIC_LABELS, MODEL_LABELS, budget_label, first_sentence, language_name, method_label
+from crane_study.labels import (
+    METRIC_LABELS,
+    MODEL_LABELS,
+    budget_label,
+    first_sentence,
+    is_named,
+    language_name,
+    method_label,
+)
 from crane_study.locks import locked
 
 CAPTIONS = "captions.json"  # stem of a table or figure -> caption
@@ -115,8 +123,17 @@ _LATEX = str.maketrans(
 )
 
 
+# A terminal obeys the first, a reader's eye the second: texts of models and users may hold both.
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text)
+
+
+def plain(text: str) -> str:
+    """Return text with escapes for control characters, and for those that turn the direction of what follows."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def escape_latex(text: str) -> str:
@@ -125,15 +142,15 @@ def escape_latex(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text on one line, escaped for a cell of a Markdown table."""
-    return _one_line(text.replace("\\", "\\\\").replace("|", "\\|")).replace("<", "&lt;")
+    """Return text on one line, escaped for a cell of a Markdown table: no tag, link or picture comes of it."""
+    return _one_line(text.replace("\\", "\\\\").replace("|", "\\|")).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def header_text(column: str) -> str:
     """Return the heading of a column: its name in words, or the language whose code it is."""
     if column in _HEADERS:
         return _HEADERS[column]
-    if re.fullmatch(r"[a-z]{2}", column) and language_name(column) != column:
+    if is_named(column) or (re.fullmatch(r"[a-z]{2}", column) and language_name(column) != column):
         return language_name(column)
     words = column.replace("_", " ")
     return words[:1].upper() + words[1:]
@@ -145,7 +162,7 @@ def _value_text(column: str, value: Any) -> str:
         return MISSING
     if _LANGUAGES.fullmatch(column):
         return language_name(str(value)) if value else "none"
-    return _WORDS.get(column, str)(str(value))
+    return plain(_WORDS.get(column, str)(str(value)))
 
 
 def number_text(value: float, digits: int) -> str:

@@ -144,6 +144,9 @@ class Statistics:
                 found.count = header["documents"]
                 for name in TENSORS:
                     setattr(found, name, file.get_tensor(f"{site}.{name}").to(torch.float64))
+        shapes = {found.mean.shape for site, found in moments.items() if site != "down"}
+        if shapes | {values.shape for values in sums.values()} != {sums["active"].shape}:
+            raise CraneError(f"{path}: its tensors differ in shape; make it again")
         about = {name: header[name] for name in ("tokens", "provenance", "labels", "corpus")}
         return cls(moments, **sums, **about)
 
@@ -172,13 +175,18 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]
         with safe_open(path, framework="pt") as file:  # compares the size of the file with its table of tensors
             try:
                 header = json.loads((file.metadata() or {}).get("crane", "{}"))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 header = {}
             schema = header.get("schema") if isinstance(header, dict) else None
             if schema != SCHEMA:
                 older = str(schema).startswith("crane.statistics/")
                 told = "of an older version" if older else "not a file of statistics"
                 raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({told}); make it again")
+            numbers = [header["documents"], header["tokens"], int(header["corpus"], 16)]
+            if any(type(number) is not int or number < 0 for number in numbers):
+                raise CraneError(f"{path}: its counts are {numbers}; make it again")
+            if not all(isinstance(header[name], dict) for name in ("provenance", "labels")):
+                raise CraneError(f"{path}: its provenance or labels are no object; make it again")
             sites = header.get("sites", [])
             if not set(SITES) - {"gate"} <= set(sites) <= set(SITES):
                 raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it again")
@@ -186,5 +194,5 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]
             if differing:
                 raise CraneError(f"{path}: missing or unknown tensors {sorted(differing)}; make it again")
             yield file, header
-    except (SafetensorError, OSError) as error:
-        raise CraneError(f"{path}: is not a readable safetensors file ({error})") from error
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CraneError(f"{path}: is not a readable safetensors file ({error}); make it again") from error

@@ -22,6 +22,7 @@ from crane_study.profile import ARTIFACTS_VARIABLE
 NOTEBOOK = NOTEBOOKS / "inspect.ipynb"
 PROFILE_VARIABLE = "CRANE_PROFILE"  # tells the notebook which run to open
 COPIES = "_lab"  # in the folder of all runs; no profile can have this name
+_OWN_FOLDERS = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
 _COPIED = "copied_cells"  # in the copy's metadata: which cells it was made of
 
 
@@ -83,7 +84,11 @@ def lab_environment(profile: str, artifacts: Path) -> dict[str, str]:
     """Environment variables from which the notebook finds the run."""
     name = str(Path(profile).resolve()) if profile.endswith((".yaml", ".yml")) else profile
     path = os.pathsep.join(filter(None, [str(NOTEBOOKS.parent), os.environ.get("PYTHONPATH")]))
-    return {PROFILE_VARIABLE: name, ARTIFACTS_VARIABLE: str(artifacts), "PYTHONPATH": path}
+    found = {PROFILE_VARIABLE: name, ARTIFACTS_VARIABLE: str(artifacts), "PYTHONPATH": path}
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # a user without a home folder, as in some containers
+        own = artifacts / COPIES / ".jupyter"
+        found |= {variable: str(own / variable.lower()) for variable in _OWN_FOLDERS if variable not in os.environ}
+    return found
 
 
 def has_screen() -> bool:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.batches import check_tokens, pad_batch, rope_section, token_batches
+from crane_lib.errors import CraneError
 from crane_lib.nll import output_logits
 
 
@@ -31,9 +33,14 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     if tokenizer.chat_template is None:
         return tokenizer(question)["input_ids"]
     # Templates without a thinking mode ignore the last argument.
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False, enable_thinking=False
-    )
+    turn = [{"role": "user", "content": question}]
+    try:  # in a sandbox of transformers, which refuses what is no formatting
+        text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False, enable_thinking=False)
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise CraneError(
+            f"chat template of {tokenizer.name_or_path}: fails for a user's question ({type(error).__name__}: "
+            f"{error}); correct chat_template in the model's tokenizer files"
+        ) from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +14,11 @@ from crane_lib.errors import CraneError
 from crane_lib.files import atomic, write_json
 from crane_lib.neurons import NEURON, NeuronSet
 from crane_lib.relevance.modules import parts_of
-from crane_study.paper.lape_list import read_lape_list
+from crane_study.paper.lape_list import load_tensors, read_lape_list
 from crane_study.uncertainty.overlap import as_neurons
 
 _IA3 = "adapter_model.safetensors"
-_DAMAGED = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, KeyError)
+_DAMAGED = (ArithmeticError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def write_lape_list(path: Path, sets: Sequence[NeuronSet]) -> None:
@@ -69,7 +67,7 @@ def read_kinit(path: Path) -> list[NeuronSet]:
     CraneError : another file, or one that holds more than tensors and plain values
     """
     try:
-        value: Any = torch.load(path, map_location="cpu", weights_only=True)
+        value = load_tensors(path)
         languages, results = list(value["languages"]), value["results"]
         (component,) = [name for name in results if "mlp" in name.lower() or "act" in name.lower()]
         by_language = results[component]["selected_indices_by_language"]
@@ -81,7 +79,7 @@ def read_kinit(path: Path) -> list[NeuronSet]:
             chosen = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
             sites = {NEURON: [np.unique(chosen[chosen[:, 0] == layer, 1]) for layer in range(layers)]}
             sets.append(NeuronSet(sites, {NEURON: width}, method=str(value["method"]), language=str(language)))
-    except (*_DAMAGED, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         raise CraneError(
             f"{path}: is not a file of kinit's selected neurons ({type(error).__name__}: {error})"
         ) from error

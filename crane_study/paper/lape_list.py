@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +23,25 @@ PUBLISHED_LIST = "lape_list"  # the method's name in tables
 LANGUAGES = {7: ("en", "zh", "fr", "es", "vi", "id", "ja"), 6: ("en", "zh", "fr", "es", "vi", "id")}
 
 
+def load_tensors(path: Path) -> Any:
+    """Read a file of torch that holds tensors and plain values; one that would run code is refused.
+
+    Raises
+    ------
+    CraneError : no such file, or another
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file breaks the reader anywhere
+        what = "tensors and plain values only, which torch reads without running code"
+        raise CraneError(f"{path}: is not a file of {what} ({type(error).__name__}); fetch it again") from error
+
+
 def _by_language(path: Path, languages: Sequence[str], wanted: Sequence[str]) -> dict[str, list[Any]]:
     """Entries of the file per layer, for each language; those `wanted` must be among them."""
     if not path.is_file():
         raise CraneError(f"{path}: no such file; paper.lape_list names the list that LAPE's authors published (.pth)")
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CraneError(f"{path}: is not a file of tensors that torch reads ({type(error).__name__})") from error
+    value = load_tensors(path)
     if not isinstance(value, list) or not all(isinstance(entry, list) for entry in value):
         raise CraneError(f"{path}: expected a list over languages of lists over layers, saw {type(value).__name__}")
     names = tuple(languages) or LANGUAGES.get(len(value), ())

@@ -108,8 +108,26 @@ def test_git_is_believed_before_all_others(git, tmp_path, monkeypatch):
     git(tmp_path)
     found = manifest.describe_commit()
     assert (found["commit_from"], found["uncommitted_changes"]) == ("git", False)
+    assert manifest.refused_by_git() == ""
     write_text(tmp_path / "new.txt", "new")
     assert manifest.describe_commit()["uncommitted_changes"] is True
+
+
+def test_a_checkout_of_another_user_is_said_with_gits_remedy(git, tmp_path, monkeypatch):
+    monkeypatch.delenv(manifest.COMMIT_VARIABLE, raising=False)
+    folder = tmp_path / "two words"
+    write_text(folder / "old.txt", "old")
+    git(folder)
+    monkeypatch.setattr(manifest, "ROOT", folder)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    assert manifest.describe_commit()["commit"] is None
+    said = manifest.refused_by_git()
+    assert f"`git config --global --add safe.directory '{folder}'` allows it" in said
+    assert "\n" not in said
+    monkeypatch.setenv(manifest.COMMIT_VARIABLE, "cd" * 20)
+    assert manifest.refused_by_git() == ""
 
 
 @pytest.mark.parametrize(

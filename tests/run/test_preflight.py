@@ -191,7 +191,7 @@ def test_a_users_own_files_are_looked_for(tmp_path):
 
 
 def test_a_model_larger_than_memory_is_refused_with_the_arithmetic(tmp_path):
-    profile = own(tmp_path, dtype="float64")
+    profile = own(tmp_path, dtype="float64", device="auto")
     name = next(check.what for check in preflight(profile, tmp_path, Fake()) if "for the weights of" in check.what)
     assert name == f"GPU memory for the weights of {tmp_path.resolve()}/model"
     found = missing(profile, Fake(gpu=0.0, memory=1e-5))

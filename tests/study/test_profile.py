@@ -210,7 +210,7 @@ def test_the_folder_of_profiles_is_the_repositorys(monkeypatch, tmp_path):
 def test_norwegian_needs_no_quotes_as_a_key_and_elsewhere_it_is_said(tmp_path):
     write_study(tmp_path, texts={"no": TEXTS["en"], "vi": TEXTS["vi"]}, questions=False)
     path = tmp_path / "small.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("'no'", "no"), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("'no':", "no:"), encoding="utf-8")
     loaded = load_profile(str(path))
     assert list(loaded.languages) == ["no", "vi"]
     assert loaded.source.texts["no"].name == "no.jsonl"

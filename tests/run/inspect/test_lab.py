@@ -186,3 +186,16 @@ def test_a_person_chooses_another_language_and_another_neuron(study_root, tmp_pa
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("a = 2")]), other)
     monkeypatch.setattr(lab, "NOTEBOOK", other)
     assert sources(lab.working_copy(artifacts, "small")) == ["a = 2"]  # nobody had changed what JupyterLab saved
+
+
+def test_a_user_without_a_home_folder_has_jupyters_folders_among_the_results(tmp_path, monkeypatch):
+    for name in lab._OWN_FOLDERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", "/mine")
+    found = lab.lab_environment("mini", tmp_path)
+    assert "JUPYTER_CONFIG_DIR" not in found
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        assert found[name].startswith(str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "JUPYTER_DATA_DIR" not in lab.lab_environment("mini", tmp_path)
