@@ -89,7 +89,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {  # by config.model_type
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Family(additive=True)),
-    "olmo2": Family(),  # not additive: a norm follows the MLP, in Gemma too
+    **dict.fromkeys(("olmo2", "olmo3"), Family()),  # not additive: a norm follows the MLP, in Gemma too
     "gemma2": Family(attention_softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping"),
     "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
     # Aya and Command R: attention and MLP read the same normed stream, and both are added to it.
@@ -165,7 +165,7 @@ class Norm:
 _ONE_PLUS_WEIGHT = Norm(weight=lambda norm: 1 + norm.weight.float(), epsilon=lambda norm: norm.eps)
 
 NORMS: dict[str, Norm] = {  # by class name
-    **{f"{name}RMSNorm": Norm() for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Olmo2", "Phi3")},
+    **{f"{name}RMSNorm": Norm() for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Olmo2", "Olmo3", "Phi3")},
     "Gemma2RMSNorm": _ONE_PLUS_WEIGHT,
     "Gemma3RMSNorm": _ONE_PLUS_WEIGHT,
     **{f"{name}LayerNorm": Norm(centred=True) for name in ("Cohere", "Cohere2")},

@@ -1,4 +1,4 @@
-"""Architectures of the thirteen model families, as data for the slow pass; see `slow.py`.
+"""Architectures of the model families, as data for the slow pass; see `slow.py`.
 
 Read from the architectures' own modelling code; nothing here comes from `crane_lib`.
 """
@@ -48,6 +48,13 @@ _GEMMA = {
     "after_mlp": "post_feedforward_layernorm",
 }
 _COHERE = {"norm": "layer", "before_mlp": "input_layernorm", "parallel": True, "interleaved": True}
+_OLMO = {
+    "query_key_norm": "all",
+    "before_attention": None,
+    "after_attention": "post_attention_layernorm",
+    "before_mlp": None,
+    "after_mlp": "post_feedforward_layernorm",
+}
 _DENSE = {
     "query_key_value": ("query_key_value",),
     "fused_by_head": True,
@@ -68,13 +75,8 @@ ARCHITECTURES = {
     "cohere": Architecture(**_COHERE),
     "cohere2": Architecture(**_COHERE),
     "phi3": Architecture(query_key_value=("qkv_proj",), gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
-    "olmo2": Architecture(
-        query_key_norm="all",
-        before_attention=None,
-        after_attention="post_attention_layernorm",
-        before_mlp=None,
-        after_mlp="post_feedforward_layernorm",
-    ),
+    "olmo2": Architecture(**_OLMO),
+    "olmo3": Architecture(**_OLMO),
     "gpt2": Architecture(
         embedding="transformer.wte",
         learned_positions="transformer.wpe",

@@ -17,7 +17,7 @@ ORACLE_NAMES = {  # of those values, and the fields they are compared with
     "weight_grad_row_sum.up_proj": "up",
     "weight_grad_row_sum.down_proj": "down",
 }
-GATED_KINDS = (*KINDS, "mistral", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "cohere", "cohere2")
+GATED_KINDS = (*KINDS, "mistral", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "cohere", "cohere2")
 FAMILY_KINDS = (*GATED_KINDS, "gpt2", "bloom", "gpt_neox")
 
 GEMMA = {
@@ -34,6 +34,15 @@ SETTINGS = {
     "gemma3_text": GEMMA,
     "phi3": {"sliding_window": 6, "partial_rotary_factor": 0.5, "eos_token_id": 2},
     "olmo2": {"eos_token_id": 2},
+    "olmo3": {
+        "eos_token_id": 2,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "full_attention": {"rope_type": "default", "rope_theta": 500_000.0},
+        },
+    },
     "cohere": {"logit_scale": 0.3, "eos_token_id": 2},
     "cohere2": {
         "logit_scale": 0.3,
@@ -63,6 +72,10 @@ VARIANTS: dict[str, tuple[str, dict]] = {kind: (kind, {}) for kind in FAMILY_KIN
     "gemma3_text, biases, a cap nobody reads": ("gemma3_text", {"attention_bias": True, "attn_logit_softcapping": 1.5}),
     "phi3, whole rotary": ("phi3", {"sliding_window": None, "partial_rotary_factor": 1.0, "num_key_value_heads": 4}),
     "olmo2, biases": ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}),
+    "olmo3, biases, every layer sliding": (
+        "olmo3",
+        {"attention_bias": True, "num_key_value_heads": 4, "layer_types": ["sliding_attention"] * 2},
+    ),
     "cohere, norms of queries and keys": ("cohere", {"use_qk_norm": True, "attention_bias": True}),
     "cohere2, untied": ("cohere2", {"tie_word_embeddings": False, "num_key_value_heads": 4}),
     "gpt2, scaled by layer": ("gpt2", {"n_inner": None, "scale_attn_by_inverse_layer_idx": True}),
