@@ -78,18 +78,17 @@ def export_masked(
     neurons.check(model)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CraneError(f"{folder}: is not empty; name a new directory for the checkpoint")
-    saved: list[tuple[Tensor, Tensor]] = []
+    saved: list[tuple[Rows, Tensor]] = []
     try:
         for _number, matrix, by_column, indices in _units(model, neurons):
-            weight = matrix.weight()
-            saved.append((weight, weight.clone()))
-            weight.index_fill_(1 if by_column else 0, indices, 0.0)
+            saved.append((matrix, matrix.weight().clone()))
+            matrix.store(matrix.weight().index_fill(1 if by_column else 0, indices, 0.0))
         with atomic(folder) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     finally:
-        for weight, before in reversed(saved):
-            weight.copy_(before)
+        for rows, before in reversed(saved):
+            rows.store(before)
 
 
 def _units(model: PreTrainedModel, neurons: NeuronSet) -> Iterator[tuple[int, Rows, bool, Tensor]]:

@@ -91,6 +91,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
+            experts_implementation="eager",  # the only one in float64, and that of a layer under a mask or rules
             **({"device_map": "auto"} if mapped else {}),
         )
     except _LOADING_ERRORS as error:

@@ -62,6 +62,7 @@ class Family:
     attention, output : paths of the attention module and of its output projection
     gate, up, down, activation : paths of the MLP's parts from a layer. `gate` is None for an ungated MLP, whose
         matrix before the activation is `up`; if gate and up are one module, its first half is the gate
+    experts : path of the experts of a mixture, which hold gate, up and down of all; its parent gives them (B, T, H)
     attention_softcap, final_softcap : names of the settings that cap attention logits and final logits, or None
     logit_scale : name of the setting that final logits are multiplied with, or None
     linear : names of further module classes that are linear or constant; the ordinary gradient is their rule
@@ -80,6 +81,7 @@ class Family:
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
     activation: str = "mlp.act_fn"
+    experts: str | None = None
     attention_softcap: str | None = None
     final_softcap: str | None = None
     logit_scale: str | None = None
@@ -94,6 +96,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
     "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
     # Aya and Command R: attention and MLP read the same normed stream, and both are added to it.
     **dict.fromkeys(("cohere", "cohere2"), Family(logit_scale="logit_scale", additive=True)),
+    "qwen3_moe": Family(experts="mlp.experts", activation="mlp.experts.act_fn", linear=("Qwen3MoeTopKRouter",)),
     "phi3": Family(
         projections={"self_attn.qkv_proj": "stacked"},
         gate="mlp.gate_up_proj",
@@ -165,7 +168,10 @@ class Norm:
 _ONE_PLUS_WEIGHT = Norm(weight=lambda norm: 1 + norm.weight.float(), epsilon=lambda norm: norm.eps)
 
 NORMS: dict[str, Norm] = {  # by class name
-    **{f"{name}RMSNorm": Norm() for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Olmo2", "Olmo3", "Phi3")},
+    **{
+        f"{name}RMSNorm": Norm()
+        for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Qwen3Moe", "Olmo2", "Olmo3", "Phi3")
+    },
     "Gemma2RMSNorm": _ONE_PLUS_WEIGHT,
     "Gemma3RMSNorm": _ONE_PLUS_WEIGHT,
     **{f"{name}LayerNorm": Norm(centred=True) for name in ("Cohere", "Cohere2")},

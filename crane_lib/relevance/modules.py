@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from crane_lib.errors import CraneError
+from crane_lib.relevance.experts import ExpertsPart, experts_of
 from crane_lib.relevance.families import FAMILIES, NORMS, QUOTIENTS, Family, Layout
 
 _LINEAR = (nn.Linear, Conv1D, nn.Embedding, nn.Dropout, nn.Identity)  # the ordinary gradient is their rule
@@ -28,9 +29,18 @@ class Rows:
         return self.stop - self.start
 
     def weight(self) -> Tensor:
-        """View (rows, inputs) of the module's weight."""
+        """Part (rows, inputs) of the module's weight."""
         weight = self.module.weight.T if isinstance(self.module, Conv1D) else self.module.weight
         return weight[self.start : self.stop]
+
+    def store(self, weight: Tensor) -> None:
+        """Write (rows, inputs) into the module's weight."""
+        if isinstance(self.module, ExpertsPart):
+            whole = self.module.weight
+            whole[self.start : self.stop] = weight
+            self.module.store(whole)
+        else:
+            self.weight().copy_(weight)
 
     def of(self, output: Tensor) -> Tensor:
         """Part (..., rows) of the module's output."""
@@ -43,6 +53,7 @@ class LayerParts:
 
     `rows` has "gate" (unless ungated), "up" and "down"; `projections` are those of the attention, with their layout;
     `output` is its output projection, whose inputs are those of head 0, then of head 1, and so on of `heads`.
+    `experts` is the module of a mixture's experts, whose rows are those of all of them.
     """
 
     module: nn.Module
@@ -52,6 +63,7 @@ class LayerParts:
     activation: nn.Module
     output: Rows
     heads: int
+    experts: nn.Module | None = None
 
     @property
     def gated(self) -> bool:
@@ -131,6 +143,12 @@ def parts_of(model: nn.Module) -> ModelParts:
 
     def layer_parts(index: int) -> LayerParts:
         at = f"{family.layers}.{index}"
+        block, _, name = (family.experts or "").rpartition(".")
+        if name and not hasattr(find(f"{at}.{block}"), name):
+            raise CraneError(
+                f"layer {index} has no experts (mlp_only_layers, decoder_sparse_step); only mixtures with experts in "
+                "every layer are supported, whose layers are of one width"
+            )
         return LayerParts(
             module=find(at),
             attention=find(f"{at}.{family.attention}"),
@@ -139,6 +157,7 @@ def parts_of(model: nn.Module) -> ModelParts:
             activation=find(f"{at}.{family.activation}"),
             output=Rows(find(f"{at}.{family.output}"), 0, config.hidden_size),
             heads=config.num_attention_heads,
+            experts=find(f"{at}.{family.experts}") if family.experts else None,
         )
 
     layers, backbone = find(family.layers), find(family.backbone)
@@ -158,6 +177,15 @@ def parts_of(model: nn.Module) -> ModelParts:
 
 def _rows(family: Family, find: Callable[[str], nn.Module]) -> dict[str, Rows]:
     """Rows of an MLP by site; `find` returns the module at a path of its layer."""
+    if family.experts:
+        experts = experts_of(find(family.experts.rpartition(".")[0]), find(family.experts))
+        units = experts.count * experts.width
+        gate = Rows(experts.projection, 0, units)
+        return {
+            "gate": gate,
+            "up": replace(gate, start=units, stop=2 * units),
+            "down": Rows(experts.down, 0, experts.hidden),
+        }
     rows = {}
     for site, path in {"gate": family.gate, "up": family.up, "down": family.down}.items():
         if path is not None:

@@ -33,9 +33,10 @@ class Rule:
 
 
 RULES: dict[str, Rule | None] = {  # None: the ordinary backward pass
-    # Three bilinear products divide their relevance evenly: softmax(q k) (1/2 * 1/2), weights times v, gate times up.
+    # Bilinear products divide their relevance evenly: softmax(q k) (1/2 * 1/2), weights times v, gate times up, and
+    # an expert's output times its routing weight.
     "attnlrp": Rule(query_key_scale=0.25, value_scale=0.5, product_scale=0.5, gate_detached=False),
-    # Attention weights and the gate are treated as constants; value and up receive everything.
+    # Attention weights, the gate and routing weights are treated as constants; value, up and expert get everything.
     "cplrp": Rule(query_key_scale=None, value_scale=1.0, product_scale=1.0, gate_detached=True),
     "gradient": None,
 }
@@ -166,6 +167,8 @@ def _attach(hooks: HookSet, model: nn.Module, parts: ModelParts, rule: Rule) -> 
         _attach_activation(hooks, layer.activation, detached=layer.gated and rule.gate_detached)
         if layer.gated and rule.product_scale != 1.0:  # one scale on the product gives each factor its share
             hooks.before(layer.down, product)
+        if layer.experts is not None:
+            _attach_routing(hooks, layer.experts, rule)
 
 
 def _check_attention(model: nn.Module, parts: ModelParts, rule: Rule) -> None:
@@ -188,6 +191,21 @@ def _attach_norm(hooks: HookSet, norm: nn.Module) -> None:
         return _ConstantNormaliser.apply(args[0], output.detach(), weight, row.epsilon(module), row)
 
     hooks.after(norm, hook)
+
+
+def _attach_routing(hooks: HookSet, experts: nn.Module, rule: Rule) -> None:
+    """Let expert and routing weight share the relevance of their product, or the expert have it all."""
+
+    def constant(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (*args[:2], args[2].detach())
+
+    def shared(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return _ScaledGradient.apply(output, rule.product_scale)
+
+    if rule.gate_detached:
+        hooks.before(experts, constant)
+    else:
+        hooks.after(experts, shared)
 
 
 def _attach_activation(hooks: HookSet, activation: nn.Module, *, detached: bool) -> None:

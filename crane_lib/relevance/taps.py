@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
+from crane_lib.relevance.experts import ExpertsPart
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import LayerParts, ModelParts, Rows
 
@@ -134,7 +135,8 @@ class Taps:
         """Collect row sums of one module, which may hold the rows of two sites."""
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            input_sum = widened(args[0].detach()).sum(-1)  # (B, T)
+            fused = isinstance(module, ExpertsPart)
+            input_sum = module.input_sum(*args) if fused else widened(args[0].detach()).sum(-1)  # (B, T)
             for site, part in rows.items():
                 # zero if no gradient arrives; a checkpointed layer runs again after its gradients were read
                 self.sums[site].setdefault(index, input_sum.new_zeros(len(output), len(part)))  # (B, rows)

@@ -6,7 +6,8 @@ One decoder for all families, told apart by `slow_architectures.py`. Every rule 
 - activation or soft-cap f: f(x) = x * c with the constant c = f(x) / x;
 - gated product: half of the gradient to each factor;
 - attention: a quarter of the gradient to query and key, half to the value;
-- CP-LRP: query, key and gate are constants instead, the rest of attention and product is ordinary;
+- output of an expert times its routing weight: half of the gradient to each factor;
+- CP-LRP: query, key, gate and routing weight are constants instead, the rest of attention and product is ordinary;
 - "gradient": nothing of all this.
 """
 
@@ -153,7 +154,42 @@ class SlowModel:
         self.mixed.append(outputs)
         return self.linear(torch.cat(outputs, -1), f"{prefix}.{self.of.attention_out}")
 
+    def mixture(self, x: Tensor, layer: int) -> Tensor:
+        """Expert by expert and token by token."""
+        prefix, config = f"{self.of.layers}.{layer}.", self.config
+        width, count = config.moe_intermediate_size, config.num_experts
+        activation = ACTIVATIONS[describe.setting(config, *describe.ACTIVATION)]
+        both, down = (self.weights[f"{prefix}{self.of.experts}.{name}_proj"] for name in ("gate_up", "down"))
+        chances = self.linear(x, prefix + self.of.router).softmax(-1)
+        chosen = chances.argsort(-1, descending=True)[:, : config.num_experts_per_tok].tolist()
+        hidden, active = [], []
+        for t, experts in enumerate(chosen):
+            h, act = (list(torch.zeros(count, width, dtype=torch.float64)) for _ in range(2))
+            for e in experts:
+                gate, up = ((both[e].detach() if t < self.skip else both[e]) @ x[t]).chunk(2)
+                act[e] = elementwise(activation, gate, slope_at_zero=0.5, rule=self.rule)
+                product = (act[e].detach() if self.rule == "cplrp" else act[e]) * up
+                h[e] = scaled(product, 0.5) if self.rule == "attnlrp" else product
+            hidden.append(torch.cat(h))
+            active.append(torch.cat(act))
+        h = torch.stack(hidden)
+        h.retain_grad()
+        self.inner.append((h, torch.stack(active)))
+        outputs = []
+        for t, experts in enumerate(chosen):
+            total = sum(chances[t, e] for e in experts) if config.norm_topk_prob else 1.0
+            output = 0
+            for e in experts:
+                weight = chances[t, e] / total
+                weight = weight.detach() if self.rule == "cplrp" else weight
+                found = (down[e].detach() if t < self.skip else down[e]) @ h[t, e * width : (e + 1) * width]
+                output = output + scaled(weight * found, 0.5 if self.rule == "attnlrp" else 1.0)
+            outputs.append(output)
+        return torch.stack(outputs)
+
     def mlp(self, x: Tensor, layer: int) -> Tensor:
+        if self.of.experts:
+            return self.mixture(x, layer)
         prefix = f"{self.of.layers}.{layer}."
         bloom = self.config.model_type == "bloom"
         activation = ACTIVATIONS["bloom" if bloom else describe.setting(self.config, *describe.ACTIVATION)]
@@ -200,6 +236,14 @@ class SlowModel:
         normed = norm(x if parallel else middle, self.of.before_mlp)
         return (normed if after_norm else middle) + norm(self.mlp(normed, layer), self.of.after_mlp)
 
+    def expert_rows(self) -> dict[str, Tensor]:
+        """The same by site, a row of down over all experts."""
+        names = [f"{self.of.layers}.{i}.{self.of.experts}." for i in range(self.config.num_hidden_layers)]
+        both = torch.stack([self.weights[name + "gate_up_proj"].grad for name in names]).sum(3)  # (layers, E, 2 I)
+        gate, up = both.chunk(2, 2)
+        down = torch.stack([self.weights[name + "down_proj"].grad for name in names]).sum((1, 3))
+        return {"gate": gate.flatten(1), "up": up.flatten(1), "down": down}
+
     def rows(self, name: str) -> Tensor:
         """Weight gradients summed over the inputs; (layers, rows)."""
         weights = [self.weights[f"{self.of.layers}.{i}.{name}.weight"] for i in range(self.config.num_hidden_layers)]
@@ -236,12 +280,13 @@ def slow_pass(
         "head": heads[..., skip:].sum(-1),  # of (L, heads, T)
         "abs_head": heads[..., skip:].abs().sum(-1),
         "head_magnitude": torch.tensor(lengths, dtype=torch.float64),
-        "up": slow.rows(slow.of.up),
-        "down": slow.rows(slow.of.down),
         "active": torch.stack([(act[skip:] > 0).sum(0) for _, act in slow.inner]),
         "slope": torch.stack([h.grad[skip:].sum(0) for h, _ in slow.inner]),
         "magnitude": torch.stack([h[skip:].abs().sum(0) for h, _ in slow.inner]).detach(),
     }
+    if slow.of.experts:
+        return found | slow.expert_rows()
+    found |= {"up": slow.rows(slow.of.up), "down": slow.rows(slow.of.down)}
     if slow.of.gate:
         found["gate"] = slow.rows(slow.of.gate)
         if slow.of.gate == slow.of.up:

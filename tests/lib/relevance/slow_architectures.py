@@ -32,6 +32,9 @@ class Architecture:
     up: str = "mlp.up_proj"  # where it is the gate's name too, gate is its first half
     down: str = "mlp.down_proj"
 
+    experts: str | None = None  # fused experts of a mixture, which take the place of gate, up and down
+    router: str = "mlp.gate"
+
     input_first: bool = False  # weights are (in, out)
     norm: str = "rms"  # or "rms_plus_one" (the weight is added to 1) or "layer" (mean subtracted, bias)
     scaled_embedding: bool = False  # by the square root of the hidden size
@@ -70,6 +73,7 @@ ARCHITECTURES = {
     "mistral": Architecture(),
     "qwen2": Architecture(),
     "qwen3": Architecture(query_key_norm="head"),
+    "qwen3_moe": Architecture(query_key_norm="head", experts="mlp.experts"),
     "gemma2": Architecture(**_GEMMA, attention_cap=True),
     "gemma3_text": Architecture(**_GEMMA, query_key_norm="head"),
     "cohere": Architecture(**_COHERE),

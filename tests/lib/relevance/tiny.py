@@ -17,7 +17,19 @@ ORACLE_NAMES = {  # of those values, and the fields they are compared with
     "weight_grad_row_sum.up_proj": "up",
     "weight_grad_row_sum.down_proj": "down",
 }
-GATED_KINDS = (*KINDS, "mistral", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "cohere", "cohere2")
+GATED_KINDS = (
+    *KINDS,
+    "mistral",
+    "qwen3",
+    "qwen3_moe",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "olmo2",
+    "olmo3",
+    "cohere",
+    "cohere2",
+)
 FAMILY_KINDS = (*GATED_KINDS, "gpt2", "bloom", "gpt_neox")
 
 GEMMA = {
@@ -30,6 +42,8 @@ GEMMA = {
 SETTINGS = {
     "mistral": {"sliding_window": 5, "head_dim": 6},
     "qwen3": {"head_dim": 6},
+    "qwen3_moe": {"head_dim": 6, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 3}
+    | {"norm_topk_prob": True},
     "gemma2": GEMMA | {"attn_logit_softcapping": 1.5},
     "gemma3_text": GEMMA,
     "phi3": {"sliding_window": 6, "partial_rotary_factor": 0.5, "eos_token_id": 2},
@@ -66,6 +80,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {kind: (kind, {}) for kind in FAMILY_KIN
     "mistral, all positions": ("mistral", {"sliding_window": None, "num_key_value_heads": 4}),
     "qwen2, one sliding layer": ("qwen2", SLIDING_QWEN),
     "qwen3, biases and a sliding layer": ("qwen3", {"attention_bias": True} | SLIDING_QWEN),
+    "qwen3_moe, weights as they are": ("qwen3_moe", {"norm_topk_prob": False, "num_experts_per_tok": 3}),
     "gemma2, untied, biases": ("gemma2", {"tie_word_embeddings": False, "attention_bias": True}),
     "gemma2, no caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
     "gemma3_text, untied, no cap": ("gemma3_text", {"tie_word_embeddings": False, "final_logit_softcapping": None}),
@@ -96,7 +111,7 @@ def tiny_model(kind="llama", *, dtype=torch.float64, attention="eager", random_s
         del defaults[name]
     if config is None:
         wanted = defaults | SETTINGS.get(kind, {}) | settings
-        config = AutoConfig.for_model(kind, **wanted, attn_implementation=attention)
+        config = AutoConfig.for_model(kind, **wanted, attn_implementation=attention, experts_implementation="eager")
     with torch.random.fork_rng():
         torch.manual_seed(random_seed)
         model = AutoModelForCausalLM.from_config(config)
