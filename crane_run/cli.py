@@ -16,6 +16,7 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_run import own
+from crane_study.data.text_choice import CorpusOptions
 
 if TYPE_CHECKING:
     from crane_run.console import Console
@@ -565,7 +566,9 @@ def statistics(
 
 
 @app.command()
+@own.reads_texts
 def relevance(
+    texts: CorpusOptions,
     profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="A name in configs/ or a YAML file.")] = "",
     model: Annotated[
         str, typer.Option("--model", metavar="MODEL", help="base or chat; with --corpus a directory.")
@@ -575,7 +578,6 @@ def relevance(
     output: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="With --corpus: the statistics.")] = None,
     objective: Annotated[str, typer.Option(help="With --corpus: gold_logit or log_probability.")] = "gold_logit",
     rule: Annotated[str, typer.Option(help="With --corpus: attnlrp, cplrp or gradient.")] = "attnlrp",
-    documents: own.Texts = 0,
     max_length: own.Length = 2048,
     token_budget: own.Budget = 8192,
     skip_first_tokens: Annotated[
@@ -603,7 +605,7 @@ def relevance(
         _check_one_of("--rule", rule, ["attnlrp", "cplrp", "gradient"])
         settings = {"objective": objective, "rule": rule, "token_budget": token_budget, "max_length": max_length}
         settings["skip_first_tokens"] = skip_first_tokens
-        own.relevance_of(model, corpus, output, dtype=dtype, device=device, documents=documents, settings=settings)
+        own.relevance_of(model, corpus, output, texts=texts, dtype=dtype, device=device, settings=settings)
         return
     _check_one_of("--model", model, ["base", "chat"])
     with _study_of_all_processes(profile, artifacts) as study:

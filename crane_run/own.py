@@ -2,38 +2,72 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from crane_lib.errors import CraneError
+from crane_study.data.text_choice import CorpusOptions
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from crane_study.own.corpus_files import Corpora
-
 Model = Annotated[str, typer.Option("--model", metavar="DIR", help="Hugging Face directory, or a GGUF file.")]
 Corpus = Annotated[
-    list[str], typer.Option("--corpus", metavar="LANGUAGE=FILE", help="Texts of a language; give it for each of them.")
+    list[str],
+    typer.Option(
+        "--corpus", metavar="LANGUAGE=FILE", help="Texts of a language, or hf://OWNER/NAME; give it for each of them."
+    ),
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float64, or auto: as stored.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or map: one model over all GPUs here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Length = Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")]
 Budget = Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")]
-Texts = Annotated[int, typer.Option("--documents", metavar="N", min=0, help="First N texts of each language (0: all).")]
 Unit = Annotated[Literal["neuron", "head"], typer.Option("--unit", help="MLP neurons, or attention heads.")]
 _SHOWN = 24  # rows of a table that a terminal is shown
 
 
+def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of `CorpusOptions`, which it gets as its argument `texts`."""
+    options = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=one.default,
+            annotation=Annotated[type(one.default), typer.Option(rich_help_panel="Texts of --corpus", **one.metadata)],
+        )
+        for one in fields(CorpusOptions)
+    ]
+
+    def called(**given: Any) -> None:
+        texts = CorpusOptions(**{one.name: given.pop(one.name) for one in options})
+        command(**given, texts=texts)
+
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    kept = [one.replace(kind=one.KEYWORD_ONLY) for one in own if one.name != "texts"]
+    called.__signature__ = inspect.Signature([*kept, *options])  # type: ignore[attr-defined]
+    return called
+
+
 def relevance_of(
-    model: str, corpus: list[str], output: Path, *, dtype: str, device: str, documents: int, settings: dict[str, Any]
+    model: str,
+    corpus: list[str],
+    output: Path,
+    *,
+    texts: CorpusOptions,
+    dtype: str,
+    device: str,
+    settings: dict[str, Any],
 ) -> None:
     """Write the statistics of a model on texts to a folder; see the command `relevance`."""
     from crane_lib.parallel import processes, rank, share
@@ -43,9 +77,9 @@ def relevance_of(
 
     reading = PassSettings(**settings)
     with processes():
-        network, tokenizer, texts, tokens = _read(model, corpus, documents, dtype, device, reading.max_length)
+        network, tokenizer, corpora, tokens = _read(model, corpus, texts, dtype, device, reading.max_length)
         weights = fingerprint_weights(network)
-        about = described(model=model, weights=weights, tokenizer=tokenizer, reading=reading, texts=texts)
+        about = described(model=model, weights=weights, tokenizer=tokenizer, reading=reading, corpora=corpora)
         first = rank() == 0
         if share(open_folder(output, about) if first else False):
             if first:
@@ -56,8 +90,8 @@ def relevance_of(
             write_statistics(output, network, tokens, reading, progress=bar.advance if bar else lambda _done: None)
         if first:
             close_folder(output, about)
-            counts = ", ".join(f"{language} {len(own)}" for language, own in tokens.items())
-            typer.echo(f"{output}: statistics of {counts} documents; next: crane select --statistics {output}")
+            _show(_sizes(corpora))
+            typer.echo(f"{output}: statistics of {total // 2} documents; next: crane select --statistics {output}")
 
 
 def select(
@@ -106,7 +140,9 @@ def select(
         typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the {unit}s: {counts}")
 
 
+@reads_texts
 def evaluate(
+    texts: CorpusOptions,
     model: Model,
     sets: Annotated[Path, typer.Option("--sets", metavar="FILE", help="File of neuron sets (crane select).")],
     corpus: Corpus,
@@ -114,10 +150,6 @@ def evaluate(
     languages: Annotated[
         str, typer.Option("--languages", metavar="A,B", help="Languages of a LAPE list (.pth), in its order.")
     ] = "",
-    skip: Annotated[
-        int, typer.Option(min=0, help="First texts of each file to leave out: those of the selection.")
-    ] = 0,
-    documents: Texts = 0,
     max_length: Length = 2048,
     token_budget: Budget = 8192,
     dtype: Dtype = "auto",
@@ -141,7 +173,7 @@ def evaluate(
     from crane_study.own.sets import sets_for
     from crane_study.own.statistics_folder import tokenizer_hash
 
-    network, tokenizer, _texts, tokens = _read(model, corpus, documents, dtype, device, max_length, skip=skip)
+    network, tokenizer, _corpora, tokens = _read(model, corpus, texts, dtype, device, max_length)
     if sets.suffix in (".pt", ".pth"):
         from crane_study.own.exchange import read_listed
 
@@ -157,7 +189,9 @@ def evaluate(
         typer.echo(f"{output}: NLL of every document; rise: nats per token")
 
 
+@reads_texts
 def bench(
+    texts: CorpusOptions,
     model: Model,
     corpus: Corpus,
     output: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the tables and the figure.")],
@@ -166,7 +200,6 @@ def bench(
     ] = [],  # noqa: B006 (typer copies it)
     unit: Unit = "neuron",
     held_out: Annotated[int, typer.Option("--held-out", min=2, help="Last texts of each file, for the masks.")] = 16,
-    documents: Texts = 0,
     max_length: Length = 128,
     token_budget: Budget = 2048,
     dtype: Dtype = "auto",
@@ -202,13 +235,13 @@ def bench(
     methods = methods_of(method)
     for_unit(unit, methods if method else [])
     methods = [one for one in of_neurons(methods) if unit == "neuron" or one.of_heads]
-    network, tokenizer, texts, tokens = _read(model, corpus, documents, dtype, device, max_length)
+    network, tokenizer, corpora, tokens = _read(model, corpus, texts, dtype, device, max_length)
     fewest = min(map(len, tokens.values()))
     if fewest < 2 * held_out:
         raise CraneError(f"--held-out {held_out}: the smallest corpus has {fewest} texts; twice as many are needed")
     reading = PassSettings(token_budget=token_budget, max_length=max_length)
     given: dict[str, Any] = {"model": model, "weights": fingerprint_weights(network), "tokenizer": tokenizer}
-    about = described(**given, reading=reading, texts=texts) | {"held_out": held_out, "unit": unit}
+    about = described(**given, reading=reading, corpora=corpora) | {"held_out": held_out, "unit": unit}
     folder = output / "statistics"
     if not open_folder(folder, about):
         own = {language: documents[:-held_out] for language, documents in tokens.items()}
@@ -236,14 +269,14 @@ def bench(
         )
 
 
+@reads_texts
 def ablate(
+    texts: CorpusOptions,
     model: Model,
     corpus: Corpus,
     output: Annotated[Path, typer.Option("--out", metavar="FILE", help="Effects to write: .parquet or .csv.")],
     sample: Annotated[int, typer.Option(min=0, help="Neurons drawn at random (0: those of --sets, or all).")] = 0,
     sets: Annotated[Path | None, typer.Option("--sets", metavar="FILE", help="Only the neurons of these sets.")] = None,
-    random_seed: Annotated[int, typer.Option("--random-seed", min=0, help="Of the sample.")] = 0,
-    documents: Texts = 0,
     max_length: Length = 64,
     token_budget: Budget = 4096,
     dtype: Dtype = "auto",
@@ -269,7 +302,7 @@ def ablate(
 
     if sample and sets is not None:
         raise CraneError("--sample and --sets: give one of them")
-    network, tokenizer, _texts, tokens = _read(model, corpus, documents, dtype, device, max_length)
+    network, tokenizer, _corpora, tokens = _read(model, corpus, texts, dtype, device, max_length)
     parts = parts_of(network)
     shape = len(parts.layers), parts.widths["neuron"]
     if sets is not None:
@@ -278,7 +311,7 @@ def ablate(
     else:
         chosen = np.ones(shape, dtype=bool)
     if sample:
-        drawn = np.random.default_rng(random_seed).permutation(chosen.size)[:sample]
+        drawn = np.random.default_rng(texts.random_seed).permutation(chosen.size)[:sample]
         chosen = np.isin(np.arange(chosen.size), drawn).reshape(shape)
     with progress("Ablating single neurons", int(chosen.sum()) * sum(map(len, tokens.values()))) as bar:
         found = single_effects(network, tokens, chosen, token_budget=token_budget, advance=bar.advance)
@@ -398,21 +431,35 @@ def _gpus() -> str:
 
 
 def _read(
-    model: str, corpus: list[str], documents: int, dtype: str, device: str, max_length: int, *, skip: int = 0
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Corpora, dict[str, list[np.ndarray]]]:
-    """Read texts and load a model: model, tokenizer, texts and token ids by language."""
-    from crane_study.own.corpus_files import encoded, named_files, read_corpora
+    model: str, corpus: list[str], texts: CorpusOptions, dtype: str, device: str, max_length: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any], dict[str, list[np.ndarray]]]:
+    """Read texts and load a model: model, tokenizer, facts about the texts and token ids by language."""
+    from crane_study.own.corpus_files import encoded, named_sources, read_corpora, remarks
 
-    files = named_files(corpus)
-    if len(files) < 2:
+    sources = named_sources(corpus)
+    if len(sources) < 2:
         raise CraneError("--corpus: two languages or more are compared; give --corpus LANGUAGE=FILE for each")
-    texts = read_corpora(files, first=documents, skip=skip)
     from crane_lib.models import load_model
+    from crane_lib.parallel import rank, share
     from crane_study.progress import SOON, progress
 
+    corpora = share(read_corpora(sources, texts) if rank() == 0 else None)  # the same in every process
+    for line in remarks(corpora) if rank() == 0 else []:
+        typer.echo(line, err=True)
     with progress(f"Loading {model}", delay=SOON):
         network, tokenizer = load_model(model, device=device, dtype=dtype)
-    return network, tokenizer, texts, encoded(texts, tokenizer, max_length=max_length)
+    tokens = encoded(corpora, tokenizer, max_length=max_length)
+    return network, tokenizer, {language: one.facts(tokens[language]) for language, one in corpora.items()}, tokens
+
+
+def _sizes(corpora: dict[str, Any]) -> pd.DataFrame:
+    """Documents, tokens and texts that were left out, by language."""
+    import pandas as pd
+
+    from crane_study.labels import language_name
+
+    rows = [(key, language_name(key), about["documents"], about["tokens"]) for key, about in corpora.items()]
+    return pd.DataFrame(rows, columns=["language", "name", "documents", "tokens"])
 
 
 def _say(as_json: bool, value: dict[str, Any]) -> None:

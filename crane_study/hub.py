@@ -153,6 +153,14 @@ def check_reachable(name: str, *, kind: str, revision: str) -> None:
     check_config(getattr(about, "config", None), name)  # a model's settings, in part
 
 
+def commit_of(dataset: str, revision: str) -> str:
+    """Return the commit that a revision of a data set of the hub is at; a folder's is the revision itself."""
+    if is_local(dataset):
+        return revision
+    with naming_mistakes(f"dataset {dataset}", revision):
+        return str(huggingface_hub.HfApi().dataset_info(dataset, revision=revision).sha)
+
+
 def cache_folder() -> Path:
     """Return the folder of the hub's cache."""
     return Path(constants.HF_HUB_CACHE)

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 
 import babel
+from langcodes import Language
 
 from crane_lib.methods import METHODS
+from crane_study.language_codes import code_of, meant
 
 LANGUAGES = ("en", "zh", "vi")  # of the paper, in its order
 SET_LABELS = {  # sets that no method selects
@@ -58,11 +60,19 @@ def language_name(code: str) -> str:
 
 
 def _english_name(code: str) -> str:
-    try:
-        name = babel.Locale("en").languages.get(code)
-    except babel.UnknownLocaleError:
-        name = None
-    return str(name) if name else code
+    """English name of a language code (``vi``, ``vie_Latn``), or the code itself if it has none.
+
+    The script is named where it is not the usual one: ``Chinese (Traditional Han)``.
+    """
+    given = code_of(code)
+    if given is None:
+        return code
+    english, language = babel.Locale("en"), str(given.prefer_macrolanguage().language)
+    name = english.languages.get(str(given.language)) or english.languages.get(language)
+    differs = given.script and given.script not in ("Hani", meant(Language.get(language)).script)
+    rest = [str(english.scripts.get(given.script, given.script))] if differs else []
+    rest += [str(english.territories.get(given.territory, given.territory))] if given.territory else []
+    return str(name) + (f" ({', '.join(rest)})" if rest else "") if name else code
 
 
 def budget_label(budget: str) -> str:

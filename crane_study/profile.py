@@ -23,6 +23,7 @@ from pydantic import (
 
 from crane_lib.errors import CraneError
 from crane_study import ROOT
+from crane_study.language_codes import check_different, language_key
 
 CONFIGS = ROOT / "configs"
 TEMPLATE = "template"  # configs/template.yaml, a profile to start from
@@ -205,6 +206,8 @@ class LocalSource(Strict):
     questions: dict[str, File] | None = None
     relevance_documents: Count = 300
     perplexity_documents: Count = 100
+    min_length: NotNegative = 0  # characters; shorter texts are left out
+    near_copies: Annotated[float, Field(ge=0, le=1)] = 0.0  # texts that share so much with an earlier one are left out
     trust_remote_code: bool = False
 
 
@@ -413,6 +416,13 @@ class Profile(Strict):
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"languages: two are named {twice!r}; figures tell them apart by name, give each its own")
+        try:
+            check_different(languages)
+            usual = [language_key(key) for key in languages]
+        except CraneError as error:
+            raise ValueError(str(error)) from error
+        if usual != languages:
+            raise ValueError(f"languages: has {languages}; write the codes as {usual}")
         if isinstance(self.source, EmbeddedSource) and set(languages) != {"en", "zh", "vi"}:
             facts = "the embedded facts are in en, zh and vi"
             raise ValueError(f"languages: has {languages}, {facts}; use a local source for others")

@@ -305,6 +305,8 @@ class Study:
             texts={language: str(path) for language, path in source.texts.items()},
             questions={language: str(path) for language, path in questions.items()},
             random_seed=random_seed,
+            min_length=source.min_length,
+            near_copies=source.near_copies,
             sources={"texts": _file_keys(source.texts), "questions": _file_keys(questions)},
             all_threads=True,
             **given,

@@ -35,7 +35,8 @@ from crane_study.data.questions import (
     overlap,
     shortest,
 )
-from crane_study.data.user_files import SEPARATED, different_texts, read_documents, read_questions, split_name
+from crane_study.data.text_choice import CorpusOptions, choose_texts
+from crane_study.data.user_files import SEPARATED, read_questions, read_texts, split_name
 from crane_study.frames import write_frame
 from crane_study.hub import absent, gated, naming_mistakes
 from crane_study.profile import Knowledge
@@ -95,14 +96,18 @@ def make_local_corpus(
     relevance_documents: int,
     perplexity_documents: int,
     random_seed: int,
+    min_length: int = 0,
+    near_copies: float = 0.0,
 ) -> None:
     """Write documents.parquet with disjoint relevance and perplexity documents, and questions.*.jsonl if given.
 
-    A text that occurs twice in a file, in whichever Unicode form, counts once, so that no document is in both splits.
+    A text that occurs twice in a file, in whichever Unicode form, counts once, so that no document is in both splits;
+    `min_length` and `near_copies` leave out more (`crane_study.data.text_choice`).
     """
+    choice = CorpusOptions(min_length=min_length, near_copies=near_copies)
     rows: list[tuple[Any, ...]] = []
     for number, (language, path) in enumerate(sorted(texts.items())):
-        documents = different_texts(read_documents(Path(path)))
+        documents = choose_texts(read_texts(Path(path)), choice).texts
         held_out = _held_out(path, len(documents), perplexity_documents)
         order = np.random.default_rng([random_seed, number]).permutation(len(documents))
         splits = {"perplexity": order[:held_out], "relevance": order[held_out:][:relevance_documents]}
@@ -132,6 +137,16 @@ def open_stream(text: Mapping[str, Any]) -> Any:
         raise CraneError(f"dataset {name}: has no config {config!r} with a split {split!r} ({reason})") from error
 
 
+def text_of(row: Mapping[str, Any], *, name: str, field: str) -> str:
+    """Return the text in a field of a row of the data set `name`, stripped; "" where it is missing."""
+    if field not in row:
+        raise CraneError(f"dataset {name}: has no field {field!r}; seen {', '.join(map(str, row))}")
+    value = row[field]
+    if not (value is None or isinstance(value, str)):
+        raise CraneError(f"dataset {name}: field {field!r} is not a text but {type(value).__name__}; name another")
+    return (value or "").strip()
+
+
 def sample_shard(
     rows: Iterator[Mapping[str, Any]], count: int, *, name: str, field: str, window: int, random_seed: list[int]
 ) -> pd.DataFrame:
@@ -145,12 +160,7 @@ def sample_shard(
     for place, row in enumerate(rows):
         if window and place >= window:
             break
-        if field not in row:
-            raise CraneError(f"dataset {name}: has no field {field!r}; seen {', '.join(map(str, row))}")
-        value = row[field]
-        if not (value is None or isinstance(value, str)):
-            raise CraneError(f"dataset {name}: field {field!r} is not a text but {type(value).__name__}; name another")
-        text = (value or "").strip()
+        text = text_of(row, name=name, field=field)
         if not text:
             continue
         seen += 1
@@ -201,7 +211,7 @@ def sample_stream(
 def _documents(text: Mapping[str, Any], count: int, *, sampling: Mapping[str, Any], scratch: Path) -> pd.DataFrame:
     """Documents of a language with ids that name their place in the source."""
     if text["file"] is not None:
-        texts = different_texts(read_documents(Path(text["file"]), field=text["field"]))
+        texts = choose_texts(read_texts(Path(text["file"]), field=text["field"])).texts
         order = np.random.default_rng(sampling["random_seed"]).permutation(len(texts))[:count]
         name = Path(text["file"]).name
         return pd.DataFrame({"text": [texts[i] for i in order], "id": [f"{name}#{i}" for i in order]})

@@ -16,7 +16,7 @@ import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,20 +193,17 @@ def _text(entry: Any, *, field: str) -> str:
     return whole(text).strip()
 
 
-def read_documents(path: str | os.PathLike[str], *, field: str = "text") -> list[str]:
-    """Read documents: entries that are texts or have a `field` of text, or paragraphs of a text file; no empty ones."""
-    texts = list(filter(None, read_entries(path, "corpus", partial(_text, field=field), plain=_paragraphs)))
-    if not texts:
+def read_texts(path: str | os.PathLike[str], *, field: str = "text") -> list[str]:
+    """Read entries that are texts or have a `field` of text, or paragraphs of a text file; some may be empty."""
+    texts = read_entries(path, "corpus", partial(_text, field=field), plain=_paragraphs)
+    if not any(texts):
         raise CraneError(f"corpus {path}: has no text")
     return texts
 
 
-def different_texts(texts: Iterable[str]) -> list[str]:
-    """Leave out texts that repeat an earlier one, also in another Unicode form (NFC, NFD)."""
-    first: dict[str, str] = {}
-    for text in texts:
-        first.setdefault(unicodedata.normalize("NFC", text), text)
-    return list(first.values())
+def read_documents(path: str | os.PathLike[str], *, field: str = "text") -> list[str]:
+    """Read documents: texts as `read_texts` does, without empty ones."""
+    return list(filter(None, read_texts(path, field=field)))
 
 
 def _open_questions(path: Path) -> list[str]:

@@ -1,64 +1,157 @@
-"""Texts that are named on the command line: ``--corpus en=en.jsonl``."""
+"""Texts that are named on the command line: ``--corpus en=en.jsonl``, ``--corpus vi=hf://OWNER/NAME:CONFIG``."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crane_lib.errors import CraneError
-from crane_study.data.user_files import different_texts, read_documents
+from crane_study.data.text_choice import LEFT_OUT, CorpusOptions, choose_texts
+from crane_study.data.user_files import read_texts
+from crane_study.language_codes import check_different, language_key
+from crane_study.progress import SOON, progress
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-Corpora = dict[str, list[str]]  # texts by language
+_HUB = "hf://"
+_FORM = re.compile(
+    r"(?P<dataset>/?[^@:#]+)(@(?P<revision>[^:#]+))?(:(?P<config>[^:#]*)(:(?P<split>[^:#]+))?)?(#(?P<field>.+))?"
+)
 
 
-def named_files(pairs: Sequence[str], *, option: str = "--corpus") -> dict[str, Path]:
-    """Read ``language=file`` pairs.
+@dataclass(frozen=True)
+class HubTexts:
+    """Texts of a data set of the hub or of a folder: ``hf://OWNER/NAME@REVISION:CONFIG:SPLIT#COLUMN``."""
+
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    field: str = "text"
+    revision: str = "main"
+
+    @classmethod
+    def named(cls, name: str) -> HubTexts:
+        """Read a name; CraneError if it has another form."""
+        found = _FORM.fullmatch(name.removeprefix(_HUB))
+        if found is None or (not found["dataset"].startswith("/") and found["dataset"].count("/") > 1):
+            raise CraneError(f"{name}: expected {_HUB}OWNER/NAME, with @REVISION, :CONFIG, :CONFIG:SPLIT or #COLUMN")
+        return cls(**{part: value for part, value in found.groupdict().items() if value})
+
+    def pinned(self) -> HubTexts:
+        """The same at the commit that its revision now is."""
+        from crane_study.hub import commit_of
+
+        return replace(self, revision=commit_of(self.dataset, self.revision))
+
+    def read(self) -> Iterator[str]:
+        """Read its texts one after another; no more is fetched than is read."""
+        from crane_study.data.corpora import open_stream, text_of
+        from crane_study.hub import naming_mistakes
+
+        stream = open_stream(vars(self))
+        with naming_mistakes(f"dataset {self.dataset}", self.revision):
+            for row in stream:
+                yield text_of(row, name=self.dataset, field=self.field)
+
+    def __str__(self) -> str:
+        return f"{_HUB}{self.dataset}@{self.revision}:{self.config or ''}:{self.split}#{self.field}"
+
+
+Source = Path | HubTexts
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts of a language: where they come from, how many were read and left out, and the texts themselves."""
+
+    source: Source
+    counts: dict[str, int]
+    texts: list[str]
+
+    def facts(self, tokens: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Describe what a model reads of it: documents, their tokens and hash, and texts that were left out."""
+        unread = len(self.texts) - len(tokens)  # of fewer than two tokens
+        counts = self.counts | {"short": self.counts["short"] + unread}
+        pinned = {"source": str(self.source)} if isinstance(self.source, HubTexts) else {}
+        sizes = {"documents": len(tokens), "tokens": sum(map(len, tokens))}
+        return {**sizes, "sha256": texts_hash(self.texts), "left_out": counts, **pinned}
+
+
+def named_sources(pairs: Sequence[str], *, option: str = "--corpus") -> dict[str, Source]:
+    """Read ``language=file`` and ``language=hf://...`` pairs; languages are written in their usual letter case.
 
     Raises
     ------
-    CraneError : a pair without a language or a file, a language that comes twice, or no such file
+    CraneError : a pair without a language or a source, a language that comes twice, also as another code of the same,
+        a misspelt code, or no such file
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Source] = {}
     for pair in pairs:
-        language, equals, name = pair.partition("=")
-        if not (language and equals and name):
+        given, equals, name = pair.partition("=")
+        if not (given and equals and name):
             raise CraneError(f"{option} {pair!r}: expected language=file, such as en=en.jsonl")
+        language = language_key(given)
         if language in found:
             raise CraneError(f"{option} {pair!r}: {language} was given before; join its files into one")
-        if not Path(name).is_file():
+        if not name.startswith(_HUB) and not Path(name).is_file():
             raise CraneError(f"{option} {pair!r}: there is no file {name}")
-        found[language] = Path(name)
+        found[language] = HubTexts.named(name) if name.startswith(_HUB) else Path(name)
+    check_different(found)
     return found
 
 
-def read_corpora(files: Mapping[str, Path], *, first: int = 0, skip: int = 0) -> Corpora:
-    """Different texts of every file: the first `first` (all if 0) after the first `skip`.
+def read_corpora(sources: Mapping[str, Source], options: CorpusOptions) -> dict[str, Corpus]:
+    """Read and choose the texts of every source.
 
     Raises
     ------
-    CraneError : a file that cannot be read, or with fewer than two such texts
+    CraneError : a source that cannot be read, or with fewer than two texts that are left
     """
     found = {}
-    for language, path in files.items():
-        texts = different_texts(read_documents(path))
-        kept = texts[skip:][: first or None]
-        if len(kept) < 2:
-            raise CraneError(f"{path}: has {len(texts)} texts; two or more are needed after the first {skip}")
-        found[language] = kept
+    for language, source in sources.items():
+        given = source.pinned() if isinstance(source, HubTexts) else source
+        texts = given.read() if isinstance(given, HubTexts) else read_texts(given)
+        most = options.skip + options.documents if options.documents else None
+        with progress(f"Reading {language}", len(texts) if isinstance(texts, list) else most, delay=SOON) as bar:
+            chosen = choose_texts((bar.advance() or text for text in texts), options)
+        if len(chosen.texts) < 2:
+            left = f" (after the first {options.skip})" if options.skip else ""
+            told = left_out(chosen.counts) or "none left out"
+            raise CraneError(
+                f"{source}: of {chosen.counts['read']} texts {len(chosen.texts)} are taken{left}; {told}; "
+                "two or more are needed"
+            )
+        found[language] = Corpus(given, chosen.counts, chosen.texts)
     return found
 
 
-def encoded(texts: Corpora, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> dict[str, list[np.ndarray]]:
+def left_out(counts: Mapping[str, int]) -> str:
+    """Tell how many texts were left out: ``2 copies, 1 near copies``; empty if none."""
+    return ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in LEFT_OUT if counts[kind])
+
+
+def remarks(corpora: Mapping[str, Corpus]) -> list[str]:
+    """Lines for people: how many texts were left out, and whose language looks like another one."""
+    from crane_study.own.language_check import language_warnings
+
+    told = [f"{language} {told}" for language, own in corpora.items() if (told := left_out(own.counts))]
+    warned = language_warnings({language: (str(own.source), own.texts) for language, own in corpora.items()})
+    return [*([f"texts left out: {'; '.join(told)}"] if told else []), *warned]
+
+
+def encoded(
+    corpora: Mapping[str, Corpus], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> dict[str, list[np.ndarray]]:
     """Token ids of the texts of every language, cut at `max_length` tokens."""
     from crane_study.data.corpora import token_ids
 
-    found = {language: token_ids(own, tokenizer, max_length=max_length) for language, own in texts.items()}
+    found = {language: token_ids(own.texts, tokenizer, max_length=max_length) for language, own in corpora.items()}
     for language, documents in found.items():
         if len(documents) < 2:
             raise CraneError(f"corpus {language}: has no two texts of two tokens or more")

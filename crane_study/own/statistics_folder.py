@@ -16,7 +16,6 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
 from crane_lib.neurons import NEURON
 from crane_lib.scores import ACTIVATIONS, GRADIENT, UnitScores, statistics_file
-from crane_study.own.corpus_files import Corpora, texts_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,10 +108,9 @@ def write_statistics(
 
 
 def described(
-    *, model: str, weights: str, tokenizer: PreTrainedTokenizerBase, reading: PassSettings, texts: Corpora
+    *, model: str, weights: str, tokenizer: PreTrainedTokenizerBase, reading: PassSettings, corpora: dict[str, Any]
 ) -> dict[str, Any]:
-    """Describe what statistics are of: model and hash of its weights, tokenizer, texts and settings."""
-    corpora = {k: {"documents": len(own), "sha256": texts_hash(own)} for k, own in texts.items()}
+    """Describe what statistics are of: model and hash of its weights, tokenizer, texts (`Corpus.facts`), settings."""
     given = {"model": model, "weights": weights, "tokenizer": tokenizer_hash(tokenizer), "corpora": corpora}
     return {"schema": SCHEMA, **given, **vars(reading)}
 

@@ -276,7 +276,7 @@ def test_two_processes_share_the_passes_and_end_together(folder, tmp_path):
     ]
     done = process(*SEVERAL, *map(str, arguments))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("statistics of en 20, vi 20 documents") == 1
+    assert done.stdout.count("statistics of 40 documents") == 1
     one, two = (read_units(path) for path in (folder / "stats", tmp_path / "two"))
     np.testing.assert_allclose(two.neuron["vi"], one.neuron["vi"], rtol=1e-4, atol=1e-9)
     again = process(*SEVERAL, *map(str, arguments))

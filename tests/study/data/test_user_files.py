@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from crane_lib.errors import CraneError
+from crane_study.data.text_choice import choose_texts
 from crane_study.data.user_files import (
     OPEN_COLUMNS,
-    different_texts,
     read_documents,
     read_open_questions,
     read_questions,
@@ -109,7 +109,7 @@ def test_another_field_and_another_form_of_the_same_text(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"body": "Hà Nội"}, {"body": unicodedata.normalize("NFD", "Hà Nội")}])
     composed, decomposed = read_documents(path, field="body")
     assert composed != decomposed
-    assert different_texts([composed, "x", decomposed, "x"]) == [composed, "x"]
+    assert choose_texts([composed, "x", decomposed, "x"]).texts == [composed, "x"]
 
 
 def test_questions_of_every_format_are_the_same(tmp_path):
