@@ -47,7 +47,10 @@ class HubTexts:
         """The same at the commit that its revision now is."""
         from crane_study.hub import commit_of
 
-        return replace(self, revision=commit_of(self.dataset, self.revision))
+        try:
+            return replace(self, revision=commit_of(self.dataset, self.revision))
+        except CraneError as error:
+            raise CraneError(f"{error}; or give a file of its texts in its place") from error
 
     def read(self) -> Iterator[str]:
         """Read its texts one after another; no more is fetched than is read."""
