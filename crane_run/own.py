@@ -90,7 +90,7 @@ def relevance_of(
             write_statistics(output, network, tokens, reading, progress=bar.advance if bar else lambda _done: None)
         if first:
             close_folder(output, about)
-            _show(_sizes(corpora))
+            _show(_sizes(corpora), rows=len(corpora))
             typer.echo(f"{output}: statistics of {total // 2} documents; next: crane select --statistics {output}")
 
 
@@ -136,8 +136,11 @@ def select(
     found = [{"language": item.language, "units": item.count(), "killed_neurons": item.killed()} for item in sets]
     _say(as_json, {"sets": str(output), "method": chosen.name, "budget": budget, "languages": found})
     if not as_json:
-        counts = ", ".join(f"{one['language']} {one['units']}" for one in found)
-        typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the {unit}s: {counts}")
+        counts = {one["language"]: one["units"] for one in found}
+        same = len(set(counts.values())) == 1 and len(counts) > 2
+        each = f"{max(counts.values())} in each of {len(counts)} languages"
+        listed = each if same else ", ".join(f"{language} {count}" for language, count in counts.items())
+        typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the {unit}s: {listed}")
 
 
 @reads_texts
@@ -169,7 +172,7 @@ def evaluate(
     """
     from crane_lib.relevance.corpus import fingerprint_weights
     from crane_study.frames import write_frame
-    from crane_study.own.measure import effect_table, set_effects
+    from crane_study.own.measure import effect_summary, effect_table, set_effects
     from crane_study.own.sets import sets_for
     from crane_study.own.statistics_folder import tokenizer_hash
 
@@ -185,8 +188,10 @@ def evaluate(
     table = effect_table(found)
     _say(as_json, {"results": str(output), "effects": json.loads(table.to_json(orient="records"))})
     if not as_json:
-        _show(table.assign(draw=table["draw"].where(table["draw"] >= 0, "")))
-        typer.echo(f"{output}: NLL of every document; rise: nats per token")
+        many = len(table) > _SHOWN  # one row for each set, then; --json has all
+        shown = effect_summary(table) if many else table
+        _show(shown.assign(draw=shown["draw"].where(shown["draw"] >= 0, "")), rows=max(_SHOWN, len(tokens)))
+        typer.echo(f"{output}: NLL of every document; rise: nats per token" + (" (--json: all)" if many else ""))
 
 
 @reads_texts
@@ -467,9 +472,9 @@ def _say(as_json: bool, value: dict[str, Any]) -> None:
         typer.echo(json.dumps(value, ensure_ascii=False))
 
 
-def _show(table: pd.DataFrame) -> None:
-    shown = table.head(_SHOWN).to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    typer.echo(shown + (f"\n... {len(table) - _SHOWN} rows more" if len(table) > _SHOWN else ""))
+def _show(table: pd.DataFrame, *, rows: int = _SHOWN) -> None:
+    shown = table.head(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    typer.echo(shown + (f"\n... {len(table) - rows} rows more" if len(table) > rows else ""))
 
 
 COMMANDS = (select, evaluate, bench, ablate, compare, report, doctor)

@@ -69,7 +69,7 @@ def _english_name(code: str) -> str:
         return code
     english, language = babel.Locale("en"), str(given.prefer_macrolanguage().language)
     name = english.languages.get(str(given.language)) or english.languages.get(language)
-    differs = given.script and given.script not in ("Hani", meant(Language.get(language)).script)
+    differs = given.script and meant(given).script != meant(Language.get(language)).script
     rest = [str(english.scripts.get(given.script, given.script))] if differs else []
     rest += [str(english.territories.get(given.territory, given.territory))] if given.territory else []
     return str(name) + (f" ({', '.join(rest)})" if rest else "") if name else code

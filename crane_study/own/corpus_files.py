@@ -86,27 +86,37 @@ class Corpus:
         return {**sizes, "sha256": texts_hash(self.texts), "left_out": counts, **pinned}
 
 
-def named_sources(pairs: Sequence[str], *, option: str = "--corpus") -> dict[str, Source]:
-    """Read ``language=file`` and ``language=hf://...`` pairs; languages are written in their usual letter case.
-
-    Raises
-    ------
-    CraneError : a pair without a language or a source, a language that comes twice, also as another code of the same,
-        a misspelt code, or no such file
-    """
-    found: dict[str, Source] = {}
+def _named(pairs: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
+    """Languages, in their usual letter case, and what is given for them."""
+    seen: list[str] = []
     for pair in pairs:
         given, equals, name = pair.partition("=")
         if not (given and equals and name):
             raise CraneError(f"{option} {pair!r}: expected language=file, such as en=en.jsonl")
-        language = language_key(given)
-        if language in found:
-            raise CraneError(f"{option} {pair!r}: {language} was given before; join its files into one")
+        seen.append(language_key(given))
+        if seen[-1] in seen[:-1]:
+            raise CraneError(f"{option} {pair!r}: {seen[-1]} was given before; join its files into one")
         if not name.startswith(_HUB) and not Path(name).is_file():
             raise CraneError(f"{option} {pair!r}: there is no file {name}")
-        found[language] = HubTexts.named(name) if name.startswith(_HUB) else Path(name)
-    check_different(found)
-    return found
+        yield seen[-1], name
+    check_different(seen)
+
+
+def named_files(pairs: Sequence[str], *, option: str = "--corpus") -> dict[str, Path]:
+    """Read ``language=file`` pairs.
+
+    Raises
+    ------
+    CraneError : a pair without a language or a file, a misspelt code of a language, a language that comes twice, also
+        as another code of the same, or no such file
+    """
+    return {language: Path(name) for language, name in _named(pairs, option)}
+
+
+def named_sources(pairs: Sequence[str]) -> dict[str, Source]:
+    """Read ``language=file`` pairs, and such of the hub: ``language=hf://...``; errors as of `named_files`."""
+    named = dict(_named(pairs, "--corpus"))
+    return {k: HubTexts.named(name) if name.startswith(_HUB) else Path(name) for k, name in named.items()}
 
 
 def read_corpora(sources: Mapping[str, Source], options: CorpusOptions) -> dict[str, Corpus]:

@@ -20,8 +20,8 @@ _NEAR = 15  # distance (CLDR) below which languages are too alike to tell apart:
 
 @cache
 def _detector() -> LanguageDetector:
-    """A detector of all of Lingua's languages; it reads the models of those whose script it meets."""
-    return LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode().build()
+    """A detector of all of Lingua's living languages; it reads the models of those whose script it meets."""
+    return LanguageDetectorBuilder.from_all_spoken_languages().with_low_accuracy_mode().build()
 
 
 @cache

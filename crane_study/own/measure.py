@@ -36,12 +36,12 @@ def set_effects(
     """
 
     def evaluate() -> pd.DataFrame:
-        parts = []
-        for language, texts in documents.items():
-            nll, tokens = document_nll(model, texts, token_budget=token_budget)
-            found = {"language": language, "document": range(len(nll)), "nll": nll, "tokens": tokens}
-            parts.append(pd.DataFrame(found))
-        return pd.concat(parts, ignore_index=True)
+        # Documents of all languages share batches: one pass for each of many languages would cost more than the work.
+        nll, tokens = document_nll(
+            model, [text for own in documents.values() for text in own], token_budget=token_budget
+        )
+        places = [(language, number) for language, own in documents.items() for number in range(len(own))]
+        return pd.DataFrame(places, columns=["language", "document"]).assign(nll=nll, tokens=tokens)
 
     masks = [("", None), *(("", item) for item in sets)]
     names = [("none", "", "", -1), *((i.method, i.budget, i.language, i.random_seed) for i in sets)]
@@ -67,6 +67,18 @@ def effect_table(found: pd.DataFrame) -> pd.DataFrame:
         values = {"unmasked": before["nll"].sum() / tokens.sum(), "rise": rise.sum() / tokens.sum()}
         rows.append(dict(zip(keys, names, strict=True)) | values | {"low": float(low), "high": float(high)})
     return pd.DataFrame(rows)
+
+
+def effect_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per set of an `effect_table`: the rise in its own language, in the worst other one, and their mean."""
+    keys = [name for name in table if name not in ("language", "unmasked", "rise", "low", "high")]
+    own = table[table["language"] == table["masked_language"]].drop(columns=["language", "unmasked"])
+    others = table[table["language"] != table["masked_language"]]
+    worst = others.loc[others.groupby(keys)["rise"].idxmax(), [*keys, "language", "rise"]]
+    mean = others.groupby(keys, as_index=False)["rise"].mean()
+    for found, names in ((worst, {"language": "worst_other", "rise": "worst"}), (mean, {"rise": "mean_other"})):
+        own = own.merge(found.rename(columns=names), on=keys, how="outer")
+    return own.set_index(keys).reindex(table.set_index(keys).index.unique()).reset_index()
 
 
 @dataclass(frozen=True)
