@@ -85,8 +85,8 @@ class UnitScores:
     kurtosis : `row_kurtosis`
     documents : folder of the values of single documents, see `document_values`; None without them
     site : ``neuron``, or ``head``: neurons are then heads, h is the part of the output projection's input that is the
-        head's, |h| its Euclidean norm, and the norm of its columns their root mean square. `firing` and `kurtosis`
-        cannot be read, and there are no values of single documents.
+        head's, |h| its Euclidean norm, and the norm of its columns their root mean square, so that `output` is an
+        estimate. `firing` and `kurtosis` cannot be read, and there are no values of single documents.
     """
 
     model: str
@@ -95,11 +95,11 @@ class UnitScores:
     neuron: dict[str, np.ndarray]
     absolute: dict[str, np.ndarray]
     gradient: dict[str, np.ndarray]
-    firing: Mapping[str, np.ndarray]
+    firing: dict[str, np.ndarray]
     magnitude: dict[str, np.ndarray]
     output: dict[str, np.ndarray]
     norms: np.ndarray
-    kurtosis: Mapping[str, dict[str, np.ndarray]]
+    kurtosis: dict[str, dict[str, np.ndarray]]
     documents: str | os.PathLike[str] | None = None
     site: str = NEURON
 
@@ -127,7 +127,8 @@ class UnitScores:
         if heads:
             scale = {language: item.documents / item.tokens for language, item in statistics.items()}
             magnitude = {k: mean * scale[k] for k, mean in unit_means(statistics, "head_magnitude").items()}
-        firing = {language: item.active.double().numpy() / item.tokens for language, item in statistics.items()}
+        firing: Any = {k: item.active.double().numpy() / item.tokens for k, item in statistics.items()}
+        kurtosis: Any = NotOfHeads() if heads else row_kurtosis(statistics)
         return cls(
             model=check_same_model(statistics),
             layers=first.moments[NEURON].shape[0],
@@ -139,7 +140,7 @@ class UnitScores:
             magnitude=magnitude,
             output={language: values * norms for language, values in magnitude.items()},
             norms=norms,
-            kurtosis=NotOfHeads() if heads else row_kurtosis(statistics),
+            kurtosis=kurtosis,
             documents=None if heads else documents,
             site=site,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -92,7 +93,7 @@ def _curve(panel: Axes, name: str, part: pd.DataFrame, unit: str, style: str) ->
     tell(panel, f"{UNIT_LABELS[unit]}, {name}", at, part["rise"], low=part["low"], high=part["high"])
 
 
-def _line(name: str, style: str) -> Line2D:
+def _line(name: str, style: Any) -> Line2D:
     return Line2D([], [], color="black", linestyle=style, label=name.capitalize())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -31,9 +32,10 @@ def unit_shares(network: PreTrainedModel) -> dict[str, float]:
     """
     parts = parts_of(network)
     layer = parts.layers[0]
+    projections: Any = [module for module, _layout in layer.projections]
     weights = {
         NEURON: sum(rows.weight().numel() for rows in layer.rows.values()),
-        HEAD: layer.output.weight().numel() + sum(module.weight.numel() for module, _layout in layer.projections),
+        HEAD: layer.output.weight().numel() + sum(module.weight.numel() for module in projections),
     }
     total = len(parts.layers) * sum(weights.values())
     return {unit: weights[unit] / (parts.widths[unit] * total) for unit in UNITS}
