@@ -127,8 +127,8 @@ class UnitScores:
         if heads:
             scale = {language: item.documents / item.tokens for language, item in statistics.items()}
             magnitude = {k: mean * scale[k] for k, mean in unit_means(statistics, "head_magnitude").items()}
-        firing: Any = {k: item.active.double().numpy() / item.tokens for k, item in statistics.items()}
-        kurtosis: Any = NotOfHeads() if heads else row_kurtosis(statistics)
+        firing = {language: item.active.double().numpy() / item.tokens for language, item in statistics.items()}
+        absent: Any = NotOfHeads()
         return cls(
             model=check_same_model(statistics),
             layers=first.moments[NEURON].shape[0],
@@ -136,11 +136,11 @@ class UnitScores:
             neuron=unit_means(statistics, site),
             absolute=unit_means(statistics, f"abs_{site}"),
             gradient=unit_means(load_statistics(relevance, GRADIENT, languages), site),
-            firing=NotOfHeads() if heads else firing,
+            firing=absent if heads else firing,
             magnitude=magnitude,
             output={language: values * norms for language, values in magnitude.items()},
             norms=norms,
-            kurtosis=kurtosis,
+            kurtosis=absent if heads else row_kurtosis(statistics),
             documents=None if heads else documents,
             site=site,
         )
