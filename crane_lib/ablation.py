@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crane_lib.batches import TokenBudget, check_tokens, computed_batches, pad_batch, rope_section
+from crane_lib.batches import check_tokens, computed_batches, in_memory, pad_batch, rope_section
 from crane_lib.errors import CraneError
 from crane_lib.nll import hidden_nll
 from crane_lib.relevance.hooks import HookSet, frozen, wrapped_forward
@@ -57,7 +57,7 @@ def ablation_effects(
     layers, width = len(parts.layers), parts.widths["neuron"]
     # Few documents at once, so that a pass holds many neurons: their common part is then rarely computed.
     budget = max(max(lengths), token_budget // 4)
-    copies = TokenBudget(token_budget)
+    most = token_budget  # of the copies of a batch
     effects = np.full((len(documents), layers, width), np.nan)
     wanted = np.ones((layers, width), dtype=bool) if neurons is None else neurons
     done, total = 0, len(documents) * int(wanted.sum())
@@ -74,9 +74,10 @@ def ablation_effects(
             for layer in range(layers):
                 rest = torch.from_numpy(np.flatnonzero(wanted[layer]))
                 while len(rest):
-                    some = rest[: max(1, copies.tokens // size)]
+                    some = rest[: max(1, most // size)]
                     compute = partial(unablated.rise_without, layer, some, additive=additive)
-                    if (rise := copies.tried(compute, parts=len(some), length=size, what=what)) is None:
+                    if (rise := in_memory(compute, parts=len(some), length=size, what=what)) is None:
+                        most = size * (len(some) // 2)
                         continue
                     effects[np.array(batch)[:, None], layer, some.numpy()] = rise.T.cpu().numpy()
                     rest, done = rest[len(some) :], done + rise.numel()

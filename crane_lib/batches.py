@@ -9,9 +9,11 @@ A batch that does not fit in memory is computed again as smaller ones, and so ar
 
 from __future__ import annotations
 
+import re
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,60 +75,44 @@ def token_batches(lengths: Sequence[int], *, token_budget: int, section: Section
     return batches
 
 
-class TokenBudget:
-    """Most tokens of a batch, pads and copies included; about halved when memory runs out."""
+def in_memory(compute: Callable[[], T], *, parts: int, length: int, what: str) -> T | None:
+    """Compute a batch of `parts` of `length` tokens; None, after a warning, if it does not fit in memory.
 
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-
-    def tried(self, compute: Callable[[], T], *, parts: int, length: int, what: str) -> T | None:
-        """Compute a batch of `parts` of `length` tokens each; None if it did not fit in memory.
-
-        Raises
-        ------
-        CraneError : a single part does not fit; `what` says which
-        """
-        try:
-            return compute()
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        # only here, after the except clause, does the exception no longer hold the failed pass
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if parts == 1:
-            raise CraneError(
-                f"{what}: its {length} tokens do not fit in memory; lower max_length, switch checkpointing on or load "
-                "the model in bfloat16"
-            )
-        self.tokens = length * (parts // 2)
-        warnings.warn(f"memory ran out: continuing with {self.tokens} tokens per batch", stacklevel=3)
-        return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    words = ("can't allocate memory", "not enough memory")
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or any(found in str(error).lower() for found in words)
+    Raises
+    ------
+    CraneError : a single part, which `what` names, does not fit
+    """
+    try:
+        return compute()
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and not re.search("can't allocate memory|not enough memory", str(error), re.IGNORECASE):
+            raise
+    # only here, after the except clause, does the exception no longer hold the failed pass
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if parts == 1:
+        raise CraneError(
+            f"{what}: its {length} tokens do not fit in memory; lower max_length, switch checkpointing on or load the "
+            "model in bfloat16"
+        )
+    warnings.warn(f"memory ran out: continuing with {length * (parts // 2)} tokens per batch", stacklevel=2)
+    return None
 
 
 def computed_batches(
     lengths: Sequence[int], compute: Callable[[list[int]], T], *, token_budget: int, section: Section
 ) -> Iterator[tuple[list[int], T]]:
-    """Yield batches of documents (`token_batches`) with what `compute` returns, smaller ones if memory runs out."""
-    budget = TokenBudget(token_budget)
-    waiting = token_batches(lengths, token_budget=budget.tokens, section=section)
+    """Yield `token_batches` with what `compute` makes of each; where memory runs out, it and all after it are halved"""
+    waiting = token_batches(lengths, token_budget=token_budget, section=section)
     while waiting:
-        batch, *rest = waiting
-        length, what = lengths[batch[-1]], f"document {batch[0]}"
-        found = budget.tried(lambda batch=batch: compute(batch), parts=len(batch), length=length, what=what)
-        if found is None:
-            left = [index for each in waiting for index in each]
-            smaller = token_batches([lengths[i] for i in left], token_budget=budget.tokens, section=section)
-            waiting = [[left[place] for place in each] for each in smaller]
+        batch = waiting[0]
+        given: dict[str, Any] = {"parts": len(batch), "length": lengths[batch[-1]], "what": f"document {batch[0]}"}
+        if (found := in_memory(partial(compute, batch), **given)) is None:
+            waiting = [half for each in waiting for half in (each[: len(each) // 2], each[len(each) // 2 :]) if half]
         else:
             yield batch, found
-            waiting = rest
+            del waiting[0]
 
 
 def check_tokens(

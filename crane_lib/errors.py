@@ -2,15 +2,13 @@
 
 import re
 
-_MOST = 1500  # characters of a message
 _BREAKS = re.compile("\\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\\s*")
 
 
 def one_line(text: str) -> str:
-    """Return a text in one line, with escapes for characters that a terminal would obey or could not encode."""
-    flat = _BREAKS.sub(" ", text[: 2 * _MOST])
-    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in flat)
-    return shown if len(shown) <= _MOST else f"{shown[:_MOST]} ..."
+    """Return a text in one line, not too long, with escapes for what a terminal would obey or could not encode."""
+    flat = _BREAKS.sub(" ", text[:1500])
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in flat)[:1500]
 
 
 class CraneError(Exception):

@@ -136,11 +136,9 @@ def _read_set(entry: Any) -> NeuronSet:
     if not all(type(width) is int for width in widths.values()):
         raise TypeError("a width is not a whole number")
     labels, notes = {label: entry[label] for label in _LABELS}, entry.get("notes", {})
-    for label, kind in {**dict.fromkeys(_LABELS, str), "random_seed": int}.items():
-        if type(labels[label]) is not kind:
-            raise TypeError(f"{label} is {labels[label]!r}")
-    if not isinstance(notes, dict):
-        raise TypeError("the notes are not an object")
+    kinds = {**dict.fromkeys(_LABELS, str), "random_seed": int}
+    if not isinstance(notes, dict) or any(type(labels[label]) is not kind for label, kind in kinds.items()):
+        raise TypeError("a label is no text, its random seed no whole number or its notes no object")
     return NeuronSet(sites=sites, widths=widths, notes=notes, **labels)
 
 

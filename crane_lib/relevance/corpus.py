@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crane_lib.batches import Section, TokenBudget, check_tokens, pad_batch, rope_section, together
+from crane_lib.batches import Section, check_tokens, in_memory, pad_batch, rope_section, together
 from crane_lib.errors import CraneError
 from crane_lib.parallel import barrier, rank, share, world
 from crane_lib.relevance.document import DocumentRelevance, document_relevance
@@ -272,7 +272,7 @@ class _ShardMaker:
         self.provenance = provenance
         self._model = model
         self._documents = documents
-        self._budget = TokenBudget(token_budget)
+        self._token_budget = token_budget
         self._checkpointing = checkpointing
         self._max_length = int(provenance["max_length"])
         rows = sum(map(len, parts.layers[0].rows.values()))
@@ -288,7 +288,7 @@ class _ShardMaker:
 
     def plan(self) -> list[Shard]:
         """Plan the shards of the corpus."""
-        limits = {"token_budget": self._budget.tokens, "most_documents": self._most_documents}
+        limits = {"token_budget": self._token_budget, "most_documents": self._most_documents}
         return plan_shards(self._lengths, section=self._section, **limits)
 
     def make(self, shard: Shard, progress: _Progress) -> Statistics:
@@ -297,12 +297,13 @@ class _ShardMaker:
         start = 0
         while start < len(shard.documents):
             longest = int(self._lengths[shard.documents[start]])
-            size = batch_size(longest, token_budget=self._budget.tokens, most_documents=self._most_documents)
+            size = batch_size(longest, token_budget=self._token_budget, most_documents=self._most_documents)
             chosen = shard.documents[start : start + size]
             chosen = chosen[: together(self._lengths[chosen], self._section)]
             compute = partial(self._relevance, chosen)
-            found = self._budget.tried(compute, parts=len(chosen), length=longest, what=f"document {chosen[0]}")
+            found = in_memory(compute, parts=len(chosen), length=longest, what=f"document {chosen[0]}")
             if found is None:
+                self._token_budget = longest * (len(chosen) // 2)
                 continue
             if statistics is None:
                 statistics = _empty_statistics(found, self.norms, self.head_norms, self.provenance)

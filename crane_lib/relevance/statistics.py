@@ -182,17 +182,18 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, Any]]
                 older = str(schema).startswith("crane.statistics/")
                 told = "of an older version" if older else "not a file of statistics"
                 raise CraneError(f"{path}: its schema is {schema!r}, expected {SCHEMA!r} ({told}); make it again")
-            numbers = [header["documents"], header["tokens"], int(header["corpus"], 16)]
-            if any(type(number) is not int or number < 0 for number in numbers):
-                raise CraneError(f"{path}: its counts are {numbers}; make it again")
-            if not all(isinstance(header[name], dict) for name in ("provenance", "labels")):
-                raise CraneError(f"{path}: its provenance or labels are no object; make it again")
             sites = header.get("sites", [])
             if not set(SITES) - {"gate"} <= set(sites) <= set(SITES):
                 raise CraneError(f"{path}: has the sites {sites}, expected {list(SITES)}; make it again")
             differing = set(file.keys()) ^ {*SUMS, *(f"{site}.{name}" for site in sites for name in TENSORS)}
             if differing:
                 raise CraneError(f"{path}: missing or unknown tensors {sorted(differing)}; make it again")
+            numbers = [header["documents"], header["tokens"], int(header["corpus"], 16)]
+            texts = {**header["provenance"], **header["labels"]}.values()
+            if any(type(n) is not int or n < 0 for n in numbers) or not all(isinstance(text, str) for text in texts):
+                raise CraneError(
+                    f"{path}: has counts {numbers}, or other provenance or labels than texts; make it again"
+                )
             yield file, header
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CraneError(f"{path}: is not a readable safetensors file ({error}); make it again") from error

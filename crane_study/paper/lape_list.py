@@ -33,7 +33,7 @@ def load_tensors(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file breaks the reader anywhere
-        what = "tensors and plain values only, which torch reads without running code"
+        what = "tensors that torch reads without running code"
         raise CraneError(f"{path}: is not a file of {what} ({type(error).__name__}); fetch it again") from error
 
 
