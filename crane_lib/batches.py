@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from crane_lib.errors import CraneError
+from crane_lib.wrappers import text_settings
 
 T = TypeVar("T")
 Section = Callable[[int], int]  # number of the section that a length lies in; within one, frequencies are the same
@@ -32,7 +33,7 @@ def rope_section(model: nn.Module) -> Section:
     There is one unless the rope type is ``longrope``, which switches at the length of its training. Lengths above the
     model's own are refused under ``dynamic``, where frequencies change with every token and stay for the next text.
     """
-    config: Any = getattr(model, "config", None)
+    config: Any = text_settings(model)
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     by_layer_type = [value for value in given.values() if isinstance(value, dict)]
     name, limit, switches = "original_max_position_embeddings", None, set[int]()
@@ -121,7 +122,7 @@ def check_tokens(
     """Refuse documents longer than a model takes, or with tokens that it lacks; they are numbered from `first`."""
     network: Any = model
     rows: int = network.get_input_embeddings().num_embeddings
-    most = getattr(network.config, "max_position_embeddings", None)  # a model may have no limit
+    most = getattr(text_settings(network), "max_position_embeddings", None)  # a model may have no limit
     for index, ids in enumerate(map(np.asarray, documents), first):
         if most is not None and len(ids) > most:
             raise CraneError(f"{what} {index}: has {len(ids)} tokens, but the model takes {most}; lower max_length")

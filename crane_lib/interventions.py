@@ -23,6 +23,7 @@ from crane_lib.files import atomic
 from crane_lib.neurons import HEAD, NEURON, NeuronSet
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import Rows, parts_of
+from crane_lib.wrappers import adapter_settings, causal_model
 
 _MARK = "_crane_masked"
 Values = Callable[[int, Tensor, Tensor], Tensor]
@@ -46,9 +47,10 @@ def masked(model: PreTrainedModel, neurons: NeuronSet, *, values: Values | None 
     if values is not None and set(neurons.sites) not in ({NEURON}, {HEAD}):
         seen = sorted(neurons.sites)
         raise CraneError(f"a set of {seen}: only the activations of neurons, or those of heads, are replaced, not rows")
-    if getattr(model, _MARK, False):
+    marked = causal_model(model)
+    if getattr(marked, _MARK, False):
         raise CraneError("the model is already masked; join the sets and mask once, or leave the outer block first")
-    setattr(model, _MARK, True)
+    setattr(marked, _MARK, True)
     try:
         with HookSet() as hooks:
             for number, matrix, by_column, indices in _units(model, neurons):
@@ -58,7 +60,7 @@ def masked(model: PreTrainedModel, neurons: NeuronSet, *, values: Values | None 
                     hooks.after(matrix.module, _zero_rows(matrix, indices))
             yield model
     finally:
-        delattr(model, _MARK)
+        delattr(marked, _MARK)
 
 
 @torch.no_grad()
@@ -72,10 +74,12 @@ def export_masked(
 
     Raises
     ------
-    CraneError : the set does not fit the model, or `folder` is not empty
+    CraneError : the set does not fit the model, the model has adapters, or `folder` is not empty
     """
     folder = Path(folder)
     neurons.check(model)
+    if adapter_settings(model):
+        raise CraneError("a checkpoint has no place for an adapter; merge it first (merge_and_unload of peft)")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CraneError(f"{folder}: is not empty; name a new directory for the checkpoint")
     saved: list[tuple[Rows, Tensor]] = []

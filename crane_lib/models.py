@@ -17,8 +17,10 @@ from transformers.utils import logging as transformers_logging
 from crane_lib.errors import CraneError
 from crane_lib.gguf_files import as_directory, check_gguf, is_gguf
 from crane_lib.precision import compute_in_double
+from crane_lib.relevance.families import FAMILIES
 from crane_lib.tokenization import load_tokenizer
 from crane_lib.weights import check_settings, check_weights, stored_dtype, weight_bytes
+from crane_lib.wrappers import text_model, text_settings
 
 MAP = "map"  # the device name that spreads a model over all GPUs
 
@@ -47,7 +49,7 @@ _PADDED_SHARE, _PADDED_ROWS = 0.05, 64
 def load_model(
     path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32", trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer for inference.
+    """Load a causal language model and its tokenizer for inference; of Gemma 3 with pictures, the language model.
 
     Parameters
     ----------
@@ -97,6 +99,8 @@ def load_model(
     except _LOADING_ERRORS as error:
         raise CraneError(f"model {path}: cannot be loaded ({type(error).__name__}: {_one_line(error)})") from error
     _check_found(found, path)
+    if config.model_type in FAMILIES and text_settings(model) is not model.config:
+        model = text_model(model, path)
     check_tokenizer(tokenizer, model, path)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         tokenizer.pad_token = tokenizer.eos_token

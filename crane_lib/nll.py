@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from crane_lib.batches import check_tokens, computed_batches, pad_batch, rope_section
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
+from crane_lib.wrappers import causal_model, text_settings
 
 _LOGIT_ROWS = 512  # token positions whose logits exist at once; few enough to stay in a cache
 
@@ -21,9 +22,10 @@ def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Logits (..., V) of hidden states (..., H), in at least float32; scaled (Cohere) or capped (Gemma)."""
     head: Any = model.get_output_embeddings()
     logits = widened(head(hidden))
-    scale = getattr(model.config, "logit_scale", None)
+    config: Any = text_settings(model)
+    scale = getattr(config, "logit_scale", None)
     logits = logits if scale is None else logits * scale
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
@@ -78,7 +80,7 @@ def document_nll(
         tokens, mask = pad_batch([documents[index] for index in batch])
         tokens, mask = tokens.to(model.device), mask.to(model.device)
         # Pads follow every token, so attention needs no mask; with one, a pad beyond a sliding window would give NaN.
-        hidden = model.base_model(input_ids=tokens).last_hidden_state
+        hidden = causal_model(model).base_model(input_ids=tokens).last_hidden_state
         return hidden_nll(model, hidden, tokens, mask).cpu().numpy()
 
     for batch, found in computed_batches(lengths, batch_nll, token_budget=token_budget, section=rope_section(model)):

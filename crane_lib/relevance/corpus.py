@@ -30,6 +30,7 @@ from crane_lib.relevance.modules import column_norms, head_norms, parts_of
 from crane_lib.relevance.moments import Moments
 from crane_lib.relevance.objectives import objective_named
 from crane_lib.relevance.statistics import Statistics, corpus_fingerprint, read_header
+from crane_lib.wrappers import adapter_settings, causal_model
 
 SHARD_BATCHES = 32  # most batches of a shard: the work that is lost when a process is killed
 SHARDS = 32  # shards of a small corpus, so that every process has work
@@ -103,10 +104,12 @@ def stream_statistics(
 
 
 def fingerprint_weights(model: nn.Module) -> str:
-    """Short hash of the configuration and of every weight of a model."""
+    """Short hash of the configuration, of every weight and of the adapters in force of a model."""
+    model = causal_model(model)
     config: Any = model.config
     settings = {name: value for name, value in config.to_dict().items() if name not in VOLATILE}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest.update(adapter_settings(model).encode())
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

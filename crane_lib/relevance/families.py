@@ -57,7 +57,8 @@ class Family:
 
     Parameters
     ----------
-    backbone, embedding, layers, head : paths from the model; `layers` is a module list, `head` linear
+    backbone, embedding, layers, head : paths from the model; `layers` is a module list, `head` linear. Modules of
+        the base model that are not in the backbone, such as those that read pictures, are not looked at
     projections : attention projections by path from a layer, with the layout of their outputs
     attention, output : paths of the attention module and of its output projection
     gate, up, down, activation : paths of the MLP's parts from a layer. `gate` is None for an ungated MLP, whose
@@ -94,6 +95,12 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
     **dict.fromkeys(("olmo2", "olmo3"), Family()),  # not additive: a norm follows the MLP, in Gemma too
     "gemma2": Family(attention_softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping"),
     "gemma3_text": Family(final_softcap="final_logit_softcapping"),  # its attention does not read the other setting
+    "gemma3": Family(  # with a part that reads pictures
+        backbone="model.language_model",
+        embedding="model.language_model.embed_tokens",
+        layers="model.language_model.layers",
+        final_softcap="final_logit_softcapping",
+    ),
     # Aya and Command R: attention and MLP read the same normed stream, and both are added to it.
     **dict.fromkeys(("cohere", "cohere2"), Family(logit_scale="logit_scale", additive=True)),
     "qwen3_moe": Family(experts="mlp.experts", activation="mlp.experts.act_fn", linear=("Qwen3MoeTopKRouter",)),

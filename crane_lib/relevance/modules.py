@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from crane_lib.errors import CraneError
 from crane_lib.relevance.experts import ExpertsPart, experts_of
 from crane_lib.relevance.families import FAMILIES, NORMS, QUOTIENTS, Family, Layout
+from crane_lib.wrappers import causal_model, check_plain, check_unquantised, is_adapter, linear_weight, text_settings
 
 _LINEAR = (nn.Linear, Conv1D, nn.Embedding, nn.Dropout, nn.Identity)  # the ordinary gradient is their rule
 
@@ -30,7 +32,8 @@ class Rows:
 
     def weight(self) -> Tensor:
         """Part (rows, inputs) of the module's weight."""
-        weight = self.module.weight.T if isinstance(self.module, Conv1D) else self.module.weight
+        weight = linear_weight(self.module)
+        weight = weight.T if isinstance(getattr(self.module, "base_layer", self.module), Conv1D) else weight
         return weight[self.start : self.stop]
 
     def store(self, weight: Tensor) -> None:
@@ -112,9 +115,7 @@ def family_of(model: nn.Module) -> Family:
     if model_type not in FAMILIES:
         seen = f"model type {model_type!r}" if model_type else f"{type(model).__name__} (it has no model type)"
         if hasattr(getattr(model, "config", None), "text_config"):
-            raise CraneError(
-                f"{seen} reads more than text; save the language model in it by itself, as docs/families.md shows"
-            )
+            seen += " reads more than text and"
         raise CraneError(
             f"{seen} has no relevance rules; the model types that have them: {', '.join(FAMILIES)}; "
             "docs/families.md shows how to add one"
@@ -129,16 +130,18 @@ def parts_of(model: nn.Module) -> ModelParts:
     ------
     CraneError : unknown model type, a module that is not at its family's path, or a module without a rule
     """
-    family = family_of(model)
-    config: Any = model.config
+    model = causal_model(model)
+    family, config = family_of(model), text_settings(model)
+    check_unquantised(model)
+    if config is not model.config:
+        warnings.warn(f"{type(model).__name__} reads more than text; only its language model is used", stacklevel=1)
 
     def find(path: str) -> nn.Module:
         try:
             return model.get_submodule(path)
         except AttributeError as error:
             raise CraneError(
-                f"{type(model).__name__} has no module '{path}'; pass the causal language model itself "
-                "(and merge an adapter into it first)"
+                f"{type(model).__name__} has no module '{path}'; pass the causal language model itself"
             ) from error
 
     def layer_parts(index: int) -> LayerParts:
@@ -199,22 +202,35 @@ def _rows(family: Family, find: Callable[[str], nn.Module]) -> dict[str, Rows]:
 
 def _check_rules_exist(model: nn.Module, family: Family, parts: ModelParts) -> None:
     activations = {id(layer.activation) for layer in parts.layers}
+    base = family.backbone.partition(".")[0] + "."
+    checked = ""  # path of an adapter, whose inner modules need no rule of their own
     for path, module in model.named_modules():
-        if next(module.children(), None) is not None or isinstance(module, nn.ModuleList):
+        outside = path.startswith(base) and not f"{path}.".startswith(f"{family.backbone}.")
+        if not path or outside or (checked and path.startswith(checked)):
             continue
-        name = type(module).__name__
-        if id(module) in activations:
-            if name not in QUOTIENTS:
-                raise CraneError(
-                    f"{path}: activation {name} has no relevance rule; those that have one: {', '.join(QUOTIENTS)}"
-                )
-        elif not (
-            name in NORMS or isinstance(module, _LINEAR) or name.endswith("RotaryEmbedding") or name in family.linear
-        ):
+        if is_adapter(path, module):
+            checked = f"{path}."
+        elif next(module.children(), None) is None and not isinstance(module, nn.ModuleList):
+            check_plain(path, module)
+            _check_rule_exists(path, module, family, is_activation=id(module) in activations)
+    if is_adapter(family.head, parts.head):
+        raise CraneError(f"{family.head}: an adapter of the output embedding has no rule; merge it first")
+
+
+def _check_rule_exists(path: str, module: nn.Module, family: Family, *, is_activation: bool) -> None:
+    name = type(module).__name__
+    if is_activation:
+        if name not in QUOTIENTS:
             raise CraneError(
-                f"{path}: {name} has no relevance rule; norms that have one: {', '.join(NORMS)}; "
-                f"families: {', '.join(FAMILIES)}; docs/families.md shows how to add a rule"
+                f"{path}: activation {name} has no relevance rule; those that have one: {', '.join(QUOTIENTS)}"
             )
+    elif not (
+        name in NORMS or isinstance(module, _LINEAR) or name.endswith("RotaryEmbedding") or name in family.linear
+    ):
+        raise CraneError(
+            f"{path}: {name} has no relevance rule; norms that have one: {', '.join(NORMS)}; "
+            f"families: {', '.join(FAMILIES)}; docs/families.md shows how to add a rule"
+        )
 
 
 def column_norms(layer: LayerParts) -> Tensor:

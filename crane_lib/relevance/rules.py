@@ -20,6 +20,7 @@ from crane_lib.errors import CraneError
 from crane_lib.relevance.families import NORMS, QUOTIENTS, Layout, Norm, tanh_quotient
 from crane_lib.relevance.hooks import HookSet, wrapped_forward
 from crane_lib.relevance.modules import ModelParts, gradient_scale, parts_of
+from crane_lib.wrappers import causal_model, text_settings
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def relevance_rules(model: nn.Module, rule: str = "attnlrp") -> Iterator[None]:
     """
     if rule not in RULES:
         raise CraneError(f"unknown relevance rule {rule!r}; use one of {', '.join(RULES)}")
-    parts = parts_of(model)
+    model, parts = causal_model(model), parts_of(model)
     if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
         raise CraneError("the model is in float16, where small gradients vanish; load it in bfloat16 or float32")
     if model in _under_rules:
@@ -163,7 +164,7 @@ def _attach(hooks: HookSet, model: nn.Module, parts: ModelParts, rule: Rule) -> 
     for layer in parts.layers:
         # The gradient of the attention's projections is scaled; everything after them is left to its kernel.
         for projection, layout in layer.projections:
-            hooks.after(projection, _scaling(layout, rule, model.config))
+            hooks.after(projection, _scaling(layout, rule, text_settings(model)))
         _attach_activation(hooks, layer.activation, detached=layer.gated and rule.gate_detached)
         if layer.gated and rule.product_scale != 1.0:  # one scale on the product gives each factor its share
             hooks.before(layer.down, product)
@@ -173,8 +174,7 @@ def _attach(hooks: HookSet, model: nn.Module, parts: ModelParts, rule: Rule) -> 
 
 def _check_attention(model: nn.Module, parts: ModelParts, rule: Rule) -> None:
     """Refuse a kernel that caps attention logits itself, where the rule cannot reach the cap."""
-    config: Any = model.config
-    kernel = getattr(config, "_attn_implementation", "eager")
+    kernel = getattr(text_settings(model), "_attn_implementation", "eager")
     if parts.attention_softcap and rule.query_key_scale is not None and kernel != "eager":
         raise CraneError(
             f"attention {kernel!r} caps logits inside its kernel, where no rule reaches; load the model with "

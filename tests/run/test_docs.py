@@ -10,19 +10,17 @@ import torch
 import typer
 import yaml
 from torch.distributed.run import get_args_parser
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, NemotronConfig, NemotronForCausalLM
+from transformers import NemotronConfig, NemotronForCausalLM
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.relevance import FAMILIES, Family, document_relevance, families, parts_of, register_family
 from crane_run import cli
 from crane_study import ROOT
 from crane_study.profile import Relevance
 from tests.lib.relevance.tiny import documents, padded
-from tests.small import small_tokenizer
 
 DOCS = ROOT / "docs"
 
@@ -55,43 +53,13 @@ def nemotron():
     return model.double().eval()
 
 
-def test_the_language_model_of_gemma_3_is_saved_as_the_documentation_says(tmp_path, monkeypatch):
-    tokenizer = small_tokenizer()
-    rows = len(tokenizer) + 1  # one for pictures
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
-    text = {"vocab_size": rows, "hidden_size": 16, "head_dim": 8, "num_key_value_heads": 1, "sliding_window": 5}
-    text |= {"layer_types": ["sliding_attention", "full_attention"], "bos_token_id": 0, "eos_token_id": 1}
-    config = Gemma3Config(
-        text_config=text | sizes,
-        vision_config={"hidden_size": 8, "image_size": 28, "patch_size": 14} | sizes,
-        mm_tokens_per_image=4,
-        image_token_index=rows - 1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        whole = Gemma3ForConditionalGeneration(config).eval().to(torch.bfloat16)
-    whole.generation_config.eos_token_id = [1, 3]
-    whole.save_pretrained(tmp_path / "gemma-3-4b-it")
-    tokenizer.save_pretrained(tmp_path / "gemma-3-4b-it")
-    monkeypatch.chdir(tmp_path)
-    ids = torch.tensor([tokenizer("In town number 3")["input_ids"]])
-    model, _tokenizer = load_model("gemma-3-4b-it", device="cpu", dtype="auto")
-    with pytest.raises(CraneError, match=r"^model type 'gemma3' reads more than text; .* as docs/families\.md shows$"):
-        document_relevance(model, ids)
-    exec(python_blocks("families.md")[0], {})
-    found, tokenizer = load_model("gemma-3-4b-it-text", device="cpu", dtype="auto")
-    assert torch.equal(found(ids).logits, model(ids).logits)
-    assert found.generation_config.eos_token_id == [1, 3]
-    document_relevance(found, torch.tensor([tokenizer("In town number 3")["input_ids"]]))
-
-
 def test_a_family_is_added_as_the_documentation_says():
     model = nemotron()
     rows = documents([9, 4])
     ids, mask = padded(rows)
     with pytest.raises(CraneError, match=r"'nemotron'.*docs/families\.md"):
         document_relevance(model, ids, mask)
-    _gemma, first, second = python_blocks("families.md")
+    first, second = python_blocks("families.md")
     names = {"model": model, "input_ids": ids}
     exec(first, names)
     assert names["found"].neuron.shape == (2, 2, 20)
