@@ -1,4 +1,4 @@
-"""What is around a language model: adapters of PEFT, a model that also reads pictures, quantised weights."""
+"""Language models within others: beneath adapters of PEFT, beside a part that reads pictures, or quantised."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crane_lib.errors import CraneError
-from crane_lib.weights import check_config
 
 _QUANTISED_CLASSES = re.compile("8bit|4bit|FP8|Quant|WQLinear|HQQ", re.IGNORECASE)
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_MERGE = "merge it into the model first (merge_and_unload of peft)"
 
 
 def causal_model(model: Any) -> Any:
@@ -57,43 +55,40 @@ def text_model(whole: PreTrainedModel, path: Any) -> PreTrainedModel:
     return model.eval()
 
 
-def is_adapter(path: str, module: nn.Module) -> bool:
+def _is_lora(layer: Any) -> bool:
+    return (type(layer).__module__, type(layer).__name__) == ("peft.tuners.lora.layer", "Linear")
+
+
+def is_adapter(path: str, layer: Any) -> bool:
     """Return whether a module is a plain LoRA layer of PEFT: linear, with its base layer and its low-rank path in it.
 
     Raises
     ------
     CraneError : it is another module of PEFT
     """
-    layer: Any = module
     kind = type(layer).__module__
     if not kind.startswith("peft."):
         return False
-    special = [layer.lora_variant, {name for name, used in layer.lora_bias.items() if used}] if _is_lora(layer) else []
-    if not special or any(name in names for names in special for name in layer.active_adapters):
-        raise CraneError(f"{path}: adapter {kind.removeprefix('peft.')}.{type(layer).__name__} has no rule; {_MERGE}")
+    if not _is_lora(layer) or any(n in layer.lora_variant or layer.lora_bias.get(n) for n in layer.active_adapters):
+        raise CraneError(
+            f"{path}: adapter {kind.removeprefix('peft.')}.{type(layer).__name__} has no rule; merge it into the model "
+            "first (merge_and_unload of peft)"
+        )
     return True
-
-
-def _is_lora(layer: Any) -> bool:
-    return (type(layer).__module__, type(layer).__name__) == ("peft.tuners.lora.layer", "Linear")
 
 
 def linear_weight(module: Any) -> Tensor:
     """Weight of a linear module as stored, plus what active adapters of a LoRA layer add."""
     weight: Tensor = module.weight
     if _is_lora(module) and not module.disable_adapters and not module.merged:
-        for name in module.active_adapters:
-            weight = weight + module.get_delta_weight(name) if name in module.lora_A else weight
+        weight = sum((module.get_delta_weight(n) for n in module.active_adapters if n in module.lora_A), weight)
     return weight
 
 
 def adapter_settings(model: nn.Module) -> str:
     """Adapters in force by module, with their scaling; empty without adapters."""
-    found = [
-        (name, layer.active_adapters, layer.disable_adapters, layer.scaling)
-        for name, layer in model.named_modules()
-        if _is_lora(layer)
-    ]
+    layers = [(name, layer) for name, layer in model.named_modules() if _is_lora(layer)]
+    found = [(name, layer.active_adapters, layer.disable_adapters, layer.scaling) for name, layer in layers]
     return str(found) if found else ""
 
 
@@ -102,17 +97,9 @@ def check_plain(path: str, module: nn.Module) -> None:
     weight, name = getattr(module, "weight", None), type(module).__name__
     packed = _QUANTISED_CLASSES.search(name) is not None or hasattr(module, "qweight")
     if isinstance(weight, Tensor):
-        owner = type(weight.data).__module__.partition(".")[0]
-        packed |= weight.dtype not in _PLAIN or owner != "torch"
-        name += f" of {owner}" if owner != "torch" else ""
+        packed |= weight.dtype not in _PLAIN or type(weight.data).__module__.partition(".")[0] != "torch"
     if packed:
         raise CraneError(
             f"{path}: {name} holds quantised weights, and relevance and masks need plain ones; load the checkpoint "
             "that it was made from, without quantisation"
         )
-
-
-def check_unquantised(model: Any) -> None:
-    """Refuse a model whose configuration says that it is quantised."""
-    if getattr(model.config, "quantization_config", None):
-        check_config(model.config.to_dict(), type(model).__name__)

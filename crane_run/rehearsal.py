@@ -154,7 +154,8 @@ def _scaled_down(architecture: Mapping[str, Any], *, vocabulary: int) -> dict[st
         "pad_token_id": None,
         "initializer_range": 0.2,  # with 0.02 every prediction of so small a model is the same
     }
-    return {**architecture, **small, **({"head_dim": 16} if "head_dim" in architecture else {})}
+    few = {"head_dim": 16, "moe_intermediate_size": 8, "num_experts": 8, "num_experts_per_tok": 2}
+    return {**architecture, **small, **{name: size for name, size in few.items() if name in architecture}}
 
 
 def write_models(base: Path, chat: Path | None, *, architecture: Mapping[str, Any], languages: Sequence[str]) -> None:

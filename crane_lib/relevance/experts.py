@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -19,22 +19,19 @@ from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 from crane_lib.relevance.hooks import HookSet, wrapped_forward
 
-_PLAIN = {"has_gate": True, "is_concatenated": True, "is_transposed": False, "has_bias": False}
-_PLAIN |= {"has_post_expert_norm": False, "_is_expert_parallel": False}
-
 
 class ExpertsPart(nn.Module):
     """Linear map of all experts of a layer, which is computed through it while it has hooks.
 
-    It is called with an input (B, T, inputs), the function to apply, and the routing weights (B, T, E) that the output
-    is weighted with, or None.
+    Called with an input (B, T, inputs), the function to apply, and routing weights (B, T, E) of the output or None.
+    `stored` gives a view of the weights whose last `inputs` values are a row.
     """
 
     bias = None
 
-    def __init__(self, experts: Experts, stored: Callable[[], Tensor]) -> None:
+    def __init__(self, experts: Experts, stored: Callable[[], Tensor], inputs: int) -> None:
         super().__init__()
-        self._experts, self._stored = experts, stored
+        self._experts, self.stored, self._inputs = experts, stored, inputs
 
     def forward(self, given: Tensor, apply: Callable[[Tensor], Tensor], _weights: Tensor | None = None) -> Tensor:
         """Return `apply(given)`."""
@@ -42,23 +39,16 @@ class ExpertsPart(nn.Module):
 
     def register_forward_hook(self, hook: Any, **options: Any) -> Any:
         """Call `hook(module, args, output)` after the map."""
-        return _Handle(self._experts, super().register_forward_hook(hook, **options))
+        return self._experts.opened(super().register_forward_hook(hook, **options))
 
     def register_forward_pre_hook(self, hook: Any, **options: Any) -> Any:
         """Call `hook(module, args)` before the map."""
-        return _Handle(self._experts, super().register_forward_pre_hook(hook, **options))
+        return self._experts.opened(super().register_forward_pre_hook(hook, **options))
 
     @property
     def weight(self) -> Tensor:
         """Copy (rows, inputs) of the weights."""
-        stored = self._stored()
-        rows = stored.shape[0] if stored.ndim == 3 else stored[..., 0].numel()
-        return stored.reshape(rows, -1)
-
-    def store(self, weight: Tensor) -> None:
-        """Write all weights (rows, inputs)."""
-        stored = self._stored()
-        stored.copy_(weight.view(stored.shape))
+        return self.stored().reshape(-1, self._inputs)
 
     @torch.no_grad()
     def input_sum(self, given: Tensor, _apply: Any, weights: Tensor | None = None) -> Tensor:
@@ -69,42 +59,39 @@ class ExpertsPart(nn.Module):
 
 
 class Experts:
-    """Parts of the experts of one layer: `projection`, the rows of all gates before those of all ups, and `down`.
+    """Parts of the experts of a layer: `projection`, the rows of all gates before those of all ups, and `down`."""
 
-    They hold neither the block nor its experts, which must live.
-    """
-
-    def __init__(self, block: nn.Module, experts: nn.Module) -> None:
-        other = [name for name, plain in _PLAIN.items() if getattr(experts, name, None) is not plain]
-        if other:
-            raise CraneError(
-                f"{type(experts).__name__}: experts whose {other[0]} is not {_PLAIN[other[0]]} have no rule"
-            )
-        self._block: Any = ref(block)
-        self._experts: Any = ref(experts)
-        self.count, self.hidden, self.width = self._of.down_proj.shape
+    def __init__(self, block: nn.Module, experts: Any) -> None:
+        other = not (experts.has_gate and experts.is_concatenated) or experts.is_transposed or experts.has_bias
+        if other or experts.has_post_expert_norm:
+            raise CraneError(f"{type(experts).__name__}: experts other than act(gate) * up without biases have no rule")
+        self._block, self._experts = ref(block), ref(experts)  # weak: the table below must not keep them alive
+        self.count, self.hidden, self.width = count, hidden, width = experts.down_proj.shape
         # (2, E, I, H) and (H, E, I)
-        self.projection = ExpertsPart(self, lambda: self._of.gate_up_proj.unflatten(1, (2, -1)).transpose(0, 1))
-        self.down = ExpertsPart(self, lambda: self._of.down_proj.transpose(0, 1))
+        self.projection = ExpertsPart(self, lambda: self._of.gate_up_proj.unflatten(1, (2, -1)).transpose(0, 1), hidden)
+        self.down = ExpertsPart(self, lambda: self._of.down_proj.transpose(0, 1), count * width)
         self._shape: tuple[int, ...] = ()
-        self._hooks, self._opened = 0, ExitStack()
+        self._open = ExitStack()
 
     @property
     def _of(self) -> Any:
         return self._experts()
 
-    def opened(self) -> None:
-        """Compute the layer through its parts, for one hook more."""
-        if not self._hooks:
-            self._opened.enter_context(HookSet()).before(self._block(), self._see_shape)
-            self._opened.enter_context(wrapped_forward(self._of, lambda _own: self._run))
-        self._hooks += 1
+    def opened(self, handle: Any) -> Any:
+        """Compute the layer through its parts until no hook of theirs is left; `handle` removes the newest."""
+        remove, block = handle.remove, cast(nn.Module, self._block())
+        if vars(self._of).get("forward") != self._run:
+            self._open.enter_context(HookSet()).before(block, self._see_shape)
+            self._open.enter_context(wrapped_forward(self._of, lambda _own: self._run))
 
-    def closed(self) -> None:
-        """Compute it as before, after the last hook."""
-        self._hooks -= 1
-        if not self._hooks:
-            self._opened.close()
+        def close() -> None:
+            remove()
+            parts = (self.projection, self.down)
+            if not any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+                self._open.close()
+
+        handle.remove = close
+        return handle
 
     def _see_shape(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._shape = args[0].shape[:2]
@@ -118,18 +105,17 @@ class Experts:
         weights = weights.scatter(1, top_k_index, top_k_weights).unflatten(0, self._shape)
 
         def mapped(pairs: Tensor, matrices: Tensor) -> list[Tensor]:
-            """Outputs of each expert for its tokens; `pairs` are (N * K, inputs)."""
             return [F.linear(part, matrix) for part, matrix in zip(pairs.split(sizes), matrices, strict=True)]
 
         def project(given: Tensor) -> Tensor:
             found = torch.cat(mapped(given.flatten(0, 1)[tokens], self._of.gate_up_proj))  # (N * K, 2 I)
             wide = found.new_zeros(len(hidden_states), self.count, 2 * self.width)
-            wide = wide.index_put((tokens, experts), found)
-            return wide.unflatten(2, (2, -1)).transpose(1, 2).flatten(1).unflatten(0, self._shape)
+            wide = wide.index_put((tokens, experts), found).unflatten(2, (2, -1))
+            return wide.transpose(1, 2).flatten(1).unflatten(0, self._shape)
 
         def combine(given: Tensor) -> Tensor:
-            chosen = given.flatten(0, 1).unflatten(1, (self.count, -1))[tokens, experts]
             output = torch.zeros_like(hidden_states)
+            chosen = given.flatten(0, 1).unflatten(1, (self.count, -1))[tokens, experts]  # (N * K, I)
             shares = top_k_weights.flatten()[order, None].split(sizes)
             parts = zip(mapped(chosen, self._of.down_proj), shares, tokens.split(sizes), strict=True)
             for part, share, own in parts:  # one after the other, so that the order of a token's sum is fixed
@@ -140,26 +126,10 @@ class Experts:
         return self.down(self._of.act_fn(gate) * up, combine, weights).flatten(0, 1)
 
 
-class _Handle:
-    """Handle of a hook of a part."""
-
-    def __init__(self, experts: Experts, handle: Any) -> None:
-        self._experts, self._handle = experts, handle
-        experts.opened()
-
-    def remove(self) -> None:
-        """Remove the hook."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-            self._experts.closed()
-
-
 _KNOWN: WeakKeyDictionary[nn.Module, Experts] = WeakKeyDictionary()
 
 
 def experts_of(block: nn.Module, experts: nn.Module) -> Experts:
     """Parts of the experts of a block, the same ones at every call."""
-    if experts not in _KNOWN:
-        _KNOWN[experts] = Experts(block, experts)
-    return _KNOWN[experts]
+    found = _KNOWN[experts] = _KNOWN.get(experts) or Experts(block, experts)
+    return found

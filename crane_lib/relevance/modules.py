@@ -14,7 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from crane_lib.errors import CraneError
 from crane_lib.relevance.experts import ExpertsPart, experts_of
 from crane_lib.relevance.families import FAMILIES, NORMS, QUOTIENTS, Family, Layout
-from crane_lib.wrappers import causal_model, check_plain, check_unquantised, is_adapter, linear_weight, text_settings
+from crane_lib.weights import check_config
+from crane_lib.wrappers import causal_model, check_plain, is_adapter, linear_weight, text_settings
 
 _LINEAR = (nn.Linear, Conv1D, nn.Embedding, nn.Dropout, nn.Identity)  # the ordinary gradient is their rule
 
@@ -39,9 +40,9 @@ class Rows:
     def store(self, weight: Tensor) -> None:
         """Write (rows, inputs) into the module's weight."""
         if isinstance(self.module, ExpertsPart):
-            whole = self.module.weight
+            whole, stored = self.module.weight, self.module.stored()
             whole[self.start : self.stop] = weight
-            self.module.store(whole)
+            stored.copy_(whole.view(stored.shape))
         else:
             self.weight().copy_(weight)
 
@@ -132,7 +133,8 @@ def parts_of(model: nn.Module) -> ModelParts:
     """
     model = causal_model(model)
     family, config = family_of(model), text_settings(model)
-    check_unquantised(model)
+    if getattr(model.config, "quantization_config", None):
+        check_config(model.config.to_dict(), type(model).__name__)
     if config is not model.config:
         warnings.warn(f"{type(model).__name__} reads more than text; only its language model is used", stacklevel=1)
 
@@ -149,8 +151,7 @@ def parts_of(model: nn.Module) -> ModelParts:
         block, _, name = (family.experts or "").rpartition(".")
         if name and not hasattr(find(f"{at}.{block}"), name):
             raise CraneError(
-                f"layer {index} has no experts (mlp_only_layers, decoder_sparse_step); only mixtures with experts in "
-                "every layer are supported, whose layers are of one width"
+                f"layer {index} has no experts (mlp_only_layers, decoder_sparse_step); all layers must be of one width"
             )
         return LayerParts(
             module=find(at),
@@ -183,12 +184,8 @@ def _rows(family: Family, find: Callable[[str], nn.Module]) -> dict[str, Rows]:
     if family.experts:
         experts = experts_of(find(family.experts.rpartition(".")[0]), find(family.experts))
         units = experts.count * experts.width
-        gate = Rows(experts.projection, 0, units)
-        return {
-            "gate": gate,
-            "up": replace(gate, start=units, stop=2 * units),
-            "down": Rows(experts.down, 0, experts.hidden),
-        }
+        rows = {"gate": Rows(experts.projection, 0, units), "up": Rows(experts.projection, units, 2 * units)}
+        return rows | {"down": Rows(experts.down, 0, experts.hidden)}
     rows = {}
     for site, path in {"gate": family.gate, "up": family.up, "down": family.down}.items():
         if path is not None:
@@ -203,34 +200,32 @@ def _rows(family: Family, find: Callable[[str], nn.Module]) -> dict[str, Rows]:
 def _check_rules_exist(model: nn.Module, family: Family, parts: ModelParts) -> None:
     activations = {id(layer.activation) for layer in parts.layers}
     base = family.backbone.partition(".")[0] + "."
-    checked = ""  # path of an adapter, whose inner modules need no rule of their own
+    adapter = "\n"  # path of one, whose inner modules need no rule of their own
     for path, module in model.named_modules():
+        name = type(module).__name__
         outside = path.startswith(base) and not f"{path}.".startswith(f"{family.backbone}.")
-        if not path or outside or (checked and path.startswith(checked)):
+        if not path or outside or path.startswith(adapter):
             continue
         if is_adapter(path, module):
-            checked = f"{path}."
-        elif next(module.children(), None) is None and not isinstance(module, nn.ModuleList):
-            check_plain(path, module)
-            _check_rule_exists(path, module, family, is_activation=id(module) in activations)
-    if is_adapter(family.head, parts.head):
-        raise CraneError(f"{family.head}: an adapter of the output embedding has no rule; merge it first")
-
-
-def _check_rule_exists(path: str, module: nn.Module, family: Family, *, is_activation: bool) -> None:
-    name = type(module).__name__
-    if is_activation:
-        if name not in QUOTIENTS:
+            adapter = f"{path}."
+            if module is parts.head:
+                raise CraneError(f"{path}: an adapter of the output embedding has no rule; merge it first")
+            continue
+        if next(module.children(), None) is not None or isinstance(module, nn.ModuleList):
+            continue
+        check_plain(path, module)
+        if id(module) in activations:
+            if name not in QUOTIENTS:
+                raise CraneError(
+                    f"{path}: activation {name} has no relevance rule; those that have one: {', '.join(QUOTIENTS)}"
+                )
+        elif not (
+            name in NORMS or isinstance(module, _LINEAR) or name.endswith("RotaryEmbedding") or name in family.linear
+        ):
             raise CraneError(
-                f"{path}: activation {name} has no relevance rule; those that have one: {', '.join(QUOTIENTS)}"
+                f"{path}: {name} has no relevance rule; norms that have one: {', '.join(NORMS)}; "
+                f"families: {', '.join(FAMILIES)}; docs/families.md shows how to add a rule"
             )
-    elif not (
-        name in NORMS or isinstance(module, _LINEAR) or name.endswith("RotaryEmbedding") or name in family.linear
-    ):
-        raise CraneError(
-            f"{path}: {name} has no relevance rule; norms that have one: {', '.join(NORMS)}; "
-            f"families: {', '.join(FAMILIES)}; docs/families.md shows how to add a rule"
-        )
 
 
 def column_norms(layer: LayerParts) -> Tensor:

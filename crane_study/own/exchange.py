@@ -93,6 +93,8 @@ def ia3_values(model: PreTrainedModel, neurons: NeuronSet, gain: float) -> dict[
     names = {module: name for name, module in model.named_modules()}
     values = {}
     for number, layer in enumerate(parts_of(model).layers):
+        if layer.down not in names:
+            raise CraneError("PEFT has no IA3 adapter for the experts of a mixture; export a checkpoint instead")
         vector = torch.ones(1, neurons.widths[NEURON])
         vector[0, torch.as_tensor(neurons.sites[NEURON][number], dtype=torch.long)] = gain
         values[names[layer.down]] = vector

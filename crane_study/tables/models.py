@@ -34,9 +34,11 @@ def model_sizes(models: Mapping[str, Stage]) -> pd.DataFrame:
     """Architecture of each model, from its configuration, and its training tokens if it was trained here."""
     rows = []
     for name, stage in models.items():
-        config = AutoConfig.from_pretrained(model_directory(stage.folder))
+        config = AutoConfig.from_pretrained(model_directory(stage.folder)).get_text_config()
         # GPT-2 and BLOOM may leave the width out, and then have four times the hidden size.
         width = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+        if hasattr(config, "moe_intermediate_size"):
+            width = config.num_experts * config.moe_intermediate_size
         trained = (stage.folder / "training.csv").is_file()
         tokens = int(read_frame(stage / "training.csv")["tokens"].iloc[-1]) if trained else 0
         layers = config.num_hidden_layers

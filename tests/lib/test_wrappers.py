@@ -254,7 +254,7 @@ def of_tensor():
         (Linear8bitLt(16, 20), "Linear8bitLt"),
         (HQQLinear(), "HQQLinear"),
         (of_integers(), "Linear"),
-        (of_tensor(), "Linear of tests"),
+        (of_tensor(), "Linear"),
     ],
 )
 def test_quantised_weights_in_a_model_are_refused_in_one_line(layer, name):

@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python tests/lib/relevance/autolrp_values.py      (needs `pip install autolrp==0.2.0`)
 
-It propagates relevance itself where `crane_lib` takes value times gradient. Its rule for linear maps, norms (`BASE`) and
-softmax (`ATTNLRP`) are used as they are. Two are given to it, because its own divide by absolute values, unlike AttnLRP:
-a sum is divided in proportion to its parts, a product of two values evenly. Its preset `attnlrp()` is not used: it
-multiplies relevance by act(g) / g, which AttnLRP does with gradients.
+It propagates relevance itself, where `crane_lib` takes value times gradient. Its rules for linear maps and norms
+(`BASE`) and for softmax (`ATTNLRP`) are used as they are. Two are given to it, because its own divide by absolute
+values, unlike AttnLRP: a sum is divided in proportion to its parts, a product of two values evenly. Its preset
+`attnlrp()` is not used: it multiplies relevance by act(g) / g, which AttnLRP does with gradients.
 """
 
 import json
