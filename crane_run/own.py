@@ -136,10 +136,10 @@ def select(
     found = [{"language": item.language, "units": item.count(), "killed_neurons": item.killed()} for item in sets]
     _say(as_json, {"sets": str(output), "method": chosen.name, "budget": budget, "languages": found})
     if not as_json:
-        counts = {one["language"]: one["units"] for one in found}
-        same = len(set(counts.values())) == 1 and len(counts) > 2
-        each = f"{max(counts.values())} in each of {len(counts)} languages"
-        listed = each if same else ", ".join(f"{language} {count}" for language, count in counts.items())
+        counts = {item.language: item.count() for item in sets}
+        listed = ", ".join(f"{language} {count}" for language, count in counts.items())
+        if len(counts) > 8 and len(set(counts.values())) == 1:
+            listed = f"{sets[0].count()} in each of {len(counts)} languages"
         typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the {unit}s: {listed}")
 
 

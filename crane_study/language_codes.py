@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from functools import cache
 
-from langcodes import Language, LanguageTagError, tag_is_valid
+from langcodes import Language, tag_is_valid
+from langcodes.tag_parser import LanguageTagError
 
 from crane_lib.errors import CraneError
 
@@ -25,8 +26,8 @@ def code_of(key: str) -> Language | None:
         found = Language.get(key.strip().replace("_", "-"))
     except LanguageTagError:
         return None
-    known = found.is_valid() and not found.extlangs and not found.private and found.language not in (None, "und")
-    return found if known else None
+    plain = not found.extlangs and not found.private and found.language not in (None, "und")
+    return found if plain and found.is_valid() else None
 
 
 @cache

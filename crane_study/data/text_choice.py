@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 from zlib import crc32
 
@@ -62,10 +63,9 @@ def choose_texts(texts: Iterable[str], options: CorpusOptions | None = None) -> 
     tags = random.Random(options.random_seed)
     different = _different(((tags.random(), text) for text in texts), options, counts)
     wanted = islice(different, options.skip, options.skip + options.documents if options.documents else None)
-    kept = enumerate(wanted)
-    if options.sample_texts:
-        kept = iter(sorted(heapq.nsmallest(options.sample_texts, kept, key=lambda numbered: numbered[1][0])))
-    return ChosenTexts([text for _number, (_tag, text) in kept], dict(counts))
+    numbered = ((tag, number, text) for number, (tag, text) in enumerate(wanted))
+    kept = heapq.nsmallest(options.sample_texts, numbered) if options.sample_texts else list(numbered)
+    return ChosenTexts([text for _tag, _number, text in sorted(kept, key=itemgetter(1))], dict(counts))
 
 
 def _different(

@@ -24,6 +24,7 @@ _OTHERS = "Other methods"
 _SMALLEST = 0.05  # nats per token: damage at the left end
 _LINEAR = 0.02  # nats per token below which the vertical axis is linear
 _POINTS = 25  # of a curve
+_PANELS = 12  # most languages that are drawn
 _COLOURED = 7  # most selective methods in their colours, and with them
 _JUDGED = ("contrast", "kurtosis", "lape")  # those that the claims are about
 
@@ -31,11 +32,13 @@ _JUDGED = ("contrast", "kurtosis", "lape")  # those that the claims are about
 def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.DataFrame) -> str:
     """Rise on the worst other language against damage: a curve per method, a panel per language.
 
-    `everything` has the damage and the rise with all neurons silenced (`everything_off`).
+    Of many languages the first twelve are drawn. `everything` has the damage and the rise with all neurons silenced
+    (`everything_off`).
     """
     if not found:
         raise CraneError("figure: no dose-response of the NLL; run the section on controls first")
-    languages = ordered_languages(one.language for one in found)
+    everywhere = ordered_languages(one.language for one in found)
+    languages = everywhere[:_PANELS]
     methods = [method for method, _budget in ordered_sets((one.method, "") for one in found)]
     by_key = {(one.method, one.language): one for one in found}
     coloured = _coloured(found, methods)
@@ -61,6 +64,7 @@ def collateral_curves(found: Sequence[Response], path: Path, *, everything: pd.D
         "curve is a selective method. Both in nats per token, linear in the damage between neighbouring doses; bands "
         "are 95 % bootstrap intervals over documents. A curve ends at the method's largest dose. Grey line: both lose "
         "alike. Cross: every neuron silenced. Dotted: the damages of the tables."
+        + (f" The first {_PANELS} of {len(everywhere)} languages." if len(everywhere) > _PANELS else "")
         + (f" Thin grey: all but the {_COLOURED} most selective at 0.5 nats and the claims'." if grey else "")
     )
 

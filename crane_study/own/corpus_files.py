@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from crane_lib.errors import CraneError
 from crane_study.data.text_choice import LEFT_OUT, CorpusOptions, choose_texts
 from crane_study.data.user_files import read_texts
 from crane_study.language_codes import check_different, language_key
-from crane_study.progress import SOON, progress
+from crane_study.progress import SOON, ProgressTask, progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,7 +132,7 @@ def read_corpora(sources: Mapping[str, Source], options: CorpusOptions) -> dict[
         texts = given.read() if isinstance(given, HubTexts) else read_texts(given)
         most = options.skip + options.documents if options.documents else None
         with progress(f"Reading {language}", len(texts) if isinstance(texts, list) else most, delay=SOON) as bar:
-            chosen = choose_texts((bar.advance() or text for text in texts), options)
+            chosen = choose_texts(_counted(texts, bar), options)
         if len(chosen.texts) < 2:
             left = f" (after the first {options.skip})" if options.skip else ""
             told = left_out(chosen.counts) or "none left out"
@@ -142,6 +142,12 @@ def read_corpora(sources: Mapping[str, Source], options: CorpusOptions) -> dict[
             )
         found[language] = Corpus(given, chosen.counts, chosen.texts)
     return found
+
+
+def _counted(texts: Iterable[str], bar: ProgressTask) -> Iterator[str]:
+    for text in texts:
+        bar.advance()
+        yield text
 
 
 def left_out(counts: Mapping[str, int]) -> str:
