@@ -87,12 +87,14 @@ def write_model(folder: Path, texts: dict[str, list[str]]) -> None:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="New folder for texts, model and results.")],
-    languages: Annotated[int, typer.Option(min=2, max=len(CODES), help="Number of languages.")] = len(CODES),
+    languages: Annotated[int, typer.Option(min=2, max=32, help="Number of languages.")] = 32,
     documents: Annotated[int, typer.Option(min=8, help="Documents of each language.")] = 16,
     names: Annotated[int, typer.Option(min=2, help="Names in each document.")] = 8,
     methods: Annotated[str, typer.Option(help="Methods that bench compares.")] = "contrast,lape",
 ) -> None:
     """Write texts and a model, then call relevance, select, evaluate and bench on them."""
+    if folder.exists():
+        raise SystemExit(f"error: {folder}: is there already; name a new folder")
     folder.mkdir(parents=True)
     write_model(folder / "model", write_texts(folder, CODES[:languages], documents=documents, names=names))
     named = [part for code in CODES[:languages] for part in ("--corpus", f"{code}={folder / code}.jsonl")]

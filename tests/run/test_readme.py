@@ -27,14 +27,14 @@ from tests.readme import README, ROOT, commands, split, starting
 from tests.run.small_run import make_run
 from tests.run.test_make_archive import call, tool  # noqa: F401  (a fixture)
 from tests.small import TEXTS, write_lines, write_model, write_study
-from tools import expected_seconds, notebooks
+from tools import expected_seconds, many_languages, notebooks
 from tools.readme import SEEDS, filled, matched_damage, seeds
 
 LIBRARY = ("python", "-m", "crane_run.cli")
 # One kind per function; export, docker, conda and tools/container.sh are tried in test_readme_containers.py.
 TRIED = (("./run_all.sh",), ("./run_tests.sh",), ("crane",), LIBRARY, ("python", "-m", "tools.notebooks"))
 TRIED += (("python", "requirements/update.py"), ("tools/container.sh",), ("python", "tools/make_archive.py"))
-TRIED += (("python", "-m", "tools.expected_seconds"),)
+TRIED += (("python", "-m", "tools.expected_seconds"), ("python", "-m", "tools.many_languages"))
 TRIED += (("source",), ("export",), ("docker",), ("conda",), ("hf",))  # the last is no program of ours
 FOLDERS = "notebooks|expected|configs|docs|requirements|tests|tools|crane_lib|crane_study|crane_run"
 
@@ -158,6 +158,14 @@ def test_the_seconds_of_a_profile_are_taken_from_a_run(command, tmp_path, monkey
         CraneError, match=r"no run of section 00 is recorded here; \./run_all\.sh --profile mini --fresh"
     ):
         expected_seconds.main(*command.split()[3:])
+
+
+@pytest.mark.parametrize("command", starting("python", "-m", "tools.many_languages"))
+def test_many_languages_are_rehearsed(command, tmp_path, monkeypatch):  # for good in test_corpora_options.py
+    monkeypatch.setattr(many_languages, "crane", called := Mock())
+    monkeypatch.setattr(many_languages, "_STEPS", 1)
+    many_languages.main(tmp_path / command.split()[3], names=2)
+    assert [call.args[0][0] for call in called.call_args_list] == ["relevance", "select", "evaluate", "bench"]
 
 
 @pytest.mark.parametrize("command", starting("source"))
