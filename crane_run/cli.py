@@ -605,7 +605,7 @@ def relevance(
         _check_one_of("--rule", rule, ["attnlrp", "cplrp", "gradient"])
         settings = {"objective": objective, "rule": rule, "token_budget": token_budget, "max_length": max_length}
         settings["skip_first_tokens"] = skip_first_tokens
-        own.relevance_of(model, corpus, output, texts=texts, dtype=dtype, device=device, settings=settings)
+        own.relevance_of(model, corpus, output, texts, settings=settings, dtype=dtype, device=device)
         return
     _check_one_of("--model", model, ["base", "chat"])
     with _study_of_all_processes(profile, artifacts) as study:

@@ -38,15 +38,11 @@ _SHOWN = 24  # rows of a table that a terminal is shown
 
 def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every field of `CorpusOptions`, which it gets as its argument `texts`."""
-    options = [
-        inspect.Parameter(
-            one.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=one.default,
-            annotation=Annotated[type(one.default), typer.Option(rich_help_panel="Texts of --corpus", **one.metadata)],
-        )
-        for one in fields(CorpusOptions)
-    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = []
+    for one in fields(CorpusOptions):
+        kind = Annotated[type(one.default), typer.Option(rich_help_panel="Texts of --corpus", **one.metadata)]
+        options.append(inspect.Parameter(one.name, keyword, default=one.default, annotation=kind))
 
     def called(**given: Any) -> None:
         texts = CorpusOptions(**{one.name: given.pop(one.name) for one in options})
@@ -54,30 +50,26 @@ def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     own = inspect.signature(command, eval_str=True).parameters.values()
-    kept = [one.replace(kind=one.KEYWORD_ONLY) for one in own if one.name != "texts"]
+    kept = [one.replace(kind=keyword) for one in own if one.name != "texts"]
     called.__signature__ = inspect.Signature([*kept, *options])  # type: ignore[attr-defined]
     return called
 
 
 def relevance_of(
-    model: str,
-    corpus: list[str],
-    output: Path,
-    *,
-    texts: CorpusOptions,
-    dtype: str,
-    device: str,
-    settings: dict[str, Any],
+    model: str, corpus: list[str], output: Path, texts: CorpusOptions, *, settings: dict[str, Any], **loading: str
 ) -> None:
     """Write the statistics of a model on texts to a folder; see the command `relevance`."""
+    import pandas as pd
+
     from crane_lib.parallel import processes, rank, share
     from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_study.labels import language_name
     from crane_study.own.statistics_folder import PassSettings, close_folder, described, open_folder, write_statistics
     from crane_study.progress import progress
 
     reading = PassSettings(**settings)
     with processes():
-        network, tokenizer, corpora, tokens = _read(model, corpus, texts, dtype, device, reading.max_length)
+        network, tokenizer, corpora, tokens = _read(model, corpus, texts, max_length=reading.max_length, **loading)
         weights = fingerprint_weights(network)
         about = described(model=model, weights=weights, tokenizer=tokenizer, reading=reading, corpora=corpora)
         first = rank() == 0
@@ -90,7 +82,9 @@ def relevance_of(
             write_statistics(output, network, tokens, reading, progress=bar.advance if bar else lambda _done: None)
         if first:
             close_folder(output, about)
-            _show(_sizes(corpora), rows=len(corpora))
+            sizes = pd.DataFrame.from_dict(corpora, orient="index")[["documents", "tokens"]]
+            sizes.insert(0, "language", [f"{key} ({language_name(key)})" for key in corpora])
+            _show(sizes, rows=len(corpora))
             typer.echo(f"{output}: statistics of {total // 2} documents; next: crane select --statistics {output}")
 
 
@@ -176,7 +170,9 @@ def evaluate(
     from crane_study.own.sets import sets_for
     from crane_study.own.statistics_folder import tokenizer_hash
 
-    network, tokenizer, _corpora, tokens = _read(model, corpus, texts, dtype, device, max_length)
+    network, tokenizer, _corpora, tokens = _read(
+        model, corpus, texts, dtype=dtype, device=device, max_length=max_length
+    )
     if sets.suffix in (".pt", ".pth"):
         from crane_study.own.exchange import read_listed
 
@@ -240,7 +236,7 @@ def bench(
     methods = methods_of(method)
     for_unit(unit, methods if method else [])
     methods = [one for one in of_neurons(methods) if unit == "neuron" or one.of_heads]
-    network, tokenizer, corpora, tokens = _read(model, corpus, texts, dtype, device, max_length)
+    network, tokenizer, corpora, tokens = _read(model, corpus, texts, dtype=dtype, device=device, max_length=max_length)
     fewest = min(map(len, tokens.values()))
     if fewest < 2 * held_out:
         raise CraneError(f"--held-out {held_out}: the smallest corpus has {fewest} texts; twice as many are needed")
@@ -307,7 +303,9 @@ def ablate(
 
     if sample and sets is not None:
         raise CraneError("--sample and --sets: give one of them")
-    network, tokenizer, _corpora, tokens = _read(model, corpus, texts, dtype, device, max_length)
+    network, tokenizer, _corpora, tokens = _read(
+        model, corpus, texts, dtype=dtype, device=device, max_length=max_length
+    )
     parts = parts_of(network)
     shape = len(parts.layers), parts.widths["neuron"]
     if sets is not None:
@@ -436,7 +434,7 @@ def _gpus() -> str:
 
 
 def _read(
-    model: str, corpus: list[str], texts: CorpusOptions, dtype: str, device: str, max_length: int
+    model: str, corpus: list[str], texts: CorpusOptions, *, max_length: int, **loading: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any], dict[str, list[np.ndarray]]]:
     """Read texts and load a model: model, tokenizer, facts about the texts and token ids by language."""
     from crane_study.own.corpus_files import encoded, named_sources, read_corpora, remarks
@@ -452,19 +450,9 @@ def _read(
     for line in remarks(corpora) if rank() == 0 else []:
         typer.echo(line, err=True)
     with progress(f"Loading {model}", delay=SOON):
-        network, tokenizer = load_model(model, device=device, dtype=dtype)
+        network, tokenizer = load_model(model, **loading)
     tokens = encoded(corpora, tokenizer, max_length=max_length)
     return network, tokenizer, {language: one.facts(tokens[language]) for language, one in corpora.items()}, tokens
-
-
-def _sizes(corpora: dict[str, Any]) -> pd.DataFrame:
-    """Documents, tokens and texts that were left out, by language."""
-    import pandas as pd
-
-    from crane_study.labels import language_name
-
-    rows = [(key, language_name(key), about["documents"], about["tokens"]) for key, about in corpora.items()]
-    return pd.DataFrame(rows, columns=["language", "name", "documents", "tokens"])
 
 
 def _say(as_json: bool, value: dict[str, Any]) -> None:

@@ -68,10 +68,10 @@ def write_statistics(
     number of tokens read
     """
     from crane_lib.parallel import barrier, rank
-    from crane_lib.relevance import stream_statistics
+    from crane_lib.relevance import fingerprint_weights, stream_statistics
     from crane_study.steps.activations import document_activations
 
-    tokens = 0
+    tokens, fingerprint = 0, fingerprint_weights(network)
     for language, own in documents.items():
         for objective, rule in ((reading.objective, reading.rule), (GRADIENT, "gradient")):
             target = statistics_file(folder, objective, language)
@@ -93,6 +93,7 @@ def write_statistics(
                 token_budget=reading.token_budget,
                 max_length=reading.max_length,
                 skip_first_tokens=reading.skip_first_tokens,
+                model_fingerprint=fingerprint,
                 folder=target.with_suffix(".shards"),
                 progress=told,
             )

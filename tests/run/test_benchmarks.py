@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from benchmarks import real
+from benchmarks import own, real
 from benchmarks.contest import Contest
 from benchmarks.masks import measure as measure_masks
 from benchmarks.measurement import Measurement, peak_memory, ratio
@@ -118,3 +118,8 @@ def test_the_sets_are_those_of_the_contrast_and_do_not_depend_on_batches():
     assert not set(sets[0]["a"]) & set(sets[0]["b"])
     for name, chosen in sets[0].items():
         assert chosen.tolist() == sets[1][name].tolist()
+
+
+def test_the_command_for_own_texts_is_put_beside_the_library(capsys):
+    own.main(documents=8, hidden=16, layers=1, rounds=1)
+    assert "ratio of the command, less its start" in capsys.readouterr().out

@@ -47,7 +47,7 @@ def test_what_is_read_and_left_out_is_recorded_and_shown(folder, tmp_path):
     vietnamese = corpora["vie-Latn"]
     assert (vietnamese["documents"], vietnamese["left_out"]["read"]) == (8, 20)
     table = [line.split() for line in found.output.splitlines()]
-    assert ["vie-Latn", "Vietnamese", "8", str(vietnamese["tokens"])] in table
+    assert ["vie-Latn", "(Vietnamese)", "8", str(vietnamese["tokens"])] in table
     assert "texts left out" not in found.output  # the first twenty are whole
     again = call("relevance", *given(folder, *BOTH), *options[:-2], "--out", tmp_path / "all")
     assert "texts left out: eng_Latn 1 empty, 1 copies; vie-Latn 1 copies, 1 short" in again.output
