@@ -332,6 +332,20 @@ def reference(
 
 
 @app.command()
+def crate(
+    run: RunFolder,
+    output: Annotated[Path, typer.Argument(help="New folder to write.")],
+) -> None:
+    """Write a finished run as an RO-Crate: its files, and who made them with what as ro-crate-metadata.json.
+
+    Example: crane crate artifacts/mini mini-crate
+    """
+    from crane_run.crate import write_crate
+
+    typer.echo(f"{output}: an RO-Crate of {write_crate(run, output)} files; crane verify reads its results, too")
+
+
+@app.command()
 def seeds(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of a profile's seeds.")],
     output: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import signal
@@ -323,6 +324,8 @@ class _Work:
         self._at_work.remove(started)
         row.stop("failed" if error else "done")
         record = {"status": row.state, "error": error, "key": self._keys[row.number], "seconds": round(row.seconds, 2)}
+        began = datetime.datetime.fromtimestamp(started.since, datetime.UTC)
+        record["started_at"] = began.isoformat(timespec="seconds")
         record |= {"threads": run.threads, "jobs": run.jobs, "peak_memory_mib": execution.peak_memory_mib or None}
         run.keep(self._sections[row.number], record, since=started.since)
         execution.close(f"{row.state} after {row.seconds:.1f} s{f': {error}' if error else ''}")
