@@ -73,7 +73,7 @@ def write_crate(run: Path, output: Path) -> int:
 
 
 def metadata(crate: ROCrate) -> bytes:
-    """Content of ro-crate-metadata.json."""
+    """Content of ro-crate-metadata.json, for a crate that is packed otherwise."""
     return json.dumps(crate.metadata.generate(), indent=1, sort_keys=True, ensure_ascii=False).encode()
 
 
@@ -161,10 +161,11 @@ def _program(crate: ROCrate, manifest: Manifest, citation: Mapping[str, Any]) ->
         crate, name, "SoftwareApplication", name=citation["title"], url=citation["preferred-citation"]["url"]
     )
     found["softwareVersion"] = citation["version"] + (f", commit {manifest.commit}" if manifest.commit else "")
-    versions = {"python": manifest.python, **{name: version for name, version in manifest.packages.items() if version}}
+    versions = [("generic", "python", manifest.python)]
+    versions += [("pypi", name, version) for name, version in manifest.packages.items() if version]
     found["softwareRequirements"] = [
-        _entity(crate, f"#{name}-{version}", "SoftwareApplication", name=name, softwareVersion=version)
-        for name, version in versions.items()
+        _entity(crate, f"pkg:{kind}/{name}@{version}", "SoftwareApplication", name=name, softwareVersion=version)
+        for kind, name, version in versions
     ]
     return found
 

@@ -36,10 +36,10 @@ _SAME = {  # other spellings
 }
 
 
-def locked() -> dict[str, str]:
-    """Versions of all locked packages by name."""
+def locked(*locks: str) -> dict[str, str]:
+    """Versions of the packages of locks by name, of all if none is named."""
     found = {}
-    for name in LOCKS:
+    for name in locks or LOCKS:
         text = (ROOT / "requirements" / f"{name}.lock").read_text(encoding="utf-8")
         found |= dict(re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)", text, re.MULTILINE))
     return found

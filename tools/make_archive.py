@@ -3,8 +3,9 @@
     python tools/make_archive.py --run artifacts/mini --run artifacts/smoke crane-0.1.0.tar.gz
 
 The archive holds the source as committed, of each run its report, tables, figures, executed notebooks, claims and
-manifest (not its stages, unless --with-stages), a README, CITATION.cff, the metadata for Zenodo and SHA256SUMS. The
-same commit and runs give the same bytes. The archive is read back and compared with SHA256SUMS.
+manifest (not its stages, unless --with-stages), a README, CITATION.cff, the metadata for Zenodo, the results as an
+RO-Crate, the locked packages as CycloneDX, and SHA256SUMS. The same commit and runs give the same bytes. The archive is
+read back and compared with SHA256SUMS.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ sys.path.insert(0, str(ROOT))  # so that it runs by its path
 
 from crane_lib.errors import CraneError  # noqa: E402
 from crane_lib.files import atomic  # noqa: E402
+from crane_run.crate import crate_of, metadata  # noqa: E402
 from crane_run.manifest import NAME, output_files  # noqa: E402
 from crane_run.verify import NO_REFERENCE, verify  # noqa: E402
 from crane_study.progress import SOON, progress  # noqa: E402
+from tools.sbom import sbom  # noqa: E402
 
 SUMS = "SHA256SUMS"
 MAKES_RESULTS = ("crane_lib", "crane_study", "crane_run", "notebooks", "configs")
@@ -37,7 +40,9 @@ README = """# CRANE artifact: archive
 
 - `source/`: the repository at commit {commit}, with the lock files in `source/requirements/`; start with
   `source/README.md`.{dirty}
-{runs}- `SHA256SUMS`: SHA-256 of every file; check it with `sha256sum -c SHA256SUMS`.
+{runs}- `ro-crate-metadata.json`: the results as an RO-Crate: authors, licence, runs, verdicts, hashes.
+- `sbom.cdx.json`: every locked package with its hashes, as CycloneDX.
+- `SHA256SUMS`: SHA-256 of every file; check it with `sha256sum -c SHA256SUMS`.
 - `CITATION.cff`: how to cite.
 
 ```bash
@@ -106,6 +111,7 @@ def make_archive(output: Path, runs: list[Path], *, with_stages: bool = False, a
     top = output.name.removesuffix(".tar.gz")
     command = ["-c", "tar.umask=0022", "archive", "--format=tar.gz"]
     texts: dict[str, str] = {}  # of the README, by profile
+    places: dict[str, Path] = {}
     for folder in runs:
         packed = run_files(folder, with_stages=with_stages)
         manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
@@ -115,7 +121,7 @@ def make_archive(output: Path, runs: list[Path], *, with_stages: bool = False, a
         for path in packed:
             place = Path(top, "results", profile, path.relative_to(folder).parent)
             command += [f"--prefix={place}/", f"--add-file={path.resolve()}"]
-        texts[profile] = described(manifest)
+        texts[profile], places[f"results/{profile}"] = described(manifest), folder
     readme = README.format(
         commit=git("rev-parse", "HEAD").decode().strip(),
         dirty="\n  The working tree had changes that were not committed; they are not in here." if dirty else "",
@@ -125,7 +131,10 @@ def make_archive(output: Path, runs: list[Path], *, with_stages: bool = False, a
     )
     with tempfile.TemporaryDirectory() as temporary:
         own = {name: git("show", f"HEAD:{name}") for name in ("CITATION.cff", ".zenodo.json")}
-        for name, content in {**own, "ARCHIVE-README.md": readme.encode()}.items():
+        own |= {"ARCHIVE-README.md": readme.encode(), "sbom.cdx.json": sbom(ROOT)}
+        if runs:
+            own["ro-crate-metadata.json"] = metadata(crate_of(places))
+        for name, content in own.items():
             Path(temporary, name).write_bytes(content)
             command += [f"--prefix={top}/", f"--add-file={temporary}/{name}"]
         source = [f"--prefix={top}/source/", "HEAD"]

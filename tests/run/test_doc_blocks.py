@@ -28,6 +28,7 @@ NOT_RUN = {  # start of a command -> reason
     "docker": "an image; test_readme_containers.py and test_container.py",
     "python tools/make_archive.py": "needs the history; test_make_archive.py",
     "torchrun": "starts processes; test_docs.py reads every option, test_parallel.py starts two",
+    "crane crate": "a run of its own; test_crate.py",
     "crane verify artifacts/": "a run of its own; test_verify.py",
     "crane reference": "a run of its own; test_verify.py",
     "crane checkpoint": "trained models; test_checkpoints.py",
