@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crane_lib.scores import UnitScores
     from crane_lib.selection import normalized_contrast
     from crane_lib.specificity import LangSpec, langspec
+    from crane_lib.steering import difference_of_means, mean_activations, pushed, steered
 
 _HOME = {
     "errors": ["CraneError"],
@@ -39,6 +40,7 @@ _HOME = {
     "scores": ["UnitScores"],
     "selection": ["normalized_contrast"],
     "specificity": ["LangSpec", "langspec"],
+    "steering": ["difference_of_means", "mean_activations", "pushed", "steered"],
 }
 
 __all__ = [
@@ -49,17 +51,21 @@ __all__ = [
     "NeuronSet",
     "Statistics",
     "UnitScores",
+    "difference_of_means",
     "document_nll",
     "document_relevance",
     "export_masked",
     "langspec",
     "load_model",
     "masked",
+    "mean_activations",
     "normalized_contrast",
+    "pushed",
     "read_neuron_sets",
     "register",
     "register_family",
     "relevance_rules",
+    "steered",
     "stream_statistics",
     "write_neuron_sets",
 ]
