@@ -55,17 +55,15 @@ def steered(
     """
     if (gain is None) == (add is None):
         raise CraneError("steering: give either gain, a factor, or add, values (layers, width)")
-    if not np.isfinite(strength if gain is None else gain):
-        raise CraneError(f"steering: gain {gain} or strength {strength} is not finite")
-    values = None
+    factor = strength if gain is None else gain
+    if not np.isfinite(factor):
+        raise CraneError(f"steering: the factor {factor} is not finite")
+    values, parts = None, parts_of(model)
     if add is not None:
-        parts = parts_of(model)
-        values = _finite(add, (len(parts.layers), parts.widths[NEURON]), "the values to add")
+        values = factor * _finite(add, (len(parts.layers), parts.widths[NEURON]), "the values to add")
 
     def changed(layer: int, indices: Tensor, found: Tensor) -> Tensor:
-        if values is None:
-            return found * gain
-        return found + (strength * values[layer]).to(found)[indices]
+        return found * factor if values is None else found + values[layer].to(found)[indices]
 
     with masked(model, neurons, values=changed):
         yield model

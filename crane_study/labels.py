@@ -14,6 +14,8 @@ from crane_study.language_codes import code_of, meant
 LANGUAGES = ("en", "zh", "vi")  # of the paper, in its order
 SET_LABELS = {  # sets that no method selects
     "none": "Unmasked",
+    "unsteered": "Not steered",
+    "asked": "Asked in the wanted language",
     "everything": "Everything off",
     "lape_list": "LAPE (published list)",
     "random_like_contrast": "Random (like contrast)",
@@ -22,6 +24,7 @@ SET_LABELS = {  # sets that no method selects
     "random_like_released": "Random (released code)",
     "random_global": "Random (global)",
     "random_full": "Random (any number)",
+    "difference_of_means": "Difference of means",
 }
 BENCHMARK_LABELS = {"mmlu": "MMLU", "ceval": "C-Eval", "belebele": "Belebele"}
 MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}

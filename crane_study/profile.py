@@ -243,6 +243,15 @@ def _check_registered(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _check_streamed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that all names are of registered methods that need no values of single documents."""
+    METHODS = import_module("crane_lib.methods").METHODS
+    for name in _check_registered(names):
+        if METHODS[name].needs:
+            raise ValueError(f"{name!r} needs values of single documents; name methods that stream their statistics")
+    return names
+
+
 class Lape(Strict):
     """Constants of LAPE as its authors released it."""
 
@@ -308,6 +317,24 @@ class GroundTruth(Strict):
     documents: NotNegative = 0  # held-out documents per language; 0: not done
     sample: Annotated[int, Field(ge=50)] | None = None  # neurons to draw; all unless named
     max_length: Annotated[int, Field(ge=2)] | None = None  # tokens of a document; default: as in perplexity
+
+
+class Steering(Strict):
+    """Steering towards a language: how, how strongly, and on how many prompts (section 11)."""
+
+    prompts: NotNegative = 8  # per language; 0: not done
+    # Of the sets that are steered; random ones and the difference of means are added.
+    methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_streamed)] = ("penalized", "lape")
+    budget: Share | None = None  # default: selection.budget
+    gains: tuple[Amount, ...] = (2, 3, 5)  # factors of the activations
+    additions: Annotated[tuple[float, ...], Field(min_length=1)] = (1, 2, 4)  # times the language's mean activation
+    pushes: Annotated[tuple[float, ...], Field(min_length=1)] = (1, 1.5, 2)  # times the difference of means
+    depths: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.5, 0.75)  # of the layers where that is added
+    draws: Count = 1  # of the random sets
+    documents: Annotated[int, Field(ge=2)] = 16  # per language, of whose tokens means are taken
+    prompt_tokens: Count = 24  # most of a prompt that is continued; questions are asked whole
+    max_new_tokens: Count = 16
+    candidates: Annotated[int, Field(ge=2)] = 4  # prompts among which an answer's own is to be found
 
 
 class Task(Strict):
@@ -399,6 +426,7 @@ class Profile(Strict):
     selection: Selection = Selection()
     controls: Controls = Controls()
     ground_truth: GroundTruth = GroundTruth()
+    steering: Steering = Steering()
     evaluation: Evaluation = Evaluation()
     open_ended: OpenEnded = OpenEnded()
     paper: Paper = Paper()

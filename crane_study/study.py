@@ -27,6 +27,7 @@ from crane_study.given_models import check_chat_tokenizer, given_directory
 from crane_study.labels import BENCHMARK_LABELS, name_languages
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge, missing_judgings
+from crane_study.measure.steering import language_detector
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
 from crane_study.paper.lape_list import PUBLISHED_LIST
 from crane_study.profile import (
@@ -57,6 +58,7 @@ from crane_study.steps.open_ended import (
 from crane_study.steps.relevance import make_relevance
 from crane_study.steps.reliability import make_document_reliability, make_reliability, of_documents
 from crane_study.steps.selection import make_selection
+from crane_study.steps.steering import SteeringOptions, make_steering
 from crane_study.store import RECORD, SECTION_VARIABLE, Stage, Store
 from crane_study.training import faster_precision, make_base_model, make_chat_model
 from crane_study.uncertainty.ground_truth import LEAST_DOCUMENTS
@@ -143,6 +145,22 @@ class Study:
         if self.profile.ground_truth.documents:
             return ""
         return "the profile sets no documents for it (ground_truth.documents); it takes one pass per neuron"
+
+    @property
+    def steered_model(self) -> str:
+        """Name of the model that is steered: the chat model where there are open questions for it."""
+        return "base" if self.no_open_ended else "chat"
+
+    @property
+    def no_steering(self) -> str:
+        """Reason why no model is steered; empty if one is."""
+        if not self.profile.steering.prompts:
+            return "the profile sets no prompts for it (steering.prompts)"
+        try:
+            language_detector(self.languages)
+        except CraneError as error:
+            return str(error)
+        return ""
 
     @property
     def no_subjects(self) -> str:
@@ -582,6 +600,27 @@ class Study:
         """Perplexity of the same documents under whole sets."""
         given: dict[str, Any] = {"selection": self.selection("base"), "budget": self.budget}
         return self._measured_stage("ground_truth", make_whole_sets, self._ablated, **given)
+
+    def steering(self) -> Stage:
+        """Answers of the model that is steered towards every language, and what they are worth: answers.parquet."""
+        name, relevance, section = self.steered_model, self.profile.relevance, self.profile.steering
+        settings = section.model_dump(mode="json") | {"budget": section.budget or self.profile.selection.budget}
+        options = SteeringOptions(
+            settings=settings,
+            objective=self.objectives[0],
+            parallel=name == "chat" or getattr(self.profile.source, "xquad", None) is not None,
+            repetition_penalty=self.profile.open_ended.repetition_penalty,
+            batch_size=self.profile.open_ended.batch_size,
+            token_budget=relevance.token_budget,
+            max_length=relevance.max_length,
+            skip_first_tokens=relevance.skip_first_tokens,
+            random_seed=self.profile.random_seed,
+            **self._measured(name),
+        )
+        given: dict[str, Any] = {"corpus": self.corpus, "model": self.model(name), "relevance": self.relevance(name)}
+        if name == "chat":
+            given["questions"] = self.open_questions
+        return self.store.run(f"steering_{name}", make_steering, **given, options=options, scratch=True)
 
     @cached_property
     def open_questions(self) -> Stage:

@@ -32,3 +32,4 @@ from crane_study.figures.selection import (
     set_sites_figure,
     upset,
 )
+from crane_study.figures.steering import steering_pairs, steering_strengths

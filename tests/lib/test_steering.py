@@ -172,7 +172,7 @@ def test_neurons_are_not_masked_and_steered_at_once_but_pushes_add_up():
     [
         ({}, "give either gain, a factor, or add"),
         ({"gain": 1.0, "add": np.zeros((2, 20))}, "give either gain"),
-        ({"gain": np.nan}, "is not finite"),
+        ({"gain": np.nan}, "the factor nan is not finite"),
         ({"add": np.zeros((2, 19))}, r"have the shape \(2, 19\); expected finite numbers \(2, 20\)"),
         ({"add": np.full((2, 20), np.inf)}, "are not all finite"),
     ],
