@@ -16,6 +16,7 @@ import yaml
 
 from crane_lib.errors import CraneError
 from crane_run import own
+from crane_run.steer import steer
 from crane_study.data.text_choice import CorpusOptions
 
 if TYPE_CHECKING:
@@ -653,7 +654,7 @@ def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
         yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else lambda _line: None)
 
 
-for command in own.COMMANDS:
+for command in (*own.COMMANDS, steer):
     app.command()(command)
 
 

@@ -14,8 +14,6 @@ from crane_study.language_codes import code_of, meant
 LANGUAGES = ("en", "zh", "vi")  # of the paper, in its order
 SET_LABELS = {  # sets that no method selects
     "none": "Unmasked",
-    "unsteered": "Not steered",
-    "asked": "Asked in the wanted language",
     "everything": "Everything off",
     "lape_list": "LAPE (published list)",
     "random_like_contrast": "Random (like contrast)",
@@ -24,8 +22,8 @@ SET_LABELS = {  # sets that no method selects
     "random_like_released": "Random (released code)",
     "random_global": "Random (global)",
     "random_full": "Random (any number)",
-    "difference_of_means": "Difference of means",
 }
+STEERED_LABELS = {"unsteered": "Not steered", "asked": "Asked in the wanted language"}  # models without a set
 BENCHMARK_LABELS = {"mmlu": "MMLU", "ceval": "C-Eval", "belebele": "Belebele"}
 MODEL_LABELS = {"base": "Base model", "chat": "Chat model"}
 METRIC_LABELS = {
@@ -96,7 +94,7 @@ def method_label(method: str, budget: str = "") -> str:
     if method in METHODS:
         name = METHODS[method].label
     else:
-        name = SET_LABELS.get(method) or method.replace("_", " ").capitalize()
+        name = {**SET_LABELS, **STEERED_LABELS}.get(method) or method.replace("_", " ").capitalize()
     return f"{name}, {budget_label(budget)}" if budget else name
 
 

@@ -29,11 +29,12 @@ TOPICS = {
     "questions",
     "relevance",
     "selection",
+    "steering",
     "transfer",
 }
 TOPIC_FOLDERS = {"crane_lib", "data", "figures", "measure", "steps", "tables", "uncertainty"}
 MOST_PARAMETERS = 8
-TYPER_COMMANDS = ("crane_run/cli.py", "crane_run/own.py")  # typer makes an option of every parameter
+TYPER_COMMANDS = tuple(f"crane_run/{name}.py" for name in ("cli", "own", "steer"))  # each parameter is an option
 DRAWING_LIBRARIES = {"seaborn", "crane_study.figures.style", "crane_study.figures.panels"}
 
 

@@ -37,7 +37,6 @@ _SET_COLOURS = {  # sets that no method selects
     "random_like_released": "#ABB393",
     "random_global": "#4F4F4F",
     "random_full": "#B4A569",
-    "difference_of_means": "#B5443B",
 }
 MODEL_COLOURS = {"base": "#3B3B3B", "chat": "#B0679A"}
 UNKNOWN_COLOUR = "#994F00"

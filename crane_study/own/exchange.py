@@ -1,8 +1,12 @@
-"""Neuron sets in the formats of other tools: LAPE's lists, kinit's dictionary, IA3 adapters of PEFT."""
+"""Neuron sets and steering vectors in the formats of other tools.
+
+Sets: LAPE's lists, kinit's dictionary, IA3 adapters of PEFT. Vectors: lm-eval's model ``steered``, control vectors of
+llama.cpp.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from transformers import PreTrainedModel
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, write_json
 from crane_lib.neurons import NEURON, NeuronSet
-from crane_lib.relevance.modules import parts_of
+from crane_lib.relevance.modules import family_of, parts_of
 from crane_study.paper.lape_list import load_tensors, read_lape_list
 from crane_study.uncertainty.overlap import as_neurons
 
@@ -131,3 +135,71 @@ def write_ia3(folder: Path, model: PreTrainedModel, neurons: NeuronSet, *, gain:
         temporary.mkdir()
         write_json(temporary / "adapter_config.json", config)
         save_file({f"base_model.model.{k}.ia3_l": v for k, v in values.items()}, temporary / _IA3, {"format": "pt"})
+
+
+def added_outputs(model: PreTrainedModel, vectors: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Output (H,) that vectors (I,), added to the inputs of down projections, add to the outputs, by layer."""
+    layers = parts_of(model).layers
+    return {n: layers[n].rows["down"].weight().detach().double().cpu() @ v.double() for n, v in vectors.items()}
+
+
+def write_vectors(
+    path: Path, model: PreTrainedModel, vectors: Mapping[int, torch.Tensor], *, strength: float, of_neurons: bool
+) -> str:
+    """Write vectors that steer a model, times the strength, in the format of the file's ending; return what it lacks.
+
+    ``.pt`` : for lm-eval, ``--model steered --model_args pretrained=DIR,steer_path=FILE``. It unpickles the file.
+    ``.safetensors`` : the same vectors by the names of their modules.
+    ``.gguf`` : a control vector of llama.cpp, which adds ``direction.N`` to the output of layer N. It cannot steer
+    layer 0, whose vector is left out.
+
+    Parameters
+    ----------
+    vectors : by layer; of neurons (I,), added to the input of the down projection, else (H,), to the layer's output
+
+    Raises
+    ------
+    CraneError : another ending; for GGUF also no vector but layer 0's, or vectors of neurons in a family whose layers
+        do not add the MLP's output as it is
+    """
+    outputs = added_outputs(model, vectors) if of_neurons else dict(vectors)
+    outputs = {number: (strength * vector).float().contiguous() for number, vector in sorted(outputs.items())}
+    if path.suffix == ".gguf":
+        if of_neurons and not family_of(model).additive:
+            raise CraneError(
+                f"{path}: a layer of {model.config.model_type} does not add its MLP's output as it is, so no vector "
+                "between layers does what its neurons do; write .pt or .safetensors"
+            )
+        _write_control_vector(path, {n: v for n, v in outputs.items() if n}, hint=str(model.config.model_type))
+        return "layer 0 is left out, llama.cpp cannot steer it" if 0 in outputs else ""
+    names = {module: name for name, module in model.base_model.named_modules()}
+    layers = parts_of(model).layers
+    points = {names[layers[n].down if of_neurons else layers[n].module]: vector for n, vector in outputs.items()}
+    with atomic(path) as temporary:
+        if path.suffix == ".pt":
+            about = {"action": "add", "steering_coefficient": 1.0, "bias": None, "head_index": None}
+            torch.save({name: {**about, "steering_vector": vector} for name, vector in points.items()}, temporary)
+        elif path.suffix == ".safetensors":
+            save_file(points, temporary, {"format": "pt", "action": "add"})
+        else:
+            raise CraneError(f"{path}: expected a name that ends in .pt (lm-eval), .safetensors or .gguf (llama.cpp)")
+    return ""
+
+
+def _write_control_vector(path: Path, outputs: Mapping[int, torch.Tensor], *, hint: str) -> None:
+    from gguf import GGUFWriter
+
+    if not outputs:
+        raise CraneError(
+            f"{path}: llama.cpp cannot steer layer 0, and no other has a vector; write .pt or .safetensors"
+        )
+    with atomic(path) as temporary:
+        writer = GGUFWriter(str(temporary), "controlvector")
+        writer.add_string("controlvector.model_hint", hint)
+        writer.add_uint32("controlvector.layer_count", len(outputs))
+        for number, vector in outputs.items():
+            writer.add_tensor(f"direction.{number}", vector.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()

@@ -144,14 +144,14 @@ def compared(found: Answered, *, random_seed: int = 0) -> pd.DataFrame:
     `lead` is the difference to the difference of means, on the same resamples; `ways` strengths and layers were tried.
     """
     counts = found.counts(random_seed=random_seed)
-    means = {key: found.chosen(counts, places) for key, places in _by_method(found).items()}
+    ways = _by_method(found)
+    means = {key: found.chosen(counts, places) for key, places in ways.items()}
     rival, rows = means[RIVAL, PUSH].score.mean(-1), []
     for key, own in means.items():
         lead = own.score.mean(-1) - rival
         low, high = interval(lead[1:])
         values = {"lead": lead[0], "lead_low": float(low), "lead_high": float(high)}
-        tried = int((found.ways[HOW] == key).all(axis=1).sum())
-        rows.append({**dict(zip(HOW, key, strict=True)), **_summary(own), **values, "ways": tried})
+        rows.append({**dict(zip(HOW, key, strict=True)), **_summary(own), **values, "ways": len(ways[key])})
     return pd.DataFrame(rows)
 
 

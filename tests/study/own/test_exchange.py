@@ -3,15 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
+from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
+from crane_lib.relevance.families import FAMILIES
 from crane_lib.relevance.modules import parts_of
-from crane_study.own.exchange import read_kinit, write_ia3, write_lape_list
+from crane_lib.steering import pushed
+from crane_study.own.exchange import read_kinit, write_ia3, write_lape_list, write_vectors
+from crane_study.own.steerers import steer_difference, steer_set
 from crane_study.paper.lape_list import read_lape_list
-from tests.lib.relevance.tiny import tiny_model
+from tests.lib.relevance.tiny import FAMILY_KINDS, tiny_model
+from tests.small import write_model
 
 IDS = torch.tensor([[1, 5, 2, 7, 3, 6, 4]])
 
@@ -95,3 +102,107 @@ def test_kinits_dictionary_is_read(tmp_path):
     torch.save({"other": 1}, tmp_path / "b.pt")
     with pytest.raises(CraneError, match="is not a file of kinit's"):
         read_kinit(tmp_path / "b.pt")
+
+
+# --- steering vectors ----------------------------------------------------------------------------------------
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def steered_set(model):
+    texts = [[1, 5, 2, 7], [3, 6, 4, 2, 8]]
+    return steer_set(model, some_neurons(model), texts)
+
+
+@pytest.fixture(scope="module")
+def through_lm_eval(tmp_path_factory):
+    """Logits of a small model on disk, loaded by lm-eval's own class with a file of vectors."""
+    from lm_eval.models.hf_steered import SteeredModel
+
+    folder = write_model(tmp_path_factory.mktemp("steered") / "model")
+    given = {"device": "cpu", "dtype": "float32", "batch_size": 1}
+
+    def run(path):
+        return SteeredModel(pretrained=str(folder), steer_path=str(path), **given)._model_call(IDS)
+
+    return load_model(folder, device="cpu", dtype="float32")[0], run
+
+
+@pytest.mark.parametrize("of_neurons", [True, False])
+def test_lm_eval_steers_as_we_do(of_neurons, through_lm_eval, tmp_path):
+    model, run = through_lm_eval
+    texts = {"en": [[1, 5, 2, 7]], "vi": [[3, 6, 4, 2, 8]]}
+    steerer = steered_set(model) if of_neurons else steer_difference(model, texts, language="vi", layer=1)
+    assert write_vectors(tmp_path / "s.pt", model, steerer.vectors, strength=3.0, of_neurons=of_neurons) == ""
+    with steerer.block(3.0):
+        expected = logits(model)
+    torch.testing.assert_close(run(tmp_path / "s.pt"), expected, rtol=1e-5, atol=1e-5)
+    assert (expected - logits(model)).abs().max() > 1e-2
+    write_vectors(tmp_path / "s.safetensors", model, steerer.vectors, strength=3.0, of_neurons=of_neurons)
+    plain = torch.load(tmp_path / "s.pt", weights_only=True)
+    twin = load_file(tmp_path / "s.safetensors")
+    assert {name: one["steering_vector"].tolist() for name, one in plain.items()} == {
+        name: vector.tolist() for name, vector in twin.items()
+    }
+
+
+@pytest.mark.parametrize("kind", FAMILY_KINDS)
+def test_vectors_of_neurons_do_what_the_neurons_do_in_every_family(kind, tmp_path):
+    model = tiny_model(kind, vocab_size=60)
+    steerer = steered_set(model)
+    write_vectors(tmp_path / "s.safetensors", model, steerer.vectors, strength=2.0, of_neurons=True)
+    modules = dict(model.base_model.named_modules())
+    with steerer.block(2.0):
+        expected = logits(model)
+    handles = [
+        modules[name].register_forward_hook(lambda _module, _args, output, v=vector: output + v.to(output))
+        for name, vector in load_file(tmp_path / "s.safetensors").items()
+    ]
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)  # the file is in float32
+    for handle in handles:
+        handle.remove()
+    assert (expected - logits(model)).abs().max() > 1e-2
+
+
+def control_vector(path):
+    """Vectors by layer in a file, added as llama.cpp does: to the outputs of layers; and the file's fields."""
+    reader = GGUFReader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    vectors = {int(one.name.removeprefix("direction.")): torch.tensor(np.array(one.data)) for one in reader.tensors}
+    return fields, vectors
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILY_KINDS if FAMILIES[kind].additive])
+def test_a_control_vector_does_what_neurons_do_above_the_first_layer(kind, tmp_path):
+    model = tiny_model(kind, vocab_size=60)
+    steerer = steered_set(model)
+    note = write_vectors(tmp_path / "s.gguf", model, steerer.vectors, strength=2.0, of_neurons=True)
+    assert note == "layer 0 is left out, llama.cpp cannot steer it"
+    fields, vectors = control_vector(tmp_path / "s.gguf")
+    assert fields["general.architecture"] == "controlvector"
+    assert (fields["controlvector.model_hint"], fields["controlvector.layer_count"]) == (kind, 1)
+    assert set(vectors) == {1}
+    neurons = some_neurons(model)
+    neurons.sites["neuron"][0] = np.empty(0, dtype=np.int64)
+    with steer_set(model, neurons, [[1, 5, 2, 7], [3, 6, 4, 2, 8]]).block(2.0):
+        expected = logits(model)
+    with pushed(model, vectors):
+        torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - logits(model)).abs().max() > 1e-3
+
+
+def test_what_a_control_vector_cannot_do_is_refused(tmp_path):
+    gemma, llama = tiny_model("gemma3_text"), tiny_model("llama")
+    with pytest.raises(CraneError, match="a layer of gemma3_text does not add its MLP's output as it is"):
+        write_vectors(tmp_path / "s.gguf", gemma, steered_set(gemma).vectors, strength=1.0, of_neurons=True)
+    vector = {0: torch.ones(16)}
+    with pytest.raises(CraneError, match=r"llama\.cpp cannot steer layer 0, and no other has a vector"):
+        write_vectors(tmp_path / "s.gguf", llama, vector, strength=1.0, of_neurons=False)
+    with pytest.raises(CraneError, match="expected a name that ends in"):
+        write_vectors(tmp_path / "s.bin", llama, vector, strength=1.0, of_neurons=False)
+    assert not list(tmp_path.iterdir())
+    write_vectors(tmp_path / "s.gguf", gemma, {1: torch.ones(16)}, strength=2.0, of_neurons=False)  # between layers
+    assert control_vector(tmp_path / "s.gguf")[1][1].tolist() == [2.0] * 16
