@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crane_lib.errors import CraneError
 from crane_study.data.text_choice import LEFT_OUT, CorpusOptions, choose_texts
-from crane_study.data.user_files import read_texts
+from crane_study.data.user_files import SEPARATED, read_texts, split_name
 from crane_study.language_codes import check_different, language_key
 from crane_study.progress import SOON, ProgressTask, progress
 
@@ -135,10 +135,11 @@ def read_corpora(sources: Mapping[str, Source], options: CorpusOptions) -> dict[
             chosen = choose_texts(_counted(texts, bar), options)
         if len(chosen.texts) < 2:
             left = f" (after the first {options.skip})" if options.skip else ""
+            text_file = not isinstance(given, HubTexts) and split_name(given)[1] == ".txt"
             told = left_out(chosen.counts) or "none left out"
             raise CraneError(
                 f"{source}: of {chosen.counts['read']} texts {len(chosen.texts)} are taken{left}; {told}; "
-                "two or more are needed"
+                "two or more are needed" + (f"; {SEPARATED}" if text_file else "")
             )
         found[language] = Corpus(given, chosen.counts, chosen.texts)
     return found

@@ -20,6 +20,7 @@ from crane_study.data.user_files import (
     read_open_questions,
     read_questions,
 )
+from crane_study.own.corpus_files import read_corpora
 from tests.small import write_lines
 
 GOOD = {"question": "Where?", "options": ["here", "there"], "gold": 1}
@@ -272,3 +273,12 @@ def test_a_mistake_in_a_file_is_named(tmp_path, read, name, content, message):
     with pytest.raises(CraneError, match=message) as caught:
         read(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_text_file_with_a_document_a_line_says_what_separates_them(tmp_path):
+    path = tmp_path / "en.txt"
+    path.write_text("One.\nTwo.\nThree.\n")
+    with pytest.raises(CraneError, match=r"has 1 texts; .*; blank lines separate documents in a \.txt file \(`sed G"):
+        read_corpora({"en": path})
+    path.write_text("One.\n\nTwo.\n\nThree.\n")
+    assert read_corpora({"en": path}) == {"en": ["One.", "Two.", "Three."]}
