@@ -122,4 +122,4 @@ def test_the_sets_are_those_of_the_contrast_and_do_not_depend_on_batches():
 
 def test_the_command_for_own_texts_is_put_beside_the_library(capsys):
     own.main(documents=8, hidden=16, layers=1, rounds=1)
-    assert "ratio of the command, less its start" in capsys.readouterr().out
+    assert "ratio of the command, less start and activations" in capsys.readouterr().out

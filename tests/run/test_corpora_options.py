@@ -1,6 +1,7 @@
 """Options of the commands that read texts: what is taken, recorded and refused."""
 
 import json
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -80,10 +81,12 @@ def test_mistakes_leave_nothing_behind(folder, tmp_path, complaint, pairs, optio
 def test_a_share_beyond_one_is_refused(folder, tmp_path):
     found = call("evaluate", *given(folder, *BOTH), "--near-copies", 1.5, "--sets", "x", "--out", tmp_path / "x.csv")
     assert found.exit_code == 2
-    assert "1.5 is not in the range" in " ".join(found.output.split())
+    assert "less than or equal to 1" in " ".join(found.output.split())
 
 
+@pytest.mark.slow
 def test_thirty_two_languages_are_measured_and_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("crane_study.figures.matched_damage.collateral_curves", Mock())  # takes longer than the rest
     monkeypatch.setattr(many_languages, "_STEPS", 10)
     monkeypatch.setattr("crane_study.own.judge.SHARES", (0.01, 0.3))
     monkeypatch.setattr("crane_study.own.measure.SHARES", (0.01, 0.3))
@@ -93,7 +96,7 @@ def test_thirty_two_languages_are_measured_and_shown(tmp_path, capsys, monkeypat
     for code in codes:  # in the table of sizes, and in that of effects
         assert sum(code in line.split() for line in lines) >= 2, code
     assert "in each of 32 languages" in said
-    assert max(map(len, lines)) < 140
+    assert max(len(line.replace(str(tmp_path), "")) for line in lines) < 120
     assert len(read_neuron_sets(tmp_path / "many" / "sets.json")) == 32
     effects = pd.read_parquet(tmp_path / "many" / "effects.parquet")
     assert len(effects) == 33 * 32 * 4
