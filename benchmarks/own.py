@@ -51,8 +51,9 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokenizer = train_tokenizer([text for own in texts.values() for text in own], vocabulary=1000, max_length=256)
-        config = LlamaConfig(hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers)
-        config.update({"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": len(tokenizer)})
+        sizes: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": len(tokenizer)}
+        sizes |= {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers}
+        config = LlamaConfig(**sizes)
         LlamaForCausalLM(config).save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         for key, own in texts.items():

@@ -41,7 +41,7 @@ def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     options = []
     for one in fields(CorpusOptions):
-        kind = Annotated[type(one.default), typer.Option(rich_help_panel="Texts of --corpus", **one.metadata)]
+        kind: Any = Annotated[type(one.default), typer.Option(rich_help_panel="Texts of --corpus", **one.metadata)]
         options.append(inspect.Parameter(one.name, keyword, default=one.default, annotation=kind))
 
     def called(**given: Any) -> None:
@@ -434,7 +434,7 @@ def _gpus() -> str:
 
 
 def _read(
-    model: str, corpus: list[str], texts: CorpusOptions, *, max_length: int, **loading: str
+    model: str, corpus: list[str], texts: CorpusOptions, *, max_length: int, **loading: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any], dict[str, list[np.ndarray]]]:
     """Read texts and load a model: model, tokenizer, facts about the texts and token ids by language."""
     from crane_study.own.corpus_files import encoded, named_sources, read_corpora, remarks
