@@ -207,8 +207,8 @@ def compute() -> str:
     for profile in RUN:
         about = reference(profile).made_with
         place = f"{about['processor']}, {max(about['threads'])} threads"
-        hours = f"{core_hours(profile):.2f}"
-        rows.append([f"`{profile}`", minutes(profile, all_sections()), hours, place, "measured, part by part"])
+        spent = f"{core_hours(profile):.2f}"
+        rows.append([f"`{profile}`", minutes(profile, all_sections()), spent, place, "measured, part by part"])
     seeds = read_seeds_reference(REFERENCES / f"{SEEDS}.json")
     cost = len(seeds.random_seeds) * core_hours("mini", training=True)
     place = ", ".join(seeds.made_with["processor"])

@@ -38,7 +38,7 @@ _SAME = {  # other spellings
 
 def locked(*locks: str) -> dict[str, str]:
     """Versions of the packages of locks by name, of all if none is named."""
-    found = {}
+    found: dict[str, str] = {}
     for name in locks or LOCKS:
         text = (ROOT / "requirements" / f"{name}.lock").read_text(encoding="utf-8")
         found |= dict(re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)", text, re.MULTILINE))
@@ -55,13 +55,13 @@ def licence_of(name: str) -> str:
         about = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-    if expression := about.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in about:
+        return about["License-Expression"]
     classified = [
         text.rpartition(" :: ")[2] for text in about.get_all("Classifier") or () if text.startswith("License")
     ]
     named = [text for text in classified if text not in ("OSI Approved", "License")]
-    first = str(about.get("License") or "").strip().partition("\n")[0]
+    first = (about["License"] if "License" in about else "").strip().partition("\n")[0]
     told = " AND ".join(named) or (first if len(first) < 60 else "")
     return next((short for pattern, short in _SAME.items() if re.fullmatch(pattern, told)), told)
 
