@@ -201,6 +201,7 @@ _SMALL: dict[str, Any] = {
     # Offline, whoever judges the real run: an endpoint is paid for, and a rehearsal's answers are nothing to judge.
     "open_ended": {"max_new_tokens": 6, "batch_size": 72, "random_draws": 1, "judge": "offline"},
     "ground_truth": {"documents": 4},
+    "steering": {"prompts": 4, "gains": [3], "additions": [2], "pushes": [1], "depths": [0.5], "max_new_tokens": 4},
 }
 _DOCUMENTS = 80
 _QUESTIONS = 8  # per subject

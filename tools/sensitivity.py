@@ -36,6 +36,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
     "08": ("evaluation.target_delimiter.en", ""),
     "09": ("selection.kurtosis_threshold", 1.1),
     "10": ("ground_truth.documents", 30),
+    "11": ("steering.max_new_tokens", 9),
 }
 
 

@@ -51,7 +51,9 @@ def steering_strengths(table: pd.DataFrame, path: Path) -> str:
             found, labels = panel.get_legend_handles_labels()
             handles |= dict(zip(labels, found, strict=True))
         panels[0].set_ylabel("Steering score")
-        legend_below(figure, handles=list(handles.values()), columns=3)
+        last = [method_label(ASKED), method_label(NONE)]
+        order = [*(name for name in handles if name not in last), *last]
+        legend_below(figure, handles=[handles[name] for name in order], columns=3)
     return (
         "Steering towards another language than the prompt's: harmonic mean of language forcing and relevance, mean "
         "over all ordered pairs of languages, against the strength of steering. Lines: 95 % bootstrap intervals over "

@@ -137,7 +137,7 @@ def test_the_exit_code_is_the_runs(tmp_path, monkeypatch, main, result, code):
     options = ["--from", "07", "--fresh", "--jobs", "3", "-p", "count=3", "-p", "name=[a, b]"]
     assert main("run", "--profile", "smoke", *options)[0] == code
     assert main("run", "--profile", "smoke", *options, "--artifacts", tmp_path)[0] == code
-    expected = (["07", "08", "09", "10"], {"count": 3, "name": ["a", "b"]}, 3, True)
+    expected = (["07", "08", "09", "10", "11"], {"count": 3, "name": ["a", "b"]}, 3, True)
     assert given == [("smoke", tmp_path / "there" / "smoke", *expected), ("smoke", tmp_path / "smoke", *expected)]
 
 

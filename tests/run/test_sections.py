@@ -18,6 +18,7 @@ def test_every_section_waits_for_those_that_make_what_it_reads():
     first, masks = {"00", "01", "02"}, {"03", "04", "05", "06"}
     expected = {"00": set(), "01": {"00"}, "02": {"00", "01"}, **dict.fromkeys(masks, first), "10": first}
     chat = first | masks - {"06"}
+    expected["11"] = first | {"05"}
     expected |= {"07": chat, "08": chat | {"07"}, "09": chat | {"07"}}
     assert {section.number: set(section.after) for section in all_sections()} == expected
     claims = [item["id"] for item in load_rules()["claims"]]

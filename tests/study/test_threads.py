@@ -77,9 +77,10 @@ def test_what_all_sections_rest_on_has_all_threads(tmp_path, monkeypatch):
     study.heads()
     study.single_effects()
     study.whole_sets()
+    study.steering()
     of_models = [f"{stage}_{name}" for stage in ("relevance", "activations", "selection") for name in ("base", "chat")]
     basis = {"corpus", *of_models}
     basis |= {"base_model", "chat_model"}
     masking = {"perplexity_chat", "nlu_chat", "control_sets", "control_perplexity", "ablation", "ground_truth"}
-    masking |= {"confounds", "heads"}
+    masking |= {"confounds", "heads", "steering_chat", "open_questions"}
     assert found == dict.fromkeys(basis, True) | dict.fromkeys(masking, False)
