@@ -144,8 +144,10 @@ class Statistics:
                 found.count = header["documents"]
                 for name in TENSORS:
                     setattr(found, name, file.get_tensor(f"{site}.{name}").to(torch.float64))
-        shapes = {found.mean.shape for site, found in moments.items() if site != "down"}
-        if shapes | {values.shape for values in sums.values()} != {sums["active"].shape}:
+        seen = {site: found.mean.shape for site, found in moments.items() if site != "down"}
+        seen |= {name: values.shape for name, values in sums.items()}
+        heads = {shape for name, shape in seen.items() if "head" in name}
+        if len(heads) != 1 or set(seen.values()) - heads - {sums["active"].shape}:
             raise CraneError(f"{path}: its tensors differ in shape; make it again")
         about = {name: header[name] for name in ("tokens", "provenance", "labels", "corpus")}
         return cls(moments, **sums, **about)

@@ -44,7 +44,8 @@ def test_every_family_agrees_with_the_equations_in_float64(name, tmp_path):
     """Made in float32 and widened, and loaded from a file."""
     widened_one = variant(name)
     widened_one.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager").eval()
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, **plain).eval()
     ids = documents([24], random_seed=4)[0]
     expected = slow_logits(widened_one, ids).detach()
     for model in (widened_one, loaded):

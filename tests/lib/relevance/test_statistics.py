@@ -26,7 +26,7 @@ def some_statistics(values, *, sites=SITES, **changes):
         (values > 0).sum(0),
         values.double().abs().sum(0),
         norms=torch.arange(6.0).view(2, 3),
-        head_norms=torch.arange(2.0).view(2, 1),
+        head_norms=torch.arange(6.0).view(2, 3),
         tokens=10 * len(values),
         provenance=PROVENANCE | changes,
         labels={"l": "vi"},
