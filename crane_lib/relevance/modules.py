@@ -133,9 +133,10 @@ def parts_of(model: nn.Module) -> ModelParts:
     """
     model = causal_model(model)
     family, config = family_of(model), text_settings(model)
-    if getattr(model.config, "quantization_config", None):
-        check_config(model.config.to_dict(), type(model).__name__)
-    if config is not model.config:
+    whole: Any = model.config
+    if getattr(whole, "quantization_config", None):
+        check_config(whole.to_dict(), type(model).__name__)
+    if config is not whole:
         warnings.warn(f"{type(model).__name__} reads more than text; only its language model is used", stacklevel=1)
 
     def find(path: str) -> nn.Module:

@@ -135,8 +135,10 @@ class Taps:
         """Collect row sums of one module, which may hold the rows of two sites."""
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            fused = isinstance(module, ExpertsPart)
-            input_sum = module.input_sum(*args) if fused else widened(args[0].detach()).sum(-1)  # (B, T)
+            if isinstance(module, ExpertsPart):
+                input_sum = module.input_sum(*args)
+            else:
+                input_sum = widened(args[0].detach()).sum(-1)  # (B, T)
             for site, part in rows.items():
                 # zero if no gradient arrives; a checkpointed layer runs again after its gradients were read
                 self.sums[site].setdefault(index, input_sum.new_zeros(len(output), len(part)))  # (B, rows)
