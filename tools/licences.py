@@ -61,7 +61,7 @@ def licence_of(name: str) -> str:
         text.rpartition(" :: ")[2] for text in about.get_all("Classifier") or () if text.startswith("License")
     ]
     named = [text for text in classified if text not in ("OSI Approved", "License")]
-    first = (about["License"] if "License" in about else "").strip().partition("\n")[0]
+    first = " ".join(about.get_all("License") or ()).strip().partition("\n")[0]
     told = " AND ".join(named) or (first if len(first) < 60 else "")
     return next((short for pattern, short in _SAME.items() if re.fullmatch(pattern, told)), told)
 
