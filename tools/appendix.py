@@ -141,7 +141,7 @@ def claims() -> str:
 
 def experiment(number: str, title: str, how: list[str], text: str) -> str:
     """An experiment: its cost, its command and what is expected."""
-    return f"### ({number}) {title}\n[{how[0]} + {how[1]} + {how[2]}]\n\n```bash\n{how[3]}\n```\n\n{text}\n"
+    return f"#### ({number}) {title}\n[{how[0]} + {how[1]} + {how[2]}]\n\n```bash\n{how[3]}\n```\n\n{text}\n"
 
 
 def experiments() -> str:
