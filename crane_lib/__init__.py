@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from crane_lib.specificity import LangSpec, langspec
     from crane_lib.steering import difference_of_means, mean_activations, pushed, steered
 
+__version__ = "0.1.0"  # as in pyproject.toml
+
 _HOME = {
     "errors": ["CraneError"],
     "interventions": ["export_masked", "masked"],

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crane_lib import __version__
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SCHEMA = "crane.neurons/1"
+SCHEMA = "crane.neurons/2"
+_SCHEMAS = ("crane.neurons/1", SCHEMA)  # the first says in its notes what the second has fields for
 NEURON = "neuron"  # the site of the hidden activation
 HEAD = "head"  # the site of attention heads; the others are rows
 SITES = (NEURON, "gate", "up", "down", HEAD)
@@ -32,6 +34,10 @@ class NeuronSet:
         ``up`` and ``down`` are output rows of those matrices (the unit of the released code); ``head`` is an attention
         head, numbered as its queries are.
     widths : number of units per layer, by site
+    model : fingerprint of the weights that the set was selected on (`fingerprint_weights`)
+    revision, tokenizer, corpus : commit of the model on the hub, hash of the tokenizer's vocabulary, and fingerprint of
+        the texts; empty where they are not known
+    library : version of this library that made the set
     """
 
     sites: Mapping[str, Sequence[np.ndarray]]
@@ -42,6 +48,10 @@ class NeuronSet:
     language: str = ""
     random_seed: int = -1
     notes: Mapping[str, Any] = field(default_factory=dict)
+    revision: str = ""
+    tokenizer: str = ""
+    corpus: str = ""
+    library: str = __version__
 
     @property
     def layers(self) -> int:
@@ -106,12 +116,13 @@ class NeuronSet:
 
 
 _LABELS = ("model", "method", "budget", "language", "random_seed")
+_ORIGIN = ("revision", "tokenizer", "corpus", "library")  # since the second schema
 
 
 def write_neuron_sets(path: str | os.PathLike[str], sets: Sequence[NeuronSet]) -> None:
     """Write sets to a JSON file."""
     entries = [
-        {label: getattr(item, label) for label in _LABELS}
+        {label: getattr(item, label) for label in (*_LABELS, *_ORIGIN)}
         | {"widths": dict(item.widths), "notes": dict(item.notes)}
         | {"sites": {site: [np.asarray(i).tolist() for i in layers] for site, layers in item.sites.items()}}
         for item in sets
@@ -135,10 +146,13 @@ def _read_set(entry: Any) -> NeuronSet:
     widths = {site: entry["widths"][site] for site in sites}
     if not all(type(width) is int for width in widths.values()):
         raise TypeError("a width is not a whole number")
-    labels, notes = {label: entry[label] for label in _LABELS}, entry.get("notes", {})
-    kinds = {**dict.fromkeys(_LABELS, str), "random_seed": int}
-    if not isinstance(notes, dict) or any(type(labels[label]) is not kind for label, kind in kinds.items()):
-        raise TypeError("a label is no text, its random seed no whole number or its notes no object")
+    notes = entry.get("notes", {})
+    if not isinstance(notes, dict):
+        raise TypeError("its notes are no object")
+    labels = {label: entry[label] for label in _LABELS} | {name: entry.get(name, "") for name in _ORIGIN}
+    if wrong := [name for name in labels if type(labels[name]) is not (int if name == "random_seed" else str)]:
+        raise TypeError(f"{wrong[0]} is {labels[wrong[0]]!r}")
+    labels["tokenizer"] = labels["tokenizer"] or str(notes.get("tokenizer", ""))
     return NeuronSet(sites=sites, widths=widths, notes=notes, **labels)
 
 
@@ -150,7 +164,7 @@ def read_neuron_sets(path: str | os.PathLike[str]) -> list[NeuronSet]:
     CraneError : no such file, another schema, or a set that is not lists of indices
     """
     value = read_json(path)
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+    if not isinstance(value, dict) or value.get("schema") not in _SCHEMAS:
         seen = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise CraneError(f"{path}: is not a file of neuron sets (expected schema {SCHEMA!r}, saw {seen!r})")
     if not isinstance(value.get("sets"), list):

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from crane_lib.errors import CraneError
+from crane_lib.files import fingerprint
 from crane_lib.neurons import HEAD, NEURON, NeuronSet
 from crane_lib.relevance import Statistics
 from crane_lib.selection import Chosen, row_sites
@@ -87,6 +88,7 @@ class UnitScores:
     site : ``neuron``, or ``head``: neurons are then heads, h is the part of the output projection's input that is the
         head's, |h| its Euclidean norm, and the norm of its columns their root mean square, so that `output` is an
         estimate. `firing` and `kurtosis` cannot be read, and there are no values of single documents.
+    corpus : fingerprint of the texts of all languages
     """
 
     model: str
@@ -102,6 +104,7 @@ class UnitScores:
     kurtosis: dict[str, dict[str, np.ndarray]]
     documents: str | os.PathLike[str] | None = None
     site: str = NEURON
+    corpus: str = ""
 
     @classmethod
     def read(
@@ -143,6 +146,7 @@ class UnitScores:
             kurtosis=absent if heads else row_kurtosis(statistics),
             documents=None if heads else documents,
             site=site,
+            corpus=fingerprint({language: item.corpus for language, item in statistics.items()}),
         )
 
     def has(self, needs: str) -> bool:
@@ -171,6 +175,7 @@ class UnitScores:
     def sets(self, method: str, budget: str, chosen: Mapping[str, Chosen], *, draw: int = -1) -> list[NeuronSet]:
         """Neuron sets of what was chosen, one per language."""
         labels: dict[str, Any] = {"model": self.model, "method": method, "budget": budget, "random_seed": draw}
+        labels["corpus"] = self.corpus
         return [
             NeuronSet(sites, {site: self.widths[site] for site in sites}, language=language, **labels)
             for language, sites in chosen.items()

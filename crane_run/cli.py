@@ -476,6 +476,7 @@ def mask(
     draw: Annotated[int, typer.Option(help="Draw, for files of random sets.")] = -1,
     kind: Annotated[str, typer.Option("--as", help="checkpoint, or ia3: a small adapter for PEFT.")] = "checkpoint",
     gain: Annotated[float, typer.Option(help="With --as ia3: what the neurons are multiplied by.")] = 0.0,
+    other_model: own.OtherModel = False,
 ) -> None:
     """Write a checkpoint in which a language's neurons are zeroed for good, or an adapter that does so.
 
@@ -490,6 +491,7 @@ def mask(
     from crane_study.progress import SOON, progress
 
     _check_one_of("--as", kind, ["checkpoint", "ia3"])
+    own.check_outputs(output / "config.json")
     sets = read_neuron_sets(neurons)
     chosen = [item for item in sets if item.language == language and item.random_seed == draw]
     if not chosen:
@@ -497,6 +499,7 @@ def mask(
         raise CraneError(f"{neurons}: has no set for --language {language} --draw {draw}; it has {'; '.join(known)}")
     with progress(f"Loading {model}", delay=SOON):
         network, tokenizer = load_model(model, device="cpu", dtype="auto")
+    own.sets_of(neurons, network, tokenizer, other_model=other_model)
     with progress(f"Writing {output}", delay=SOON):
         if kind == "ia3":
             from crane_study.own.exchange import write_ia3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from crane_lib.neurons import NeuronSet
+
 Model = Annotated[str, typer.Option("--model", metavar="DIR", help="Hugging Face directory, or a GGUF file.")]
 Corpus = Annotated[
     list[str],
@@ -32,6 +35,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or map: one model ov
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Length = Annotated[int, typer.Option("--max-length", min=2, help="Texts are cut after so many tokens.")]
 Budget = Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch, pads too.")]
+OtherModel = Annotated[bool, typer.Option("--other-model", help="Use sets of another model or tokenizer, too.")]
 Unit = Annotated[Literal["neuron", "head"], typer.Option("--unit", help="MLP neurons, or attention heads.")]
 _SHOWN = 24  # rows of a table that a terminal is shown
 
@@ -64,14 +68,23 @@ def relevance_of(
     from crane_lib.parallel import processes, rank, share
     from crane_lib.relevance.corpus import fingerprint_weights
     from crane_study.labels import language_name
-    from crane_study.own.statistics_folder import PassSettings, close_folder, described, open_folder, write_statistics
+    from crane_study.own.statistics_folder import (
+        PassSettings,
+        close_folder,
+        described,
+        open_folder,
+        revision_of,
+        write_statistics,
+    )
     from crane_study.progress import progress
 
+    check_outputs(output / "statistics.json")
     reading = PassSettings(**settings)
     with processes():
         network, tokenizer, corpora, tokens = _read(model, corpus, texts, max_length=reading.max_length, **loading)
         weights = fingerprint_weights(network)
-        about = described(model=model, weights=weights, tokenizer=tokenizer, reading=reading, corpora=corpora)
+        given: dict[str, Any] = {"model": model, "weights": weights, "revision": revision_of(network)}
+        about = described(**given, tokenizer=tokenizer, reading=reading, corpora=corpora)
         first = rank() == 0
         if share(open_folder(output, about) if first else False):
             if first:
@@ -89,13 +102,20 @@ def relevance_of(
 
 
 def select(
-    statistics: Annotated[Path, typer.Option("--statistics", metavar="DIR", help="Folder that crane relevance wrote.")],
     output: Annotated[Path, typer.Option("--out", metavar="FILE", help="File of neuron sets to write (.json).")],
-    method: Annotated[str, typer.Option(help="A method's name, or file.py:name for your own.")] = "contrast",
+    statistics: Annotated[
+        Path | None, typer.Option("--statistics", metavar="DIR", help="Folder that crane relevance wrote.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="A method's name, or file.py:name for your own (default: contrast).")
+    ] = "",
     budget: Annotated[float, typer.Option(help="Share of the neurons that each set takes.")] = 0.01,
     unit: Unit = "neuron",
     scores: Annotated[
         Path | None, typer.Option("--scores", metavar="FILE", help="Also write the scores of all units (.parquet).")
+    ] = None,
+    scores_from: Annotated[
+        Path | None, typer.Option("--scores-from", metavar="FILE", help="Choose by such scores, without statistics.")
     ] = None,
     lape: Annotated[
         Path | None, typer.Option("--lape", metavar="FILE", help="Also write the sets as LAPE does (.neuron.pth).")
@@ -108,33 +128,47 @@ def select(
     (layers, width), of which the largest are selected. The file is run, so name only files that you trust.
 
     Examples: crane select --statistics stats --method penalized --budget 0.01 --out sets.json;
-    crane select --statistics stats --method mine.py:mine --out mine.json --scores mine.parquet
+    crane select --statistics stats --method mine.py:mine --out mine.json --scores mine.parquet;
+    crane select --scores-from mine.parquet --budget 0.05 --out larger.json
     """
-    from crane_lib.neurons import write_neuron_sets
+    from crane_lib.neurons import HEAD, write_neuron_sets
     from crane_study.frames import write_frame
     from crane_study.own.named_methods import for_unit, method_of
-    from crane_study.own.sets import missing_needs, select_sets
+    from crane_study.own.sets import missing_needs, select_sets, sets_of_scores
     from crane_study.own.statistics_folder import read_units
 
-    chosen = method_of(method)
-    for_unit(unit, [chosen])
-    missing_needs(read_units(statistics, site=unit), [chosen])
-    sets, table = select_sets(statistics, chosen, budget, unit=unit)
+    if (statistics is None) == (scores_from is None):
+        raise CraneError("select: give --statistics, or --scores-from with scores that were written before")
+    if scores is not None and scores.suffix != ".parquet":
+        raise CraneError(f"--scores {scores}: scores are written as .parquet")
+    check_outputs(output, scores, lape)
+    table = None
+    if statistics is not None:
+        chosen = method_of(method or "contrast")
+        for_unit(unit, [chosen])
+        missing_needs(read_units(statistics, site=unit), [chosen])
+        sets, table = select_sets(statistics, chosen, budget, unit=unit)
+    elif scores_from is not None:
+        if method or scores is not None or unit != "neuron":
+            raise CraneError("--scores-from: has the scores of a method; leave --method, --unit and --scores out")
+        sets = sets_of_scores(scores_from, budget)
     write_neuron_sets(output, sets)
-    if scores is not None:
+    if scores is not None and table is not None:
         write_frame(scores, table)
     if lape is not None:
         from crane_study.own.exchange import write_lape_list
 
         write_lape_list(lape, sets)
+    name = sets[0].method
     found = [{"language": item.language, "units": item.count(), "killed_neurons": item.killed()} for item in sets]
-    _say(as_json, {"sets": str(output), "method": chosen.name, "budget": budget, "languages": found})
+    _say(as_json, {"sets": str(output), "method": name, "budget": budget, "languages": found})
     if not as_json:
         counts = {item.language: item.count() for item in sets}
         listed = ", ".join(f"{language} {count}" for language, count in counts.items())
         if len(counts) > 8 and len(set(counts.values())) == 1:
             listed = f"{sets[0].count()} in each of {len(counts)} languages"
-        typer.echo(f"{output}: {chosen.label}, {budget:.2%} of the {unit}s: {listed}")
+        kind = "heads" if HEAD in sets[0].sites else "neurons"
+        typer.echo(f"{output}: {name}, {budget:.2%} of the {kind}: {listed}")
 
 
 @reads_texts
@@ -142,52 +176,80 @@ def evaluate(
     texts: CorpusOptions,
     model: Model,
     sets: Annotated[Path, typer.Option("--sets", metavar="FILE", help="File of neuron sets (crane select).")],
-    corpus: Corpus,
     output: Annotated[Path, typer.Option("--out", metavar="FILE", help="Results to write: .parquet or .csv.")],
+    corpus: Corpus = [],  # noqa: B006 (typer copies it)
+    questions: Annotated[
+        list[str], typer.Option("--questions", metavar="LANGUAGE=FILE", help="Four-way questions of a language.")
+    ] = [],  # noqa: B006
+    tasks: Annotated[str, typer.Option("--tasks", metavar="A,B", help="Tasks of lm-evaluation-harness, by name.")] = "",
+    include_path: Annotated[
+        Path | None, typer.Option("--include-path", metavar="DIR", help="Task definitions of your own (.yaml).")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="First questions of each task of --tasks (0: all).")] = 0,
     languages: Annotated[
         str, typer.Option("--languages", metavar="A,B", help="Languages of a LAPE list (.pth), in its order.")
     ] = "",
     max_length: Length = 2048,
     token_budget: Budget = 8192,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 16,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    other_model: OtherModel = False,
     as_json: Json = False,
 ) -> None:
-    """Mask every set and measure the negative log-likelihood (NLL) of texts in every language.
+    """Mask every set and measure texts (negative log-likelihood, NLL), questions and tasks.
 
-    Writes the NLL of every document without a mask and under each, and shows the rises per token with 95 % intervals
-    over documents. Use texts that took no part in the selection: other files, or the same with --skip.
+    Writes every document and question without a mask and under each, one row per metric, and shows the rises with
+    95 % intervals over them. Use texts that took no part in the selection: other files, or the same with --skip.
+    A task's metric that is no mean over questions has one row (item -1) and no interval.
 
     SETS is a file of crane select, a list of LAPE (.pth; it does not hold its languages, so give --languages), or
     kinit's file of selected neurons (.pt).
 
     Examples: crane evaluate --model M --sets sets.json --corpus en=en.jsonl --corpus sw=sw.parquet --skip 100
-    --out results.parquet;  crane evaluate --model M --sets list.neuron.pth --languages en,zh,fr --corpus ...
+    --out results.parquet;  crane evaluate --model M --sets list.neuron.pth --languages en,zh,fr --corpus ...;
+    crane evaluate --model M --sets sets.json --questions en=q.en.jsonl --tasks belebele_eng_Latn --out results.parquet
     """
-    from crane_lib.relevance.corpus import fingerprint_weights
     from crane_study.frames import write_frame
+    from crane_study.own.corpus_files import named_files
     from crane_study.own.measure import effect_summary, effect_table, set_effects
-    from crane_study.own.sets import sets_for
-    from crane_study.own.statistics_folder import tokenizer_hash
 
-    network, tokenizer, _corpora, tokens = _read(
-        model, corpus, texts, dtype=dtype, device=device, max_length=max_length
-    )
+    named = [name.strip() for name in tasks.split(",") if name.strip()]
+    files = named_files(questions, option="--questions")
+    if not (corpus or files or named):
+        raise CraneError("evaluate: give what to measure: --corpus, --questions or --tasks")
+    _check_table(output)
+    loading = {"dtype": dtype, "device": device}
+    tokens: dict[str, list[np.ndarray]] = {}
+    if corpus:
+        network, tokenizer, _corpora, tokens = _read(model, corpus, texts, max_length=max_length, **loading)
+    else:
+        network, tokenizer = _load(model, **loading)
     if sets.suffix in (".pt", ".pth"):
         from crane_study.own.exchange import read_listed
 
         given = read_listed(sets, network, [name.strip() for name in languages.split(",") if name.strip()])
     else:
-        given = sets_for(sets, weights=fingerprint_weights(network), tokenizer=tokenizer_hash(tokenizer))
-    found = set_effects(network, given, tokens, token_budget=token_budget)
+        given = sets_of(sets, network, tokenizer, other_model=other_model)
+    more = []
+    if files or named:
+        from crane_study.own.harness_tasks import questions_measure, tasks_measure
+
+        asked: dict[str, Any] = {"batch_size": batch_size}
+        more += [questions_measure(network, tokenizer, files, **asked)] if files else []
+        more += [tasks_measure(network, tokenizer, named, folder=include_path, limit=limit, **asked)] if named else []
+    found = set_effects(network, given, tokens, token_budget=token_budget, more=more)
     write_frame(output, found)
     table = effect_table(found)
     _say(as_json, {"results": str(output), "effects": json.loads(table.to_json(orient="records"))})
     if not as_json:
-        many = len(table) > _SHOWN  # one row for each set, then; --json has all
+        many = len(table) > _SHOWN  # one row for each set, task and metric, then; --json has all
         shown = effect_summary(table) if many else table
-        _show(shown.assign(draw=shown["draw"].where(shown["draw"] >= 0, "")), rows=max(_SHOWN, len(tokens)))
-        typer.echo(f"{output}: NLL of every document; rise: nats per token" + (" (--json: all)" if many else ""))
+        shown = shown.assign(draw=shown["draw"].where(shown["draw"] >= 0, ""))
+        empty = [name for name in ("draw", "language") if name in shown and (shown[name] == "").all()]
+        _show(shown.drop(columns=empty), rows=max(_SHOWN, len(tokens)))
+        told = "rise: masked less unmasked (nll: nats per token)" + ("; --json: all" if many else "")
+        typer.echo(f"{output}: every document and question; {told}")
 
 
 @reads_texts
@@ -216,6 +278,7 @@ def bench(
     Example: crane bench --model M --corpus en=en.jsonl --corpus sw=sw.jsonl --method contrast --method mine.py:mine
     --out bench
     """
+    from crane_lib.files import write_text
     from crane_lib.relevance.corpus import fingerprint_weights
     from crane_study.figures.matched_damage import collateral_curves
     from crane_study.frames import write_frame
@@ -229,6 +292,7 @@ def bench(
         described,
         open_folder,
         read_units,
+        revision_of,
         write_statistics,
     )
     from crane_study.progress import progress
@@ -236,12 +300,14 @@ def bench(
     methods = methods_of(method)
     for_unit(unit, methods if method else [])
     methods = [one for one in of_neurons(methods) if unit == "neuron" or one.of_heads]
+    check_outputs(output / "bench.csv")
     network, tokenizer, corpora, tokens = _read(model, corpus, texts, dtype=dtype, device=device, max_length=max_length)
     fewest = min(map(len, tokens.values()))
     if fewest < 2 * held_out:
         raise CraneError(f"--held-out {held_out}: the smallest corpus has {fewest} texts; twice as many are needed")
     reading = PassSettings(token_budget=token_budget, max_length=max_length)
     given: dict[str, Any] = {"model": model, "weights": fingerprint_weights(network), "tokenizer": tokenizer}
+    given["revision"] = revision_of(network)
     about = described(**given, reading=reading, corpora=corpora) | {"held_out": held_out, "unit": unit}
     folder = output / "statistics"
     if not open_folder(folder, about):
@@ -258,7 +324,7 @@ def bench(
         found = run_bench(judge, units, methods, advance=bar.advance)
     write_frame(output / "bench.csv", found.table)
     write_frame(output / "summary.csv", found.summary)
-    (output / "bench.md").write_text(found.summary.to_markdown(index=False, floatfmt=".3f") + "\n", encoding="utf-8")
+    write_text(output / "bench.md", found.summary.to_markdown(index=False, floatfmt=".3f") + "\n")
     collateral_curves(found.responses, output / "bench", everything=found.everything)
     _say(as_json, {"folder": str(output), "summary": json.loads(found.summary.to_json(orient="records"))})
     if not as_json:
@@ -282,6 +348,7 @@ def ablate(
     token_budget: Budget = 4096,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    other_model: OtherModel = False,
 ) -> None:
     """Ablate neurons one by one: the ground truth that methods are meant to find.
 
@@ -293,24 +360,22 @@ def ablate(
     """
     import numpy as np
 
-    from crane_lib.relevance.corpus import fingerprint_weights
     from crane_lib.relevance.modules import parts_of
     from crane_study.frames import write_frame
     from crane_study.own.measure import single_effects
-    from crane_study.own.sets import marked_neurons, sets_for
-    from crane_study.own.statistics_folder import tokenizer_hash
+    from crane_study.own.sets import marked_neurons
     from crane_study.progress import progress
 
     if sample and sets is not None:
         raise CraneError("--sample and --sets: give one of them")
+    _check_table(output)
     network, tokenizer, _corpora, tokens = _read(
         model, corpus, texts, dtype=dtype, device=device, max_length=max_length
     )
     parts = parts_of(network)
     shape = len(parts.layers), parts.widths["neuron"]
     if sets is not None:
-        weights = fingerprint_weights(network)
-        chosen = marked_neurons(sets_for(sets, weights=weights, tokenizer=tokenizer_hash(tokenizer)), shape)
+        chosen = marked_neurons(sets_of(sets, network, tokenizer, other_model=other_model), shape)
     else:
         chosen = np.ones(shape, dtype=bool)
     if sample:
@@ -437,22 +502,56 @@ def _read(
     model: str, corpus: list[str], texts: CorpusOptions, *, max_length: int, **loading: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any], dict[str, list[np.ndarray]]]:
     """Read texts and load a model: model, tokenizer, facts about the texts and token ids by language."""
+    from crane_lib.parallel import rank, share
     from crane_study.own.corpus_files import encoded, named_sources, read_corpora, remarks
 
     sources = named_sources(corpus)
     if len(sources) < 2:
         raise CraneError("--corpus: two languages or more are compared; give --corpus LANGUAGE=FILE for each")
-    from crane_lib.models import load_model
-    from crane_lib.parallel import rank, share
-    from crane_study.progress import SOON, progress
-
     corpora = share(read_corpora(sources, texts) if rank() == 0 else None)  # the same in every process
     for line in remarks(corpora) if rank() == 0 else []:
         typer.echo(line, err=True)
-    with progress(f"Loading {model}", delay=SOON):
-        network, tokenizer = load_model(model, **loading)
+    network, tokenizer = _load(model, **loading)
     tokens = encoded(corpora, tokenizer, max_length=max_length)
     return network, tokenizer, {language: one.facts(tokens[language]) for language, one in corpora.items()}, tokens
+
+
+def _load(model: str, **loading: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from crane_lib.models import load_model
+    from crane_study.progress import SOON, progress
+
+    with progress(f"Loading {model}", delay=SOON):
+        return load_model(model, **loading)
+
+
+def sets_of(
+    path: Path, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, other_model: bool
+) -> list[NeuronSet]:
+    """Read the sets of a file, which must be of this model and tokenizer, unless others are asked for, and fit it."""
+    from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_study.own.sets import sets_for
+    from crane_study.own.statistics_folder import revision_of, tokenizer_hash
+
+    given = {"tokenizer": tokenizer_hash(tokenizer), "revision": revision_of(network), "other_model": other_model}
+    found = sets_for(path, weights=fingerprint_weights(network), **given)
+    for item in found:
+        item.check(network, source=str(path))
+    return found
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse files that cannot be written, before the work of hours: folders, and files below a file."""
+    for path in filter(None, paths):
+        place = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
+            why = "is a folder" if path.is_dir() else f"{place} is no folder that can be written to"
+            raise CraneError(f"{path}: cannot be written ({why}); name another file")
+
+
+def _check_table(path: Path) -> None:
+    if path.suffix not in (".parquet", ".csv"):
+        raise CraneError(f"--out {path}: give a name that ends in .parquet or .csv")
+    check_outputs(path)
 
 
 def _say(as_json: bool, value: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ def _tables(**files: str) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress progress bars and log messages of the harness and of datasets inside the block."""
     import datasets
     from tqdm import tqdm
@@ -107,6 +107,20 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
         datasets.enable_progress_bars()
         tqdm.__init__ = initialize
+
+
+def harness_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> Any:
+    """Wrap a loaded model for the harness."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        add_bos_token=tokenizer.bos_token_id is not None,
+        # Needed only if the tokenizer has no token to begin or end a text with.
+        prefix_token_id=None if {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None} else 0,
+    )
 
 
 class Harness:
@@ -134,21 +148,13 @@ class Harness:
         names = sorted(path.stem for path in tasks.glob(f"{TASK_PREFIX}_*.yaml"))
         if not names:
             raise CraneError(f"{tasks}: has no task definitions ({TASK_PREFIX}_*.yaml)")
-        with _quiet():
+        with quiet():
             from lm_eval.api.task import ConfigurableTask
-            from lm_eval.models.huggingface import HFLM
 
             texts = {name: (tasks / f"{name}.yaml").read_text(encoding="utf-8") for name in names}
             configs = {name: yaml.safe_load(text) | {"custom_dataset": _tables} for name, text in texts.items()}
             self._tasks = {name: ConfigurableTask(config=config) for name, config in configs.items()}
-            self._model = HFLM(
-                pretrained=model,
-                tokenizer=tokenizer,
-                batch_size=batch_size,
-                add_bos_token=tokenizer.bos_token_id is not None,
-                # Needed only if the tokenizer has no token to begin or end a text with.
-                prefix_token_id=None if {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None} else 0,
-            )
+            self._model = harness_model(model, tokenizer, batch_size=batch_size)
             for task in self._tasks.values():
                 task.set_fewshot_seed(random_seed)
                 task.build_all_requests(

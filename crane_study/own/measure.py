@@ -25,28 +25,38 @@ from crane_study.uncertainty.matched_damage import Response
 RANDOM = "random_global"
 _RESAMPLES = 2000
 Documents = dict[str, list[np.ndarray]]
+Measure = Callable[[], pd.DataFrame]  # task, language, metric, item, value, weight: one row per question and metric
 
 
 def set_effects(
-    model: PreTrainedModel, sets: Sequence[NeuronSet], documents: Documents, *, token_budget: int
+    model: PreTrainedModel,
+    sets: Sequence[NeuronSet],
+    documents: Documents,
+    *,
+    token_budget: int,
+    more: Sequence[Measure] = (),
 ) -> pd.DataFrame:
-    """NLL and tokens of every document without a mask (method ``none``) and under every set.
+    """Measure every document and question without a mask (method ``none``) and under every set.
 
-    Columns: method, budget, masked_language, draw, language, document, nll (nats, summed over tokens), tokens.
+    Columns: method, budget, masked_language, draw, task, language, metric, item, value, weight. A metric is the sum of
+    `value` divided by that of `weight`: for ``nll`` nats and tokens of a document. `more` measures other tasks.
     """
 
-    def evaluate() -> pd.DataFrame:
+    def nll() -> pd.DataFrame:
         # Documents of all languages share batches: one pass for each of many languages would cost more than the work.
-        nll, tokens = document_nll(
-            model, [text for own in documents.values() for text in own], token_budget=token_budget
-        )
-        places = [(language, number) for language, own in documents.items() for number in range(len(own))]
-        return pd.DataFrame(places, columns=["language", "document"]).assign(nll=nll, tokens=tokens)
+        together = [text for own in documents.values() for text in own]
+        values, tokens = document_nll(model, together, token_budget=token_budget)
+        places = [("texts", k, "nll", number) for k, own in documents.items() for number in range(len(own))]
+        found = pd.DataFrame(places, columns=["task", "language", "metric", "item"])
+        return found.assign(value=values, weight=tokens)
+
+    def evaluate() -> pd.DataFrame:
+        return pd.concat([measure() for measure in ([nll] if documents else []) + [*more]], ignore_index=True)
 
     masks = [("", None), *(("", item) for item in sets)]
     names = [("none", "", "", -1), *((i.method, i.budget, i.language, i.random_seed) for i in sets)]
     parts = []
-    for places, frame in evaluate_masks(model, masks, evaluate, description="NLL under masks", intervene=masked):
+    for places, frame in evaluate_masks(model, masks, evaluate, description="Effects of masks", intervene=masked):
         for place in places:
             columns = dict(zip(("method", "budget", "masked_language", "draw"), names[place], strict=True))
             parts.append((place, frame.assign(**columns)[[*columns, *frame.columns]]))
@@ -54,17 +64,19 @@ def set_effects(
 
 
 def effect_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Rise of the NLL per token under every set in every language, with 95 % intervals over documents."""
-    keys = ["method", "budget", "masked_language", "draw", "language"]
-    unmasked = dict(iter(found[found["method"] == "none"].groupby("language")))
+    """Rise of every metric under every set, with 95 % intervals over documents or questions."""
+    keys = ["method", "budget", "masked_language", "draw", "task", "language", "metric"]
+    unmasked = dict(iter(found[found["method"] == "none"].groupby(keys[4:])))
     rows = []
     for names, part in found[found["method"] != "none"].groupby(keys, sort=False):
-        before = unmasked[names[-1]]
-        rise, tokens = part["nll"].to_numpy() - before["nll"].to_numpy(), before["tokens"].to_numpy()
-        generator = np.random.default_rng(0)
-        counts = np.concatenate(list(resample_counts(len(rise), _RESAMPLES, generator=generator)))
-        low, high = interval((counts @ rise) / (counts @ tokens))
-        values = {"unmasked": before["nll"].sum() / tokens.sum(), "rise": rise.sum() / tokens.sum()}
+        before = unmasked[names[4:]]
+        rise, weight = part["value"].to_numpy() - before["value"].to_numpy(), before["weight"].to_numpy()
+        low = high = np.nan  # of one number there is no interval
+        if len(rise) > 1:
+            generator = np.random.default_rng(0)
+            counts = np.concatenate(list(resample_counts(len(rise), _RESAMPLES, generator=generator)))
+            low, high = interval((counts @ rise) / (counts @ weight))
+        values = {"unmasked": before["value"].sum() / weight.sum(), "rise": rise.sum() / weight.sum()}
         rows.append(dict(zip(keys, names, strict=True)) | values | {"low": float(low), "high": float(high)})
     return pd.DataFrame(rows)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,16 @@ import pandas as pd
 from crane_lib.errors import CraneError
 from crane_lib.methods import Method
 from crane_lib.neurons import HEAD, NEURON, NeuronSet, read_neuron_sets
+from crane_study.frames import read_frame
 from crane_study.own.statistics_folder import read_info, read_units
 from crane_study.uncertainty.overlap import as_neurons, compare
 
 if TYPE_CHECKING:
     from crane_lib.scores import UnitScores
 
-_TOLD = ("model", "tokenizer", "corpora", "objective", "rule")  # of the statistics, kept in the notes of a set
+_TOLD = ("model", "corpora", "objective", "rule")  # of the statistics, kept in the notes of a set
+_ORIGIN = ("model", "revision", "tokenizer", "corpus", "library", "notes")  # of a set, kept with the scores
+_COLUMNS = ["language", "site", "layer", "index", "score"]
 
 
 def select_sets(
@@ -28,18 +33,52 @@ def select_sets(
 
     Returns
     -------
-    the sets, whose notes say what they were selected on, and the scores of all units: columns language, site, layer,
-    index, score, selected
+    the sets, which say what they were selected on, and the scores of all units: columns language, site, layer, index,
+    score, selected
     """
     info, units = read_info(folder), read_units(folder, site=unit)
     scores = method.scores(units)
-    chosen = method.choose(scores, budget=budget, site=unit)
+    chosen = units.sets(method.name, f"{budget:g}", method.choose(scores, budget=budget, site=unit))
     notes = {name: info[name] for name in _TOLD}
-    sets = [
-        NeuronSet(item.sites, item.widths, item.model, item.method, item.budget, item.language, notes=notes)
-        for item in units.sets(method.name, f"{budget:g}", chosen)
+    given = {"tokenizer": info["tokenizer"], "revision": info.get("revision", ""), "notes": notes}
+    sets = [replace(item, **given) for item in chosen]
+    table = score_table(scores, sets, unit=unit)
+    table.attrs = {"method": method.name, **{name: getattr(sets[0], name) for name in _ORIGIN}}  # Parquet keeps them
+    return sets, table
+
+
+def sets_of_scores(path: Path, budget: float) -> list[NeuronSet]:
+    """Select sets again from the scores of all units (`select_sets`), at another budget and without the statistics.
+
+    Raises
+    ------
+    CraneError : the file is no Parquet file of scores, or lacks units
+    """
+    try:
+        table = read_frame(path)
+        ordered = table.sort_values(_COLUMNS[:-1], kind="stable")
+        scores: dict[str, dict[str, np.ndarray]] = {}
+        for (language, site), part in ordered.groupby(["language", "site"], sort=False):
+            shape = int(part["layer"].max()) + 1, int(part["index"].max()) + 1
+            if not np.array_equal(part[["layer", "index"]], np.argwhere(np.ones(shape, dtype=bool))):
+                raise ValueError(f"{language} lacks units at {site}")
+            scores.setdefault(str(language), {})[str(site)] = part["score"].to_numpy(dtype=float).reshape(shape)
+    except (KeyError, ValueError, OSError) as error:
+        raise CraneError(
+            f"{path}: has no scores of all units, as crane select --scores writes them ({error})"
+        ) from error
+    kinds = {site for sites in scores.values() for site in sites}
+    site = kinds.pop() if kinds in ({NEURON}, {HEAD}) else ""  # of rows
+    name = str(table.attrs.get("method", "scores"))
+    rule = Method(name, name, "", scores=lambda units: None, unit="neuron" if site else "row")
+    chosen = rule.choose({k: own[site] if site else own for k, own in scores.items()}, budget=budget, site=site)
+    origin = {key: value for key, value in table.attrs.items() if key in _ORIGIN}
+    return [
+        NeuronSet(
+            sites, {s: scores[k][s].shape[1] for s in sites}, method=name, budget=f"{budget:g}", language=k, **origin
+        )
+        for k, sites in chosen.items()
     ]
-    return sets, score_table(scores, sets, unit=unit)
 
 
 def score_table(scores: Any, sets: Sequence[NeuronSet], *, unit: str = NEURON) -> pd.DataFrame:
@@ -83,8 +122,13 @@ def _name(item: NeuronSet) -> str:
     return f"{item.method} {item.budget} {item.language}{draw}"
 
 
-def sets_for(path: Path, *, weights: str, tokenizer: str) -> list[NeuronSet]:
+def sets_for(
+    path: Path, *, weights: str, tokenizer: str, revision: str = "", other_model: bool = False
+) -> list[NeuronSet]:
     """Read sets, and check that they were selected on these weights and this tokenizer.
+
+    The commits (`revision`) decide where a set does not say its weights. With `other_model` a difference is only
+    told, on the error stream.
 
     Raises
     ------
@@ -92,11 +136,19 @@ def sets_for(path: Path, *, weights: str, tokenizer: str) -> list[NeuronSet]:
     """
     sets = read_neuron_sets(path)
     for item in sets:
+        made_for = item.notes.get("model") or item.model or item.revision
+        differs = ""
         if item.model and item.model != weights:
-            made_for = item.notes.get("model", item.model)
-            raise CraneError(f"{path}: was selected on {made_for}, whose weights differ from this model's")
-        if item.notes.get("tokenizer", tokenizer) != tokenizer:
-            raise CraneError(f"{path}: was selected with another tokenizer than this model's")
+            differs = f"was selected on {made_for}, whose weights (or --dtype) differ from this model's"
+        elif not item.model and item.revision and revision not in ("", item.revision):
+            differs = f"was selected on commit {item.revision} of the model, this one is {revision}"
+        elif item.tokenizer not in ("", tokenizer):
+            differs = "was selected with another tokenizer than this model's"
+        if differs and not other_model:
+            raise CraneError(f"{path}: {differs}; --other-model uses it nevertheless")
+        if differs:
+            print(f"note: {path}: {differs}; used nevertheless", file=sys.stderr)
+            break
     return sets
 
 

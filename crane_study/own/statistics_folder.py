@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,11 +109,25 @@ def write_statistics(
     return tokens
 
 
+def revision_of(model: PreTrainedModel) -> str:
+    """Commit of a model that was read from the hub's cache; empty for others."""
+    place = Path(model.config._name_or_path).absolute().as_posix()
+    found = re.search("/snapshots/([0-9a-f]{40})(?:/|$)", place)
+    return found[1] if found else ""
+
+
 def described(
-    *, model: str, weights: str, tokenizer: PreTrainedTokenizerBase, reading: PassSettings, corpora: dict[str, Any]
+    *,
+    model: str,
+    weights: str,
+    tokenizer: PreTrainedTokenizerBase,
+    reading: PassSettings,
+    corpora: dict[str, Any],
+    revision: str = "",
 ) -> dict[str, Any]:
-    """Describe what statistics are of: model and hash of its weights, tokenizer, texts (`Corpus.facts`), settings."""
+    """Describe what statistics are of: model, hash of weights, commit, tokenizer, texts (`Corpus.facts`), settings."""
     given = {"model": model, "weights": weights, "tokenizer": tokenizer_hash(tokenizer), "corpora": corpora}
+    given |= {"revision": revision} if revision else {}
     return {"schema": SCHEMA, **given, **vars(reading)}
 
 

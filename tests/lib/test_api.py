@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -17,6 +18,11 @@ def test_every_public_name_imports_and_another_is_refused():
         assert name in dir(crane_lib)
     with pytest.raises(AttributeError, match="crane_lib has no 'relevence'; it has METHODS, CraneError"):
         crane_lib.relevence  # noqa: B018
+
+
+def test_the_version_is_that_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert crane_lib.__version__ == project["version"]
 
 
 def test_imports_stay_small():

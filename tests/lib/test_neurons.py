@@ -38,6 +38,10 @@ def neuron_sets(draw):
         budget="0.1",
         language=draw(st.sampled_from(["en", "zh", "vi"])),
         random_seed=draw(st.integers(-1, 10)),
+        revision=draw(st.text(max_size=3)),
+        tokenizer=draw(st.text(max_size=3)),
+        corpus=draw(st.text(max_size=3)),
+        library=draw(st.text(max_size=3)),
         notes={"threshold": draw(st.floats(allow_nan=False, allow_infinity=False)), "text": "语"},
     )
 
@@ -108,8 +112,8 @@ def stored(folder, value):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"schema": "crane.neurons/0", "sets": []}, "(expected schema 'crane.neurons/1', saw 'crane.neurons/0')"),
-        ({"sets": []}, "is not a file of neuron sets (expected schema 'crane.neurons/1', saw None)"),
+        ({"schema": "crane.neurons/0", "sets": []}, "(expected schema 'crane.neurons/2', saw 'crane.neurons/0')"),
+        ({"sets": []}, "is not a file of neuron sets (expected schema 'crane.neurons/2', saw None)"),
         ([[1, 2]], "saw 'list')"),
         ("text", "saw 'str')"),
         ({"schema": SCHEMA}, "sets"),
@@ -137,6 +141,9 @@ def test_a_file_of_another_kind(tmp_path, value, words):
         entry(sites={"neuron": [[1], []], "gate": [[1]]}),
         entry(sites={"neuron": [[1], []], "gate": [[1], []]}),
         entry(widths={"neuron": "20"}),
+        entry(random_seed="1"),
+        entry(tokenizer=3),
+        entry(notes="text"),
         entry(sites=[[1], [2]]),
         "text",
         None,
@@ -146,6 +153,13 @@ def test_a_malformed_set_is_named(tmp_path, broken):
     path = stored(tmp_path, {"schema": SCHEMA, "sets": [entry(), broken]})
     with pytest.raises(CraneError, match=r"json: set 1 is malformed"):
         read_neuron_sets(path)
+
+
+def test_a_file_of_the_first_schema_is_read(tmp_path):
+    notes = {"model": "there/model", "tokenizer": "abc"}
+    (old,) = read_neuron_sets(stored(tmp_path, {"schema": "crane.neurons/1", "sets": [entry(notes=notes)]}))
+    assert (old.model, old.tokenizer, old.notes) == ("m", "abc", notes)
+    assert (old.revision, old.corpus, old.library) == ("", "", "")
 
 
 def test_all_sets_of_a_folder_whatever_the_order_of_their_indices(tmp_path):

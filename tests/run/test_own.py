@@ -2,22 +2,27 @@
 
 import json
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+import crane_lib
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
 from crane_lib.models import load_model
-from crane_lib.neurons import NeuronSet, read_neuron_sets
+from crane_lib.neurons import NeuronSet, read_neuron_sets, write_neuron_sets
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import token_ids
 from crane_study.own import named_methods
-from crane_study.own.statistics_folder import read_units
+from crane_study.own.harness_tasks import tasks_measure
+from crane_study.own.statistics_folder import read_units, revision_of
 from tests.run.program import SEVERAL, call, process
 from tests.run.small_run import make_run
-from tests.small import TEXTS, write_lines, write_model
+from tests.small import QUESTIONS, TEXTS, write_lines, write_model
 
 
 @pytest.fixture(scope="module")
@@ -283,16 +288,126 @@ def test_two_processes_share_the_passes_and_end_together(folder, tmp_path):
     assert (again.returncode, again.stdout.count("has these statistics already")) == (0, 1)
 
 
-def test_sets_of_another_model_are_refused(folder, tmp_path, complaint):
-    sets = tmp_path / "sets.json"
-    call("select", "--statistics", folder / "stats", "--budget", 0.2, "--out", sets)
-    other = write_model(tmp_path / "other", random_seed=7)
-    arguments = ["--model", other, "--sets", sets, *corpora(folder), "--out", tmp_path / "r.parquet"]
-    assert "whose weights differ from this model's" in complaint("evaluate", *arguments)
-    assert not (tmp_path / "r.parquet").exists()
+@pytest.fixture(scope="module")
+def selected(folder):
+    """Sets of a tenth of the neurons, and the scores of all."""
+    arguments = ["--statistics", folder / "stats", "--budget", 0.1, "--out", folder / "selected.json"]
+    assert call("select", *arguments, "--scores", folder / "selected.parquet").exit_code == 0
+    return folder / "selected.json"
 
 
-def test_relevance_is_of_a_study_or_of_texts(folder, complaint):
-    assert "give --profile for a study, or" in complaint("relevance")
-    assert "give --profile for a study, or" in complaint("relevance", "--profile", "mini", *corpora(folder))
-    assert "give --out" in complaint("relevance", "--model", folder / "model", *corpora(folder))
+def test_sets_say_what_they_were_selected_on(folder, selected):
+    info = json.loads((folder / "stats" / "statistics.json").read_text())
+    for item in read_neuron_sets(selected):
+        assert (item.model, item.tokenizer, item.revision) == (info["weights"], info["tokenizer"], "")
+        assert item.library == crane_lib.__version__
+        assert item.corpus == read_units(folder / "stats").corpus != ""
+        assert item.notes["model"] == str(folder / "model")
+
+
+def test_a_model_in_the_cache_of_the_hub_has_its_commit():
+    model = SimpleNamespace(config=SimpleNamespace(_name_or_path=f"/x/models--a--b/snapshots/{'0a' * 20}"))
+    assert revision_of(model) == "0a" * 20
+    model.config._name_or_path = "/x/snapshots/mine"
+    assert revision_of(model) == ""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ablate", "mask"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"model": "0" * 16},
+            "whose weights (or --dtype) differ from this model's; --other-model uses it nevertheless",
+        ),
+        ({"tokenizer": "0" * 64}, "was selected with another tokenizer than this model's"),
+        (
+            {"model": "", "revision": "a" * 40},
+            f"was selected on commit {'a' * 40} of the model, this one is {'b' * 40}",
+        ),
+    ],
+)
+def test_sets_of_another_model_are_refused_or_used_as_asked(
+    folder, selected, tmp_path, main, monkeypatch, command, change, words
+):
+    monkeypatch.setattr("crane_study.own.statistics_folder.revision_of", lambda model: "b" * 40)
+    sets, out = tmp_path / "sets.json", tmp_path / "out.csv"
+    write_neuron_sets(sets, [replace(item, **change) for item in read_neuron_sets(selected)])
+    arguments = ["--model", folder / "model", "--sets", sets, *corpora(folder), "--documents", 2, "--out", out]
+    arguments = [folder / "model", sets, out, "--language", "vi"] if command == "mask" else arguments
+    code, _said, told = main(command, *arguments)
+    assert (code, told.count("\n")) == (2, 1)
+    assert words in told
+    assert not out.exists()
+    code, _said, told = main(command, *arguments, "--other-model")
+    assert code == 0
+    assert told.startswith(f"note: {sets}: was selected ")
+    assert words.partition(";")[0] in told
+    assert told.count("\n") == 1
+    assert out.exists()
+
+
+def test_sets_of_another_shape_do_not_fit_however_asked(folder, tmp_path, complaint):
+    wide = NeuronSet({"neuron": [[30], []]}, {"neuron": 64}, method="m", budget="1", language="vi")
+    write_neuron_sets(tmp_path / "wide.json", [wide])
+    arguments = ["--model", folder / "model", "--sets", tmp_path / "wide.json", *corpora(folder), "--other-model"]
+    for command in ("evaluate", "ablate"):
+        said = complaint(command, *arguments, "--out", tmp_path / "out.csv")
+        assert "neuron of layer 0, index 30 is out of range for a width of 24" in said
+
+
+@pytest.mark.parametrize("method", ["contrast", "kurtosis"])
+def test_scores_choose_again_without_statistics(folder, tmp_path, method):
+    arguments = ["--statistics", folder / "stats", "--method", method]
+    call("select", *arguments, "--budget", 0.1, "--out", tmp_path / "a.json", "--scores", tmp_path / "a.parquet")
+    call("select", *arguments, "--budget", 0.3, "--out", tmp_path / "b.json")
+    again = call("select", "--scores-from", tmp_path / "a.parquet", "--budget", 0.3, "--out", tmp_path / "c.json")
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "c.json").read_text()) == json.loads((tmp_path / "b.json").read_text())
+
+
+def test_scores_that_lack_units_are_refused(selected, tmp_path, complaint):
+    pd.read_parquet(selected.with_suffix(".parquet")).iloc[1:].to_parquet(tmp_path / "cut.parquet")
+    said = complaint("select", "--scores-from", tmp_path / "cut.parquet", "--out", tmp_path / "x.json")
+    assert "en lacks units at neuron" in said
+
+
+def test_questions_and_tasks_are_measured_under_masks(folder, selected, tmp_path):
+    for language, asked in QUESTIONS.items():
+        write_lines(folder / f"q.{language}.jsonl", asked)
+    task = {
+        "task": "mills",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "q.en.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "question",
+        "doc_to_choice": "options",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}, {"metric": "mcc"}],
+    }
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mills.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    arguments = ["--model", folder / "model", "--sets", selected, "--out", tmp_path / "results.parquet"]
+    arguments += [part for k in QUESTIONS for part in ("--questions", f"{k}={folder / f'q.{k}.jsonl'}")]
+    found = call("evaluate", *arguments, "--tasks", "mills", "--include-path", tmp_path / "tasks", "--json")
+    assert found.exit_code == 0, found.output
+    frame = pd.read_parquet(tmp_path / "results.parquet")
+    counts = frame.groupby(["task", "language", "metric"]).size().to_dict()
+    each = {("questions", language, metric): 24 for language in ("en", "vi") for metric in ("accuracy", "margin")}
+    assert counts == each | {("mills", "", "acc"): 24, ("mills", "", "mcc"): 3}
+    # The same questions by the harness's own evaluator, which splits prompt and answer as ours does here.
+    places = frame.set_index(["method", "masked_language", "task", "language", "metric", "item"])["value"].sort_index()
+    model, tokenizer = load_model(folder / "model", device="cpu", dtype="auto")
+    measure = tasks_measure(model, tokenizer, ["mills"], folder=tmp_path / "tasks", batch_size=1)
+    (own,) = [item for item in read_neuron_sets(selected) if item.language == "vi"]
+    with masked(model, own):
+        expected = measure()
+    expected = expected[expected["metric"] == "acc"].set_index("item")["value"]
+    pd.testing.assert_series_equal(places["contrast", "vi", "mills", "", "acc"], expected)
+    assert places["contrast", "vi", "questions", "en", "accuracy"].tolist() == expected.tolist()
+    effects = pd.DataFrame(json.loads(found.output)["effects"]).set_index(["masked_language", "task", "metric"])
+    row = effects.loc["vi", "mills", "acc"]
+    assert row["unmasked"] + row["rise"] == pytest.approx(expected.mean())
+    assert row["low"] <= row["rise"] <= row["high"]
+    assert np.isnan(effects.loc["vi", "mills", "mcc"]["low"])
