@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from crane_lib.errors import CraneError
-from crane_run import own
+from crane_run import own, sharing
 from crane_run.steer import steer
 from crane_study.data.text_choice import CorpusOptions
 
@@ -657,7 +657,7 @@ def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
         yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else lambda _line: None)
 
 
-for command in (*own.COMMANDS, steer):
+for command in (*own.COMMANDS, *sharing.COMMANDS, steer):
     app.command()(command)
 
 

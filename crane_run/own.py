@@ -97,7 +97,7 @@ def relevance_of(
             close_folder(output, about)
             sizes = pd.DataFrame.from_dict(corpora, orient="index")[["documents", "tokens"]]
             sizes.insert(0, "language", [f"{key} ({language_name(key)})" for key in corpora])
-            _show(sizes, rows=len(corpora))
+            show_table(sizes, rows=len(corpora))
             typer.echo(f"{output}: statistics of {total // 2} documents; next: crane select --statistics {output}")
 
 
@@ -106,9 +106,7 @@ def select(
     statistics: Annotated[
         Path | None, typer.Option("--statistics", metavar="DIR", help="Folder that crane relevance wrote.")
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="A method's name, or file.py:name for your own (default: contrast).")
-    ] = "",
+    method: Annotated[str, typer.Option(help="A method's name, or file.py:name (default: contrast).")] = "",
     budget: Annotated[float, typer.Option(help="Share of the neurons that each set takes.")] = 0.01,
     unit: Unit = "neuron",
     scores: Annotated[
@@ -247,7 +245,7 @@ def evaluate(
         shown = effect_summary(table) if many else table
         shown = shown.assign(draw=shown["draw"].where(shown["draw"] >= 0, ""))
         empty = [name for name in ("draw", "language") if name in shown and (shown[name] == "").all()]
-        _show(shown.drop(columns=empty), rows=max(_SHOWN, len(tokens)))
+        show_table(shown.drop(columns=empty), rows=max(_SHOWN, len(tokens)))
         told = "rise: masked less unmasked (nll: nats per token)" + ("; --json: all" if many else "")
         typer.echo(f"{output}: every document and question; {told}")
 
@@ -330,7 +328,7 @@ def bench(
     if not as_json:
         columns = ["method", "damage", "languages", "worst", "worst_low", "worst_high"]
         at_one = found.summary[found.summary["damage"] == 1.0].sort_values("worst")
-        _show(at_one[columns])
+        show_table(at_one[columns])
         typer.echo(
             f"{output}: worst: rise of the worst other language (nats per token) where the masked one lost 1 nat"
         )
@@ -385,7 +383,7 @@ def ablate(
         found = single_effects(network, tokens, chosen, token_budget=token_budget, advance=bar.advance)
     write_frame(output, found)
     largest = found.sort_values("effect", ascending=False).groupby("language", sort=False).head(3)
-    _show(largest)
+    show_table(largest)
     typer.echo(f"{output}: {int(chosen.sum())} neurons in {len(tokens)} languages; the three largest of each above")
 
 
@@ -411,26 +409,6 @@ def report(
         raise CraneError(f"{page}: no browser could be started; open the file by hand")
 
 
-def compare(
-    first: Annotated[Path, typer.Argument(help="File of neuron sets.")],
-    second: Annotated[Path, typer.Argument(help="Another file of neuron sets, of a model of the same size.")],
-    as_json: Json = False,
-) -> None:
-    """Compare two files of neuron sets: neurons shared by every two sets, beside what chance gives.
-
-    Example: crane compare sets.json other.json
-    """
-    from crane_lib.neurons import read_neuron_sets
-    from crane_study.own.sets import overlap_table
-
-    table = overlap_table(read_neuron_sets(first), read_neuron_sets(second))
-    _say(as_json, {"overlaps": json.loads(table.to_json(orient="records"))})
-    if not as_json:
-        _show(
-            table[["first", "second", "count_a", "count_b", "shared", "share_of_a", "expected_share_of_a", "p_value"]]
-        )
-
-
 def doctor(as_json: Json = False) -> None:
     """Tell what this machine has: Python, packages, processor, memory, disk, GPUs, and which profiles could run.
 
@@ -438,64 +416,60 @@ def doctor(as_json: Json = False) -> None:
     """
     import platform
     import shutil
-    from importlib.metadata import PackageNotFoundError, version
+    import sys
 
     import psutil
 
+    from crane_lib import __version__
     from crane_lib.gguf_files import crane_cache
+    from crane_run.manifest import describe_commit, describe_locks, installed_version
     from crane_study import ROOT
+    from crane_study.hub import cache_folder
+    from crane_study.machine import describe_machine, granted_cores, granted_memory
+    from crane_study.profile import load_profile, profile_names
 
-    def installed(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "missing"
+    def free(path: Path) -> float:
+        return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free / 1e9
 
-    def free(path: Path) -> str:
-        while not path.exists():
-            path = path.parent
-        return f"{shutil.disk_usage(path).free / 1e9:.0f} GB free in {path}"
-
+    machine, commit, other = describe_machine(), describe_commit(), describe_locks()["differing"]
+    gpus = [f"{gpu['name']}, {gpu['memory_mib'] / 1024:.0f} GiB" for gpu in machine["gpus"]]
+    memory, gpu_memory = granted_memory() / 1e9, sum(gpu["memory_mib"] for gpu in machine["gpus"]) / 954
+    needs = {name: load_profile(name).needs for name in profile_names()}
+    fitting = [
+        name
+        for name, need in needs.items()
+        if need.memory_gb <= memory and need.disk_gb <= free(ROOT) and need.gpu_memory_gb <= gpu_memory
+    ]
+    names = ("torch", "transformers", "numpy", "lm-eval", "datasets", "huggingface-hub", "peft", "jupyterlab")
+    differing = ", ".join(f"{name} {seen['installed']} (locked: {seen['locked']})" for name, seen in other.items())
     found = {
-        "python": platform.python_version(),
-        **{name: installed(name) for name in ("torch", "transformers", "lm-eval", "datasets", "jupyterlab", "peft")},
-        "cores": str(len(psutil.Process().cpu_affinity() or [])),
-        "memory": f"{psutil.virtual_memory().available / 1e9:.1f} of {psutil.virtual_memory().total / 1e9:.1f} GB free",
-        "disk": free(ROOT),
-        "cache": free(crane_cache()),
-        "gpu": _gpus(),
-        "profiles": ", ".join(_fitting(psutil.virtual_memory().available)) + " (by memory; crane preflight says more)",
+        "crane": f"{__version__}, commit {(commit['commit'] or 'unknown')[:12]}"
+        + (", with uncommitted changes" if commit["uncommitted_changes"] else ""),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        **{name: installed_version(name) or "missing" for name in names},
+        "locks": f"other versions than locked: {differing}" if differing else "what is installed is as locked",
+        "system": machine["system"],
+        "processor": f"{machine['processor']}, {granted_cores()} cores",
+        "memory": f"{psutil.virtual_memory().available / 1e9:.1f} of {memory:.1f} GB free",
+        "gpu": "; ".join(gpus) + f", driver {machine['gpu_driver']}" if gpus else "none",
+        "cuda": f"{machine['cuda_runtime']} in torch" if machine["cuda_runtime"] else "none, torch is for CPUs",
+        **{
+            name: f"{free(path):.0f} GB free in {path}"
+            for name, path in (("disk", ROOT), ("cache", crane_cache()), ("hub cache", cache_folder()))
+        },
+        "hub": "offline (HF_HUB_OFFLINE)" if os.environ.get("HF_HUB_OFFLINE") else "as the network allows",
+        "token": "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set (gated models need one)",
+        "profiles": ", ".join(fitting) + " (by memory, disk and GPU)",
+        "not here": ", ".join(name for name in needs if name not in fitting) or "none",
     }
     _say(as_json, found)
     if not as_json:
         width = max(map(len, found))
         typer.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found.items()))
         typer.echo(
-            "crane preflight --profile NAME says whether a profile can run here; ./run_all.sh --list names them."
+            "crane preflight --profile NAME says what a profile lacks here; crane relevance --model M --corpus ... "
+            "needs no profile."
         )
-
-
-def _fitting(available: int) -> list[str]:
-    """Profiles whose memory is there, on a GPU only where there is one."""
-    from crane_study.profile import load_profile, profile_names
-
-    needs = {name: load_profile(name).needs for name in profile_names()}
-    gpus = _gpus() != "none"
-    return [
-        name for name, need in needs.items() if need.memory_gb * 1e9 <= available and (gpus or not need.gpu_memory_gb)
-    ]
-
-
-def _gpus() -> str:
-    """Names and memory of the GPUs, by NVIDIA's tool: torch would take seconds to load."""
-    import subprocess
-
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return "none"
-    return "; ".join(said.strip().splitlines()) or "none"
 
 
 def _read(
@@ -559,9 +533,10 @@ def _say(as_json: bool, value: dict[str, Any]) -> None:
         typer.echo(json.dumps(value, ensure_ascii=False))
 
 
-def _show(table: pd.DataFrame, *, rows: int = _SHOWN) -> None:
-    shown = table.head(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}")
+def show_table(table: pd.DataFrame, *, rows: int = _SHOWN, digits: int = 3) -> None:
+    """Print the first rows of a table."""
+    shown = table.head(rows).to_string(index=False, float_format=lambda value: f"{value:.{digits}f}", na_rep="-")
     typer.echo(shown + (f"\n... {len(table) - rows} rows more" if len(table) > rows else ""))
 
 
-COMMANDS = (select, evaluate, bench, ablate, compare, report, doctor)
+COMMANDS = (select, evaluate, bench, ablate, report, doctor)

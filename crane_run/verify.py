@@ -135,11 +135,7 @@ def _tables(folder: Path, rules: Reproduction) -> dict[str, ReferenceTable]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            frame = read_frame(path)
-        except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are of the first kind
-            raise CraneError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]})") from error
-        if table := _table(frame, name, rules):
+        if table := _table(read_frame(path), name, rules):
             found[name] = table
     return found
 

@@ -32,6 +32,9 @@ def read_frame(path: str | os.PathLike[str], *, texts: Iterable[str] = ()) -> pd
 
     if not Path(path).is_file():
         raise CraneError(f"{path}: no such file; run the section that makes it first")
-    if Path(path).suffix == ".parquet":
-        return pd.read_parquet(path)
-    return pd.read_csv(path, keep_default_na=False, na_values=["NaN"], dtype=dict.fromkeys(texts, "str"))
+    try:
+        if Path(path).suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, keep_default_na=False, na_values=["NaN"], dtype=dict.fromkeys(texts, "str"))
+    except ValueError as error:  # of which pandas' and Arrow's errors are a kind
+        raise CraneError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]})") from error

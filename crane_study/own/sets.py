@@ -63,7 +63,7 @@ def sets_of_scores(path: Path, budget: float) -> list[NeuronSet]:
             if not np.array_equal(part[["layer", "index"]], np.argwhere(np.ones(shape, dtype=bool))):
                 raise ValueError(f"{language} lacks units at {site}")
             scores.setdefault(str(language), {})[str(site)] = part["score"].to_numpy(dtype=float).reshape(shape)
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError) as error:
         raise CraneError(
             f"{path}: has no scores of all units, as crane select --scores writes them ({error})"
         ) from error
