@@ -71,7 +71,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise CraneError(f"{path}: no such file") from error
     except (ValueError, RecursionError) as error:  # also of bytes that are no text, or of very long numbers
         raise CraneError(f"{path}: is not JSON ({error})") from error

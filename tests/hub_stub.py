@@ -11,7 +11,7 @@ COMMIT = "c0" * 20
 
 
 class HubStub:
-    """Files by name, and every request: method, path, headers, body. `refuse` answers all with 403; `address` is its URL."""
+    """Files by name, and every request: method, path, headers, body. `refuse`: all are answered with 403."""
 
     def __init__(self):
         self.files, self.requests, self.refuse, self.address = {}, [], False, ""
