@@ -21,15 +21,9 @@ Compared = dict[str, pd.DataFrame]  # frames by name, the largest differences fi
 
 
 def compare_paths(first: Path, second: Path) -> Compared:
-    """Compare two paths of one kind.
+    """Compare two paths of one kind: ``overlaps`` of sets, ``effects`` of results, ``differences`` of runs.
 
-    Returns
-    -------
-    ``overlaps`` of neuron sets; ``effects`` of two results; ``differences`` and ``verdicts`` of two runs
-
-    Raises
-    ------
-    CraneError : the paths are of different kinds, or have nothing in common
+    Paths of different kinds, or with nothing in common, are a CraneError.
     """
     for path in (first, second):
         if not path.exists():

@@ -49,14 +49,8 @@ def tasks_measure(
 ) -> Measure:
     """Prepare tasks of lm-evaluation-harness: every metric of theirs, for each question where it is a mean over them.
 
-    Parameters
-    ----------
-    folder : task definitions of the user's own (YAML), beside those of the harness
-    limit : first questions of each task (0: all)
-
-    Raises
-    ------
-    CraneError : an unknown task, with the nearest known one, or one whose questions cannot be loaded
+    `folder` has task definitions of the user's own (YAML), `limit` is of the first questions of each task (0: all). An
+    unknown task, or one whose questions cannot be loaded, is a CraneError.
     """
     with quiet():
         loaded = _loaded(names, folder)

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 from huggingface_hub import errors
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, read_json, write_json, write_text
@@ -92,13 +92,8 @@ def _card(by_file: Mapping[str, list[NeuronSet]], repository: str, licence: str)
 def write_package(folder: Path, source: Path, *, repository: str, licence: str, model: str = "") -> list[str]:
     """Write what is pushed of a file of sets, or of a folder with sets, scores and IA3 adapters: a card, nothing else.
 
-    Parameters
-    ----------
-    model : its name for others, by default from the sets, without the folders of this machine
-
-    Returns
-    -------
-    names of the files
+    `model` is its name for others, by default that in the sets, without the folders of this machine. Returns the names
+    of the files.
     """
     by_file = _read_sets(source, model)
     with atomic(folder) as temporary:
@@ -138,18 +133,16 @@ def _one_line(repository: str, revision: str, token: str) -> Iterator[None]:
 def push(folder: Path, repository: str, *, private: bool) -> str:
     """Push a folder that `write_package` wrote; returns the address of the commit.
 
-    Older sets and adapters of the repository are removed. The token is that of the environment.
-
-    Raises
-    ------
-    CraneError : no token, or the hub refuses
+    Older sets and adapters of the repository are removed. The token is that of the environment; none, or one that the
+    hub refuses, is a CraneError.
     """
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token:
         raise CraneError(f"push: set {TOKEN_VARIABLE} to a token of the hub that may write; --dry-run DIR needs none")
     disable_progress_bars()
     with _one_line(repository, "main", token):
-        api, given = huggingface_hub.HfApi(token=token), {"repo_id": repository, "repo_type": "dataset"}
+        api = huggingface_hub.HfApi(token=token)
+        given: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset"}
         api.create_repo(**given, private=private, exist_ok=True)
         old = ["sets/*", "adapters/*"]
         done = api.upload_folder(**given, folder_path=folder, commit_message="Neuron sets", delete_patterns=old)
@@ -157,12 +150,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 
 
 def pull(name: str, folder: Path) -> dict[str, list[NeuronSet]]:
-    """Read a data set ``USER/NAME`` or ``USER/NAME@REVISION`` that `push` wrote into a new folder: sets by file.
-
-    Raises
-    ------
-    CraneError : the hub lacks it, it holds no sets, or the folder is not empty
-    """
+    """Read a data set ``USER/NAME`` or ``USER/NAME@REVISION`` that `push` wrote into a new folder: sets by file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CraneError(f"{folder}: is not empty; name a new folder")
     repository, _at, revision = name.partition("@")

@@ -102,7 +102,8 @@ def prepare(place, command):
         corpora = ["--corpus", "en=en.jsonl", "--corpus", "vi=vi.jsonl"]
         other_command(["relevance", "--model", "MODEL", *corpora, "--out", "stats"])
         for name in ("sets", "A", "B"):
-            other_command(["select", "--statistics", "stats", "--budget", "0.1", "--out", f"{name}.json"])
+            written = ["--out", f"{name}.json", "--scores", "scores.parquet"]
+            other_command(["select", "--statistics", "stats", "--budget", "0.1", *written])
 
 
 @pytest.mark.parametrize("command", [*starting("crane"), *starting(*LIBRARY)])
