@@ -506,7 +506,11 @@ def sets_of(
     from crane_study.own.sets import sets_for
     from crane_study.own.statistics_folder import revision_of, tokenizer_hash
 
-    given = {"tokenizer": tokenizer_hash(tokenizer), "revision": revision_of(network), "other_model": other_model}
+    given: dict[str, Any] = {
+        "tokenizer": tokenizer_hash(tokenizer),
+        "revision": revision_of(network),
+        "other_model": other_model,
+    }
     found = sets_for(path, weights=fingerprint_weights(network), **given)
     for item in found:
         item.check(network, source=str(path))

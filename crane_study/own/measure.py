@@ -71,7 +71,7 @@ def effect_table(found: pd.DataFrame) -> pd.DataFrame:
     for names, part in found[found["method"] != "none"].groupby(keys, sort=False):
         before = unmasked[names[4:]]
         rise, weight = part["value"].to_numpy() - before["value"].to_numpy(), before["weight"].to_numpy()
-        low = high = np.nan  # of one number there is no interval
+        low, high = np.full(2, np.nan)  # of one number there is no interval
         if len(rise) > 1:
             generator = np.random.default_rng(0)
             counts = np.concatenate(list(resample_counts(len(rise), _RESAMPLES, generator=generator)))

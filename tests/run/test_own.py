@@ -20,6 +20,7 @@ from crane_study.data.corpora import token_ids
 from crane_study.own import named_methods
 from crane_study.own.harness_tasks import tasks_measure
 from crane_study.own.statistics_folder import read_units, revision_of
+from crane_study.profile import profile_names
 from tests.run.program import SEVERAL, call, process
 from tests.run.small_run import make_run
 from tests.small import QUESTIONS, TEXTS, write_lines, write_model
@@ -216,10 +217,17 @@ def test_the_report_of_a_run_is_shown(tmp_path, complaint):
     assert "manifest.json" in complaint("report", tmp_path)
 
 
-def test_the_doctor_names_what_is_here():
-    found = json.loads(call("doctor", "--json").output)
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert {"torch", "transformers", "cores", "memory", "disk", "gpu"} <= set(found)
+def test_the_doctor_names_what_is_here_but_no_secret(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    said = call("doctor", "--json").output
+    found = json.loads(said)
+    assert found["python"] == f"{'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
+    assert {"torch", "transformers", "locks", "processor", "memory", "disk", "gpu", "cuda"} <= set(found)
+    assert found["crane"].startswith(crane_lib.__version__)
+    assert found["token"] == "HF_TOKEN is set"
+    assert "canary" not in said
+    every = {*found["profiles"].partition(" (")[0].split(", "), *found["not here"].split(", ")} - {"none"}
+    assert every == set(profile_names())
 
 
 @pytest.mark.parametrize(
