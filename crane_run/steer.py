@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crane_lib.errors import CraneError
-from crane_run.own import Device, Dtype, Json, Length, Model, Texts
+from crane_run.own import Device, Dtype, Json, Length, Model, OtherModel, check_outputs, sets_of
+from crane_study.data.text_choice import CorpusOptions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from crane_lib.neurons import NeuronSet
 
 _SHOWN = 300  # characters of an answer on the terminal
@@ -44,10 +44,13 @@ def steer(
     export: Annotated[
         Path | None, typer.Option("--export", metavar="FILE", help="Vectors to write: .pt, .safetensors or .gguf.")
     ] = None,
-    documents: Texts = 64,
+    documents: Annotated[
+        int, typer.Option("--documents", metavar="N", min=0, help="First N texts of each language (0: all).")
+    ] = 64,
     max_length: Length = 128,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    other_model: OtherModel = False,
     as_json: Json = False,
 ) -> None:
     """Steer a model towards a language, and show its answers without steering and at every strength.
@@ -69,16 +72,16 @@ def steer(
     _check_call(sets, corpus, strengths, export, bool(prompt) or prompts is not None)
     from crane_lib.models import load_model
     from crane_study.data.user_files import read_open_questions
-    from crane_study.own.corpus_files import encoded, named_files, read_corpora
+    from crane_study.own.corpus_files import encoded, named_sources, read_corpora
     from crane_study.own.steerers import steer_difference, steer_set, steered_answers
     from crane_study.progress import SOON, progress
 
-    files = named_files(corpus)
-    if files and language not in files:
-        raise CraneError(f"--language {language!r}: no --corpus has its texts; there are {', '.join(files)}")
-    texts = read_corpora(
-        files if sets is None else {k: path for k, path in files.items() if k == language}, first=documents
-    )
+    check_outputs(output, export)
+    sources = named_sources(corpus)
+    if sources and language not in sources:
+        raise CraneError(f"--language {language!r}: no --corpus has its texts; there are {', '.join(sources)}")
+    read = sources if sets is None else {k: source for k, source in sources.items() if k == language}
+    texts = read_corpora(read, CorpusOptions(documents=documents))
     asked = [*prompt, *(read_open_questions({language: prompts})["text"] if prompts is not None else [])]
     with progress(f"Loading {model}", delay=SOON):
         network, tokenizer = load_model(model, device=device, dtype=dtype)
@@ -87,7 +90,8 @@ def steer(
     tokens = encoded(texts, tokenizer, max_length=max_length)
     with progress("Mean activations", None, delay=SOON):
         if sets is not None:
-            steerer = steer_set(network, _set(sets, language, network, tokenizer), tokens.get(language, []))
+            chosen = _of_language(sets_of(sets, network, tokenizer, other_model=other_model), language, sets)
+            steerer = steer_set(network, chosen, tokens.get(language, []))
         else:
             steerer = steer_difference(network, tokens, language=language, layer=layer)
     said: dict[str, Any] = {"language": language, "by": steerer.kind}
@@ -129,13 +133,8 @@ def _check_call(sets: Path | None, corpus: list[str], strengths: list[float], ex
         )
 
 
-def _set(path: Path, language: str, network: Any, tokenizer: PreTrainedTokenizerBase) -> NeuronSet:
-    """Set of a language in a file, which was selected on this model."""
-    from crane_lib.relevance.corpus import fingerprint_weights
-    from crane_study.own.sets import sets_for
-    from crane_study.own.statistics_folder import tokenizer_hash
-
-    found = sets_for(path, weights=fingerprint_weights(network), tokenizer=tokenizer_hash(tokenizer))
+def _of_language(found: Sequence[NeuronSet], language: str, path: Path) -> NeuronSet:
+    """Set of a language among those of a file."""
     chosen = [item for item in found if item.language == language]
     if len(chosen) != 1:
         known = ", ".join(sorted({item.language for item in found}))
