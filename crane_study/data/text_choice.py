@@ -31,7 +31,7 @@ def _option(default: float, told: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
-    """Which texts of a corpus are taken; every field is an option of the commands that read texts."""
+    """Choice of texts; every field is an option of the commands that read texts."""
 
     skip: int = _option(0, "First texts of each language to leave out: those of the selection.", min=0)
     documents: int = _option(0, "First N texts of each language after those (0: all).", metavar="N", min=0)

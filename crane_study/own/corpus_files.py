@@ -86,7 +86,7 @@ class Corpus:
         return {**sizes, "sha256": texts_hash(self.texts), "left_out": counts, **pinned}
 
 
-def _named(pairs: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
+def _named(pairs: Sequence[str], option: str, *, hub: bool) -> Iterator[tuple[str, str]]:
     """Languages, in their usual letter case, and what is given for them."""
     seen: list[str] = []
     for pair in pairs:
@@ -96,7 +96,7 @@ def _named(pairs: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
         seen.append(language_key(given))
         if seen[-1] in seen[:-1]:
             raise CraneError(f"{option} {pair!r}: {seen[-1]} was given before; join its files into one")
-        if not name.startswith(_HUB) and not Path(name).is_file():
+        if not (hub and name.startswith(_HUB)) and not Path(name).is_file():
             raise CraneError(f"{option} {pair!r}: there is no file {name}")
         yield seen[-1], name
     check_different(seen)
@@ -110,12 +110,12 @@ def named_files(pairs: Sequence[str], *, option: str = "--corpus") -> dict[str, 
     CraneError : a pair without a language or a file, a misspelt code of a language, a language that comes twice, also
         as another code of the same, or no such file
     """
-    return {language: Path(name) for language, name in _named(pairs, option)}
+    return {language: Path(name) for language, name in _named(pairs, option, hub=False)}
 
 
 def named_sources(pairs: Sequence[str]) -> dict[str, Source]:
     """Read ``language=file`` pairs, and such of the hub: ``language=hf://...``; errors as of `named_files`."""
-    named = dict(_named(pairs, "--corpus"))
+    named = dict(_named(pairs, "--corpus", hub=True))
     return {k: HubTexts.named(name) if name.startswith(_HUB) else Path(name) for k, name in named.items()}
 
 
