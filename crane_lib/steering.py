@@ -45,8 +45,8 @@ def steered(
     """Change the activations h of a set's neurons at every token inside the block; the model leaves as it came.
 
     With `gain` h becomes gain * h (0 masks, more than 1 amplifies); with `add` it becomes h + strength * add, where
-    `add` (L, I) has a value for every neuron of the model, such as a language's mean activation.
-    The block is one of `masked`: neither can be nested in the other on one model.
+    `add` (L, I) has a value for every neuron of the model, such as a language's mean activation. The block is one of
+    `masked`: neither can be nested in the other on one model.
 
     Raises
     ------
@@ -73,10 +73,10 @@ def steered(
 def pushed(
     model: PreTrainedModel, vectors: Mapping[int, Tensor | np.ndarray], *, strength: float = 1.0
 ) -> Iterator[PreTrainedModel]:
-    """Add strength * vector (H,) to the output of each named decoder layer, at every token, inside the block.
+    """Add strength * vector (H,) to the output of each named decoder layer, counted from 0, at every token.
 
-    That is the residual stream between this layer and the next; layers are counted from 0. The model leaves as it
-    came. Blocks may be nested, also with `masked` and `steered`: what they add is summed.
+    That is the residual stream before the next layer. The model leaves as it came. Blocks may be nested, also with
+    `masked` and `steered`: what they add is summed.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a steered answer is worth: the language that it is in, and whether it is about its prompt."""
+"""Measures of a steered answer: the language that it is in, and whether it is about its prompt."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def retrieved(
     *,
     token_budget: int,
 ) -> np.ndarray:
-    """Whether the model in its current state gives an answer more probability after its own prompt than after others.
+    """Find answers to which the model as it is gives more probability after their own prompt than after others.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def retrieved(
 
 
 def fact_value(knowledge: KnowledgeBase, answer: str, asked: Mapping[str, Any]) -> float:
-    """Whether an answer names the expected one, in whichever language: 1, half if it names others too, else 0.
+    """Value an answer that names the expected one, in whichever language: 1, half if it names others too, else 0.
 
     `asked` has subject, answer_key and language of the question.
     """

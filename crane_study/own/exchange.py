@@ -167,8 +167,8 @@ def write_vectors(
     if path.suffix == ".gguf":
         if of_neurons and not family_of(model).additive:
             raise CraneError(
-                f"{path}: a layer of {model.config.model_type} does not add its MLP's output as it is, so no vector "
-                "between layers does what its neurons do; write .pt or .safetensors"
+                f"{path}: layers of {model.config.model_type} are not known to add the MLP's output as it is, so no "
+                "vector between layers does what neurons do; write .pt or .safetensors"
             )
         _write_control_vector(path, {n: v for n, v in outputs.items() if n}, hint=str(model.config.model_type))
         return "layer 0 is left out, llama.cpp cannot steer it" if 0 in outputs else ""

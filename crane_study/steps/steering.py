@@ -125,7 +125,7 @@ def _ways(
     means: dict[str, MeanActivations],
     settings: dict[str, Any],
 ) -> dict[str, dict[tuple[Any, ...], Entered]]:
-    """How to steer towards each language: the values of `WAY` and the block that steers so."""
+    """Ways to steer towards each language: the values of `WAY` and the block that steers so."""
     differences, layers = difference_of_means(means), next(iter(means.values())).layers.shape[0]
     ways: dict[str, dict[tuple[Any, ...], Entered]] = {language: {} for language in means}
     for language, own in ways.items():

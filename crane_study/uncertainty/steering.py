@@ -103,7 +103,7 @@ class Answered:
     def chosen(self, counts: np.ndarray, ways: np.ndarray) -> Means:
         """Means of both halves, each at the strength and layer that score best on the other  (B, P).
 
-        The choice is made for every wanted language anew, and in every resample. The score is the mean of the halves'
+        Every wanted language has its own choice, made again in every resample. The score is the mean of the halves'
         scores: that of their joint answers would profit from one half being weakly, the other strongly steered.
         """
         wanted = np.array([pair[1] for pair in self.pairs])
@@ -120,10 +120,13 @@ class Answered:
 
 
 def _summary(means: Means) -> dict[str, float]:
-    """Means over the pairs as measured, and the 95 % interval of the score over the resamples behind them."""
+    """Means over the pairs as measured, and 95 % intervals of two over the resamples behind them."""
     over = {name: values.mean(-1) for name, values in means._asdict().items()}
-    low, high = interval(over["score"][1:])
-    return {**{name: values[0] for name, values in over.items()}, "low": float(low), "high": float(high)}
+    ends = {name: interval(over[name][1:]) for name in ("both", "score")}
+    found = {name: float(values[0]) for name, values in over.items()}
+    for name, (low, high) in ends.items():
+        found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found
 
 
 def strengths(found: Answered, *, random_seed: int = 0) -> pd.DataFrame:

@@ -64,7 +64,8 @@ def test_every_strength_is_scored_over_all_prompts():
         assert (row.method, row.how, row.layer, row.strength) == way
         expected = np.mean([slow(found, way, a, b, range(PROMPTS)) for a, b in PAIRS], axis=0)
         np.testing.assert_allclose((row.forcing, row.relevance, row.both, row.score), expected)
-        assert row.low <= row.score <= row.high
+        assert row.score_low <= row.score <= row.score_high
+        assert row.both_low <= row.both <= row.both_high
 
 
 def test_strengths_are_chosen_on_the_other_half_for_each_wanted_language():
