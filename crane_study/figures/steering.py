@@ -46,9 +46,9 @@ def steering_strengths(table: pd.DataFrame, path: Path) -> str:
     return (
         "Steering towards another language than the prompt's, against its strength, means over all ordered pairs of "
         "languages. Above: harmonic mean of language forcing and relevance. Below: relevance of answers in the wanted "
-        "language, 0 of others; where only the upper line rises, some answers are in the language and other ones to the "
-        "point. Lines: 95 % bootstrap intervals over prompts. Dotted: the model as it is, asked in the wanted language; "
-        "grey: as it is, asked in the other one."
+        "language, 0 of others; where only the upper line rises, some answers are in the language and other ones to "
+        "the point. Lines: 95 % bootstrap intervals over prompts. Dotted: the model as it is, asked in the wanted "
+        "language; grey: as it is, asked in the other one."
     )
 
 
