@@ -10,7 +10,7 @@ import pytest
 
 from crane_study import ROOT
 
-LINES = {"crane_lib": 5_250, "crane_lib crane_study crane_run": 30_500}
+LINES = {"crane_lib": 5_300, "crane_lib crane_study crane_run": 31_000}
 # The same word names a topic in every folder: who knows a section knows its files.
 TOPICS = {
     "benchmarks",
