@@ -109,12 +109,12 @@ def test_methods_are_compared_at_matched_damage_and_a_second_start_measures_noth
 
 
 def test_attention_heads_are_selected_evaluated_and_compared(folder, tmp_path, complaint):
-    sets, scores = tmp_path / "heads.json", tmp_path / "scores.csv"
+    sets, scores = tmp_path / "heads.json", tmp_path / "scores.parquet"
     arguments = ["--statistics", folder / "stats", "--unit", "head", "--budget", 0.25, "--scores", scores]
     found = call("select", *arguments, "--out", sets)
     assert "25.00% of the heads: en 1, vi 1" in found.output
     model, _tokenizer = load_model(folder / "model", device="cpu", dtype="auto")
-    frame = pd.read_csv(scores)
+    frame = pd.read_parquet(scores)
     best = frame.loc[frame.groupby("language")["score"].idxmax()].set_index("language")
     assert (len(frame), set(frame["site"])) == (8, {"head"})
     for item in read_neuron_sets(sets):
@@ -364,9 +364,9 @@ def test_sets_of_another_shape_do_not_fit_however_asked(folder, tmp_path, compla
         assert "neuron of layer 0, index 30 is out of range for a width of 24" in said
 
 
-@pytest.mark.parametrize("method", ["contrast", "kurtosis"])
-def test_scores_choose_again_without_statistics(folder, tmp_path, method):
-    arguments = ["--statistics", folder / "stats", "--method", method]
+@pytest.mark.parametrize("how", [("--method", "contrast"), ("--method", "kurtosis"), ("--unit", "head")])
+def test_scores_choose_again_without_statistics(folder, tmp_path, how):
+    arguments = ["--statistics", folder / "stats", *how]
     call("select", *arguments, "--budget", 0.1, "--out", tmp_path / "a.json", "--scores", tmp_path / "a.parquet")
     call("select", *arguments, "--budget", 0.3, "--out", tmp_path / "b.json")
     again = call("select", "--scores-from", tmp_path / "a.parquet", "--budget", 0.3, "--out", tmp_path / "c.json")
