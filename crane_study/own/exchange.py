@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, write_json
 from crane_lib.neurons import NEURON, NeuronSet
+from crane_lib.relevance.experts import ExpertsPart
 from crane_lib.relevance.modules import family_of, parts_of
 from crane_study.paper.lape_list import load_tensors, read_lape_list
 from crane_study.uncertainty.overlap import as_neurons
@@ -160,8 +161,11 @@ def write_vectors(
     Raises
     ------
     CraneError : another ending; for GGUF also no vector but layer 0's, or vectors of neurons in a family whose layers
-        do not add the MLP's output as it is
+        do not add the MLP's output as it is; vectors of neurons of experts
     """
+    layers = parts_of(model).layers
+    if of_neurons and isinstance(layers[0].down, ExpertsPart):
+        raise CraneError(f"{path}: experts' neurons act only at tokens routed to them, so no one vector does the same")
     outputs = added_outputs(model, vectors) if of_neurons else dict(vectors)
     outputs = {number: (strength * vector).float().contiguous() for number, vector in sorted(outputs.items())}
     if path.suffix == ".gguf":
@@ -173,7 +177,6 @@ def write_vectors(
         _write_control_vector(path, {n: v for n, v in outputs.items() if n}, hint=str(model.config.model_type))
         return "layer 0 is left out, llama.cpp cannot steer it" if 0 in outputs else ""
     names = {module: name for name, module in model.base_model.named_modules()}
-    layers = parts_of(model).layers
     points = {names[layers[n].down if of_neurons else layers[n].module]: vector for n, vector in outputs.items()}
     with atomic(path) as temporary:
         if path.suffix == ".pt":
