@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -27,7 +28,8 @@ def steering_strengths(table: pd.DataFrame, path: Path) -> str:
     """Score and `both` (`strengths`) against strength: a column for each way to steer, a line per method and layer."""
     shown = [how for how in _PANELS if (table["how"] == how).any()]
     with drawing(path, width=7.2, height=4.6) as figure:
-        panels, handles = grid(figure, len(_ROWS) * len(shown), columns=len(shown), sharey=True), {}
+        panels = grid(figure, len(_ROWS) * len(shown), columns=len(shown), sharey=True)
+        handles: dict[str, Any] = {}
         for number, panel in enumerate(panels):
             value, how = list(_ROWS)[number // len(shown)], shown[number % len(shown)]
             _lines(panel, table[table["how"] == how], value)
