@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel
 
+from crane_lib.files import atomic
 from crane_lib.interventions import masked
 from crane_lib.neurons import NEURON, NeuronSet
 from crane_lib.nll import document_nll
@@ -61,8 +62,8 @@ class Judge:
         with masked(self._model, neurons):
             nll = self._nll()
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, nll)
+            with atomic(file) as temporary, temporary.open("wb") as stream:
+                np.save(stream, nll)
         return nll
 
     def curve(

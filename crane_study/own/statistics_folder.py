@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_json
+from crane_lib.files import atomic, read_json, write_json
 from crane_lib.neurons import NEURON
 from crane_lib.scores import ACTIVATIONS, GRADIENT, UnitScores, statistics_file
 
@@ -105,7 +105,8 @@ def write_statistics(
         if rank() == 0:
             given = {"token_budget": reading.token_budget, "skip": reading.skip_first_tokens}
             found_each = document_activations(network, own[:of_each], **given)
-            save_file(found_each, statistics_file(folder, ACTIVATIONS, language))
+            with atomic(statistics_file(folder, ACTIVATIONS, language)) as temporary:
+                save_file(found_each, temporary)
     return tokens
 
 
