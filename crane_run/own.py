@@ -490,7 +490,7 @@ def _read(
     return network, tokenizer, {language: one.facts(tokens[language]) for language, one in corpora.items()}, tokens
 
 
-def _load(model: str, **loading: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(model: str, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from crane_lib.models import load_model
     from crane_study.progress import SOON, progress
 
