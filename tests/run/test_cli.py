@@ -302,7 +302,7 @@ def test_mistakes_in_relevance(study, complaint):
 
 def neuron_set(language, *, random_seed=-1, width=24):
     sites = {"neuron": [np.array([1, 5 + random_seed]), np.array([0, 2, 4])]}
-    about = {"model": "m", "method": "lape", "language": language, "random_seed": random_seed}
+    about = {"method": "lape", "language": language, "random_seed": random_seed}
     return NeuronSet(sites=sites, widths={"neuron": width}, **about)
 
 
