@@ -38,7 +38,7 @@ def where_language_lives(table: pd.DataFrame, path: Path) -> str:
             panel.set_title(language_name(language))
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             panel.grid(axis="y")
-            panel.set_ylim(bottom=0)
+        panels[0].set_ylim(0, 106 * table[["relevance", "contrast"]].max(axis=None))
         label_outside(panels, across="Layer", up="Share (%)")
         handles = [*_unit_handles(), *(_line(name, style) for name, style in (("relevance", "-"), ("contrast", ":")))]
         legend_below(figure, handles=handles)
