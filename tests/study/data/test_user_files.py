@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import unicodedata
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -194,7 +195,7 @@ def read_one_language(path):
         *(
             (read_documents, f"a.txt{ending}", content, r"cannot be read|Compressed data ended")
             for ending, pack in (
-                (".gz", gzip.compress),
+                (".gz", partial(gzip.compress, mtime=0)),
                 (".bz2", bz2.compress),
                 (".xz", lzma.compress),
                 (".zst", zstandard),
