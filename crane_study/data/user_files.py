@@ -93,12 +93,21 @@ def _json_entries(data: bytes) -> Iterator[_Entry]:
             raise
         yield from _json_lines(data)
         return
+    whole = _contexts(whole)
     if isinstance(whole, dict) and whole and all(isinstance(values, list) for values in whole.values()):
         if len({len(values) for values in whole.values()}) > 1:
             raise ValueError(f"its lists differ in length ({', '.join(f'{n} {len(v)}' for n, v in whole.items())})")
         whole = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
     entries = whole if isinstance(whole, list) else [whole]
     yield from ((f"entry {number}", entry) for number, entry in enumerate(entries, start=1))
+
+
+def _contexts(whole: Any) -> Any:
+    """Paragraphs of a file that has the form of SQuAD, such as those of XQuAD; anything else as it is."""
+    try:
+        return [{"text": part["context"]} for article in whole["data"] for part in article["paragraphs"]]
+    except (KeyError, TypeError):
+        return whole
 
 
 def _csv_rows(data: bytes) -> Iterator[_Entry]:

@@ -283,3 +283,13 @@ def test_a_text_file_with_a_document_a_line_says_what_separates_them(tmp_path):
         read_corpora({"en": path})
     path.write_text("One.\n\nTwo.\n\nThree.\n")
     assert read_corpora({"en": path}) == {"en": ["One.", "Two.", "Three."]}
+
+
+def test_the_paragraphs_of_a_file_of_the_form_of_squad_are_texts(tmp_path):
+    paragraphs = [{"context": text, "qas": [{"id": text, "question": "?", "answers": []}]} for text in ("One", "Two")]
+    file = tmp_path / "xquad.en.json"
+    file.write_text(json.dumps({"data": [{"title": "a", "paragraphs": paragraphs}, {"paragraphs": paragraphs[:1]}]}))
+    assert read_documents(file) == ["One", "Two", "One"]
+    file.write_text(json.dumps({"data": [{"paragraphs": [{"qas": []}]}]}))
+    with pytest.raises(CraneError, match="entry 1"):
+        read_documents(file)
