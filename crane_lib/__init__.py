@@ -8,6 +8,8 @@ Names load their module when they are first used: `import crane_lib` imports nei
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crane_lib.version import VERSION
+
 if TYPE_CHECKING:
     from crane_lib.errors import CraneError
     from crane_lib.interventions import export_masked, masked
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from crane_lib.specificity import LangSpec, langspec
     from crane_lib.steering import difference_of_means, mean_activations, pushed, steered
 
-__version__ = "0.1.0"  # as in pyproject.toml
+__version__ = VERSION
 
 _HOME = {
     "errors": ["CraneError"],

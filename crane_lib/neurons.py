@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crane_lib import __version__
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
+from crane_lib.version import VERSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +51,7 @@ class NeuronSet:
     revision: str = ""
     tokenizer: str = ""
     corpus: str = ""
-    library: str = __version__
+    library: str = VERSION
 
     @property
     def layers(self) -> int:

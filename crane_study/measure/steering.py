@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from crane_lib.errors import CraneError
-from crane_study.measure.generation import answer_nll
 from crane_study.measure.judge_offline import KnowledgeBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NONE, ASKED = "unsteered", "asked"  # the model as it is, asked in another and in the wanted language
 RIVAL = "difference_of_means"
@@ -68,6 +69,8 @@ def retrieved(
     -------
     (answers,) 1 where the first prompt gives the answer the lowest NLL of all, else 0
     """
+    from crane_study.measure.generation import answer_nll  # here, so that tables and figures start without torch
+
     pairs = [(tuple(p), tuple(own)) for own, prompts in zip(answers, candidates, strict=True) for p in prompts]
     distinct = list(dict.fromkeys(pairs))
     values = answer_nll(model, [p for p, _own in distinct], [own for _p, own in distinct], token_budget=token_budget)

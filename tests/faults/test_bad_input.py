@@ -26,6 +26,7 @@ from crane_lib.models import check_model_directory
 from crane_lib.neurons import NeuronSet, read_neuron_sets, write_neuron_sets
 from crane_lib.relevance.moments import Moments
 from crane_lib.relevance.statistics import Statistics, read_header
+from crane_lib.relevance.taps import SITES
 from crane_lib.weights import weight_bytes
 from crane_study.data.user_files import read_documents, read_open_questions, read_questions
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge, Judging, parse_judging
@@ -375,10 +376,10 @@ def test_directories_of_models(model, data):
 
 @pytest.fixture(scope="module")
 def statistics(folder):
-    moments = {site: Moments((2, 3)) for site in ("neuron", "abs_neuron", "gate", "up", "down")}
+    moments = {site: Moments((2, 3)) for site in SITES}
     for found in moments.values():
         found.update(torch.randn(4, 2, 3, dtype=torch.float64))
-    sums = [torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), torch.ones(2, 3)]
+    sums = [torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3)]
     Statistics(moments, *sums, tokens=9, provenance={"model": "m"}).save(folder / "whole.safetensors")
     return folder / "whole.safetensors"
 

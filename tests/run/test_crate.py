@@ -76,7 +76,7 @@ def test_a_changed_or_unfinished_run_and_a_folder_that_is_there_are_refused(run,
     with pytest.raises(CraneError, match="there: is there already; name a new folder"):
         write_crate(run, tmp_path / "there")
     part = make_run(tmp_path / "part", sections=["00"])
-    with pytest.raises(CraneError, match="is not finished: 10 sections were never run"):
+    with pytest.raises(CraneError, match="is not finished: 11 sections were never run"):
         write_crate(part, tmp_path / "crate")
     write_text(run / "report.md", "other")
     with pytest.raises(CraneError, match=r"report.md: was changed after the run.*; crane verify says more"):

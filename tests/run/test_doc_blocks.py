@@ -78,7 +78,8 @@ def folder(place, monkeypatch):  # noqa: F811
     for language, texts in TEXTS.items():
         write_lines(place / f"{language}.jsonl", [{"text": text} for text in texts])
     some = NeuronSet(sites={"neuron": [[0], [1]]}, widths={"neuron": 24}, method="contrast", language="vi")
-    write_neuron_sets(place / "contrast@0.1.json", [some])
+    for name in ("contrast@0.1.json", "sets.json"):
+        write_neuron_sets(place / name, [some])
     monkeypatch.syspath_prepend(str(place))
     yield place
     for path in place.glob("*.py"):  # those of a page, which its code may have imported

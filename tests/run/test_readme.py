@@ -98,6 +98,7 @@ def test_studies(place, command, monkeypatch):
 def prepare(place, command):
     """Make what an earlier command of the page would have made."""
     write_lines(place / "en.jsonl", [{"text": text} for text in TEXTS["en"]])
+    (place / "prompts.txt").write_text("The river\nOver the bridge\n")
     if "--statistics" in command or ".json" in command.replace(".jsonl", ""):
         corpora = ["--corpus", "en=en.jsonl", "--corpus", "vi=vi.jsonl"]
         other_command(["relevance", "--model", "MODEL", *corpora, "--out", "stats"])
@@ -109,7 +110,7 @@ def prepare(place, command):
 @pytest.mark.parametrize("command", [*starting("crane"), *starting(*LIBRARY)])
 def test_the_other_commands(place, command):
     prepare(place, command)
-    other_command(command.removeprefix(" ".join(LIBRARY)).removeprefix("crane").split())
+    other_command(shlex.split(command.removeprefix(" ".join(LIBRARY)).removeprefix("crane")))
 
 
 @pytest.mark.parametrize("command", starting("./run_tests.sh"))

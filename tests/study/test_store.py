@@ -234,9 +234,9 @@ def test_a_failure_is_tried_once_per_start_and_key(tmp_path, monkeypatch):
     said = []
     for start in ("one", "two"):
         monkeypatch.setenv("CRANE_START", start)
-        fail(tmp_path, "the loss became nan\nin abc")
+        fail(tmp_path, "the loss became nan in abc")
         for _section in range(2):
-            fail(tmp_path, "the loss became nan", say=said.append)
+            fail(tmp_path, "the loss became nan in abc", say=said.append)
         assert names(tmp_path) == [".text.failed"]
     assert calls == ["tried"] * 2
     assert set(said) == {"text: failed in another section, not tried again in this start"}
@@ -246,7 +246,7 @@ def test_a_failure_is_tried_once_per_start_and_key(tmp_path, monkeypatch):
     fail(tmp_path, "no xyz", "xyz")
     assert len(calls) == 4
     forget(tmp_path)
-    fail(tmp_path, "the loss became nan\nin abc")
+    fail(tmp_path, "the loss became nan in abc")
     assert names(tmp_path) == []  # without a start nothing is recorded
 
 

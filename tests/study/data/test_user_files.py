@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_study.data.text_choice import choose_texts
+from crane_study.data.text_choice import CorpusOptions, choose_texts
 from crane_study.data.user_files import (
     OPEN_COLUMNS,
     read_documents,
@@ -279,10 +279,12 @@ def test_a_mistake_in_a_file_is_named(tmp_path, read, name, content, message):
 def test_a_text_file_with_a_document_a_line_says_what_separates_them(tmp_path):
     path = tmp_path / "en.txt"
     path.write_text("One.\nTwo.\nThree.\n")
-    with pytest.raises(CraneError, match=r"has 1 texts; .*; blank lines separate documents in a \.txt file \(`sed G"):
-        read_corpora({"en": path})
+    with pytest.raises(
+        CraneError, match=r"of 1 texts 1 are taken; .*; blank lines separate documents in a \.txt file \(`sed G"
+    ):
+        read_corpora({"en": path}, CorpusOptions())
     path.write_text("One.\n\nTwo.\n\nThree.\n")
-    assert read_corpora({"en": path}) == {"en": ["One.", "Two.", "Three."]}
+    assert read_corpora({"en": path}, CorpusOptions())["en"].texts == ["One.", "Two.", "Three."]
 
 
 def test_the_paragraphs_of_a_file_of_the_form_of_squad_are_texts(tmp_path):
