@@ -115,3 +115,10 @@ def write_study(folder: Path, *, texts=None, name="small", chat=False, questions
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def write_model_and_texts(root):
+    """Write a tiny model, ``model``, and texts in two languages, ``en.jsonl`` and ``vi.jsonl``."""
+    write_model(root / "model")
+    for language, texts in TEXTS.items():
+        write_lines(root / f"{language}.jsonl", [{"text": text} for text in texts])

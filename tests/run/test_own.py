@@ -23,16 +23,14 @@ from crane_study.own.statistics_folder import read_units, revision_of
 from crane_study.profile import profile_names
 from tests.run.program import SEVERAL, call, process
 from tests.run.small_run import make_run
-from tests.small import QUESTIONS, TEXTS, write_lines, write_model
+from tests.small import QUESTIONS, TEXTS, write_lines, write_model_and_texts
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model, texts in two languages, their statistics over the first 20 texts, and a method."""
     root = tmp_path_factory.mktemp("own")
-    write_model(root / "model")
-    for language, texts in TEXTS.items():
-        write_lines(root / f"{language}.jsonl", [{"text": text} for text in texts])
+    write_model_and_texts(root)
     (root / "mine.py").write_text("def mine_by_output(units):\n    return units.output\n", encoding="utf-8")
     found = call("relevance", "--model", root / "model", *corpora(root), "--out", root / "stats", "--documents", 20)
     assert found.exit_code == 0, found.output

@@ -10,16 +10,14 @@ from crane_lib.neurons import read_neuron_sets
 from crane_lib.steering import steered
 from crane_study.measure.generation import greedy_answers
 from tests.run.program import call
-from tests.small import TEXTS, write_lines, write_model
+from tests.small import TEXTS, write_model_and_texts
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model, texts in two languages, sets and prompts."""
     root = tmp_path_factory.mktemp("steer")
-    write_model(root / "model")
-    for language, texts in TEXTS.items():
-        write_lines(root / f"{language}.jsonl", [{"text": text} for text in texts])
+    write_model_and_texts(root)
     corpora = [part for k in TEXTS for part in ("--corpus", f"{k}={root / k}.jsonl")]
     for arguments in (
         ("relevance", "--model", root / "model", *corpora, "--out", root / "stats", "--documents", 10),
