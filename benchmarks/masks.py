@@ -20,10 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmarks.measurement import Measurement, alternate, machine_facts, ratio, run_command, timed, times
 from crane_lib.files import write_json, write_text
 from crane_lib.interventions import masked
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_run import rehearsal
 from crane_study.frames import write_frame
+from crane_study.loading.models import load_model
 from crane_study.measure.questions import Harness, write_tasks
 from crane_study.profile import EmbeddedSource, load_profile
 

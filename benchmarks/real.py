@@ -20,13 +20,13 @@ from benchmarks.masks import random_masks, under
 from benchmarks.measurement import Measurement, alternate, machine_facts, peak_memory, ratio, run_command, times
 from benchmarks.workloads import RANDOM_SEED
 from crane_lib.batches import pad_batch, rope_section, token_batches
-from crane_lib.models import load_model
 from crane_lib.nll import document_nll
 from crane_lib.relevance import stream_statistics
 from crane_lib.scores import unit_means
 from crane_lib.selection import normalized_contrast, select_top
 from crane_study.data.corpora import token_ids
 from crane_study.data.user_files import read_documents
+from crane_study.loading.models import load_model
 from crane_study.profile import HubSource, load_profile
 
 PASSES, EVALUATION = "bare forward passes and loss", "NLL under masks"

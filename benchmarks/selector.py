@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 from benchmarks.measurement import machine_facts, run_command
 from crane_lib.errors import CraneError
 from crane_lib.files import write_json
-from crane_lib.models import load_model
 from crane_lib.relevance.corpus import stream_statistics
 from crane_lib.relevance.statistics import Statistics
 from crane_lib.rivals import average_precision
 from crane_lib.selection import Scores, lape_scores, normalized_contrast, top
 from crane_study.data.xquad import HALVES, json_file, read_xquad
 from crane_study.frames import write_frame
+from crane_study.loading.models import load_model
 from crane_study.own.judge import Judge
 from crane_study.steps.activations import document_activations
 from crane_study.steps.gates import GateOptions, learned_gates

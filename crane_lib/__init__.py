@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from crane_lib.errors import CraneError
     from crane_lib.interventions import export_masked, masked
     from crane_lib.methods import METHODS, Method, register
-    from crane_lib.models import load_model
     from crane_lib.neurons import NeuronSet, read_neuron_sets, write_neuron_sets
     from crane_lib.nll import document_nll
     from crane_lib.relevance.corpus import stream_statistics
@@ -33,7 +32,6 @@ _HOME = {
     "errors": ["CraneError"],
     "interventions": ["export_masked", "masked"],
     "methods": ["METHODS", "Method", "register"],
-    "models": ["load_model"],
     "neurons": ["NeuronSet", "read_neuron_sets", "write_neuron_sets"],
     "nll": ["document_nll"],
     "relevance.corpus": ["stream_statistics"],
@@ -60,7 +58,6 @@ __all__ = [
     "document_relevance",
     "export_masked",
     "langspec",
-    "load_model",
     "masked",
     "mean_activations",
     "normalized_contrast",

@@ -1,4 +1,4 @@
-"""Several processes that share one piece of work, started by torchrun: ranks, barriers, and the end of orphans.
+"""Several processes that share one piece of work, started by torchrun: ranks and barriers.
 
 Only small messages are sent between processes; results are files. So gloo serves GPUs as well as CPUs, and a process
 may use one device or several.
@@ -7,14 +7,11 @@ may use one device or several.
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import psutil
 import torch
 from torch import distributed
 
@@ -22,8 +19,6 @@ from crane_lib.errors import CraneError
 
 # A process may wait while another one trains a model; one that dies is noticed at once, by its connection.
 PATIENCE = timedelta(days=14)
-INTERVAL = 1.0  # seconds between looks at watched processes
-ORPHANED = 3  # exit code of a process that ends because a watched one has ended
 
 
 class OtherProcessEnded(CraneError):
@@ -95,26 +90,3 @@ def share(value: Any) -> Any:
     except RuntimeError as error:
         raise OtherProcessEnded("another process of this run has ended; start again to continue") from error
     return box[0]
-
-
-def end_with(*numbers: int) -> None:
-    """End this process as soon as one of the processes with these numbers has ended, from a thread of its own."""
-    try:
-        watched = [psutil.Process(number) for number in numbers]
-    except psutil.NoSuchProcess:
-        os._exit(ORPHANED)
-    threading.Thread(target=_watch, args=(watched,), daemon=True).start()
-
-
-def _watch(watched: list[psutil.Process]) -> None:
-    while all(_lives(process) for process in watched):
-        time.sleep(INTERVAL)
-    os._exit(ORPHANED)  # not by an exception: the main thread may be inside a computation or wait for others
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Return whether a process runs; not a later one with its number, and not a zombie."""
-    try:
-        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

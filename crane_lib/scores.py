@@ -180,19 +180,3 @@ class UnitScores:
             NeuronSet(sites, {site: self.widths[site] for site in sites}, language=language, **labels)
             for language, sites in chosen.items()
         ]
-
-    def of_one_language(self) -> dict[str, dict[str, np.ndarray]]:
-        """Scores of a neuron that use one language only: name -> language -> (L, I)."""
-        kurtosis = {}  # the larger of the rows that make a neuron's activation; rows that never varied are lowest
-        for language, sites in self.kurtosis.items():
-            rows = np.stack([sites[site] for site in row_sites(sites) if site != "down"])
-            kurtosis[language] = np.where(np.isnan(rows), -np.inf, rows).max(axis=0)
-        return {
-            "relevance": self.neuron,
-            "absolute_relevance": self.absolute,
-            "gradient_x_activation": self.gradient,
-            "share_of_firing_tokens": self.firing,
-            "magnitude": self.magnitude,
-            "output": self.output,
-            "kurtosis": kurtosis,
-        }

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crane_lib.errors import CraneError
 
@@ -37,22 +35,6 @@ def text_settings(model: Any) -> Any:
     """Configuration of the language model, also where it is part of a model that reads more than text."""
     config = getattr(model, "config", None)
     return getattr(config, "text_config", None) or config
-
-
-def text_model(whole: PreTrainedModel, path: Any) -> PreTrainedModel:
-    """Language model in a model that also reads pictures, with the same modules; `path` is where it was loaded from."""
-    config: Any = text_settings(whole)
-    warnings.warn(f"model {path}: reads more than text; only its language model is used", stacklevel=3)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    config.architectures = [type(model).__name__]
-    inner: Any = whole.base_model
-    setattr(model, model.base_model_prefix, inner.language_model)
-    model.set_output_embeddings(whole.get_output_embeddings())
-    model.generation_config, model.name_or_path = whole.generation_config, str(path)
-    if hasattr(whole, "hf_device_map"):
-        model.hf_device_map = whole.hf_device_map
-    return model.eval()
 
 
 def _is_lora(layer: Any) -> bool:

@@ -486,8 +486,8 @@ def mask(
     crane mask models/llama-2-7b sets.json adapter --language vi --as ia3
     """
     from crane_lib.interventions import export_masked
-    from crane_lib.models import load_model
     from crane_lib.neurons import read_neuron_sets
+    from crane_study.loading.models import load_model
     from crane_study.progress import SOON, progress
 
     _check_one_of("--as", kind, ["checkpoint", "ia3"])
@@ -537,11 +537,11 @@ def statistics(
     Examples: crane statistics models/llama-2-7b vi.jsonl vi.safetensors --dtype bfloat16;
     on two GPUs: torchrun --nproc-per-node 2 -m crane_run.cli statistics models/llama-2-7b vi.jsonl vi.safetensors
     """
-    from crane_lib.models import load_model
     from crane_lib.parallel import barrier, processes, rank
     from crane_lib.relevance import stream_statistics
     from crane_study.data.corpora import token_ids
     from crane_study.data.user_files import read_documents
+    from crane_study.loading.models import load_model
     from crane_study.progress import SOON, advancing, progress
 
     _check_one_of("--objective", objective, ["gold_logit", "log_probability"])

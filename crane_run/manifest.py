@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256, write_json
-from crane_lib.gguf_files import ORIGIN, is_gguf
 from crane_study import ROOT
 from crane_study.fetch import fetched_directory
 from crane_study.hub import is_local
+from crane_study.loading.gguf_files import ORIGIN, is_gguf
 from crane_study.machine import describe_machine
 from crane_study.profile import EmbeddedSource, HubModel, LocalSource, Profile
 from crane_study.store import RECORD, Store

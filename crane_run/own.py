@@ -421,10 +421,10 @@ def doctor(as_json: Json = False) -> None:
     import psutil
 
     from crane_lib import __version__
-    from crane_lib.gguf_files import crane_cache
     from crane_run.manifest import describe_commit, describe_locks, installed_version
     from crane_study import ROOT
     from crane_study.hub import cache_folder
+    from crane_study.loading.gguf_files import crane_cache
     from crane_study.machine import describe_machine, granted_cores, granted_memory
     from crane_study.profile import load_profile, profile_names
 
@@ -491,7 +491,7 @@ def _read(
 
 
 def _load(model: str, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from crane_lib.models import load_model
+    from crane_study.loading.models import load_model
     from crane_study.progress import SOON, progress
 
     with progress(f"Loading {model}", delay=SOON):

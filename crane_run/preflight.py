@@ -12,13 +12,13 @@ from pathlib import Path
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
-from crane_lib.models import MAP, check_model_directory
-from crane_lib.weights import weight_bytes
 from crane_run.schedule import disk_free, existing
 from crane_study import hub
 from crane_study.data.user_files import read_open_questions
 from crane_study.data.xquad import locate_xquad
 from crane_study.fetch import fetched_directory
+from crane_study.loading.models import MAP, check_model_directory
+from crane_study.loading.weights import weight_bytes
 from crane_study.machine import granted_memory
 from crane_study.measure.benchmarks import BENCHMARKS, read_task
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge

@@ -70,8 +70,8 @@ def steer(
     """
     strengths = list(strength) or ([2.0, 5.0] if sets is not None and not corpus else [1.0, 2.0])
     _check_call(sets, corpus, strengths, export, bool(prompt) or prompts is not None)
-    from crane_lib.models import load_model
     from crane_study.data.user_files import read_open_questions
+    from crane_study.loading.models import load_model
     from crane_study.own.corpus_files import encoded, named_sources, read_corpora
     from crane_study.own.steerers import steer_difference, steer_set, steered_answers
     from crane_study.progress import SOON, progress

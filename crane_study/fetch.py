@@ -20,8 +20,8 @@ from filelock import FileLock
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
-from crane_lib.gguf_files import CACHE_VARIABLE, as_directory, converted_directory, crane_cache
 from crane_study import ROOT
+from crane_study.loading.gguf_files import CACHE_VARIABLE, as_directory, converted_directory, crane_cache
 from crane_study.progress import ProgressTask, advancing, progress
 
 TERMS_FOLDER = "terms"  # in the model's directory: the notices of the first package

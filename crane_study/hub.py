@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from crane_lib.errors import CraneError
-from crane_lib.weights import check_config, check_settings
+from crane_study.loading.weights import check_config, check_settings
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _OLD_WEIGHTS = ("*.bin",)  # only without safetensors: a repository may hold both
@@ -28,7 +28,7 @@ def is_local(name: str) -> bool:
 
 
 def _check(folder: Path) -> None:
-    from crane_lib.models import check_model_directory  # loads torch, which most commands do without
+    from crane_study.loading.models import check_model_directory  # loads torch, which most commands do without
 
     check_model_directory(folder)
 
@@ -126,7 +126,7 @@ def cached_model(name: str, *, revision: str) -> bool:
 
 
 def check_cached_settings(name: str, *, revision: str) -> None:
-    """Check the settings of a model of which the cache has a part or all, as `crane_lib.weights` does."""
+    """Check the settings of a model of which the cache has a part or all, as `crane_study.loading.weights` does."""
     with suppress(OSError, ValueError):
         check_settings(_snapshot(name, revision=revision, local_files_only=True))
 

@@ -20,7 +20,7 @@ class Loading:
 
     def load(self, model: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Load model and tokenizer from the folder of a stage or a Hugging Face directory."""
-        from crane_lib.models import load_model, model_directory
+        from crane_study.loading.models import load_model, model_directory
 
         return load_model(model_directory(model), **asdict(self))
 

@@ -23,8 +23,8 @@ from crane_study.data.xquad import SUBJECT as XQUAD
 from crane_study.data.xquad import content_key, locate_xquad, make_xquad_corpus
 from crane_study.fingerprints import Hashes
 from crane_study.frames import read_frame
-from crane_study.given_models import check_chat_tokenizer, given_directory
 from crane_study.labels import BENCHMARK_LABELS, name_languages
+from crane_study.loading.given_models import check_chat_tokenizer, given_directory
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge, missing_judgings
 from crane_study.measure.steering import language_detector

@@ -26,10 +26,10 @@ from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, read_json, write_json
-from crane_lib.models import load_model, pick_device
 from crane_lib.precision import InDouble, compute_in_double
 from crane_study.data.documents import read_conversations
 from crane_study.frames import write_frame
+from crane_study.loading.models import load_model, pick_device
 from crane_study.locks import locked
 from crane_study.machine import all_threads, on_all_threads, processor_name
 from crane_study.options import Loading

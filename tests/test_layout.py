@@ -10,7 +10,7 @@ import pytest
 
 from crane_study import ROOT
 
-LINES = {"crane_lib": 5_300, "crane_lib crane_study crane_run": 31_000}
+LINES = {"crane_lib": 4_500, "crane_lib crane_study crane_run": 31_000}
 # The same word names a topic in every folder: who knows a section knows its files.
 TOPICS = {
     "benchmarks",
@@ -32,7 +32,7 @@ TOPICS = {
     "steering",
     "transfer",
 }
-TOPIC_FOLDERS = {"crane_lib", "data", "figures", "measure", "steps", "tables", "uncertainty"}
+TOPIC_FOLDERS = {"crane_lib", "data", "figures", "loading", "measure", "steps", "tables", "uncertainty"}
 MOST_PARAMETERS = 8
 TYPER_COMMANDS = tuple(f"crane_run/{name}.py" for name in ("cli", "own", "steer"))  # each parameter is an option
 DRAWING_LIBRARIES = {"seaborn", "crane_study.figures.style", "crane_study.figures.panels"}

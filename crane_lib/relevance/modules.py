@@ -14,7 +14,6 @@ from transformers.pytorch_utils import Conv1D
 from crane_lib.errors import CraneError
 from crane_lib.relevance.experts import ExpertsPart, experts_of
 from crane_lib.relevance.families import FAMILIES, NORMS, QUOTIENTS, Family, Layout
-from crane_lib.weights import check_config
 from crane_lib.wrappers import causal_model, check_plain, is_adapter, linear_weight, text_settings
 
 _LINEAR = (nn.Linear, Conv1D, nn.Embedding, nn.Dropout, nn.Identity)  # the ordinary gradient is their rule
@@ -135,7 +134,10 @@ def parts_of(model: nn.Module) -> ModelParts:
     family, config = family_of(model), text_settings(model)
     whole: Any = model.config
     if getattr(whole, "quantization_config", None):
-        check_config(whole.to_dict(), type(model).__name__)
+        raise CraneError(
+            f"{type(model).__name__}: its weights are quantised (quantization_config in its configuration), and "
+            "relevance and masks need plain ones; load the checkpoint that it was made from, without quantisation"
+        )
     if config is not whole:
         warnings.warn(f"{type(model).__name__} reads more than text; only its language model is used", stacklevel=1)
 

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json
-from crane_lib.models import load_model, model_directory
 from crane_lib.neurons import NeuronSet, read_all_sets
 from crane_lib.relevance import Statistics
 from crane_lib.scores import UnitScores, load_statistics
 from crane_run.inspect.lab import PROFILE_VARIABLE
 from crane_study.frames import read_frame
+from crane_study.loading.models import load_model, model_directory
 from crane_study.profile import Profile, artifacts_root, load_profile
 from crane_study.store import RECORD
 from crane_study.study import Study

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, write_json
 from crane_lib.parallel import rank
-from crane_lib.tokenization import check_round_trip, encode
 from crane_study.data import wordings
 from crane_study.data.cldr import LANGUAGES, collect_facts
 from crane_study.data.documents import (
@@ -39,6 +38,7 @@ from crane_study.data.text_choice import CorpusOptions, choose_texts
 from crane_study.data.user_files import SEPARATED, read_questions, read_texts, split_name
 from crane_study.frames import write_frame
 from crane_study.hub import absent, gated, naming_mistakes
+from crane_study.loading.tokenization import check_round_trip, encode
 from crane_study.profile import Knowledge
 from crane_study.progress import progress
 

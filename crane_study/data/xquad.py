@@ -17,13 +17,13 @@ import pandas as pd
 
 from crane_lib.errors import CraneError
 from crane_lib.files import fingerprint, read_json, sha256, write_json, write_text
-from crane_lib.gguf_files import crane_cache
 from crane_study import hub
 from crane_study.data import wordings
 from crane_study.data.corpora import make_embedded_corpus
 from crane_study.data.documents import DOCUMENT_COLUMNS, write_lines
 from crane_study.data.user_files import read_questions
 from crane_study.frames import write_frame
+from crane_study.loading.gguf_files import crane_cache
 from crane_study.profile import XQuad
 
 DATASET = "google/xquad"

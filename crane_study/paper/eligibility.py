@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from crane_lib.files import read_json
-from crane_lib.models import model_directory
+from crane_study.loading.models import model_directory
 from crane_study.paper.published import TASK_OF_LANGUAGE
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, write_json
-from crane_lib.parallel import end_with, rank, world
+from crane_lib.parallel import rank, world
 from crane_lib.relevance import Statistics, document_relevance, fingerprint_weights, stream_statistics
 from crane_lib.relevance.corpus import SHARD_BATCHES, SHARDS
 from crane_lib.relevance.hooks import HookSet
@@ -35,6 +35,7 @@ from crane_study import ROOT
 from crane_study.data.corpora import tokenized
 from crane_study.data.partitions import COUNT, THIRDS, third
 from crane_study.options import PassOptions
+from crane_study.orphans import end_with
 from crane_study.progress import advancing, progress
 
 _EXAMPLES = 2  # documents per language whose relevance is kept token by token

@@ -7,6 +7,7 @@ import pandas as pd
 
 from crane_lib.neurons import NeuronSet
 from crane_lib.scores import UnitScores
+from crane_lib.selection import row_sites
 from crane_study.frames import read_frame
 from crane_study.steps.ground_truth import neuron_sets
 from crane_study.study import Study
@@ -29,6 +30,23 @@ def unit_scores(study: Study) -> UnitScores:
         languages=study.languages,
         documents=documents.folder if documents else None,
     )
+
+
+def of_one_language(scores: UnitScores) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of a neuron that use one language only: name -> language -> (L, I)."""
+    kurtosis = {}  # the larger of the rows that make a neuron's activation; rows that never varied are lowest
+    for language, sites in scores.kurtosis.items():
+        rows = np.stack([sites[site] for site in row_sites(sites) if site != "down"])
+        kurtosis[language] = np.where(np.isnan(rows), -np.inf, rows).max(axis=0)
+    return {
+        "relevance": scores.neuron,
+        "absolute_relevance": scores.absolute,
+        "gradient_x_activation": scores.gradient,
+        "share_of_firing_tokens": scores.firing,
+        "magnitude": scores.magnitude,
+        "output": scores.output,
+        "kurtosis": kurtosis,
+    }
 
 
 def relevance_and_effect(effects: Effects, scores: UnitScores) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoConfig
 
-from crane_lib.models import model_directory
 from crane_study.frames import read_frame
 from crane_study.labels import ordered_languages
+from crane_study.loading.models import model_directory
 from crane_study.store import Stage
 
 

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 
 from crane_lib.errors import CraneError
 from crane_lib.files import write_json
-from crane_lib.gguf_files import check_gguf
-from crane_lib.models import check_model_directory
 from crane_lib.neurons import NeuronSet, read_neuron_sets, write_neuron_sets
 from crane_lib.relevance.moments import Moments
 from crane_lib.relevance.statistics import Statistics, read_header
 from crane_lib.relevance.taps import SITES
-from crane_lib.weights import weight_bytes
 from crane_study.data.user_files import read_documents, read_open_questions, read_questions
+from crane_study.loading.gguf_files import check_gguf
+from crane_study.loading.models import check_model_directory
+from crane_study.loading.weights import weight_bytes
 from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge, Judging, parse_judging
 from crane_study.own.exchange import read_kinit
 from crane_study.paper.lape_list import read_lape_list

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from crane_lib.errors import CraneError
-from crane_lib.gguf_files import check_gguf
-from crane_lib.models import load_model
-from crane_lib.weights import tensor_types
 from crane_run.report import write_reports
 from crane_study import fetch
 from crane_study.data.user_files import read_documents
 from crane_study.fetch import PackagedModel, Part
+from crane_study.loading.gguf_files import check_gguf
+from crane_study.loading.models import load_model
+from crane_study.loading.weights import tensor_types
 from crane_study.measure.generation import chat_prompt
 from crane_study.own.exchange import read_kinit
 from crane_study.paper.lape_list import read_lape_list

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from crane_lib.models import load_model
 from crane_lib.nll import document_nll
 from crane_lib.precision import InDouble, compute_in_double, widened
+from crane_study.loading.models import load_model
 from crane_study.measure.generation import answer_nll
 from crane_study.measure.likelihoods import Requests
 from crane_study.profile import Training

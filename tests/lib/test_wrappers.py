@@ -12,12 +12,12 @@ from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGe
 from crane_lib.ablation import ablation_effects
 from crane_lib.errors import CraneError
 from crane_lib.interventions import export_masked, masked
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
 from crane_lib.precision import InDouble
 from crane_lib.relevance import document_relevance, parts_of, relevance_rules, stream_statistics
 from crane_lib.relevance.corpus import fingerprint_weights
+from crane_study.loading.models import load_model
 from tests.lib.relevance.tiny import distance, documents, hook_count, padded, tiny_model
 from tests.small import small_tokenizer
 
@@ -264,5 +264,5 @@ def test_quantised_weights_in_a_model_are_refused_in_one_line(layer, name):
         document_relevance(model, BATCH, MASK)
     model = tiny_model()
     model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    with pytest.raises(CraneError, match=r"^model LlamaForCausalLM: its weights are quantised \(gptq"):
+    with pytest.raises(CraneError, match=r"^LlamaForCausalLM: its weights are quantised \(quant"):
         parts_of(model)

@@ -12,7 +12,6 @@ import torch
 from crane_lib import interventions
 from crane_lib.errors import CraneError
 from crane_lib.interventions import export_masked, masked
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_lib.parallel import OtherProcessEnded
 from crane_lib.relevance import Statistics, stream_statistics
@@ -21,6 +20,7 @@ from crane_run import schedule as estimate
 from crane_run.runner import Run
 from crane_run.sections import all_sections
 from crane_study import progress
+from crane_study.loading.models import load_model
 from crane_study.profile import profile_names
 from crane_study.study import Study
 from tests.run.program import CRANE, SEVERAL, call, process

@@ -13,10 +13,10 @@ import yaml
 import crane_lib
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet, read_neuron_sets, write_neuron_sets
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import token_ids
+from crane_study.loading.models import load_model
 from crane_study.own import named_methods
 from crane_study.own.harness_tasks import tasks_measure
 from crane_study.own.statistics_folder import read_units, revision_of

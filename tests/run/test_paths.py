@@ -9,11 +9,12 @@ import pytest
 
 import crane_lib
 import crane_lib.relevance
-from crane_lib import NeuronSet, export_masked, load_model, read_neuron_sets, stream_statistics, write_neuron_sets
+from crane_lib import NeuronSet, export_masked, read_neuron_sets, stream_statistics, write_neuron_sets
 from crane_lib.relevance import Statistics
 from crane_lib.scores import statistics_file
 from crane_run.inspect.run import open_run
 from crane_study.data.user_files import read_documents, read_questions
+from crane_study.loading.models import load_model
 from crane_study.profile import load_profile
 from crane_study.study import Study
 from tests.small import write_study

@@ -5,9 +5,9 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from crane_lib.models import load_model
 from crane_lib.neurons import read_neuron_sets
 from crane_lib.steering import steered
+from crane_study.loading.models import load_model
 from crane_study.measure.generation import greedy_answers
 from tests.run.program import call
 from tests.small import TEXTS, write_model_and_texts

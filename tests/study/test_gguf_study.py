@@ -5,9 +5,9 @@ import yaml
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from crane_lib.gguf_files import as_directory
 from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_run.cli import app
+from crane_study.loading.gguf_files import as_directory
 from crane_study.study import Study
 from tests.gguf_model import write_gguf
 from tests.small import write_study

@@ -8,9 +8,9 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from crane_lib.errors import CraneError
-from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets
 from crane_study.frames import read_frame
+from crane_study.loading.models import load_model
 from crane_study.measure.rows import langspec_of
 from crane_study.profile import load_profile
 from crane_study.study import Study

@@ -7,13 +7,13 @@ import yaml
 from typer.testing import CliRunner
 
 from crane_lib import document_relevance, masked
-from crane_lib.models import load_model
 from crane_lib.neurons import read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.relevance import parts_of
 from crane_run.cli import app
 from crane_study.data.xquad import read_language
 from crane_study.fetch import fetched_directory
+from crane_study.loading.models import load_model
 from crane_study.profile import CONFIGS
 from crane_study.study import Study
 from tests.lib.relevance.slow import slow_pass

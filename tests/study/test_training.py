@@ -4,9 +4,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from crane_lib.errors import CraneError
-from crane_lib.models import load_model
 from crane_study.data.documents import write_conversations
 from crane_study.frames import read_frame
+from crane_study.loading.models import load_model
 from crane_study.options import Loading
 from crane_study.profile import Architecture, Training
 from crane_study.training import (

@@ -8,11 +8,11 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import export_masked, masked
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.relevance import Family, document_relevance, parts_of, stream_statistics
 from crane_lib.relevance.families import FAMILIES
 from crane_lib.relevance.hooks import HookSet
+from crane_study.loading.models import load_model
 from tests.lib.relevance.tiny import distance, documents, hook_count, padded, tiny_model
 from tests.small import small_tokenizer
 

@@ -13,8 +13,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from crane_lib.errors import CraneError
-from crane_lib.models import load_model
 from crane_run import rehearsal as made_up
+from crane_study.loading.models import load_model
 from crane_study.measure.benchmarks import BENCHMARKS, make_benchmarks, read_benchmark, write_benchmark_tasks
 from crane_study.measure.questions import Harness
 from tests.small import write_lines

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
+from crane_study.loading.models import load_model
 from crane_study.measure.questions import Harness, write_tasks
 from tests.small import small_model, write_lines, write_model
 from tests.study.measure.test_likelihoods import slow_log_likelihood

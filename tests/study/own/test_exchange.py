@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.relevance.families import FAMILIES
 from crane_lib.relevance.modules import parts_of
 from crane_lib.steering import pushed
+from crane_study.loading.models import load_model
 from crane_study.own.exchange import read_kinit, write_ia3, write_lape_list, write_vectors
 from crane_study.own.steerers import steer_difference, steer_set
 from crane_study.paper.lape_list import read_lape_list

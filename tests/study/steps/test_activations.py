@@ -8,9 +8,9 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.methods import METHODS, neuron_scores
-from crane_lib.models import load_model
 from crane_lib.relevance import document_relevance
 from crane_lib.scores import UnitScores
+from crane_study.loading.models import load_model
 from crane_study.steps.activations import (
     document_activations,
     document_slopes,

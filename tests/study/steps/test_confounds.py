@@ -10,12 +10,12 @@ import torch
 
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
-from crane_lib.models import load_model
 from crane_lib.nll import document_nll
 from crane_lib.relevance.hooks import HookSet
 from crane_lib.relevance.modules import parts_of
 from crane_study.data.corpora import make_local_corpus, tokenized
 from crane_study.data.partitions import make_partitions
+from crane_study.loading.models import load_model
 from crane_study.steps.confounds import (
     GUESSING,
     Compared,

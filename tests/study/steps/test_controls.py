@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets
 from crane_lib.nll import document_nll
 from crane_study.data.corpora import sample, tokenized
 from crane_study.frames import read_frame
+from crane_study.loading.models import load_model
 from crane_study.options import MaskChoice
 from crane_study.steps import masks
 from crane_study.steps.controls import make_control_nlu, make_control_perplexity, make_control_sets

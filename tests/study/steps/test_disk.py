@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from crane_lib import load_model, stream_statistics
+from crane_lib import stream_statistics
 from crane_lib.relevance import Statistics
 from crane_lib.relevance import corpus as stream
 from crane_lib.relevance.moments import TENSORS
+from crane_study.loading.models import load_model
 from crane_study.profile import load_profile
 from crane_study.steps.relevance import Passes, most_files
 from tests.small import PASSES, TEXTS, write_model

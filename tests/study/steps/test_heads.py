@@ -10,13 +10,13 @@ import torch
 from crane_lib.errors import CraneError
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
 from crane_lib.relevance.modules import parts_of
 from crane_lib.scores import UnitScores, load_statistics
 from crane_study import figures
 from crane_study.data.corpora import make_local_corpus, tokenized
+from crane_study.loading.models import load_model
 from crane_study.steps.heads import counts_of_doses, make_heads, unit_shares
 from crane_study.steps.relevance import make_relevance
 from crane_study.tables import heads as tables

@@ -14,13 +14,13 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
 from crane_lib.methods import METHODS, PUBLISHED, TOP_ROWS
-from crane_lib.models import load_model
 from crane_lib.neurons import read_all_sets, read_neuron_sets
 from crane_lib.nll import document_nll
 from crane_lib.relevance import document_relevance
 from crane_lib.scores import check_same_model, load_statistics, unit_means
 from crane_study.data.corpora import make_local_corpus, tokenized
 from crane_study.frames import read_frame
+from crane_study.loading.models import load_model
 from crane_study.measure.rows import COLUMNS
 from crane_study.options import MaskChoice
 from crane_study.steps.masks import make_nlu, make_perplexity, make_unmasked_nlu

@@ -12,11 +12,11 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json
 from crane_lib.interventions import masked
 from crane_lib.methods import TOP_ROWS
-from crane_lib.models import load_model
 from crane_lib.neurons import read_neuron_sets
 from crane_run.sections import NOTEBOOKS
 from crane_study.data.corpora import make_embedded_corpus
 from crane_study.frames import read_frame
+from crane_study.loading.models import load_model
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
 from crane_study.measure.judge_endpoint import KEY, MODEL, URL
 from crane_study.measure.rows import COLUMNS

@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from crane_lib.methods import METHODS
-from crane_lib.models import load_model
 from crane_lib.scores import UnitScores
 from crane_lib.steering import difference_of_means, mean_activations, pushed, steered
 from crane_study.data.corpora import tokenized
 from crane_study.frames import read_frame
+from crane_study.loading.models import load_model
 from crane_study.measure.generation import greedy_answers
 from crane_study.measure.steering import ASKED, GAIN, MEAN, NONE, PUSH, RIVAL, chance_corrected, retrieved
 from crane_study.steps.steering import RANDOM, first_sentence_of

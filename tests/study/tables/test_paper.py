@@ -8,8 +8,8 @@ import torch
 
 from crane_lib.errors import CraneError
 from crane_lib.methods import TOP_ROWS
-from crane_lib.models import load_model
 from crane_lib.specificity import langspec
+from crane_study.loading.models import load_model
 from crane_study.measure.rows import langspec_rows
 from crane_study.paper.claims import NOT_RUN
 from crane_study.paper.lape_list import compare_with_list

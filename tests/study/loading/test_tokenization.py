@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import export_masked
-from crane_lib.models import load_model
 from crane_lib.neurons import NeuronSet
 from crane_lib.nll import document_nll
 from crane_lib.relevance import stream_statistics
-from crane_lib.tokenization import check_round_trip, encode, load_tokenizer
 from crane_study.data.corpora import token_ids
+from crane_study.loading.models import load_model
+from crane_study.loading.tokenization import check_round_trip, encode, load_tokenizer
 from crane_study.measure.generation import chat_prompt, greedy_answers
 from tests.small import TEXTS, small_model, small_tokenizer, write_model
 

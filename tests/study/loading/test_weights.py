@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from crane_lib.errors import CraneError
 from crane_lib.interventions import export_masked
-from crane_lib.models import check_model_directory, load_model
 from crane_lib.neurons import NeuronSet
-from crane_lib.weights import check_config, stored_dtype, tensor_types
+from crane_study.loading.models import check_model_directory, load_model
+from crane_study.loading.weights import check_config, stored_dtype, tensor_types
 from tests.small import small_model
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -8,11 +8,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from crane_lib import gguf_files
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256
-from crane_lib.gguf_files import as_directory, check_gguf, converted_directory
-from crane_lib.models import check_model_directory, load_model
+from crane_study.loading import gguf_files
+from crane_study.loading.gguf_files import as_directory, check_gguf, converted_directory
+from crane_study.loading.models import check_model_directory, load_model
 from tests.gguf_model import write_gguf
 
 SENTENCES = ["the river runs past old mills", "con sông chảy qua cầu đá xám", "河流经过一座石桥", "a ☃ nobody listed"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from crane_lib.errors import CraneError
-from crane_lib.gguf_files import as_directory
-from crane_lib.models import check_model_directory, check_same_vocabulary
 from crane_study.fetch import fetched_directory
 from crane_study.hub import model_directory_of
+from crane_study.loading.gguf_files import as_directory
+from crane_study.loading.models import check_model_directory, check_same_vocabulary
 from crane_study.profile import EmbeddedSource, HubModel, Profile
 
 

@@ -10,9 +10,10 @@ from accelerate import dispatch_model
 from accelerate.hooks import remove_hook_from_submodules
 from safetensors.torch import load_file, save_file
 
-from crane_lib import models
 from crane_lib.errors import CraneError
-from crane_lib.models import (
+from crane_lib.relevance import document_relevance
+from crane_study.loading import models
+from crane_study.loading.models import (
     check_placement,
     check_same_vocabulary,
     check_tokenizer,
@@ -20,7 +21,6 @@ from crane_lib.models import (
     model_directory,
     pick_device,
 )
-from crane_lib.relevance import document_relevance
 from tests.lib.relevance.tiny import hook_count
 from tests.small import TEXTS, small_model, small_tokenizer
 

@@ -15,12 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from transformers.utils import logging as transformers_logging
 
 from crane_lib.errors import CraneError
-from crane_lib.gguf_files import as_directory, check_gguf, is_gguf
 from crane_lib.precision import compute_in_double
 from crane_lib.relevance.families import FAMILIES
-from crane_lib.tokenization import load_tokenizer
-from crane_lib.weights import check_settings, check_weights, stored_dtype, weight_bytes
-from crane_lib.wrappers import text_model, text_settings
+from crane_lib.wrappers import text_settings
+from crane_study.loading.gguf_files import as_directory, check_gguf, is_gguf
+from crane_study.loading.tokenization import load_tokenizer
+from crane_study.loading.weights import check_settings, check_weights, stored_dtype, weight_bytes
 
 MAP = "map"  # the device name that spreads a model over all GPUs
 
@@ -100,7 +100,7 @@ def load_model(
         raise CraneError(f"model {path}: cannot be loaded ({type(error).__name__}: {_one_line(error)})") from error
     _check_found(found, path)
     if config.model_type in FAMILIES and text_settings(model) is not model.config:
-        model = text_model(model, path)
+        model = _text_model(model, path)
     check_tokenizer(tokenizer, model, path)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         tokenizer.pad_token = tokenizer.eos_token
@@ -113,6 +113,22 @@ def load_model(
         model = model.to(place)
     check_finite(model, path)
     return model.eval(), tokenizer
+
+
+def _text_model(whole: PreTrainedModel, path: Any) -> PreTrainedModel:
+    """Language model in a model that also reads pictures, with the same modules; `path` is where it was loaded from."""
+    config: Any = text_settings(whole)
+    warnings.warn(f"model {path}: reads more than text; only its language model is used", stacklevel=3)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(model).__name__]
+    inner: Any = whole.base_model
+    setattr(model, model.base_model_prefix, inner.language_model)
+    model.set_output_embeddings(whole.get_output_embeddings())
+    model.generation_config, model.name_or_path = whole.generation_config, str(path)
+    if hasattr(whole, "hf_device_map"):
+        model.hf_device_map = whole.hf_device_map
+    return model.eval()
 
 
 def _check_found(found: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Reading models and tokenizers from files: directories, GGUF files, packages, the hub."""
