@@ -2,29 +2,33 @@
 
 import base64
 import json
+import re
 import threading
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlparse
 
 COMMIT = "c0" * 20
 
 
 class HubStub:
-    """Files by name, and every request: method, path, headers, body. `refuse`: all are answered with 403."""
+    """One data set and every request: method, path, headers, body. `refuse`: all are answered with 403."""
 
-    def __init__(self):
-        self.files, self.requests, self.refuse, self.address = {}, [], False, ""
+    def __init__(self, name, files):
+        self.name, self.files = name, files
+        self.requests, self.refuse, self.address = [], False, ""
 
     def answer(self, method, path, body):
         """Status and content of the answer to a request."""
         if self.refuse:
             return 403, {"error": "Forbidden"}
-        if "/resolve/" in path:
-            name = path.split("/resolve/")[1].partition("/")[2]
-            return (200, self.files[name]) if name in self.files else (404, {})
+        about = path.partition(f"datasets/{self.name}")[2]
+        if "/resolve/" in about:
+            name = about.split("/resolve/")[1].partition("/")[2]
+            return (200, self.files[name]) if name in self.files else (404, "EntryNotFound")
         if path.endswith("/api/repos/create"):
-            return 200, {"url": f"{self.address}/datasets/me/neurons"}
+            return 200, {"url": f"{self.address}/datasets/{self.name}"}
         if "/preupload/" in path:
             asked = json.loads(body)["files"]
             return 200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}
@@ -34,13 +38,16 @@ class HubStub:
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
                 if line["key"] == "deletedFile":
                     del self.files[line["value"]["path"]]
-            return 200, {"commitUrl": f"{self.address}/datasets/me/neurons/commit/{COMMIT}", "commitOid": COMMIT}
-        if "/tree/" in path:
-            entries = [{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in self.files.items()]
-            return 200, entries
-        if "/api/datasets/" in path:
+            return 200, {"commitUrl": f"{self.address}/datasets/{self.name}/commit/{COMMIT}", "commitOid": COMMIT}
+        if "/tree/" in about:
+            under = about.split("/tree/")[1].partition("/")[2]
+            found = {name: data for name, data in self.files.items() if name.startswith(under)}
+            return 200, [{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in found.items()]
+        if re.fullmatch(rf"(/revision/(main|{COMMIT}))?", about) and path.startswith("/api/datasets/" + self.name):
             siblings = [{"rfilename": name} for name in self.files]
-            return 200, {"id": "me/neurons", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+            return 200, {"id": self.name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+        if path.startswith("/api/datasets/") and method in ("GET", "HEAD"):
+            return 404, "RevisionNotFound" if about else "RepoNotFound"
         return 200, {"errors": [], "warnings": []}
 
     def bodies(self, pattern):
@@ -49,18 +56,21 @@ class HubStub:
 
 
 @contextmanager
-def hub_stub():
-    """A stub at an address."""
-    stub = HubStub()
+def hub_stub(name, files=None):
+    """A stub at an address, with one data set of these files."""
+    stub = HubStub(name, dict(files or {}))
 
     class Handler(BaseHTTPRequestHandler):
         def respond(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            path = self.path.partition("?")[0]
+            path = unquote(urlparse(self.path).path)
             stub.requests.append((self.command, path, dict(self.headers), body))
             status, content = stub.answer(self.command, path, body)
-            data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
+            if isinstance(content, str):
+                self.send_header("X-Error-Code", content)
+                content = {}
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_header("Content-Length", str(len(data)))
             self.send_header("ETag", f'"{len(data)}-{hash(data) & 0xFFFF}"')
             self.send_header("X-Repo-Commit", COMMIT)
@@ -81,3 +91,19 @@ def hub_stub():
     finally:
         server.shutdown()
         server.server_close()
+
+
+def asked_from_here(stub, monkeypatch, cache):
+    """Let the hub's libraries in this process, which have read their settings, ask the stub."""
+    import datasets
+    from huggingface_hub import constants
+
+    for where, name, value in (
+        (constants, "ENDPOINT", stub.address),
+        (constants, "HUGGINGFACE_CO_URL_TEMPLATE", stub.address + "/{repo_id}/resolve/{revision}/{filename}"),
+        (constants, "HF_HUB_CACHE", str(cache)),
+        (constants, "HF_HUB_OFFLINE", False),
+        (datasets.config, "HF_ENDPOINT", stub.address),
+        (datasets.config, "HF_HUB_OFFLINE", False),
+    ):
+        monkeypatch.setattr(where, name, value)

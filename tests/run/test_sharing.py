@@ -86,7 +86,7 @@ def test_what_would_be_pushed_is_written_with_a_card(sets_folder, tmp_path):
 
 
 def test_sets_are_pushed_and_pulled_and_the_token_stands_nowhere(sets_folder, tmp_path):
-    with hub_stub() as hub:
+    with hub_stub("me/neurons") as hub:
         settings = {
             "HF_ENDPOINT": hub.address,
             "HF_TOKEN": CANARY,

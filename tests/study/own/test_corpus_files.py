@@ -10,8 +10,8 @@ from crane_lib.errors import CraneError
 from crane_study.data.text_choice import CorpusOptions
 from crane_study.own.corpus_files import HubTexts, named_sources, read_corpora, remarks
 from crane_study.own.language_check import looks_like
+from tests.hub_stub import COMMIT, asked_from_here, hub_stub
 from tests.small import TEXTS, write_lines
-from tests.study.own.stub_hub import COMMIT, stub_hub
 
 CARD = "---\nconfigs:\n- config_name: vie_Latn\n  data_files: data/vi.jsonl\n---\n"
 FRENCH = [
@@ -33,7 +33,9 @@ def files(tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     lines = [json.dumps({"body": text, "number": n}, ensure_ascii=False) for n, text in enumerate(TEXTS["vi"])]
-    with stub_hub({"README.md": CARD, "data/vi.jsonl": "\n".join(lines)}, monkeypatch, tmp_path / "cache"):
+    files = {"README.md": CARD.encode(), "data/vi.jsonl": "\n".join(lines).encode()}
+    with hub_stub("some/texts", files) as stub:
+        asked_from_here(stub, monkeypatch, tmp_path / "cache")
         yield
 
 
