@@ -57,7 +57,7 @@ RUN printf '%s\n' '#!/opt/crane/bin/python' 'from crane_run.cli import main' 'ma
 # Any user may write the home and the study, so that `docker run --user "$(id -u):$(id -g)"` makes files of the host's
 # user in a mounted folder. A named volume takes over the mode of the folder that it is mounted on.
 RUN useradd --create-home --uid 1000 crane \
-    && mkdir -p /home/crane/.cache/huggingface \
+    && mkdir -p /home/crane/.cache \
     && chmod -R a+rwX /home/crane
 WORKDIR /home/crane/study
 COPY --chown=1000:1000 . .

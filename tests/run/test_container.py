@@ -102,21 +102,28 @@ def test_the_command_crane_is_there_for_every_user_and_finds_the_library(tmp_pat
 
 
 def test_services_share_the_image_and_its_folders_and_have_no_privilege():
-    assert set(SERVICES) == {"study", "study-gpu", "lab"}
-    assert set(COMPOSE["volumes"]) == {"hub"}
+    assert set(SERVICES) == {"study", "study-sealed", "study-gpu", "lab"}
+    assert set(COMPOSE["volumes"]) == {"cache"}
     for service in SERVICES.values():
         assert service["image"] == "crane"
         assert set(service["build"]["args"]) == {"TORCH", "COMMIT"}
         assert set(service["build"]["secrets"]) == set(re.findall(r"type=secret,id=([\w.]+)", " ".join(of("RUN"))))
         mounted = dict(volume.split(":") for volume in service["volumes"])
-        hub = f"{image_settings()['HOME']}/.cache/huggingface"
-        assert mounted == {"./artifacts": f"{STUDY}/artifacts", "hub": hub}
-        assert not {"privileged", "network_mode", "pid", "ipc", "cap_add", "devices"} & set(service)
+        cache = f"{image_settings()['HOME']}/.cache"
+        assert mounted == {"./artifacts": f"{STUDY}/artifacts", "cache": cache}
+        assert (service["tmpfs"], service.get("network_mode", "none")) == (["/tmp"], "none")
+        assert not {"privileged", "pid", "ipc", "cap_add", "devices"} & set(service)
         assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert all(value is None for value in service["environment"].values())  # handed on, never written down
         assert "CRANE_IMAGE" not in service["environment"]
-    for key, names in (("profiles", ["study-gpu", "lab"]), ("ports", ["lab"]), ("deploy", ["study-gpu"])):
+    assert [name for name, service in SERVICES.items() if not service["read_only"]] == ["lab"]
+    for key, names in (
+        ("network_mode", ["study-sealed"]),
+        ("profiles", ["study-gpu", "lab"]),
+        ("ports", ["lab"]),
+        ("deploy", ["study-gpu"]),
+    ):
         assert [name for name, service in SERVICES.items() if key in service] == names
     (device,) = SERVICES["study-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}

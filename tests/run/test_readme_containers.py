@@ -18,7 +18,7 @@ from tests.run.test_readme import other_command, place, study_in_dry_run  # noqa
 
 COMPOSE_TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 IMAGE = image_settings()[software.IMAGE_VARIABLE]
-MOUNTED = {f"{of('WORKDIR')[0]}/artifacts", f"{image_settings()['HOME']}/.cache/huggingface"}  # outlive a container
+MOUNTED = {f"{of('WORKDIR')[0]}/artifacts", f"{image_settings()['HOME']}/.cache"}  # outlive a container
 VARIABLES = set(re.findall(r"\$\{(\w+)", COMPOSE_TEXT))  # that compose.yaml reads, or hands on
 VARIABLES |= {name for service in SERVICES.values() for name in service["environment"]}
 
