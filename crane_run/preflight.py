@@ -21,7 +21,8 @@ from crane_study.loading.models import MAP, check_model_directory
 from crane_study.loading.weights import weight_bytes
 from crane_study.machine import granted_memory
 from crane_study.measure.benchmarks import BENCHMARKS, read_task
-from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
+from crane_study.measure.judge_endpoint import EndpointJudge
+from crane_study.measure.judgings import Endpoint
 from crane_study.paper.lape_list import check_lape_list
 from crane_study.profile import EmbeddedSource, HubModel, HubSource, HubText, LocalSource, Profile, Task, XQuad
 from crane_study.progress import SOON, progress

@@ -26,7 +26,8 @@ from crane_study.frames import read_frame
 from crane_study.labels import BENCHMARK_LABELS, name_languages
 from crane_study.loading.given_models import check_chat_tokenizer, given_directory
 from crane_study.measure.benchmarks import BENCHMARKS_FILE, make_benchmarks
-from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge, missing_judgings
+from crane_study.measure.judge_endpoint import EndpointJudge, missing_judgings
+from crane_study.measure.judgings import Endpoint
 from crane_study.measure.steering import language_detector
 from crane_study.options import AnswerOptions, DocumentOptions, Loading, MaskChoice, PassOptions, QuestionOptions
 from crane_study.paper.lape_list import PUBLISHED_LIST

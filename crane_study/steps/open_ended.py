@@ -15,8 +15,9 @@ from crane_study.data.questions import choose_facts, known_answers, open_questio
 from crane_study.data.user_files import read_open_questions
 from crane_study.frames import read_frame, write_frame
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
-from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge
+from crane_study.measure.judge_endpoint import EndpointJudge
 from crane_study.measure.judge_offline import OfflineJudge, agreement
+from crane_study.measure.judgings import Endpoint
 from crane_study.measure.rows import mask_labels
 from crane_study.options import AnswerOptions
 from crane_study.steps.masks import Mask, by_model, evaluate_masks, every_neuron

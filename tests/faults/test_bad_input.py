@@ -29,7 +29,8 @@ from crane_study.data.user_files import read_documents, read_open_questions, rea
 from crane_study.loading.gguf_files import check_gguf
 from crane_study.loading.models import check_model_directory
 from crane_study.loading.weights import weight_bytes
-from crane_study.measure.judge_endpoint import Endpoint, EndpointJudge, Judging, parse_judging
+from crane_study.measure.judge_endpoint import EndpointJudge
+from crane_study.measure.judgings import Endpoint, Judging, parse_judging
 from crane_study.own.exchange import read_kinit
 from crane_study.paper.lape_list import read_lape_list
 from crane_study.profile import load_profile

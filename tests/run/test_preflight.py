@@ -17,7 +17,7 @@ from crane_lib.files import write_json
 from crane_run import rehearsal as made_up
 from crane_run.preflight import Host, preflight
 from crane_study import ROOT, hub
-from crane_study.measure.judge_endpoint import KEY, MODEL, URL, Endpoint
+from crane_study.measure.judgings import KEY, MODEL, URL, Endpoint
 from crane_study.profile import load_profile, profile_names
 from tests.small import write_study
 from tests.study.measure.judge_server import reply, stub_server

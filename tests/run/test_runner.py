@@ -372,7 +372,7 @@ def test_jobs_that_fit_the_machine_where_models_are_small(monkeypatch, cores, gi
 
 # Fails while objects with the key are at hand, as a section with a judge may.
 JUDGED = """import os
-from crane_study.measure.judge_endpoint import Endpoint
+from crane_study.measure.judgings import Endpoint
 assert os.environ["HF_TOKEN"] == os.environ["CRANE_JUDGE_KEY"]
 def ask(endpoint, key):
     print(endpoint)

@@ -13,7 +13,8 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_study.measure import judge_endpoint
-from crane_study.measure.judge_endpoint import KEY, MODEL, URL, Endpoint, EndpointJudge, Judging, parse_judging
+from crane_study.measure.judge_endpoint import EndpointJudge
+from crane_study.measure.judgings import KEY, MODEL, SCHEMA, URL, Endpoint, Judging, parse_judging
 from tests.study.measure.judge_server import judging, reply, slowly, stub_server
 
 SECRET = "secret-key-123"
@@ -395,7 +396,7 @@ def test_judgings_before_a_failure_are_saved(tmp_path, monkeypatch, by_user):
 def test_a_damaged_file_is_requested_again(tmp_path):
     damaged = [{"score": 40, "reason": ""}, {"schema": "another", "score": 4, "reason": ""}]
     damaged += [{"refused": True, "reason": None}, {"score": None, "reason": ""}]
-    contents = ["{", "[]", *(json.dumps({"schema": judge_endpoint.SCHEMA} | values) for values in damaged)]
+    contents = ["{", "[]", *(json.dumps({"schema": SCHEMA} | values) for values in damaged)]
     with stub_server(refusing(0)) as (url, stub):
         found = judge(url, tmp_path, judgings=1).score(answers(2))
         for content in contents:

@@ -18,7 +18,7 @@ from crane_study.data.corpora import make_embedded_corpus
 from crane_study.frames import read_frame
 from crane_study.loading.models import load_model
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
-from crane_study.measure.judge_endpoint import KEY, MODEL, URL
+from crane_study.measure.judgings import KEY, MODEL, URL
 from crane_study.measure.rows import COLUMNS
 from crane_study.paper.claims import read_claims
 from crane_study.publish import read_not_run
