@@ -53,8 +53,8 @@ class Stub:
 
 
 @contextmanager
-def stub_server(answer: Callable, *, key="secret-key-123", picky=False) -> Iterator[tuple[str, Stub]]:
-    """Start a server in a thread; gives its address and its record."""
+def stub_server(answer: Callable, *, key="secret-key-123", picky=False, port=0) -> Iterator[tuple[str, Stub]]:
+    """Start a server in a thread, by default at any free port; gives its address and its record."""
     stub = Stub(answer, key, picky=picky)
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ def stub_server(answer: Callable, *, key="secret-key-123", picky=False) -> Itera
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
