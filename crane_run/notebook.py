@@ -78,9 +78,7 @@ class Execution:
         """Return whether the section is at work; its memory, with that of all it started, is measured on the way."""
         if not self._listen(0.0):
             return False
-        if "process" in self._answered:
-            self._measure(self._answered["process"])
-        return True
+        return "process" not in self._answered or self._measure(self._answered["process"])
 
     def _listen(self, seconds: float) -> bool:
         """Read what the section's processes answer, for so long; returns whether they are at work after that."""
@@ -95,13 +93,19 @@ class Execution:
                 self._answered |= json.loads(line)
         return False
 
-    def _measure(self, number: int) -> None:
-        with suppress(psutil.Error):
+    def _measure(self, number: int) -> bool:
+        """Measure the memory of the section; returns whether it runs, which a killed keeper cannot answer."""
+        try:
             process, total = psutil.Process(number), 0
             for one in (process, *process.children(recursive=True)):
                 with suppress(psutil.Error):
                     total += one.memory_info().rss
             self.peak_memory_mib = max(self.peak_memory_mib, round(total / _MIB, 1))
+            return bool(process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:
+            return True
 
     def result(self) -> str | None:
         """Put the executed notebook in its place after the end; returns the error in one line, None if all is done."""

@@ -4,7 +4,7 @@
 sends a pair of pipes and a log: one pipe brings the order as a line of JSON and stays open, the other one takes the
 answers. The server forks a keeper, which forks the section in a session of its own, waits for it and ends all that it
 leaves behind. When the first pipe closes, because the runner interrupts the section or has died, even by SIGKILL, the
-keeper ends the section. The server ends when the runner does.
+keeper ends the section, which does not outlive the keeper either. The server ends when the runner does.
 
 Modules of this repository are not imported here: a section reads the code as it is when it starts, since its stages
 are kept under the hash of that code.
@@ -12,6 +12,7 @@ are kept under the hash of that code.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -51,6 +52,7 @@ IMPORTED = (
     "transformers.models.llama.modeling_llama",
     "typer",
 )
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class Server:
@@ -175,9 +177,10 @@ def _keep(orders: int, answers: int, log: int) -> None:
         if not line or select.select([life], [], [], 0)[0]:  # closed already
             return
         order = json.loads(line)
-        section = os.fork()
+        keeper, section = os.getpid(), os.fork()
         if section == 0:
             os.setsid()
+            _end_with(keeper)
             life.close()
             _exit_after(partial(_work, order, answers))
         _answer(answers, process=section)
@@ -193,6 +196,14 @@ def _keep(orders: int, answers: int, log: int) -> None:
         ended.set()
         end_processes(section, order["variables"][FILE_VARIABLE])
         _answer(answers, code=code)
+
+
+def _end_with(keeper: int) -> None:
+    """Have the kernel kill this process when its parent ends, where it can (Linux), even if nobody else is left."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != keeper:
+        os._exit(1)
 
 
 def _answer(answers: int, **content: Any) -> None:

@@ -53,7 +53,8 @@ class Server:
     def stop(self) -> None:
         """End the process."""
         if self.process is not None:
-            self.process.kill()
+            with suppress(psutil.NoSuchProcess):
+                self.process.kill()
             self.process.wait()
 
 
