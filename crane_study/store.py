@@ -122,6 +122,8 @@ class Store:
         if not _is_first():
             wait_for(folder, lambda: _complete(folder, key))
         else:
+            if reused:
+                self._remove_scratch(name, done=True)  # of a start that was killed when the stage had just been made
             note_stage(name, "reused" if reused else "made")
         made = f"made in {record['seconds']:.1f} s"
         self._say(f"{name}: reused ({made}, inputs unchanged)" if reused else f"{name}: {made}")

@@ -304,6 +304,15 @@ def test_a_stage_with_a_scratch_folder_continues_after_a_kill(tmp_path, monkeypa
     assert names(tmp_path) == ["parts"]
 
 
+def test_the_scratch_folder_goes_even_if_the_start_that_made_the_stage_was_killed_before(tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "_remove_scratch", lambda *_, **__: None)
+        assert not in_parts(tmp_path, text="abc").reused
+    assert names(tmp_path / ".scratch") != []
+    assert in_parts(tmp_path, text="abc").reused
+    assert not (tmp_path / ".scratch").exists()
+
+
 def test_the_scratch_folder_belongs_to_one_key(tmp_path):
     for text in ("xyz", "abc"):
         with pytest.raises(KeyboardInterrupt):
