@@ -650,10 +650,13 @@ def _study_of_all_processes(profile: str, artifacts: str) -> Iterator[Study]:
     """A profile's study, opened by every process that torchrun started; only the first one speaks."""
     from crane_lib.parallel import processes, rank
     from crane_run.runner import alone
+    from crane_study.store import remove_partial
     from crane_study.study import Study
 
     loaded, folder = _opened(profile, artifacts)
     with processes(), alone(folder) if rank() == 0 else nullcontext():
+        if rank() == 0:
+            remove_partial(folder)  # of a start that was killed; the others write nothing before this one asks them to
         yield Study.open(loaded, artifacts=artifacts or None, say=typer.echo if rank() == 0 else lambda _line: None)
 
 

@@ -261,8 +261,11 @@ def test_relevance_made_by_the_command_is_the_studys_and_that_of_two_processes(s
     Study.open(str(profile), artifacts=folder / "one", say=said.append).relevance("base")
     assert [line.split(" (")[0] for line in said] == ["corpus: reused", "relevance_base: reused"]
     assert not (folder / "one" / "small" / "stages" / ".scratch").exists()
+    left = folder / "two" / "small" / "stages" / ".relevance_base.0a1b2c3d.partial"  # by a start that was killed
+    left.mkdir(parents=True)
     done = process(*SEVERAL, "relevance", "--profile", profile, "--artifacts", folder / "two")
     assert done.returncode == 0, done.stderr
+    assert not left.exists()
     assert done.stdout.count("relevance_base: made in ") == 1
     one, two = (folder / name / "small" / "stages" / "relevance_base" for name in ("one", "two"))
     names = sorted(path.name for path in one.iterdir())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +19,7 @@ from crane_run.sections import all_sections
 from crane_run.verify import REFERENCES, verify
 from crane_study import ROOT
 from crane_study.measure.rows import COLUMNS
+from tests.faults.kills import Killer, study
 from tests.run.inspect.browser import chromium
 from tests.study.outputs.paper import FLAGS, on_paper, wider_than_paper
 from tools.notebooks import INSPECTION, check_outputs, compare_outputs
@@ -128,6 +131,15 @@ def test_a_second_start_reuses_what_is_there_and_makes_the_rest(artifacts, run):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("reused, nothing changed") == len(all_sections()) - 1
     assert sha256(run / "tables" / "02_overlaps.csv") == before
+
+
+def test_a_second_run_from_nothing_that_is_killed_has_the_bytes_of_the_first(artifacts, tmp_path, monkeypatch):
+    """Two sections with all the stages that they need; `python -m tests.faults.kills` does so with the whole study."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killer = Killer(study("smoke", "--only", "04,05"), 4, random.Random(0))
+    killer.survive(artifacts)
+    assert killer.done.total() == 4
+    assert killer.files > 150
 
 
 def test_every_output_is_the_one_that_the_repository_keeps(run):
