@@ -690,6 +690,10 @@ def main() -> None:
     """Entry point: an error of the user's becomes one line and exit code 2."""
     script = os.environ.pop("CRANE_PROGRAM", "")  # which called `run`; not for the processes that a run starts
     try:
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun ends its processes, but not when it is killed itself
+            from crane_lib.parallel import end_with
+
+            end_with(os.getppid())
         if script and sys.argv[1:2] == ["run"]:  # usage names the script
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             alone.command()(run)
