@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from crane_lib.batches import check_tokens, computed_batches, in_memory, pad_batch, rope_section
+from crane_lib.batches import check_tokens, computed_batches, in_memory, pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
 from crane_lib.nll import hidden_nll
 from crane_lib.relevance.hooks import HookSet, frozen, wrapped_forward
@@ -65,10 +65,9 @@ def ablation_effects(
     report(done, total)
     with frozen(model):
         for batch, unablated in computed_batches(
+            token_batches(lengths, token_budget=budget, section=rope_section(model)),
             lengths,
             lambda batch: _UnablatedBatch(model, parts, *pad_batch([documents[index] for index in batch])),
-            token_budget=budget,
-            section=rope_section(model),
         ):
             size, what = unablated.tokens.numel(), f"documents {batch}, one neuron ablated"
             for layer in range(layers):

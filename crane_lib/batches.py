@@ -102,13 +102,13 @@ def in_memory(compute: Callable[[], T], *, parts: int, length: int, what: str) -
 
 
 def computed_batches(
-    lengths: Sequence[int], compute: Callable[[list[int]], T], *, token_budget: int, section: Section
+    batches: Sequence[list[int]], lengths: Sequence[int], compute: Callable[[list[int]], T], *, what: str = "document"
 ) -> Iterator[tuple[list[int], T]]:
-    """Yield `token_batches` with what `compute` makes of each; where memory runs out, it and all after it are halved"""
-    waiting = token_batches(lengths, token_budget=token_budget, section=section)
+    """Yield batches, longest last, and what `compute` makes of each; without memory for one, it and those after halve"""
+    waiting = list(batches)
     while waiting:
         batch = waiting[0]
-        given: dict[str, Any] = {"parts": len(batch), "length": lengths[batch[-1]], "what": f"document {batch[0]}"}
+        given: dict[str, Any] = {"parts": len(batch), "length": lengths[batch[-1]], "what": f"{what} {batch[0]}"}
         if (found := in_memory(partial(compute, batch), **given)) is None:
             waiting = [half for each in waiting for half in (each[: len(each) // 2], each[len(each) // 2 :]) if half]
         else:

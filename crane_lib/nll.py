@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crane_lib.batches import check_tokens, computed_batches, pad_batch, rope_section
+from crane_lib.batches import check_tokens, computed_batches, pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
 from crane_lib.precision import widened
 from crane_lib.wrappers import causal_model, text_settings
@@ -83,7 +83,8 @@ def document_nll(
         hidden = causal_model(model).base_model(input_ids=tokens).last_hidden_state
         return hidden_nll(model, hidden, tokens, mask).cpu().numpy()
 
-    for batch, found in computed_batches(lengths, batch_nll, token_budget=token_budget, section=rope_section(model)):
+    batches = token_batches(lengths, token_budget=token_budget, section=rope_section(model))
+    for batch, found in computed_batches(batches, lengths, batch_nll):
         nll[batch] = found
     if not np.isfinite(nll).all():
         raise CraneError(f"perplexity: the NLL of document {int(np.flatnonzero(~np.isfinite(nll))[0])} is not finite")

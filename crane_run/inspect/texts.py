@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from crane_lib.batches import pad_batch, rope_section, token_batches
+from crane_lib.batches import computed_batches, pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
 from crane_lib.relevance import document_relevance
 from crane_run.inspect.ranks import Neuron, check_neuron
@@ -117,14 +117,17 @@ def _read(run: FinishedRun, neuron: Neuron, language: str, texts: pd.Series) -> 
         raise CraneError("no text has two tokens or more; give a longer one")
     readings: dict[int, Reading] = {}
     lengths, section = [len(ids[number]) for number in numbers], rope_section(model)
-    for batch in token_batches(lengths, token_budget=options.token_budget, section=section):
-        chosen = [numbers[place] for place in batch]
-        padded, mask = pad_batch([ids[number] for number in chosen])
+
+    def watched_values(batch: list[int]) -> np.ndarray:
+        padded, mask = pad_batch([ids[numbers[place]] for place in batch])
         found = document_relevance(model, padded, mask, objective=run.objective, rule=options.rule, watch=neuron.place)
         assert found.watched is not None  # it was asked for
         watched = (found.watched.relevance, found.watched.activation, found.watched.fires)
-        values = np.stack([part.float().cpu().numpy() for part in watched], axis=1)  # (B, 3, T)
-        for row, number in enumerate(chosen):
+        return np.stack([part.float().cpu().numpy() for part in watched], axis=1)  # (B, 3, T)
+
+    batches = token_batches(lengths, token_budget=options.token_budget, section=section)
+    for batch, values in computed_batches(batches, lengths, watched_values, what="text"):
+        for row, number in enumerate(numbers[place] for place in batch):
             tokens, places = ids[number], encoded[number]["offset_mapping"][:most]
             offsets = [(int(start), int(end)) for start, end in places]
             own = values[row, :, : len(tokens)]

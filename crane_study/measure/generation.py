@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from crane_lib.batches import check_tokens, pad_batch, rope_section, token_batches
+from crane_lib.batches import check_tokens, computed_batches, pad_batch, rope_section, token_batches
 from crane_lib.errors import CraneError
 from crane_lib.nll import output_logits
 
@@ -129,17 +129,23 @@ def greedy_answers(
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad
     )
+    batches = list(_prompt_batches(model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size))
+    steady = {index: kept for batch, kept in batches for index in batch}
+
+    def generated(batch: list[int]) -> list[list[int]]:
+        settings.use_cache = steady[batch[0]]
+        ids, mask = _left_padded([prompts[index] for index in batch], pad)
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        generate: Any = model.generate
+        penalty = RepetitionPenalty(repetition_penalty, mask)
+        found = generate(input_ids=ids, attention_mask=mask.long(), logits_processor=[penalty])
+        return found[:, ids.shape[1] :].tolist()
+
     answers: dict[int, Answer] = {}
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     with _generation_settings(model, settings):
-        for batch, steady in _prompt_batches(model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size):
-            settings.use_cache = steady
-            ids, mask = _left_padded([prompts[index] for index in batch], pad)
-            ids, mask = ids.to(model.device), mask.to(model.device)
-            generate: Any = model.generate
-            penalty = RepetitionPenalty(repetition_penalty, mask)
-            found = generate(input_ids=ids, attention_mask=mask.long(), logits_processor=[penalty])
-            for index, row in zip(batch, found[:, ids.shape[1] :].tolist(), strict=True):
-                answers[index] = _answer(tokenizer, row, ends)
+        for batch, rows in computed_batches([batch for batch, _ in batches], lengths, generated, what="question"):
+            answers |= {index: _answer(tokenizer, row, ends) for index, row in zip(batch, rows, strict=True)}
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -162,7 +168,8 @@ def answer_nll(
     documents = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     nll = np.zeros(len(documents))
     lengths, section = [len(document) for document in documents], rope_section(model)
-    for batch in token_batches(lengths, token_budget=token_budget, section=section):
+
+    def batch_nll(batch: list[int]) -> np.ndarray:
         tokens, mask = pad_batch([documents[index] for index in batch])
         starts = torch.tensor([len(prompts[index]) for index in batch])
         wanted = mask & (torch.arange(tokens.shape[1]) >= starts[:, None])  # (B, T), tokens of the answers
@@ -172,5 +179,9 @@ def answer_nll(
         losses = torch.nn.functional.cross_entropy(logits, tokens[wanted], reduction="none")
         rows = torch.nonzero(wanted)[:, 0]
         total = torch.zeros(len(batch), dtype=torch.float64, device=losses.device).index_add_(0, rows, losses.double())
-        nll[batch] = total.cpu().numpy()
+        return total.cpu().numpy()
+
+    batches = token_batches(lengths, token_budget=token_budget, section=section)
+    for batch, found in computed_batches(batches, lengths, batch_nll, what="answer"):
+        nll[batch] = found
     return nll

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, takewhile
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crane_lib.batches import Section, together
+from crane_lib.batches import Section, in_memory, together
 from crane_lib.nll import output_logits
 
 _Pair = tuple[int, list[int], list[int]]  # number of a request, its context and its continuation
@@ -85,7 +87,8 @@ class Requests:
     A common beginning is computed once: requests with equal inputs (the four letters after one prompt) share one row,
     as in the harness; different answers to one prompt share its keys and values, and so do prompts with the same
     paragraph or the same worked examples, where that saves tokens. The output embedding is applied only at the
-    positions that predict a continuation, once at each.
+    positions that predict a continuation, once at each. Where memory runs out, all batches are made again of half the
+    size and stay so.
 
     `pairs` has the token ids of each request's context and continuation; `batch_size` is in rows or contexts.
     Inputs longer than `max_length`, the model's context length, lose their beginning, as in the harness. A batch lies
@@ -102,6 +105,16 @@ class Requests:
     ) -> None:
         self.count = len(pairs)
         self.cut = sum(len(context) + len(rest) > max_length + 1 for context, rest in pairs)
+        self._longest = min(max_length, max((len(context) + len(rest) - 1 for context, rest in pairs), default=0))
+        self._batch_size = min(batch_size, len(pairs))
+        self._made = partial(self._make, pairs, max_length=max_length, section=section)
+        self._batches = self._made(self._batch_size)
+
+    @staticmethod
+    def _make(
+        pairs: Sequence[tuple[list[int], list[int]]], batch_size: int, *, max_length: int, section: Section
+    ) -> list[_Whole | _Shared]:
+        """Make the batches of the forward passes."""
         by_context: dict[tuple[int, ...], list[_Pair]] = {}
         for number, (context, continuation) in enumerate(pairs):
             by_context.setdefault(tuple(context), []).append((number, context, continuation))
@@ -116,14 +129,26 @@ class Requests:
         for group in _groups(list(by_context.values()), batch_size, fits):
             several = len({(tuple(context), tuple(rest[:-1])) for _n, context, rest in group}) > 1
             (shared if several and fits(group) else alone).append(group)
-        self._batches: list[_Whole | _Shared] = [
+        return [
             *_whole_batches([pair for group in alone for pair in group], batch_size, max_length, section),
             *_shared_batches(shared, batch_size),
         ]
 
     @torch.no_grad()
     def log_likelihoods(self, model: PreTrainedModel) -> np.ndarray:
-        """Log-likelihood of every continuation under the model in its current state: (requests,) float64, nats."""
+        """Log-likelihood of every continuation under the model in its current state: (requests,) float64, nats.
+
+        Raises
+        ------
+        CraneError : a single request does not fit in memory
+        """
+        given: dict[str, Any] = {"length": self._longest, "what": "a question with its answers"}
+        while (found := in_memory(partial(self._scored, model), parts=self._batch_size, **given)) is None:
+            self._batch_size //= 2
+            self._batches = self._made(self._batch_size)
+        return found
+
+    def _scored(self, model: PreTrainedModel) -> np.ndarray:
         total = torch.zeros(self.count, dtype=torch.float64, device=model.device)
         for asked, logits in self.forward(model):
             position, target = asked.position.to(logits.device), asked.target.to(logits.device)

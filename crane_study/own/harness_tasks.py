@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from crane_lib.batches import in_memory
 from crane_lib.errors import CraneError
 from crane_study.measure.questions import Harness, harness_model, quiet, write_tasks
 from crane_study.own.measure import Measure
@@ -50,7 +51,8 @@ def tasks_measure(
     """Prepare tasks of lm-evaluation-harness: every metric of theirs, for each question where it is a mean over them.
 
     `folder` has task definitions of the user's own (YAML), `limit` is of the first questions of each task (0: all). An
-    unknown task, or one whose questions cannot be loaded, is a CraneError.
+    unknown task, or one whose questions cannot be loaded, is a CraneError. Where memory runs out, a task is evaluated
+    again in batches of half the size.
     """
     with quiet():
         loaded = _loaded(names, folder)
@@ -58,14 +60,19 @@ def tasks_measure(
             task.set_fewshot_seed(0)
         wrapped = harness_model(model, tokenizer, batch_size=batch_size)
 
-    def measure() -> pd.DataFrame:
+    def evaluated() -> Any:
         from lm_eval.evaluator import evaluate
 
+        try:
+            return evaluate(wrapped, loaded, limit=limit or None, bootstrap_iters=0, verbosity="ERROR")
+        except ValueError as error:  # such as a task that runs code
+            raise CraneError(f"--tasks {','.join(names)}: {' '.join(str(error).split())[:160]}") from error
+
+    def measure() -> pd.DataFrame:
+        given = {"length": wrapped.max_length, "what": f"--tasks {','.join(names)}"}
         with quiet():
-            try:
-                found: Any = evaluate(wrapped, loaded, limit=limit or None, bootstrap_iters=0, verbosity="ERROR")
-            except ValueError as error:  # such as a task that runs code
-                raise CraneError(f"--tasks {','.join(names)}: {' '.join(str(error).split())[:160]}") from error
+            while (found := in_memory(evaluated, parts=wrapped.batch_size_per_gpu, **given)) is None:
+                wrapped.batch_size_per_gpu //= 2
         return pd.DataFrame(
             [row for name, task in loaded["tasks"].items() for row in _rows(name, task, found)], columns=_COLUMNS
         )

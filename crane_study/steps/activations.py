@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
-from crane_lib.batches import pad_batch, rope_section, token_batches
+from crane_lib.batches import computed_batches, pad_batch, rope_section, token_batches
 from crane_lib.precision import widened
 from crane_lib.relevance import document_relevance
 from crane_lib.relevance.hooks import HookSet
@@ -36,18 +36,12 @@ def document_activations(
     shape = (len(documents), len(parts.layers), parts.widths["neuron"])
     found = {name: np.zeros(shape, dtype=np.float32) for name in ("mean", "size")}
     lengths = [len(document) for document in documents]
-    for batch in token_batches(lengths, token_budget=token_budget, section=rope_section(network)):
+
+    def run(batch: list[int]) -> bool:
         ids, mask = pad_batch([documents[index] for index in batch])
         mask[:, :skip] = False
 
-        def keep(
-            layer: int,
-            _module: Any,
-            args: tuple[torch.Tensor, ...],
-            *,
-            batch: list[int] = batch,
-            mask: torch.Tensor = mask,
-        ) -> None:
+        def keep(layer: int, _module: Any, args: tuple[torch.Tensor, ...]) -> None:
             hidden = widened(args[0])  # (B, T, I)
             weight = (mask / mask.sum(1, keepdim=True)).to(hidden)  # of each token in its document
             found["mean"][batch, layer] = torch.einsum("bti,bt->bi", hidden, weight).cpu()
@@ -57,6 +51,11 @@ def document_activations(
             for number, layer in enumerate(parts.layers):
                 hooks.before(layer.down, partial(keep, number))
             parts.backbone(input_ids=ids.to(network.device), use_cache=False)
+        return True
+
+    batches = token_batches(lengths, token_budget=token_budget, section=rope_section(network))
+    for _batch, _done in computed_batches(batches, lengths, run):
+        pass
     return found
 
 

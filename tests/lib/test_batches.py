@@ -16,6 +16,7 @@ from crane_lib.precision import compute_in_double
 from crane_lib.relevance import SITES, Moments, document_relevance, stream_statistics
 from crane_study.measure.generation import answer_nll, greedy_answers
 from crane_study.measure.likelihoods import Requests
+from crane_study.steps.activations import document_activations
 from tests.lib.relevance.tiny import documents, tiny_model
 from tests.small import small_tokenizer
 
@@ -162,10 +163,33 @@ def memory_for(model, tokens, error):
         handle.remove()
 
 
+ANSWERS = [(ids[:1], ids[1:]) for ids in CORPUS]
+
+
+def answered(model, budget):
+    """Tokens of greedy answers, -1 after their ends; batches of a tenth of the budget."""
+    given = {"max_new_tokens": 5, "batch_size": max(1, budget // 10)}
+    rows = np.full((len(CORPUS), 5), -1)
+    for row, answer in enumerate(greedy_answers(model, small_tokenizer(), CORPUS, **given)):
+        rows[row, : len(answer.ids)] = answer.ids
+    return rows
+
+
+def scored(model, budget):
+    requests = Requests(ANSWERS, batch_size=max(1, budget // 10), max_length=MOST)
+    found = requests.log_likelihoods(model)
+    np.testing.assert_allclose(requests.log_likelihoods(model), found, rtol=1e-12)  # batches stay as small as they are
+    return found
+
+
 MEASURES = {
     "nll": lambda model, budget: document_nll(model, CORPUS, token_budget=budget)[0],
     "ablation": lambda model, budget: ablation_effects(model, CORPUS[3:7], token_budget=budget),
     "relevance": lambda model, budget: stream_statistics(model, CORPUS, token_budget=budget).moments["neuron"].mean,
+    "activations": lambda model, budget: document_activations(model, CORPUS, token_budget=budget)["size"],
+    "answers": answered,
+    "nll of answers": lambda model, budget: answer_nll(model, *zip(*ANSWERS, strict=True), token_budget=budget),
+    "questions": scored,
 }
 
 
@@ -189,7 +213,9 @@ def test_what_does_not_fit_alone_is_named_and_other_errors_pass(measure):
     model, measured = tiny_model(), MEASURES[measure]
     with (
         memory_for(model, 14, MEMORY_ERRORS[0]),
-        pytest.raises(CraneError, match=r"document \d: its \d+ tokens do not fit in memory; lower max_length"),
+        pytest.raises(
+            CraneError, match=r"(document \d|question \d|answer \d|answers): its \d+ tokens do not fit in memory; lower"
+        ),
     ):
         measured(model, 1000)
     with memory_for(model, 14, RuntimeError("shapes differ")), pytest.raises(RuntimeError, match="shapes differ"):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import crane_lib
@@ -21,6 +22,7 @@ from crane_study.own import named_methods
 from crane_study.own.harness_tasks import tasks_measure
 from crane_study.own.statistics_folder import read_units, revision_of
 from crane_study.profile import profile_names
+from tests.lib.test_batches import memory_for
 from tests.run.program import SEVERAL, call, process
 from tests.run.small_run import make_run
 from tests.small import QUESTIONS, TEXTS, write_lines, write_model_and_texts
@@ -409,6 +411,12 @@ def test_questions_and_tasks_are_measured_under_masks(folder, selected, tmp_path
     (own,) = [item for item in read_neuron_sets(selected) if item.language == "vi"]
     with masked(model, own):
         expected = measure()
+        many = tasks_measure(model, tokenizer, ["mills"], folder=tmp_path / "tasks", batch_size=16)
+        error, warned = torch.OutOfMemoryError("CUDA out of memory"), pytest.warns(UserWarning, match="memory ran out")
+        with memory_for(model, 100, error) as sizes, warned:
+            fewer = many()
+        assert max(sizes) > 100 >= sizes[-1]
+        pd.testing.assert_frame_equal(fewer, expected)
     expected = expected[expected["metric"] == "acc"].set_index("item")["value"]
     pd.testing.assert_series_equal(places["contrast", "vi", "mills", "", "acc"], expected)
     assert places["contrast", "vi", "questions", "en", "accuracy"].tolist() == expected.tolist()
