@@ -199,6 +199,13 @@ def _named(masks: list[Mask], options: ModelOptions) -> list[dict[str, Any]]:
     return [{**options.labels, **mask_labels(neurons, selected_on=selected_on)} for selected_on, neurons in masks]
 
 
+def _labelled(parts: list[tuple[int, pd.DataFrame]], named: list[dict[str, Any]]) -> pd.DataFrame:
+    """Join frames, each of the mask at a place in `named`, whose columns come last."""
+    places = np.repeat([place for place, _part in parts], [len(part) for _place, part in parts])
+    joined = pd.concat([part for _place, part in parts], ignore_index=True)
+    return pd.concat([joined, pd.DataFrame(named).iloc[places].reset_index(drop=True)], axis=1)
+
+
 def held_out(
     corpus: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -253,12 +260,13 @@ def measure_documents(
     rows, per_document = [], []
     for places, frame in found:
         for language, part in frame.groupby("evaluation_language", sort=False):
-            for mask in (named[place] for place in places):
-                here = {**mask, "evaluation_language": language}
+            for place in places:
+                here = {**named[place], "evaluation_language": language}
                 rows += perplexity_rows(part["nll"].to_numpy(), part["tokens"].to_numpy(), here)
-                per_document.append(part.assign(**here)[[*here, "document", "nll", "tokens"]])
+                per_document.append((place, part))
     write_rows(folder, rows)
-    write_frame(folder / "documents.parquet", pd.concat(per_document, ignore_index=True))
+    columns = [*named[0], "evaluation_language", "document", "nll", "tokens"]
+    write_frame(folder / "documents.parquet", _labelled(per_document, named)[columns])
     _write_killed(folder, masks, named)
 
 
@@ -314,11 +322,11 @@ def measure_questions(
     named = _named(masks, options)
     rows, items = [], []
     for places, frame in found:
-        for mask in (named[place] for place in places):
-            items.append(frame.assign(**mask))
-            rows += _accuracy_rows(frame, mask)
+        for place in places:
+            items.append((place, frame))
+            rows += _accuracy_rows(frame, named[place])
     write_rows(folder, rows)
-    write_frame(folder / "items.parquet", pd.concat(items, ignore_index=True))
+    write_frame(folder / "items.parquet", _labelled(items, named))
 
 
 def make_nlu(
