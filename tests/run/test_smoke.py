@@ -23,6 +23,7 @@ from tests.faults.kills import Killer, study
 from tests.run.inspect.browser import chromium
 from tests.study.outputs.paper import FLAGS, on_paper, wider_than_paper
 from tools.notebooks import INSPECTION, check_outputs, compare_outputs
+from tools.verdict_noise import Measured, Noise, Verdicts, difference, under_noise
 
 
 def run_all(artifacts: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -103,6 +104,16 @@ def test_numbers_and_verdicts_are_those_of_the_reference_run(run):
     verdicts = finding.reference.verdicts
     assert {name.partition(" ")[0] for name in verdicts} == {"C1", "C1b", "C2", "C3", "C4", "C5"}
     assert "NOT RUN" not in verdicts.values()
+
+
+def test_verdicts_do_not_depend_on_the_rounding_of_float32(run):
+    measured = Measured(run)
+    assert difference(measured, measured) == Noise(0, 0, 0)
+    verdicts = Verdicts(measured)  # without noise they are those of the run
+    found = under_noise(verdicts, Noise(1e-6, 1e-5, 1e-6), draws=3)
+    assert (found["changed"], found["which"]) == (0, "none")
+    large = under_noise(verdicts, Noise(0.5, 3.0, 1.0), draws=1)
+    assert min(large["changed"], large["answers turned, most"], large["units changed, most"]) > 0
 
 
 def test_the_report_is_small_opens_at_once_and_fits_on_paper(run):
