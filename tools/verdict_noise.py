@@ -13,8 +13,10 @@ answers from the margins, and claims judged again. docs/verification.md shows bo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,15 +47,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @dataclass(frozen=True)
 class Noise:
-    """Sizes of differences: of NLLs (relative), margins (nats), scores (of their root mean square); units of sets."""
+    """Sizes of differences: of NLLs (relative), margins (nats), scores by kind (of their root mean square); of sets."""
 
-    nll: float
-    margin: float
-    scores: float
+    nll: float = 0.0
+    margin: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
     units: int = 0
 
     def __mul__(self, factor: float) -> Noise:
-        return Noise(self.nll * factor, self.margin * factor, self.scores * factor)
+        return Noise(self.nll * factor, self.margin * factor, {k: size * factor for k, size in self.scores.items()})
+
+    def __or__(self, other: Noise) -> Noise:
+        scores = {kind: max(size, other.scores.get(kind, 0.0)) for kind, size in self.scores.items()}
+        return Noise(max(self.nll, other.nll), max(self.margin, other.margin), scores)
 
 
 class Measured:
@@ -110,15 +116,17 @@ def difference(run: Measured, other: Measured) -> Noise:
     """Largest differences of another run."""
     if other.weights != run.weights:
         raise CraneError(f"{other.folder}: its models are not those of {run.folder}; compare runs of equal weights")
-    nll = margin = scores = 0.0
+    nll = margin = 0.0
+    scores: dict[str, float] = {}
     for name, frame in run.documents.items():
         found = (other.documents[name]["nll"] / frame["nll"] - 1).abs()
         nll = max(nll, float(found.max()))
     for name, frame in run.items.items():
         margin = max(margin, float((other.items[name]["margin"] - frame["margin"]).abs().max()))
-    for (_kind, ours), (_name, theirs) in zip(score_arrays(run.scores[0]), score_arrays(other.scores[0]), strict=True):
+    for (kind, ours), (_kind, theirs) in zip(score_arrays(run.scores[0]), score_arrays(other.scores[0]), strict=True):
         for language, values in ours.items():
-            scores = max(scores, float(np.nanmax(np.abs(theirs[language] - values))) / _size(values))
+            off = float(np.nanmax(np.abs(theirs[language] - values))) / _size(values)
+            scores[kind] = max(scores.get(kind, 0.0), off)
     units = 0
     for key, own in run.sets.items():
         for a, b in zip(own.sites["neuron"], other.sets[key].sites["neuron"], strict=True):
@@ -136,7 +144,7 @@ class Verdicts:
         kinds = self._rules["methods"]
         self._judged = {(name, self._budget if kind == "common" else str(kind)) for name, kind in kinds.items()}
         self.expected = {self._name(item): item["verdict"] for item in read_claims(run.folder / "claims.json")}
-        if (found := self.draw(Noise(0, 0, 0), np.random.default_rng(0)))[0] != self.expected:
+        if (found := self.draw(Noise(), np.random.default_rng(0)))[0] != self.expected:
             wrong = [name for name, verdict in self.expected.items() if found[0].get(name) != verdict]
             raise CraneError(f"{run.folder}: without noise {len(wrong)} verdicts are not its own, such as {wrong[0]}")
 
@@ -178,9 +186,10 @@ class Verdicts:
     def _chosen(self, scores: UnitScores, noise: Noise, generator: np.random.Generator) -> Any:
         """Sets of the judged methods from scores with noise."""
         drawn = copy.deepcopy(scores)
-        for _kind, arrays in score_arrays(drawn):
+        for kind, arrays in score_arrays(drawn):
             for values in arrays.values():
-                values += noise.scores * _size(values) * generator.standard_normal(values.shape)
+                size = noise.scores.get(kind, 0.0) * _size(values)
+                values += size * generator.standard_normal(values.shape)
         drawn = replace(drawn, output={k: magnitude * drawn.norms for k, magnitude in drawn.magnitude.items()})
         found = select_all(drawn, [method for method, _budget in self._judged], self._run.profile.selection)
         return {key: found[key] for key in self._judged}
@@ -220,11 +229,11 @@ def main(
     run = Measured(runs[0])
     seen = {str(folder.parent.name): difference(run, Measured(folder)) for folder in runs[1:]}
     rows = [
-        {"run": name, "NLL": one.nll, "margins, nats": one.margin, "scores": one.scores, "units of sets": one.units}
+        {"run": name, "NLL": one.nll, "margins": one.margin, **one.scores, "units of sets": one.units}
         for name, one in seen.items()
     ]
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1e"), flush=True)
-    largest = Noise(*(max(getattr(one, name) for one in seen.values()) for name in ("nll", "margin", "scores")))
+    largest = reduce(or_, seen.values())
     verdicts = Verdicts(run)
     table = [{"noise": f"{factor:g} times", **under_noise(verdicts, largest * factor, draws=draws)} for factor in times]
     print(f"\n{pd.DataFrame(table).to_markdown(index=False)}")

@@ -108,11 +108,12 @@ def test_numbers_and_verdicts_are_those_of_the_reference_run(run):
 
 def test_verdicts_do_not_depend_on_the_rounding_of_float32(run):
     measured = Measured(run)
-    assert difference(measured, measured) == Noise(0, 0, 0)
+    none = difference(measured, measured)
+    assert (none.nll, none.margin, set(none.scores.values()), none.units) == (0, 0, {0.0}, 0)
     verdicts = Verdicts(measured)  # without noise they are those of the run
-    found = under_noise(verdicts, Noise(1e-6, 1e-5, 1e-6), draws=3)
+    found = under_noise(verdicts, Noise(1e-6, 1e-5, dict.fromkeys(none.scores, 1e-6)), draws=3)
     assert (found["changed"], found["which"]) == (0, "none")
-    large = under_noise(verdicts, Noise(0.5, 3.0, 1.0), draws=1)
+    large = under_noise(verdicts, Noise(0.5, 3.0, dict.fromkeys(none.scores, 1.0)), draws=1)
     assert min(large["changed"], large["answers turned, most"], large["units changed, most"]) > 0
 
 
