@@ -9,7 +9,7 @@ import gc
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from benchmarks.measurement import (
 )
 from benchmarks.workloads import Workload, random_documents, random_model
 from crane_lib.files import write_json
+from crane_lib.nll import document_nll
 from crane_lib.relevance import stream_statistics
 from crane_study.frames import write_frame
 from crane_study.options import DocumentOptions, Loading
@@ -130,7 +131,7 @@ def long_statistics(documents: int, threads: int) -> LongRun:
 def long_masks(masks: int, documents: int, threads: int) -> LongRun:
     """Measure the NLL of documents of three languages under masks of a tiny model; each result is kept as a file."""
     torch.set_num_threads(threads)
-    model, nll = random_model(SMALL), masks_step.document_nll
+    model = random_model(SMALL)
     sets: list[masks_step.Mask] = [("", None), *(("base", chosen) for chosen in random_masks(model, masks))]
     texts = {language: random_documents(SMALL, count=documents) for language in LANGUAGES}
     labels: dict[str, Any] = {"profile": "long", "model_name": "base", "languages": LANGUAGES}
@@ -141,7 +142,7 @@ def long_masks(masks: int, documents: int, threads: int) -> LongRun:
     def run(folder: Path, look: Callable[[], None]) -> None:
         def watched(*given: Any, **named: Any) -> Any:
             look()
-            return nll(*given, **named)
+            return document_nll(*given, **named)
 
         (folder / "results").mkdir(exist_ok=True)
         with patch.object(masks_step, "document_nll", watched), patch.object(masks_step, "KEPT_SECONDS", 0.0):
@@ -214,15 +215,14 @@ def rows(name: str, unit: str, few: tuple[int, LongRun], many: tuple[int, LongRu
     ]
 
 
-def measure(*, documents: int, masks: int, documents_masked: int, threads: int = 1) -> list[Measurement]:
-    """Long runs and a tenth of them, each in a process of its own."""
-    statistics = {count: in_fresh_process(long_statistics, count, threads) for count in (documents // 10, documents)}
-    under = {count: in_fresh_process(long_masks, count, documents_masked, threads) for count in (masks // 10, masks)}
-    return [
-        row
-        for name, unit, found in (("statistics", "documents", statistics), ("masks", "masks", under))
-        for row in rows(name, unit, *found.items())
+def measure(*, documents: int, masks: int, documents_masked: int, threads: int = 1) -> Iterator[list[Measurement]]:
+    """Yield the rows of each long run beside a tenth of it, every one in a process of its own."""
+    kinds: list[tuple[str, str, int, Callable[[int], LongRun]]] = [
+        ("statistics", "documents", documents, lambda count: in_fresh_process(long_statistics, count, threads)),
+        ("masks", "masks", masks, lambda count: in_fresh_process(long_masks, count, documents_masked, threads)),
     ]
+    for name, unit, count, long_run in kinds:
+        yield rows(name, unit, (count // 10, long_run(count // 10)), (count, long_run(count)))
 
 
 @app.command()
@@ -237,11 +237,12 @@ def run(
     Goals: a run that was stopped at 90 % goes on within 5 s. Writes long_runs.csv and long_runs-machine.json to DIR.
     """
     facts = machine_facts()
-    found = measure(documents=documents, masks=masks, documents_masked=documents_masked)
-    frame = pd.DataFrame([{**vars(row), "met": "" if row.met is None else row.met} for row in found])
-    write_frame(output / "long_runs.csv", frame)
+    frames = []
+    for found in measure(documents=documents, masks=masks, documents_masked=documents_masked):
+        frames.append(pd.DataFrame([{**vars(row), "met": "" if row.met is None else row.met} for row in found]))
+        print(frames[-1][["benchmark", "what", "value", "unit", "goal", "met"]].to_string(index=False), flush=True)
+    write_frame(output / "long_runs.csv", pd.concat(frames, ignore_index=True))
     write_json(output / "long_runs-machine.json", vars(facts))
-    print(frame[["benchmark", "what", "value", "unit", "goal", "met"]].to_string(index=False))
 
 
 if __name__ == "__main__":
