@@ -63,7 +63,7 @@ class Noise:
 
 
 class Measured:
-    """What the verdicts of a finished run are made of, read from the files of its stages."""
+    """Measurements behind the verdicts of a finished run, read from the files of its stages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
