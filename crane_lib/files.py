@@ -15,6 +15,8 @@ from typing import Any
 
 from crane_lib.errors import CraneError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = ("No space left", "Not enough free space", "unexpected pos")  # the last is torch's, on a file cut short
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
@@ -36,11 +38,13 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.is_dir() and temporary.is_dir():
             shutil.rmtree(target)
         os.replace(temporary, target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CraneError(f"{target}: the disk is full; free some space and start again") from error
-        if error.errno in _UNWRITABLE:
-            raise CraneError(f"{target}: cannot be written ({error.strerror}); choose another --artifacts") from error
+    except Exception as error:  # safetensors, torch and numpy have words of their own for a full disk
+        seen = getattr(error, "errno", None)
+        if seen in _FULL or any(words in str(error) for words in _FULL_WORDS):
+            advice = "free some space (df -h) or some files (df -i) and start again"
+            raise CraneError(f"{target}: the disk is full; {advice}") from error
+        if seen in _UNWRITABLE:
+            raise CraneError(f"{target}: cannot be written ({os.strerror(seen)}); choose another folder") from error
         raise
     finally:
         # A read-only folder may refuse this too; the caller should see the first error.

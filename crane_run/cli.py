@@ -486,13 +486,13 @@ def mask(
     crane mask models/llama-2-7b sets.json adapter --language vi --as ia3
     """
     from crane_lib.interventions import export_masked
-    from crane_lib.neurons import read_neuron_sets
     from crane_study.loading.models import load_model
+    from crane_study.own.sets import read_sets
     from crane_study.progress import SOON, progress
 
     _check_one_of("--as", kind, ["checkpoint", "ia3"])
     own.check_outputs(output / "config.json")
-    sets = read_neuron_sets(neurons)
+    sets = read_sets(neurons)
     chosen = [item for item in sets if item.language == language and item.random_seed == draw]
     if not chosen:
         known = sorted({f"--language {item.language} --draw {item.random_seed}" for item in sets})

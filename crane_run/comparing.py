@@ -7,12 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_lib.neurons import read_neuron_sets
-from crane_run.manifest import read_manifest
-from crane_run.verify import Reference, reference_of
+from crane_run.verify import Reference, reference_of, whole_manifest
 from crane_study.frames import read_frame
 from crane_study.own.measure import effect_table
-from crane_study.own.sets import overlap_table
+from crane_study.own.sets import overlap_table, read_sets
 
 _TABLES = (".parquet", ".csv")
 _SET = ["method", "budget", "draw"]
@@ -29,13 +27,13 @@ def compare_paths(first: Path, second: Path) -> Compared:
         if not path.exists():
             raise CraneError(f"{path}: no such file or folder")
     if first.is_dir() and second.is_dir():
-        return compare_runs(*(reference_of(path, read_manifest(path)) for path in (first, second)))
+        return compare_runs(*(reference_of(path, whole_manifest(path)) for path in (first, second)))
     if first.is_file() and second.is_file():
         tables = [path.suffix in _TABLES for path in (first, second)]
         if all(tables):
             return {"effects": compare_results(first, second)}
         if not any(tables):
-            return {"overlaps": overlap_table(read_neuron_sets(first), read_neuron_sets(second))}
+            return {"overlaps": overlap_table(read_sets(first), read_sets(second))}
     raise CraneError(
         f"{first} and {second}: give two files of neuron sets, two results of crane evaluate, or two folders of runs"
     )

@@ -20,6 +20,7 @@ from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256, write_json
 from crane_study import ROOT
 from crane_study.fetch import fetched_directory
+from crane_study.fingerprints import sealed, whole_object
 from crane_study.hub import is_local
 from crane_study.loading.gguf_files import ORIGIN, is_gguf
 from crane_study.machine import describe_machine
@@ -47,7 +48,7 @@ Seconds = Annotated[float, Field(ge=0)]
 Mebibytes = Annotated[float, Field(gt=0)] | None
 
 
-class DamagedManifestError(Exception):
+class DamagedManifestError(CraneError):
     """The manifest is there but cannot be used; the message says why."""
 
 
@@ -125,6 +126,7 @@ class Manifest(_Part):
     sections: list[SectionRecord]
     stages: list[StageRecord]
     outputs: dict[str, Sha256]
+    seal: str | None = None  # hash of the rest; earlier versions wrote none
 
 
 def _git(*arguments: str) -> str | None:
@@ -366,7 +368,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     reports = {name: sha256(folder / name) for name in REPORTS if (folder / name).is_file()}
     content = {**content, "outputs": dict(sorted({**content["outputs"], **reports}.items()))}
     Manifest.model_validate(content)
-    write_json(folder / NAME, content)
+    write_json(folder / NAME, sealed(content))
 
 
 def output_files(folder: Path) -> Iterator[Path]:
@@ -378,8 +380,11 @@ def output_files(folder: Path) -> Iterator[Path]:
 
 
 def is_current(folder: Path) -> bool:
-    """Return whether a run has a manifest of the present schema."""
-    return _kept_object(folder / NAME).get("schema") == SCHEMA
+    """Return whether a run has a whole manifest of the present schema, and the reports that it lists."""
+    found = whole_object(folder / NAME) or {}
+    reports = {name: sha256(folder / name) for name in REPORTS if (folder / name).is_file()}
+    listed = {name: value for name, value in (found.get("outputs") or {}).items() if name in REPORTS}
+    return found.get("schema") == SCHEMA and reports == listed
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -395,7 +400,10 @@ def read_manifest(folder: Path) -> Manifest:
     if schema.startswith("crane.manifest/") and schema != SCHEMA:
         raise CraneError(f"{path}: has schema {schema}, this version checks {SCHEMA}; run the study again with it")
     try:
-        return Manifest.model_validate(read_json(path))
+        value = read_json(path)
+        if whole_object(path) is None:
+            raise DamagedManifestError(f"{path}: was changed after the run")
+        return Manifest.model_validate(value)
     except CraneError as error:
         raise DamagedManifestError(str(error)) from error
     except ValidationError as error:

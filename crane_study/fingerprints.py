@@ -6,14 +6,14 @@ import ast
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json, sha256, write_json
+from crane_lib.files import fingerprint, read_json, sha256, write_json
 from crane_study import ROOT
 from crane_study.locks import locked
 from crane_study.progress import ProgressTask, progress
@@ -22,6 +22,7 @@ _PACKAGES = ("crane_lib", "crane_study")  # whose code a stage may depend on
 HASHES = ".hashes.json"  # in the folder of all runs: --fresh keeps it, and no manifest lists it
 PATIENCE = 10.0  # seconds of reading before a bar is shown
 _SETTLED = 2.0  # seconds; a file changed twice within one tick of the clock has the same time after both
+SEAL = "seal"  # of a JSON object: fingerprint of the rest of it
 _BLOCK = 1 << 22
 _MIB = 1 << 20
 
@@ -76,6 +77,21 @@ def code_fingerprint(modules: Iterable[str]) -> str:
     files = ((module, source_file(module)) for module in closure(modules))
     lines = [f"{module}:{_digest(file)}\n" for module, file in files if file is not None]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object with the seal of its content."""
+    rest = {name: entry for name, entry in value.items() if name != SEAL}
+    return {**rest, SEAL: fingerprint(rest)}
+
+
+def whole_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file if it is as it was sealed, or has no seal; None if it is missing or damaged."""
+    with suppress(CraneError, NotADirectoryError):
+        value = read_json(path)
+        if isinstance(value, dict) and (SEAL not in value or value == sealed(value)):
+            return value
+    return None
 
 
 class Hashes:

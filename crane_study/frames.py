@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
-    """Write a table as Parquet or as CSV at full precision, depending on the suffix."""
+def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame, *, checksums: bool = False) -> None:
+    """Write a table as Parquet, with checksums if asked, or as CSV at full precision, depending on the suffix."""
     with atomic(path) as temporary:
         if Path(path).suffix == ".parquet":
-            frame.to_parquet(temporary, index=False)
+            frame.to_parquet(temporary, index=False, write_page_checksum=checksums)
         else:
             frame.to_csv(temporary, index=False, na_rep="NaN")
 
@@ -34,7 +34,7 @@ def read_frame(path: str | os.PathLike[str], *, texts: Iterable[str] = ()) -> pd
         raise CraneError(f"{path}: no such file; run the section that makes it first")
     try:
         if Path(path).suffix == ".parquet":
-            return pd.read_parquet(path)
+            return pd.read_parquet(path, page_checksum_verification=True)
         return pd.read_csv(path, keep_default_na=False, na_values=["NaN"], dtype=dict.fromkeys(texts, "str"))
-    except ValueError as error:  # of which pandas' and Arrow's errors are a kind
+    except (ValueError, OSError) as error:  # of which pandas' and Arrow's errors are a kind
         raise CraneError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]})") from error

@@ -28,7 +28,7 @@ from pydantic_core import to_jsonable_python
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, fingerprint, read_json, write_json
 from crane_lib.files import sha256 as file_hash
-from crane_study.fingerprints import code_fingerprint
+from crane_study.fingerprints import code_fingerprint, sealed, whole_object
 from crane_study.locks import locked, wait_for
 from crane_study.machine import measuring, on_all_threads, threads
 from crane_study.progress import note_stage
@@ -109,18 +109,18 @@ class Store:
         if known is not None and known.key == key:
             return known
         folder = self.root / name
-        record = _from_first(_complete(folder, key))
+        record = _from_first(complete(folder, key))
         reused = record is not None
         if record is None:
             about |= {"key": key, "section": os.environ.get(SECTION_VARIABLE)}
             arguments = {role: stage.folder for role, stage in inputs.items()} | parameters | dict(settings or {})
             with self._lock(name), on_all_threads() if all_threads else nullcontext():
-                record = _from_first(_complete(folder, key))  # another section may have made it meanwhile
+                record = _from_first(complete(folder, key))  # another section may have made it meanwhile
                 reused = record is not None
                 if record is None:
                     record = self._make(make, arguments, about, scratch=scratch)
         if not _is_first():
-            wait_for(folder, lambda: _complete(folder, key))
+            wait_for(folder, lambda: complete(folder, key))
         else:
             if reused:
                 self._remove_scratch(name, done=True)  # of a start that was killed when the stage had just been made
@@ -178,25 +178,28 @@ class Store:
             (self.root / SCRATCH).rmdir()
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the records of all finished stages, by name."""
-        return [read_json(path) for path in sorted(self.root.glob(f"*/{RECORD}"))]
+        """Return the records of all finished stages, by name; without damaged ones."""
+        found = [whole_object(path) for path in sorted(self.root.glob(f"*/{RECORD}"))]
+        return [record for record in found if record is not None]
 
 
-def _complete(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the record of a folder that was made under `key` and has all its files as they were written, else None."""
+def complete(folder: Path, key: str | None, *, sizes_only: bool = False) -> dict[str, Any] | None:
+    """Return the record of a folder that was made under `key` and has all its files as they were written, else None.
+
+    With `sizes_only` the files' content is not read. Without a key, it may have been made under any.
+    """
     try:
-        record = read_json(folder / RECORD)
-        if (record["schema"], record["key"]) != (SCHEMA, key) or not isinstance(record["seconds"], float):
+        record = whole_object(folder / RECORD)
+        if not record or (record["schema"], record["key"]) != (SCHEMA, key or record["key"]):
             return None
-        whole = all(_as_written(folder / name, **entry) for name, entry in record["outputs"].items())
-    except (CraneError, OSError, AttributeError, KeyError, TypeError):  # a damaged record or file
+        whole = isinstance(record["seconds"], float) and all(
+            (folder / name).stat().st_size == entry["bytes"]
+            and (sizes_only or file_hash(folder / name) == entry["sha256"])
+            for name, entry in record["outputs"].items()
+        )
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):  # a damaged record or file
         return None
     return record if whole else None
-
-
-def _as_written(file: Path, *, bytes: int, sha256: str) -> bool:
-    """Return whether a file has its size, looked at first, and its content."""
-    return file.is_file() and file.stat().st_size == bytes and file_hash(file) == sha256
 
 
 def _write(folder: Path, make: Callable[..., None], given: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def _write(folder: Path, make: Callable[..., None], given: dict[str, Any], about
             "threads": threads(),
             "outputs": outputs,
         }
-        write_json(temporary / RECORD, record)
+        write_json(temporary / RECORD, record := sealed(record))
     return record
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.errors import CraneError
-from crane_lib.files import read_json
 from crane_lib.neurons import NeuronSet, read_all_sets
 from crane_lib.relevance import Statistics
 from crane_lib.scores import UnitScores, load_statistics
@@ -20,7 +19,7 @@ from crane_run.inspect.lab import PROFILE_VARIABLE
 from crane_study.frames import read_frame
 from crane_study.loading.models import load_model, model_directory
 from crane_study.profile import Profile, artifacts_root, load_profile
-from crane_study.store import RECORD
+from crane_study.store import RECORD, complete
 from crane_study.study import Study
 
 # Section that makes a stage, by the first word of its name, for the message where it is missing.
@@ -39,15 +38,25 @@ class FinishedRun:
         self.models = self._study.model_names
         self.objective = profile.relevance.objectives[0]
 
+    @lru_cache(maxsize=64)  # noqa: B019 (a run lives as long as the kernel)
+    def stage(self, name: str) -> dict[str, Any]:
+        """Record of a finished stage, all of whose files are as they were written."""
+        folder = self.folder / "stages" / name
+        if not (folder / RECORD).is_file():
+            made = f" (section {number} makes it)" if (number := _SECTIONS.get(name.partition("_")[0])) else ""
+            raise CraneError(f"{self.folder}: has no finished {name}{made}; start {self.start_command} first")
+        record = complete(folder, None)
+        if record is None:
+            told = f"a file is not as it was written; remove the folder and start {self.start_command}"
+            raise CraneError(f"{folder}: is damaged: {told}")
+        return record
+
     def _stage(self, name: str, **inputs: str) -> Path:
         """Folder of a finished stage; refused if it was made from an earlier state of the stages it reads."""
         folder = self.folder / "stages" / name
-        if not (folder / RECORD).is_file():
-            made = f"section {_SECTIONS[name.partition('_')[0]]} makes it"
-            raise CraneError(f"{self.folder}: has no finished {name} ({made}); start {self.start_command} first")
-        keys: dict[str, Any] = read_json(folder / RECORD)["inputs"]
+        keys: dict[str, Any] = self.stage(name)["inputs"]
         for role, other in inputs.items():
-            if role in keys and keys[role] != read_json(self._stage(other) / RECORD)["key"]:
+            if role in keys and keys[role] != self.stage(other)["key"]:
                 told = f"was made from an earlier {other}; start {self.start_command} to bring them together"
                 raise CraneError(f"{folder}: {told}")
         return folder

@@ -54,6 +54,7 @@ def load_file(run: FinishedRun, name: str) -> LoadedFile:
         raise CraneError(f"{name}: the run has no such file below {root}")
     if path.suffix not in ENDINGS:
         raise CraneError(f"{name}: cannot be drawn; files that can end in {', '.join(ENDINGS)}")
+    run.stage(path.relative_to(root).parts[0])
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,7 +18,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic, sha256, write_json
+from crane_lib.files import atomic, read_json, sha256, write_json
 
 # torch and transformers are imported where they are needed: commands that only ask for the cache start without them.
 
@@ -65,17 +66,31 @@ def as_directory(path: str | os.PathLike[str], *, progress: Progress | None = No
         return path
     check_gguf(path)
     folder = converted_directory(sha256(path))
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CraneError(
-                f"{folder.parent}: cannot be written ({error.strerror}); name another cache in {CACHE_VARIABLE}"
-            ) from error
+    if is_converted(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():  # another process may have made it meanwhile
+            if not is_converted(folder):  # another process may have made it meanwhile
                 _convert(path, folder, progress)
+    except OSError as error:
+        told = f"cannot be written ({error.strerror}); name another cache in {CACHE_VARIABLE}"
+        raise CraneError(f"{folder.parent}: {told}") from error
     return folder
+
+
+@cache
+def _is_as_written(file: Path, digest: str) -> bool:
+    return file.is_file() and sha256(file) == digest
+
+
+def is_converted(folder: Path) -> bool:
+    """Return whether a converted directory is there with all its files as they were written."""
+    try:
+        files = read_json(folder / ORIGIN).get("files", {}).items()
+        return all(_is_as_written(folder / name, digest) for name, digest in files)
+    except (CraneError, AttributeError, OSError):
+        return False
 
 
 def check_gguf(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -170,6 +185,7 @@ def _write(path: Path, folder: Path, progress: Progress | None, about: dict[str,
     with atomic(folder) as temporary:
         plain.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        _is_as_written.cache_clear()
         write_json(
             temporary / ORIGIN,
             {
@@ -179,5 +195,6 @@ def _write(path: Path, folder: Path, progress: Progress | None, about: dict[str,
                 "architecture": about["general.architecture"],
                 "file_type": about.get("general.file_type"),  # the quantisation, by the numbers of llama.cpp
                 "transformers": transformers.__version__,
+                "files": {file.name: sha256(file) for file in sorted(temporary.iterdir())},
             },
         )

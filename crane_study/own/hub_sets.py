@@ -20,9 +20,10 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic, read_json, write_json, write_text
-from crane_lib.neurons import NeuronSet, read_neuron_sets, write_neuron_sets
+from crane_lib.neurons import NeuronSet
 from crane_study.frames import read_frame, write_frame
 from crane_study.hub import naming_mistakes
+from crane_study.own.sets import read_sets, write_sets
 
 TOKEN_VARIABLE = "HF_TOKEN"
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -52,7 +53,7 @@ def _publishable(item: NeuronSet, model: str) -> NeuronSet:
 def _read_sets(source: Path, model: str) -> dict[str, list[NeuronSet]]:
     """Sets of a file, or of all JSON files of a folder, by the file's name."""
     found = sorted(source.glob("*.json")) if source.is_dir() else [source]
-    by_file = {path.stem: [_publishable(item, model) for item in read_neuron_sets(path)] for path in found}
+    by_file = {path.stem: [_publishable(item, model) for item in read_sets(path)] for path in found}
     sets = [item for own in by_file.values() for item in own]
     if not sets:
         raise CraneError(f"{source}: has no files of neuron sets (crane select writes them)")
@@ -99,7 +100,7 @@ def write_package(folder: Path, source: Path, *, repository: str, licence: str, 
     with atomic(folder) as temporary:
         (temporary / "sets").mkdir(parents=True)
         for name, sets in by_file.items():
-            write_neuron_sets(temporary / "sets" / f"{name}.json", sets)
+            write_sets(temporary / "sets" / f"{name}.json", sets)
         for config in sorted(source.glob(f"*/{_ADAPTER[0]}")):
             target, settings = temporary / "adapters" / config.parent.name, read_json(config)
             if not (settings.get("peft_type") == "IA3" and config.with_name(_ADAPTER[1]).is_file()):
@@ -162,7 +163,7 @@ def pull(name: str, folder: Path) -> dict[str, list[NeuronSet]]:
             huggingface_hub.snapshot_download(repository, local_dir=temporary, allow_patterns=[*_FILES], **given)
         shutil.rmtree(temporary / ".cache", ignore_errors=True)  # the hub's own notes
         try:
-            found = {path.stem: read_neuron_sets(path) for path in sorted(temporary.glob("sets/*.json"))}
+            found = {path.stem: read_sets(path) for path in sorted(temporary.glob("sets/*.json"))}
         except CraneError as error:
             raise CraneError(str(error).replace(f"{temporary}/", f"dataset {repository}: ")) from error
         if not found:

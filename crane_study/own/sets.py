@@ -12,10 +12,14 @@ import numpy as np
 import pandas as pd
 
 from crane_lib.errors import CraneError
+from crane_lib.files import read_json, write_json
+from crane_lib.files import sha256 as file_hash
 from crane_lib.methods import Method
-from crane_lib.neurons import HEAD, NEURON, NeuronSet, read_neuron_sets
+from crane_lib.neurons import HEAD, NEURON, NeuronSet, read_neuron_sets, write_neuron_sets
+from crane_study.fingerprints import SEAL, sealed, whole_object
 from crane_study.frames import read_frame
 from crane_study.own.statistics_folder import read_info, read_units
+from crane_study.store import RECORD
 from crane_study.uncertainty.overlap import as_neurons, compare
 
 if TYPE_CHECKING:
@@ -81,6 +85,24 @@ def sets_of_scores(path: Path, budget: float) -> list[NeuronSet]:
     ]
 
 
+def write_sets(path: Path, sets: Sequence[NeuronSet]) -> None:
+    """Write a file of sets with the seal of its content."""
+    write_neuron_sets(path, sets)
+    write_json(path, sealed(read_json(path)))
+
+
+def read_sets(path: Path) -> list[NeuronSet]:
+    """Read a file of sets; one that is not as it was sealed is a CraneError."""
+    sets, stage = read_neuron_sets(path), whole_object(path.with_name(RECORD)) or {}
+    noted = stage.get("outputs", {}).get(path.name, {})  # of a file in a stage of a run
+    if whole_object(path) is None or noted.get("sha256") not in (None, file_hash(path)):
+        raise CraneError(
+            f"{path}: was changed after it was written; select the sets again, or take its entry {SEAL!r} out if you "
+            "changed it yourself"
+        )
+    return sets
+
+
 def score_table(scores: Any, sets: Sequence[NeuronSet], *, unit: str = NEURON) -> pd.DataFrame:
     """Scores of all units by language, with a mark at those that were selected."""
     parts = []
@@ -134,7 +156,7 @@ def sets_for(
     ------
     CraneError : the sets are of another model or tokenizer
     """
-    sets = read_neuron_sets(path)
+    sets = read_sets(path)
     for item in sets:
         made_for = item.notes.get("model") or item.model or item.revision
         differs = ""

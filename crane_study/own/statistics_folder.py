@@ -14,9 +14,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic, read_json, write_json
+from crane_lib.files import atomic, read_json, sha256, write_json
 from crane_lib.neurons import NEURON
 from crane_lib.scores import ACTIVATIONS, GRADIENT, UnitScores, statistics_file
+from crane_study.fingerprints import sealed, whole_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -102,12 +103,26 @@ def write_statistics(
             barrier()
             if rank() == 0:
                 found.save(target)
+                _keep(folder, target)
         if rank() == 0:
             given = {"token_budget": reading.token_budget, "skip": reading.skip_first_tokens}
             found_each = document_activations(network, own[:of_each], **given)
             with atomic(statistics_file(folder, ACTIVATIONS, language)) as temporary:
                 save_file(found_each, temporary)
+            _keep(folder, statistics_file(folder, ACTIVATIONS, language))
     return tokens
+
+
+def _keep(folder: Path, file: Path) -> None:
+    """Note a finished file with its hash."""
+    info = _info(folder)
+    write_json(folder / INFO, sealed(info | {"files": info.get("files", {}) | {file.name: sha256(file)}}))
+
+
+def _damaged(folder: Path, info: dict[str, Any]) -> list[Path]:
+    """Files that are not as they were noted, or missing; folders of earlier versions have no notes."""
+    noted = {folder / name: value for name, value in info.get("files", {}).items()}
+    return [file for file, value in noted.items() if not file.is_file() or sha256(file) != value]
 
 
 def revision_of(model: PreTrainedModel) -> str:
@@ -144,16 +159,21 @@ def open_folder(folder: Path, about: dict[str, Any]) -> bool:
         other = [name for name, value in about.items() if before.get(name) != value]
         if other:
             raise CraneError(f"{folder}: has statistics with another {other[0]}; name a new folder or delete this one")
-        return bool(before["complete"])
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        unsure = _damaged(folder, before)
+        if not before["complete"] and "files" in before:  # a kill may have come before the note of a file
+            unsure += [file for file in folder.glob("*.safetensors") if file.name not in before["files"]]
+        for file in unsure:  # is made again
+            file.unlink(missing_ok=True)
+        return bool(before["complete"]) and not unsure
+    if folder.exists() and (not folder.is_dir() or any(file.name != ".lock" for file in folder.iterdir())):
         raise CraneError(f"{folder}: is not empty and has no statistics; name a new folder")
-    write_json(folder / INFO, about | {"complete": False})
+    write_json(folder / INFO, sealed(about | {"complete": False, "files": {}}))
     return False
 
 
 def close_folder(folder: Path, about: dict[str, Any]) -> None:
     """Declare the statistics in a folder complete, and remove what was kept on the way."""
-    write_json(folder / INFO, about | {"complete": True})
+    write_json(folder / INFO, sealed(_info(folder) | about | {"complete": True}))
     for shards in folder.glob("*.shards"):
         shutil.rmtree(shards, ignore_errors=True)
 
@@ -162,6 +182,8 @@ def _info(folder: Path) -> dict[str, Any]:
     info = read_json(folder / INFO)
     if not isinstance(info, dict) or info.get("schema") != SCHEMA:
         raise CraneError(f"{folder / INFO}: is not of statistics (expected schema {SCHEMA!r})")
+    if whole_object(folder / INFO) is None:
+        raise CraneError(f"{folder / INFO}: was changed after it was written; delete the folder and make it again")
     return info
 
 
@@ -183,5 +205,8 @@ def read_info(folder: Path) -> dict[str, Any]:
 def read_units(folder: Path, *, site: str = NEURON) -> UnitScores:
     """Read the scores of all neurons (or heads) in a folder of statistics, for the methods of the registry."""
     info = read_info(folder)
+    if damaged := _damaged(folder, info):
+        told = "is missing, or was changed after it was written; start the same crane relevance again to mend it"
+        raise CraneError(f"{damaged[0]}: {told}")
     given: dict[str, Any] = {"objective": info["objective"], "languages": list(info["corpora"])}
     return UnitScores.read(folder, **given, documents=folder, site=site)

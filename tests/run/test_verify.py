@@ -8,11 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from crane_lib.errors import CraneError
+from crane_lib.files import sha256
 from crane_run import verify as module
 from crane_run.cli import app
 from crane_run.manifest import read_manifest
 from crane_run.sections import all_sections
 from crane_run.verify import Reference, ReferenceTable, compare, read_reference, verify
+from crane_study.fingerprints import sealed
 from crane_study.frames import read_frame, write_frame
 from crane_study.paper.tolerances import Reproduction
 from crane_study.profile import TOLD
@@ -43,10 +45,10 @@ def crane(*arguments):
 
 
 def edit(folder, change):
-    """Apply a change to a run's manifest."""
+    """Apply a change to a run's manifest, as if it had been written so."""
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
 
 
 def compared(ours, theirs):
@@ -123,7 +125,11 @@ def test_what_is_wrong_with_the_files_is_named(run, damage, problems):
 
 
 def test_a_run_that_cannot_be_checked_is_one_line(run, tmp_path):
-    pd.DataFrame({"method": ["lape"], "surprise": 0.5}).to_csv(run / "tables" / "03_new.csv", index=False)
+    name = "tables/03_new.csv"
+    pd.DataFrame({"method": ["lape"], "surprise": 0.5}).to_csv(run / name, index=False)
+    with pytest.raises(CraneError, match=r"is not as it was made: tables/03_new\.csv: is not in the manifest; run it"):
+        verify(run, against=str(run))
+    edit(run, lambda manifest: manifest["outputs"].update({name: sha256(run / name)}))
     with pytest.raises(CraneError, match=r"tolerances.yaml: no rule .* is for tables/03_new.csv, column 'surprise'"):
         verify(run, against=str(run))
     other = make_run(tmp_path / "smoke", profile="smoke")
