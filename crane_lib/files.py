@@ -16,7 +16,7 @@ from typing import Any
 from crane_lib.errors import CraneError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_WORDS = ("No space left", "Not enough free space", "unexpected pos")  # the last is torch's, on a file cut short
+_FULL_WORDS = ("No space left", "Not enough free space", "unexpected pos", "requested and")  # the last: torch, numpy
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 

@@ -36,5 +36,5 @@ def read_frame(path: str | os.PathLike[str], *, texts: Iterable[str] = ()) -> pd
         if Path(path).suffix == ".parquet":
             return pd.read_parquet(path, page_checksum_verification=True)
         return pd.read_csv(path, keep_default_na=False, na_values=["NaN"], dtype=dict.fromkeys(texts, "str"))
-    except (ValueError, OSError) as error:  # of which pandas' and Arrow's errors are a kind
+    except Exception as error:  # a damaged file breaks the reader anywhere
         raise CraneError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:120]})") from error

@@ -47,7 +47,7 @@ def select_sets(
     given = {"tokenizer": info["tokenizer"], "revision": info.get("revision", ""), "notes": notes}
     sets = [replace(item, **given) for item in chosen]
     table = score_table(scores, sets, unit=unit)
-    table.attrs = {"method": method.name, **{name: getattr(sets[0], name) for name in _ORIGIN}}  # Parquet keeps them
+    table.attrs = sealed({"method": method.name, **{name: getattr(sets[0], name) for name in _ORIGIN}})  # Parquet keeps
     return sets, table
 
 
@@ -60,6 +60,8 @@ def sets_of_scores(path: Path, budget: float) -> list[NeuronSet]:
     """
     try:
         table = read_frame(path)
+        if SEAL in table.attrs and table.attrs != sealed(table.attrs):
+            raise ValueError("it was changed after it was written")
         ordered = table.sort_values(_COLUMNS[:-1], kind="stable")
         scores: dict[str, dict[str, np.ndarray]] = {}
         for (language, site), part in ordered.groupby(["language", "site"], sort=False):

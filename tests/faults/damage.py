@@ -28,7 +28,7 @@ from crane_run import runner, verify
 from crane_run.manifest import REPORTS
 from crane_run.runner import Run
 from crane_run.sections import all_sections
-from crane_study.profile import load_profile
+from crane_study.profile import Profile, load_profile
 from crane_study.store import RECORD, complete
 from tests.faults.kills import Started, results
 
@@ -100,9 +100,9 @@ class Written(Exception):
 class Checks:
     """Checks of a run, as `crane verify` and the next start do them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, profile: Profile | None = None) -> None:
         self.folder, self.hashes = folder, Remembered()
-        self.run = Run(load_profile(str(folder / "profile.yaml")), folder, all_sections())
+        self.run = Run(profile or load_profile(str(folder / "profile.yaml")), folder, all_sections())
         self.keys = {section.number: self.run.key(section) for section in self.run.sections}
 
     def named(self, name: str) -> bool:

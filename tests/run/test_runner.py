@@ -230,6 +230,31 @@ def test_outputs_are_those_of_the_last_execution(tmp_path, notebooks, work, monk
     assert not [path for path in (tmp_path / "smoke").rglob(".*") if path.name != ".lock"]
 
 
+def test_outputs_stay_where_the_clock_goes_back_while_they_are_made(tmp_path, notebooks, work, monkeypatch):
+    write = Path.write_text
+
+    def written_yesterday(path, *given, **options):
+        write(path, *given, **options)
+        make_old(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", written_yesterday)
+        assert start(tmp_path, only=["01"]) == 0
+    assert record(tmp_path, "01_second")["outputs"] == ["notebooks/01_second.ipynb", "tables/01_a.csv"]
+    assert (tmp_path / "smoke" / "tables" / "01_a.csv").is_file()
+
+
+@pytest.mark.parametrize("damage", [b"made 1", b"made 3", b""])
+@pytest.mark.parametrize("file", ["tables/01_a.csv", "captions.json"])
+def test_a_damaged_output_is_made_again(tmp_path, notebooks, work, file, damage):
+    write_json(tmp_path / "smoke" / "captions.json", {"tables/01_a": "one", "tables/02_a": "two"})
+    start(tmp_path)
+    work.done.clear()
+    (tmp_path / "smoke" / file).write_bytes(damage)
+    assert start(tmp_path) == 0
+    assert work.done == (["01"] if file.startswith("tables") else ["01", "02"])
+
+
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_section_is_not_trusted_even_when_all_is_as_it_was(tmp_path, notebooks, work, problem):
     start(tmp_path)

@@ -1,0 +1,164 @@
+"""Files cut, with a bit flipped, emptied or of another run are noticed before a number is read from them.
+
+``python -m tests.faults.damage artifacts/smoke --other artifacts/mini`` does so with every file of a finished run.
+"""
+
+import json
+import random
+from contextlib import suppress
+
+import pytest
+
+from crane_lib import gguf_files
+from crane_lib.errors import CraneError
+from crane_lib.files import sha256
+from crane_lib.gguf_files import ORIGIN, as_directory
+from crane_run import verify
+from crane_run.comparing import compare_results
+from crane_run.manifest import read_manifest
+from crane_run.runner import Run, finish
+from crane_study import fetch
+from crane_study.fingerprints import sealed
+from crane_study.own.sets import read_sets, sets_of_scores
+from crane_study.own.statistics_folder import read_units
+from crane_study.paper.lape_list import load_tensors
+from crane_study.profile import load_profile
+from crane_study.store import complete
+from tests.faults.damage import Checks, damaged, damages, run_files
+from tests.gguf_model import write_gguf
+from tests.run.program import call
+from tests.run.small_run import make_run
+from tests.small import TEXTS, write_model_and_texts
+
+
+@pytest.fixture
+def dice():
+    return random.Random(0)
+
+
+def test_every_file_of_a_run_is_checked_by_verify_and_stages_by_whoever_reads_them(tmp_path, dice):
+    folder, other = make_run(tmp_path / "mini"), make_run(tmp_path / "other" / "mini", shift=1.0)
+    checks, tried = Checks(folder, load_profile("mini")), 0
+    for name in run_files(folder):
+        for kind, content in damages(folder / name, other / name, dice=dice):
+            if (name, kind) == ("manifest.json", "of another run"):
+                continue  # a whole manifest: then every other file is named
+            with damaged(folder / name, content):
+                checks.hashes.damaged = folder / name
+                assert checks.named(name), (name, kind)
+                assert not name.startswith("stages/") or checks.stops(name), (name, kind)
+            checks.hashes.damaged = None
+            tried += 1
+    assert tried > 60
+    assert verify.verify(folder, against=verify.NO_REFERENCE).problems == []
+
+
+def test_damaged_reports_and_manifests_are_written_again(tmp_path, dice):
+    folder = make_run(tmp_path / "mini")
+    (folder / "claims.json").unlink()  # it is made up
+    run = Run(load_profile("mini"), folder, [])
+    finish(run, again=True)
+    before = {name: sha256(folder / name) for name in ("report.md", "report.html")}
+    for name in (*before, "manifest.json"):
+        for _kind, content in damages(folder / name, None, dice=dice):
+            (folder / name).write_bytes(content)
+            finish(run, again=False)
+            assert {name: sha256(folder / name) for name in before} == before
+            read_manifest(folder)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Statistics of a tiny model, sets in two forms, scores and results."""
+    root = tmp_path_factory.mktemp("own")
+    write_model_and_texts(root)
+    texts = [part for language in TEXTS for part in ("--corpus", f"{language}={root / language}.jsonl")]
+    texts += ["--documents", 4]
+    again = ["relevance", "--model", root / "model", *texts, "--out", root / "stats"]
+    sets = ["select", "--statistics", root / "stats", "--budget", 0.1, "--out", root / "sets.json"]
+    sets += ["--scores", root / "scores.parquet", "--lape", root / "lape.pth"]
+    results = ["evaluate", "--model", root / "model", "--sets", root / "sets.json", *texts]
+    results += ["--out", root / "results.parquet"]
+    for command in (again, sets, results):
+        done = call(*command)
+        assert done.exit_code == 0, done.output
+    return root, again
+
+
+READERS = {
+    "sets.json": read_sets,
+    "scores.parquet": lambda path: sets_of_scores(path, 0.1),
+    "results.parquet": lambda path: compare_results(path, path),
+    "lape.pth": load_tensors,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_files_of_ones_own_study_are_read_as_they_were_written_or_refused(study, name):
+    """A flipped bit in a part of the file that holds nothing of the content may pass; then the content is the same."""
+    path, read, dice, passed = study[0] / name, READERS[name], random.Random(0), 0
+    whole = repr(read(path))
+    contents = [content for _ in range(40) for kind, content in damages(path, None, dice=dice) if kind == "flipped"]
+    contents += [content for _kind, content in damages(path, None, dice=dice)]
+    for content in contents:
+        with damaged(path, content), suppress(CraneError):
+            assert repr(read(path)) == whole
+            passed += 1
+    assert passed < 30  # of 43
+
+
+def test_damaged_statistics_are_refused_and_made_again_by_the_same_command(study, dice):
+    root, again = study
+    before = {path.name: sha256(path) for path in sorted((root / "stats").glob("*.safetensors"))}
+    foreign = root / "stats" / "gold_logit.vi.safetensors"
+    for name in ("gold_logit.en.safetensors", "activations.en.safetensors"):
+        path = root / "stats" / name
+        for _kind, content in damages(path, foreign, dice=dice):
+            path.write_bytes(content)
+            with pytest.raises(CraneError, match="was changed after it was written; start the same crane relevance"):
+                read_units(root / "stats")
+            if name.startswith("gold") and _kind == "flipped":
+                done = call(*again)
+                assert done.exit_code == 0, done.output
+                assert {path.name: sha256(path) for path in (root / "stats").glob("*.safetensors")} == before
+    assert call(*again).exit_code == 0
+    assert {path.name: sha256(path) for path in (root / "stats").glob("*.safetensors")} == before
+    for _kind, content in damages(root / "stats" / "statistics.json", None, dice=dice):
+        with damaged(root / "stats" / "statistics.json", content):
+            with pytest.raises(CraneError, match=r"statistics.json: (is not JSON|was changed|is not of statistics)"):
+                read_units(root / "stats")
+
+
+def test_a_converted_model_is_converted_again_where_it_is_damaged(tmp_path, monkeypatch, dice):
+    monkeypatch.setenv("CRANE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    write_gguf(file)
+    folder = as_directory(file)
+    before = {path.name: sha256(path) for path in folder.iterdir()}
+    model = fetch.PackagedModel("x", tmp_path, "t", "u", (), sha256(file), 1, 1)
+    monkeypatch.setitem(fetch.MODELS, "x", model)
+    assert fetch.fetched_directory("x") == folder
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        for kind, content in damages(folder / name, None, dice=dice):
+            if name == "model.safetensors" or kind == "flipped":
+                (folder / name).write_bytes(content)
+                gguf_files._is_as_written.cache_clear()  # as another process sees it
+                with pytest.raises(CraneError, match="is damaged: a file is not as it was written; crane fetch x"):
+                    fetch.fetched_directory("x")
+                assert as_directory(file) == folder
+                assert {path.name: sha256(path) for path in folder.iterdir()} == before
+    assert ORIGIN in before
+
+
+def test_a_record_that_says_something_else_is_none(tmp_path):
+    folder = make_run(tmp_path / "mini") / "stages" / "corpus"
+    record = json.loads((folder / "stage.json").read_text())
+    assert complete(folder, record["key"]) == record
+    changed = record | {"seconds": record["seconds"] + 1}
+    (folder / "stage.json").write_text(json.dumps(changed))
+    assert complete(folder, record["key"]) is None
+    (folder / "stage.json").write_text(json.dumps(sealed(changed)))
+    assert complete(folder, record["key"]) == sealed(changed)
+    (folder / "documents.txt").write_text("documents 8")
+    assert complete(folder, record["key"], sizes_only=True) == sealed(changed)
+    assert complete(folder, record["key"]) is None
