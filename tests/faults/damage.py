@@ -25,6 +25,7 @@ from unittest import mock
 
 from crane_lib import files
 from crane_run import runner, verify
+from crane_run.manifest import NAME as MANIFEST
 from crane_run.manifest import REPORTS
 from crane_run.runner import Run
 from crane_run.sections import all_sections
@@ -108,7 +109,8 @@ class Checks:
     def named(self, name: str) -> bool:
         """Return whether `crane verify` names a file."""
         with mock.patch.object(verify, "sha256", self.hashes):
-            return any(name in problem for problem in verify.verify(self.folder, against=verify.NO_REFERENCE).problems)
+            problems = verify.verify(self.folder, against=verify.NO_REFERENCE).problems
+        return any(name == MANIFEST or name in problem for problem in problems)
 
     def again(self) -> set[str]:
         """Sections that the next start would run; ``reports`` where it would only write reports and manifest."""
