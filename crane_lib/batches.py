@@ -104,7 +104,7 @@ def in_memory(compute: Callable[[], T], *, parts: int, length: int, what: str) -
 def computed_batches(
     batches: Sequence[list[int]], lengths: Sequence[int], compute: Callable[[list[int]], T], *, what: str = "document"
 ) -> Iterator[tuple[list[int], T]]:
-    """Yield batches, longest last, and what `compute` makes of each; without memory for one, it and those after halve"""
+    """Yield batches, longest last, with what `compute` makes of each; without memory it and all after it are halved."""
     waiting = list(batches)
     while waiting:
         batch = waiting[0]

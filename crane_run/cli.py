@@ -691,7 +691,7 @@ def main() -> None:
     script = os.environ.pop("CRANE_PROGRAM", "")  # which called `run`; not for the processes that a run starts
     try:
         if os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun ends its processes, but not when it is killed itself
-            from crane_lib.parallel import end_with
+            from crane_study.orphans import end_with
 
             end_with(os.getppid())
         if script and sys.argv[1:2] == ["run"]:  # usage names the script
