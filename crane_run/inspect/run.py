@@ -26,6 +26,12 @@ from crane_study.study import Study
 _SECTIONS = {"corpus": "00", "base": "00", "chat": "00", "relevance": "01", "selection": "02"}
 
 
+@lru_cache(maxsize=64)
+def _whole(folder: Path, _changed: int) -> dict[str, Any] | None:
+    """Record of a stage whose files are as they were written; they are read once for each time that it was made."""
+    return complete(folder, None)
+
+
 class FinishedRun:
     """Results of one profile; a stage that the run has not made is an error, it is never made here."""
 
@@ -38,14 +44,13 @@ class FinishedRun:
         self.models = self._study.model_names
         self.objective = profile.relevance.objectives[0]
 
-    @lru_cache(maxsize=64)  # noqa: B019 (a run lives as long as the kernel)
     def stage(self, name: str) -> dict[str, Any]:
         """Record of a finished stage, all of whose files are as they were written."""
         folder = self.folder / "stages" / name
         if not (folder / RECORD).is_file():
             made = f" (section {number} makes it)" if (number := _SECTIONS.get(name.partition("_")[0])) else ""
             raise CraneError(f"{self.folder}: has no finished {name}{made}; start {self.start_command} first")
-        record = complete(folder, None)
+        record = _whole(folder, (folder / RECORD).stat().st_mtime_ns)
         if record is None:
             told = f"a file is not as it was written; remove the folder and start {self.start_command}"
             raise CraneError(f"{folder}: is damaged: {told}")

@@ -19,6 +19,7 @@ from crane_lib.neurons import read_neuron_sets
 from crane_run.inspect.html import array_figure, column_figure, picture, raw_table, sets_figure, table
 from crane_run.inspect.run import FinishedRun
 from crane_study.frames import read_frame
+from crane_study.store import RECORD
 
 ENDINGS = (".safetensors", ".parquet", ".csv", ".json", ".jsonl")
 _LONGEST_TEXT = 4000  # characters of a JSON file that are shown
@@ -54,7 +55,9 @@ def load_file(run: FinishedRun, name: str) -> LoadedFile:
         raise CraneError(f"{name}: the run has no such file below {root}")
     if path.suffix not in ENDINGS:
         raise CraneError(f"{name}: cannot be drawn; files that can end in {', '.join(ENDINGS)}")
-    run.stage(path.relative_to(root).parts[0])
+    stage = path.relative_to(root).parts[0]
+    if (root / stage / RECORD).is_file():  # else a file that the user has put there
+        run.stage(stage)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

@@ -33,6 +33,7 @@ _VISION = ("clip", "mmproj", "vision")  # in the architecture or type of files f
 _UNREAD_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 _OWN_SCALES = (("gemma2", 46), ("gemma3", 62))  # layers of the 27B models, whose attention is scaled in their own way
 _BYTES = 4  # of a float32
+_FULL = "the disk is full"  # in the message of files.atomic
 _ERRORS = (ImportError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError)
 
 Progress = Callable[[int, int], None]  # called with the tensors read and their number
@@ -135,11 +136,11 @@ def _convert(path: Path, folder: Path, progress: Progress | None) -> None:
     about = check_gguf(path)
     try:
         _write(path, folder, progress, about)
+    except CraneError as error:
+        if _FULL not in str(error):
+            raise
+        raise CraneError(f"{error}, or name another cache in {CACHE_VARIABLE}") from error
     except _ERRORS as error:
-        if "StorageFull" in str(error) or "No space left" in str(error):
-            raise CraneError(
-                f"{folder.parent}: the disk is full; free some space or name another cache in {CACHE_VARIABLE}"
-            ) from error
         reason = " ".join(str(error).split())[:200]
         raise CraneError(f"model {path}: cannot be converted ({type(error).__name__}: {reason})") from error
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 
 import pytest
 
-from crane_lib import gguf_files
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256
 from crane_run import verify
@@ -17,6 +16,7 @@ from crane_run.comparing import compare_results
 from crane_run.runner import Run, finish
 from crane_study import fetch
 from crane_study.fingerprints import sealed
+from crane_study.loading import gguf_files
 from crane_study.loading.gguf_files import ORIGIN, as_directory
 from crane_study.own.sets import read_sets, sets_of_scores
 from crane_study.own.statistics_folder import read_units

@@ -17,8 +17,11 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 begun, stages = pathlib.Path(sys.argv[1]) / "begun", pathlib.Path(sys.argv[1]) / "run" / "stages"
 again = begun.exists()
 begun.touch()
+signals = [signal.SIGTERM, signal.SIGINT]
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is a name for the child
 child = subprocess.Popen(["sleep", "10"], start_new_session=True)
 try:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     for number in range(4):
         file = stages / str(number) / "stage.json"
         if not file.is_file():

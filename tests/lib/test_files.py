@@ -50,7 +50,11 @@ def test_a_directory_that_failed_leaves_what_was_there(tmp_path, interruption):
     ("problem", "kind", "words"),
     [
         (OSError(errno.ENOSPC, "full"), CraneError, "a.txt: the disk is full; free some space"),
-        (OSError(errno.EACCES, "refused"), CraneError, r"a.txt: cannot be written \(refused\); choose another"),
+        (
+            OSError(errno.EACCES, "refused"),
+            CraneError,
+            r"cannot be written \(Permission denied\); choose another",
+        ),
         (OSError(errno.EROFS, "read-only"), CraneError, "a.txt: cannot be written.*choose another"),
         (OSError(errno.EIO, "Input/output error"), OSError, "Input/output"),
         (ZeroDivisionError("other"), ZeroDivisionError, "other"),
@@ -79,11 +83,11 @@ def test_a_place_without_folders_or_where_even_tidying_up_fails(tmp_path, monkey
 
     (tmp_path / "taken").write_text("a file")
     for below in ("a.txt", "deeper/a.txt"):
-        with pytest.raises(CraneError, match="choose another --artifacts"):
+        with pytest.raises(CraneError, match="choose another folder"):
             write_text(tmp_path / "taken" / below, "text")
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(CraneError, match="choose another --artifacts"):
+    with pytest.raises(CraneError, match="choose another folder"):
         write_text(tmp_path / "new" / "a.txt", "text")
 
 

@@ -19,17 +19,20 @@ from crane_run.sections import all_sections
 from crane_run.verify import REFERENCES, verify
 from crane_study import ROOT
 from crane_study.measure.rows import COLUMNS
-from tests.faults.kills import Killer, study
+from tests.faults.kills import Killer, differing, results, study
+from tests.faults.sealed import can_seal, sealed
 from tests.run.inspect.browser import chromium
 from tests.study.outputs.paper import FLAGS, on_paper, wider_than_paper
 from tools.notebooks import INSPECTION, check_outputs, compare_outputs
 from tools.verdict_noise import Measured, Noise, Verdicts, difference, under_noise
 
 
-def run_all(artifacts: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_all(artifacts: Path, *arguments: str, seal: bool = False) -> subprocess.CompletedProcess[str]:
     """`./run_all.sh` with the tests' interpreter, without a terminal."""
     command = [str(ROOT / "run_all.sh"), "--profile", "smoke", "--artifacts", str(artifacts), *arguments]
-    environment = {**os.environ, "CRANE_PYTHON": sys.executable}
+    environment = {**os.environ, "CRANE_PYTHON": sys.executable} | ({"TMPDIR": str(artifacts)} if seal else {})
+    if seal:
+        command = sealed(artifacts, *command)
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
 
 
@@ -145,13 +148,22 @@ def test_a_second_start_reuses_what_is_there_and_makes_the_rest(artifacts, run):
     assert sha256(run / "tables" / "02_overlaps.csv") == before
 
 
-def test_a_second_run_from_nothing_that_is_killed_has_the_bytes_of_the_first(artifacts, tmp_path, monkeypatch):
-    """Two sections with all the stages that they need; `python -m tests.faults.kills` does so with the whole study."""
+def test_a_second_run_from_nothing_has_the_bytes_of_the_first(artifacts, tmp_path):
+    """The second one is in another folder, and where that can be had with a read-only root and without a network."""
+    done = run_all(tmp_path, seal=can_seal(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results(tmp_path)
+    assert len(found) > 300
+    assert differing(found, results(artifacts)) == []
+
+
+def test_a_run_that_is_killed_has_the_bytes_of_one_that_is_not(artifacts, tmp_path, monkeypatch):
+    """One section with the stages that it needs; `python -m tests.faults.kills` does so with the whole study."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    killer = Killer(study("smoke", "--only", "04,05"), 4, random.Random(0))
+    killer = Killer(study("smoke", "--only", "01"), 3, random.Random(0))
     killer.survive(artifacts)
-    assert killer.done.total() == 4
-    assert killer.files > 150
+    assert killer.done.total() == 3
+    assert killer.files > 50
 
 
 def test_every_output_is_the_one_that_the_repository_keeps(run):

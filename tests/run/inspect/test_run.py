@@ -5,6 +5,7 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_run.inspect import open_run
+from crane_study.fingerprints import sealed
 
 
 def test_a_run_is_found_by_file_by_folder_and_by_what_the_lab_was_started_with(study_root, run, monkeypatch):
@@ -40,7 +41,7 @@ def test_what_was_never_run_is_said_with_the_command_that_runs_it(run, tmp_path)
 def test_stages_that_are_missing_or_of_another_run(study_root, tmp_path):
     shutil.copytree(study_root / "artifacts" / "small", tmp_path / "small")
     path = tmp_path / "small" / "stages" / "relevance_base" / "stage.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "0" * 16}))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"key": "0" * 16})))
     opened = open_run("small", artifacts=tmp_path)
     assert opened.statistics("base").keys() == {"en", "vi", "zh"}
     with pytest.raises(CraneError, match="selection_base: was made from an earlier relevance_base"):
