@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +63,9 @@ class Scenario:
 
     def finished(self, folder: Path) -> set[str]:
         """Return the names of the pieces that are finished."""
-        return {str(path.relative_to(folder)).removesuffix("/stage.json") for path in folder.glob(self.pieces)}
+        while True:
+            with suppress(FileNotFoundError):  # a folder that went while it was read
+                return {str(path.relative_to(folder)).removesuffix("/stage.json") for path in folder.glob(self.pieces)}
 
     @contextmanager
     def place(self) -> Iterator[tuple[Path, judge.Server | None]]:
