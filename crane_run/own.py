@@ -71,6 +71,7 @@ def relevance_of(
     from crane_study.labels import language_name
     from crane_study.own.statistics_folder import (
         PassSettings,
+        check_free,
         close_folder,
         described,
         open_folder,
@@ -87,6 +88,7 @@ def relevance_of(
         given: dict[str, Any] = {"model": model, "weights": weights, "revision": revision_of(network)}
         about = described(**given, tokenizer=tokenizer, reading=reading, corpora=corpora)
         first = rank() == 0
+        check_free(output)
         with alone(output) if first else nullcontext():
             if share(open_folder(output, about) if first else False):
                 if first:
@@ -290,6 +292,7 @@ def bench(
     from crane_study.own.named_methods import for_unit, methods_of
     from crane_study.own.statistics_folder import (
         PassSettings,
+        check_free,
         close_folder,
         described,
         open_folder,
@@ -312,6 +315,7 @@ def bench(
     given["revision"] = revision_of(network)
     about = described(**given, reading=reading, corpora=corpora) | {"held_out": held_out, "unit": unit}
     folder = output / "statistics"
+    check_free(folder)
     with alone(folder):
         if not open_folder(folder, about):
             own = {language: documents[:-held_out] for language, documents in tokens.items()}

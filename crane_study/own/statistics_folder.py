@@ -147,6 +147,14 @@ def described(
     return {"schema": SCHEMA, **given, **vars(reading)}
 
 
+def check_free(folder: Path) -> None:
+    """Refuse a folder that has other files and no statistics."""
+    if (folder / INFO).is_file() or not folder.exists():
+        return
+    if not folder.is_dir() or any(file.name != ".lock" for file in folder.iterdir()):
+        raise CraneError(f"{folder}: is not empty and has no statistics; name a new folder")
+
+
 def open_folder(folder: Path, about: dict[str, Any]) -> bool:
     """Begin a folder of statistics, or go on with one of the same; returns whether it is complete.
 
@@ -165,8 +173,7 @@ def open_folder(folder: Path, about: dict[str, Any]) -> bool:
         for file in unsure:  # is made again
             file.unlink(missing_ok=True)
         return bool(before["complete"]) and not unsure
-    if folder.exists() and (not folder.is_dir() or any(file.name != ".lock" for file in folder.iterdir())):
-        raise CraneError(f"{folder}: is not empty and has no statistics; name a new folder")
+    check_free(folder)
     write_json(folder / INFO, sealed(about | {"complete": False, "files": {}}))
     return False
 

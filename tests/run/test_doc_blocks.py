@@ -33,6 +33,8 @@ NOT_RUN = {  # start of a command -> reason
     "crane reference": "a run of its own; test_verify.py",
     "crane checkpoint": "trained models; test_checkpoints.py",
     "crane seeds": "runs of several seeds; test_model_seeds.py",
+    "python -m tools.rounding": "five whole runs; test_smoke.py makes two and compares their bytes",
+    "python -m tools.verdict_noise": "runs with other settings; test_smoke.py judges one under noise",
     "for seed in": "runs of several seeds; test_readme.py asks for one in a dry run",
 }
 GIVEN = {"own-study.md": {"path": "MODEL", "texts": TEXTS["vi"]}}  # names that a page's code takes from its reader

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from crane_lib.neurons import NeuronSet, write_neuron_sets
+from crane_study.fingerprints import sealed
 from crane_study.own import statistics_folder
 from tests.run.program import call
 from tests.small import QUESTIONS, TEXTS, write_lines, write_model, write_ungated
@@ -43,7 +44,9 @@ def root(tmp_path_factory):
     write_neuron_sets(folder / "rows.json", [rows])
     shutil.copytree(folder / "stats", folder / "halfway")
     about = json.loads((folder / "stats" / "statistics.json").read_text(encoding="utf-8"))
-    (folder / "halfway" / "statistics.json").write_text(json.dumps(about | {"complete": False}), encoding="utf-8")
+    (folder / "halfway" / "statistics.json").write_text(
+        json.dumps(sealed(about | {"complete": False})), encoding="utf-8"
+    )
     shutil.copytree(folder / "stats", folder / "lacking")
     (folder / "lacking" / "gold_logit.vi.safetensors").unlink()
     return folder
@@ -69,7 +72,7 @@ def root(tmp_path_factory):
         ),
         ("select --out {out}/x.json", "give --statistics, or --scores-from"),
         ("select --statistics {root}/halfway --out {out}/x.json", "are not complete"),
-        ("select --statistics {root}/lacking --out {out}/x.json", "no such file"),
+        ("select --statistics {root}/lacking --out {out}/x.json", "is missing, or was changed"),
         ("select --statistics {root}/stats --method contras --out {out}/x.json", "did you mean contrast?"),
         ("select --statistics {root}/stats --out {root}/en.jsonl/x.json", "cannot be written"),
         ("select --statistics {root}/stats --out {root}/stats", "is a folder"),

@@ -20,7 +20,7 @@ from crane_study.study import Study
 from tests.small import write_study
 
 STUDY = {"Study": Study, "load_profile": load_profile, "open_run": open_run}
-STUDY |= {"read_documents": read_documents, "read_questions": read_questions}
+STUDY |= {"load_model": load_model, "read_documents": read_documents, "read_questions": read_questions}
 
 
 def functions(name, given):

@@ -265,7 +265,7 @@ def test_a_chat_model_with_another_tokenizer_or_of_another_shape(tmp_path):
 
 def test_an_artifacts_folder_that_is_a_file(tmp_path):
     (tmp_path / "artifacts").write_text("")
-    with pytest.raises(CraneError, match="choose another --artifacts"):
+    with pytest.raises(CraneError, match="choose another folder"):
         opened(write_study(tmp_path, questions=False), tmp_path)
 
 
