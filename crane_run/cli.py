@@ -312,7 +312,7 @@ def reference(
 
     Example: crane reference artifacts/mini expected/reference/mini.json
     """
-    from crane_run.verify import NO_REFERENCE, reference_of, write_reference
+    from crane_run.references import NO_REFERENCE, reference_of, write_reference
     from crane_run.verify import verify as check
 
     finding = check(run, against=NO_REFERENCE)
@@ -363,9 +363,9 @@ def seeds(
 
     Example: crane seeds artifacts/mini-seed[1-5] --reference expected/reference/mini-seeds.json
     """
+    from crane_run.references import write_reference
     from crane_run.runner import Run, summarize
     from crane_run.seeds import finished_seeds, reference_of_seeds
-    from crane_run.verify import write_reference
     from crane_study.profile import load_profile
 
     found = finished_seeds(runs, allow_dirty=allow_dirty)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from crane_lib.errors import CraneError
-from crane_run.verify import Reference, reference_of, whole_manifest
+from crane_run.references import Reference, reference_of
+from crane_run.verify import whole_manifest
 from crane_study.frames import read_frame
 from crane_study.own.measure import effect_table
 from crane_study.own.sets import overlap_table, read_sets

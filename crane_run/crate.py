@@ -16,9 +16,10 @@ from rocrate.rocrate import ROCrate
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256
 from crane_run.manifest import NAME, Manifest, read_manifest
-from crane_run.verify import NO_REFERENCE, verify
+from crane_run.references import NO_REFERENCE
+from crane_run.verify import verify
 from crane_study import ROOT
-from crane_study.paper.claims import read_claims
+from crane_study.paper.verdicts import read_claims
 from crane_study.publish import CAPTIONS, read_object
 
 _VERSION = "1.1"  # of RO-Crate, on which the profile of a process is based

@@ -24,19 +24,9 @@ from crane_run.manifest import HTML_REPORT, MARKDOWN_REPORT, REPORTS, SEEDS
 from crane_run.manifest import NAME as MANIFEST
 from crane_run.sections import absent_sections
 from crane_study.labels import first_sentence, method_label, name_languages
-from crane_study.paper.claims import (
-    NOT_APPLICABLE,
-    NOT_REPRODUCED,
-    NOT_RUN,
-    REPRODUCED,
-    UNDECIDED,
-    case_label,
-    load_rules,
-    not_run,
-    read_claims,
-    verdict_table,
-)
+from crane_study.paper.claims import NOT_APPLICABLE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNDECIDED, load_rules
 from crane_study.paper.published import judge_published
+from crane_study.paper.verdicts import case_label, not_run, read_claims, verdict_table
 from crane_study.profile import REHEARSAL_SUFFIX
 from crane_study.publish import CAPTIONS, MISSING, TableText, escape_markdown, read_not_run, read_object, read_table
 

@@ -15,12 +15,14 @@ from scipy.stats import t
 from crane_lib.errors import CraneError
 from crane_lib.files import read_json, sha256, write_json
 from crane_run.manifest import Manifest
+from crane_run.references import NO_REFERENCE, ReferenceTable, describe_making, reference_table
 from crane_run.report import SEEDS_RECORD, write_seeds_report
-from crane_run.verify import NO_REFERENCE, ReferenceTable, describe_making, reference_table, verify
+from crane_run.verify import verify
 from crane_study.figures.model_seeds import SCORES, langspec_seeds, matched_damage_seeds
 from crane_study.frames import read_frame
 from crane_study.measure.rows import SET, tidy
-from crane_study.paper.claims import VERDICTS, read_claims
+from crane_study.paper.claims import VERDICTS
+from crane_study.paper.verdicts import read_claims
 from crane_study.publish import write_table
 from crane_study.tables import in_study_order
 from crane_study.tables.matched_damage import ALL

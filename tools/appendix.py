@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
+from crane_run.references import REFERENCES, Reference, read_reference
 from crane_run.schedule import ON_ALL_THREADS, REST, Board, Row
 from crane_run.sections import all_claims, all_sections, choose_sections
 from crane_run.seeds import read_seeds_reference
-from crane_run.verify import REFERENCES, Reference, read_reference
 from crane_study import ROOT
 from crane_study.labels import budget_label
 from crane_study.paper import read_rules

@@ -30,7 +30,8 @@ from crane_lib.errors import CraneError  # noqa: E402
 from crane_lib.files import atomic  # noqa: E402
 from crane_run.crate import crate_of, metadata  # noqa: E402
 from crane_run.manifest import NAME, output_files  # noqa: E402
-from crane_run.verify import NO_REFERENCE, verify  # noqa: E402
+from crane_run.references import NO_REFERENCE  # noqa: E402
+from crane_run.verify import verify  # noqa: E402
 from crane_study.progress import SOON, progress  # noqa: E402
 from tools.sbom import sbom  # noqa: E402
 

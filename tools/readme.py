@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from crane_lib.errors import CraneError
+from crane_run.references import REFERENCES, Reference, ReferenceTable, read_reference
 from crane_run.seeds import SeedsReference, read_seeds_reference
-from crane_run.verify import REFERENCES, Reference, ReferenceTable, read_reference
 from crane_study import ROOT
 from crane_study.labels import budget_label, ordered_languages
 from crane_study.measure.rows import EVERYTHING

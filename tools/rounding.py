@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from crane_run.manifest import read_manifest
-from crane_run.verify import Reference, reference_of
+from crane_run.references import Reference, reference_of
 from crane_study import ROOT
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.profile import load_profile

@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from crane_run.manifest import read_manifest
-from crane_run.verify import compare, reference_of
+from crane_run.references import reference_of
+from crane_run.verify import compare
 from crane_study import ROOT
 from crane_study.paper.tolerances import load_tolerances
 

@@ -30,7 +30,8 @@ from crane_lib.neurons import read_all_sets
 from crane_lib.scores import UnitScores
 from crane_run.manifest import Manifest, read_manifest
 from crane_study.frames import read_frame
-from crane_study.paper.claims import Results, judge, load_rules, read_claims
+from crane_study.paper.claims import Results, judge, load_rules
+from crane_study.paper.verdicts import read_claims
 from crane_study.profile import Profile
 from crane_study.steps.relevance import half_folder
 from crane_study.steps.reliability import shared_by

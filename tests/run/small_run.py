@@ -6,7 +6,7 @@ from crane_lib.files import write_json, write_text
 from crane_run.manifest import describe_run, write_manifest
 from crane_run.sections import all_sections
 from crane_study.frames import write_frame
-from crane_study.paper.claims import write_claims
+from crane_study.paper.verdicts import write_claims
 from crane_study.profile import load_profile
 from crane_study.store import Store
 

@@ -12,7 +12,8 @@ from crane_lib.errors import CraneError
 from crane_lib.files import sha256, write_json, write_text
 from crane_run.crate import crate_of, metadata, write_crate
 from crane_run.manifest import NAME, read_manifest
-from crane_run.verify import NO_REFERENCE, verify
+from crane_run.references import NO_REFERENCE
+from crane_run.verify import verify
 from crane_study import ROOT
 from tests.run.small_run import make_run
 

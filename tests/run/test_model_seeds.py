@@ -18,7 +18,8 @@ from crane_run.report import write_reports
 from crane_run.runner import Run, run_seeds, seed_runs
 from crane_run.seeds import read_seeds_reference, write_summary
 from crane_study.frames import read_frame, write_frame
-from crane_study.paper.claims import VERDICTS, Results, judge, write_claims
+from crane_study.paper.claims import VERDICTS, Results, judge
+from crane_study.paper.verdicts import write_claims
 from crane_study.profile import load_profile
 from tests.run.notebooks import FakeExecution, write_notebook, write_sections
 from tests.run.small_run import make_run

@@ -19,9 +19,9 @@ from crane_lib.neurons import NeuronSet, write_neuron_sets
 from crane_run import cli
 from crane_run.console import RESULTS, Console
 from crane_run.inspect import lab
+from crane_run.references import REFERENCES, Reference, read_reference
 from crane_run.schedule import Board, Row
 from crane_run.sections import all_sections
-from crane_run.verify import REFERENCES, Reference, read_reference
 from crane_study.profile import profile_names
 from tests.readme import README, ROOT, commands, split, starting
 from tests.run.small_run import make_run

@@ -15,7 +15,7 @@ from crane_lib.neurons import NeuronSet, read_neuron_sets, write_neuron_sets
 from crane_run.comparing import compare_results, compare_runs
 from crane_run.inspect import lab
 from crane_run.manifest import read_manifest
-from crane_run.verify import reference_of
+from crane_run.references import reference_of
 from crane_study.own.hub_sets import public_name
 from crane_study.own.sets import score_table
 from tests.hub_stub import COMMIT, hub_stub

@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from crane_lib.files import sha256
+from crane_run.references import REFERENCES
 from crane_run.sections import all_sections
-from crane_run.verify import REFERENCES, verify
+from crane_run.verify import verify
 from crane_study import ROOT
 from crane_study.measure.rows import COLUMNS
 from tests.faults.kills import Killer, differing, results, study

@@ -12,8 +12,9 @@ from crane_lib.files import sha256
 from crane_run import verify as module
 from crane_run.cli import app
 from crane_run.manifest import read_manifest
+from crane_run.references import Reference, ReferenceTable, read_reference, write_reference
 from crane_run.sections import all_sections
-from crane_run.verify import Reference, ReferenceTable, compare, read_reference, verify
+from crane_run.verify import compare, verify
 from crane_study.fingerprints import sealed
 from crane_study.frames import read_frame, write_frame
 from crane_study.paper.tolerances import Reproduction
@@ -312,7 +313,7 @@ def test_an_infinite_number_is_kept_as_a_text(run, tmp_path):
     path = run / "tables" / "03_langspec.csv"
     write_frame(path, read_frame(path).assign(ratio=[float("inf"), 2.0]))
     reference = module.reference_of(run, read_manifest(run))
-    module.write_reference(tmp_path / "reference.json", reference)
+    write_reference(tmp_path / "reference.json", reference)
     kept = read_reference(tmp_path / "reference.json").tables["tables/03_langspec.csv"]
     at = kept.columns.index("ratio")
     assert [cells[at] for cells in kept.rows.values()] == ["inf", 2]

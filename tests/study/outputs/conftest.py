@@ -4,7 +4,8 @@ import pytest
 
 from crane_lib.files import write_json
 from crane_study import figures
-from crane_study.paper.claims import Results, judge, write_claims
+from crane_study.paper.claims import Results, judge
+from crane_study.paper.verdicts import write_claims
 from crane_study.publish import write_table
 from crane_study.tables import effects as tables
 from crane_study.tables.models import guesser_table

@@ -7,18 +7,8 @@ import pandas as pd
 import pytest
 
 from crane_lib.errors import CraneError
-from crane_study.paper.claims import (
-    Contrast,
-    Results,
-    decide,
-    judge,
-    load_rules,
-    not_run,
-    read_claims,
-    simultaneous,
-    verdict_table,
-    write_claims,
-)
+from crane_study.paper.claims import Contrast, Results, decide, judge, load_rules, simultaneous
+from crane_study.paper.verdicts import not_run, read_claims, verdict_table, write_claims
 from tests.study.outputs import synthetic
 
 YES, NO, OPEN, IDLE, NONE = "REPRODUCED", "NOT REPRODUCED", "UNDECIDED", "NOT APPLICABLE", "NOT RUN"

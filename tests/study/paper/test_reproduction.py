@@ -8,7 +8,7 @@ import pytest
 
 from crane_lib.errors import CraneError
 from crane_lib.neurons import NeuronSet
-from crane_run.verify import _BETWEEN, REFERENCES, read_reference
+from crane_run.references import BETWEEN, REFERENCES, read_reference
 from crane_study.paper.tolerances import load_tolerances
 from crane_study.uncertainty import ground_truth
 from crane_study.uncertainty.neuron_sample import NeuronSample
@@ -25,7 +25,7 @@ def numbers(reference):
     """Table, column, metric, row and cell of every number of a reference run."""
     for name, table in reference.tables.items():
         for row, cells in table.rows.items():
-            metric = dict(zip(table.key, row.split(_BETWEEN), strict=False)).get("metric", "")
+            metric = dict(zip(table.key, row.split(BETWEEN), strict=False)).get("metric", "")
             for column, cell in zip(table.columns, cells, strict=True):
                 if isinstance(cell, int | float):
                     yield {"table": name, "column": column, "metric": metric}, row, cell

@@ -20,7 +20,7 @@ from crane_study.loading.models import load_model
 from crane_study.measure.generation import answer_nll, chat_prompt, greedy_answers
 from crane_study.measure.judgings import KEY, MODEL, URL
 from crane_study.measure.rows import COLUMNS
-from crane_study.paper.claims import read_claims
+from crane_study.paper.verdicts import read_claims
 from crane_study.publish import read_not_run
 from crane_study.steps.open_ended import make_embedded_questions
 from crane_study.study import Study
