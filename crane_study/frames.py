@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,20 @@ def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame, *, checksums:
             frame.to_parquet(temporary, index=False, write_page_checksum=checksums)
         else:
             frame.to_csv(temporary, index=False, na_rep="NaN")
+
+
+def write_frames(path: str | os.PathLike[str], frames: Iterable[pd.DataFrame]) -> None:
+    """Write tables of the same columns one below the other as Parquet, a row group each; without any, no file."""
+    import pyarrow as pa  # here, so that the command line starts without it
+    from pyarrow.parquet import ParquetWriter
+
+    frames = iter(frames)
+    if (first := next(frames, None)) is None:
+        return
+    schema = pa.Schema.from_pandas(first, preserve_index=False)
+    with atomic(path) as temporary, ParquetWriter(temporary, schema) as writer:
+        for frame in chain([first], frames):
+            writer.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
 
 
 def read_frame(path: str | os.PathLike[str], *, texts: Iterable[str] = ()) -> pd.DataFrame:

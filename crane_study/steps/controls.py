@@ -178,7 +178,7 @@ def _write_silenced(
         modules = [layer.down if part == "mlp" else layer.attention for layer in layers]
         cases |= {(part, number): [module] for number, module in enumerate(modules)} | {(part, -1): modules}
     states = {f"{part}.{number}": partial(_silenced, modules) for (part, number), modules in cases.items()}
-    found = evaluate_states(states, score, description="Layers silenced", scratch=scratch)
+    found = dict(evaluate_states(states, score, description="Layers silenced", scratch=scratch))
     if rank() > 0:
         return
     frames = [found[f"{part}.{number}"].assign(part=part, layer=number, metric=metric) for part, number in cases]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from crane_lib.nll import document_nll
 from crane_lib.parallel import barrier, rank, share, world
 from crane_lib.relevance.modules import parts_of
 from crane_study.data.corpora import sampled_documents, tokenized
-from crane_study.frames import write_frame
+from crane_study.frames import write_frame, write_frames
 from crane_study.locks import wait_for
 from crane_study.measure.benchmarks import write_benchmark_tasks
 from crane_study.measure.questions import Harness, write_tasks
@@ -31,6 +32,7 @@ from crane_study.options import DocumentOptions, MaskChoice, ModelOptions, Quest
 from crane_study.progress import progress
 
 KEPT_SECONDS = 1.0  # faster results are not kept: writing a file takes a hundredth of a second
+_GROUP = 100  # frames that are labelled and written together
 _STATE = "state"  # column of a kept file that names its state
 
 Intervention = Callable[[PreTrainedModel, NeuronSet], AbstractContextManager[Any]]
@@ -43,28 +45,33 @@ def evaluate_states(
     *,
     description: str,
     scratch: Path | None = None,
-) -> dict[str, pd.DataFrame]:
-    """Evaluate a model in every state, and return the frames by state, in the order of `states`.
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Evaluate a model in every state, and yield its name and frame, in the order of `states`; one is held at a time.
 
     Finished states are kept in `scratch`, from which a later call continues; their names are file names. With such a
-    folder the processes of torchrun share the states: each of them calls this, and the first one gets all results, the
-    others none, because it may remove the folder while they are still reading.
+    folder the processes of torchrun share the states: each of them iterates to the end, and the first one gets all
+    results, the others none, because it may remove the folder while they are still reading.
     """
     kept = _Kept(scratch)
-    found = {name: frame for name in states if (frame := kept.read(name)) is not None}
-    missing, own = kept.own([name for name in states if name not in found])
+    missing, own = kept.own([name for name in states if kept.read(name) is None])
     with progress(description, len(states)) if rank() == 0 else nullcontext() as bar:
         if bar is not None:
             bar.skip(len(states) - len(missing))
-        for name in own:
-            started = time.monotonic()
-            with states[name]():
-                found[name] = evaluate()
-            kept.write(name, found[name], seconds=time.monotonic() - started)
-            if bar is not None:
-                bar.advance(len(found) + kept.made_elsewhere(set(missing) - set(found)) - bar.done)
-    kept.wait()
-    return {name: found[name] if name in found else kept.by_another(name) for name in states if rank() == 0}
+        done = len(states) - len(missing)
+        for name in own if kept.together else states:
+            if (frame := kept.read(name)) is None:
+                started = time.monotonic()
+                with states[name]():
+                    frame = evaluate()
+                kept.write(name, frame, seconds=time.monotonic() - started)
+                done += 1
+                if bar is not None:
+                    bar.advance(done + kept.made_elsewhere(set(missing) - set(own)) - bar.done)
+            if not kept.together:
+                yield name, frame
+    if kept.together:
+        barrier()  # every process has done its share
+        yield from ((name, kept.by_another(name)) for name in states if rank() == 0)
 
 
 def units_key(neurons: NeuronSet | None) -> str:
@@ -87,10 +94,11 @@ def evaluate_masks(
     description: str,
     scratch: Path | None = None,
     intervene: Intervention = masked,
-) -> list[tuple[list[int], pd.DataFrame]]:
+) -> Iterator[tuple[list[int], pd.DataFrame]]:
     """Evaluate a model under every mask, and sets of equal units (a global random mask of all languages) only once.
 
-    The first process gets the positions in `masks` and the result of every distinct mask, in the order of `masks`.
+    Yields, in the first process, the positions in `masks` and the result of every distinct mask, in the order of
+    `masks`; every process iterates to the end (`evaluate_states`).
     """
     places: dict[str, list[int]] = {}
     for place, (_selected_on, neurons) in enumerate(masks):
@@ -99,8 +107,8 @@ def evaluate_masks(
     states = {
         key: nullcontext if neurons is None else partial(intervene, model, neurons) for key, neurons in sets.items()
     }
-    found = evaluate_states(states, evaluate, description=description, scratch=scratch)
-    return [(places[key], frame) for key, frame in found.items()]
+    for key, frame in evaluate_states(states, evaluate, description=description, scratch=scratch):
+        yield places[key], frame
 
 
 class _Kept:
@@ -108,11 +116,11 @@ class _Kept:
 
     def __init__(self, scratch: Path | None) -> None:
         self._folder = scratch
-        self._together = scratch is not None and world() > 1
+        self.together = scratch is not None and world() > 1
 
     def own(self, missing: list[str]) -> tuple[list[str], list[str]]:
         """Return the missing states of the first process, because others may see different files, and our share."""
-        if not self._together:
+        if not self.together:
             return missing, missing
         missing = share(missing)
         return missing, missing[rank() :: world()]
@@ -130,17 +138,12 @@ class _Kept:
 
     def write(self, name: str, frame: pd.DataFrame, *, seconds: float) -> None:
         """Keep a result if another process needs it or it took long enough."""
-        if self._folder is not None and (self._together or seconds >= KEPT_SECONDS):
+        if self._folder is not None and (self.together or seconds >= KEPT_SECONDS):
             write_frame(self._file(name), frame.assign(**{_STATE: name}))
 
     def made_elsewhere(self, names: set[str]) -> int:
         """Return the number of these states that other processes have written."""
-        return sum(self._file(name).is_file() for name in names) if self._together else 0
-
-    def wait(self) -> None:
-        """Wait until every process has done its share."""
-        if self._together:
-            barrier()
+        return sum(self._file(name).is_file() for name in names) if self.together else 0
 
     def by_another(self, name: str) -> pd.DataFrame:
         """Return the result of another process."""
@@ -199,11 +202,16 @@ def _named(masks: list[Mask], options: ModelOptions) -> list[dict[str, Any]]:
     return [{**options.labels, **mask_labels(neurons, selected_on=selected_on)} for selected_on, neurons in masks]
 
 
-def _labelled(parts: list[tuple[int, pd.DataFrame]], named: list[dict[str, Any]]) -> pd.DataFrame:
-    """Join frames, each of the mask at a place in `named`, whose columns come last."""
-    places = np.repeat([place for place, _part in parts], [len(part) for _place, part in parts])
-    joined = pd.concat([part for _place, part in parts], ignore_index=True)
-    return pd.concat([joined, pd.DataFrame(named).iloc[places].reset_index(drop=True)], axis=1)
+def _labelled(parts: Iterable[tuple[int, pd.DataFrame]], named: list[dict[str, Any]]) -> Iterator[pd.DataFrame]:
+    """Join frames, each of the mask at a place in `named`, whose columns come last; yields `_GROUP` of them at a time.
+
+    All at once would hold the results of all masks in memory.
+    """
+    parts, masks = iter(parts), pd.DataFrame(named)
+    while group := list(islice(parts, _GROUP)):
+        places = np.repeat([place for place, _part in group], [len(part) for _place, part in group])
+        joined = pd.concat([part for _place, part in group], ignore_index=True)
+        yield pd.concat([joined, masks.iloc[places].reset_index(drop=True)], axis=1)
 
 
 def held_out(
@@ -253,21 +261,21 @@ def measure_documents(
         return pd.concat(parts, ignore_index=True)
 
     given: dict[str, Any] = {"description": "Perplexity under masks", "scratch": scratch, "intervene": intervene}
-    found = evaluate_masks(network, masks, evaluate, **given)
-    if rank() > 0:
-        return
-    named = _named(masks, options)
-    rows, per_document = [], []
-    for places, frame in found:
-        for language, part in frame.groupby("evaluation_language", sort=False):
-            for place in places:
-                here = {**named[place], "evaluation_language": language}
-                rows += perplexity_rows(part["nll"].to_numpy(), part["tokens"].to_numpy(), here)
-                per_document.append((place, part))
-    write_rows(folder, rows)
+    named, rows = _named(masks, options), list[dict[str, Any]]()
+
+    def found() -> Iterator[tuple[int, pd.DataFrame]]:
+        for places, frame in evaluate_masks(network, masks, evaluate, **given):
+            for language, part in frame.groupby("evaluation_language", sort=False):
+                for place in places:
+                    here = {**named[place], "evaluation_language": language}
+                    rows.extend(perplexity_rows(part["nll"].to_numpy(), part["tokens"].to_numpy(), here))
+                    yield place, part
+
     columns = [*named[0], "evaluation_language", "document", "nll", "tokens"]
-    write_frame(folder / "documents.parquet", _labelled(per_document, named)[columns])
-    _write_killed(folder, masks, named)
+    write_frames(folder / "documents.parquet", (frame[columns] for frame in _labelled(found(), named)))
+    if rank() == 0:
+        write_rows(folder, rows)
+        _write_killed(folder, masks, named)
 
 
 def make_perplexity(
@@ -316,17 +324,18 @@ def measure_questions(
     scratch: Path | None = None,
 ) -> None:
     """Write rows.csv and items.parquet (every question under every mask: right or wrong)."""
-    found = evaluate_masks(network, masks, harness.accuracy, description="Questions under masks", scratch=scratch)
-    if rank() > 0:
-        return
-    named = _named(masks, options)
-    rows, items = [], []
-    for places, frame in found:
-        for place in places:
-            items.append((place, frame))
-            rows += _accuracy_rows(frame, named[place])
-    write_rows(folder, rows)
-    write_frame(folder / "items.parquet", _labelled(items, named))
+    named, rows = _named(masks, options), list[dict[str, Any]]()
+    given: dict[str, Any] = {"description": "Questions under masks", "scratch": scratch}
+
+    def found() -> Iterator[tuple[int, pd.DataFrame]]:
+        for places, frame in evaluate_masks(network, masks, harness.accuracy, **given):
+            for place in places:
+                rows.extend(_accuracy_rows(frame, named[place]))
+                yield place, frame
+
+    write_frames(folder / "items.parquet", _labelled(found(), named))
+    if rank() == 0:
+        write_rows(folder, rows)
 
 
 def make_nlu(

@@ -79,9 +79,9 @@ def make_answers(
         return pd.DataFrame(found).rename(columns={"text": "answer"})
 
     evaluated = evaluate_masks(network, masks, evaluate, description="Open questions under masks", scratch=scratch)
+    by_place = {place: found for places, found in evaluated for place in places}
     if rank() > 0:
         return
-    by_place = {place: found for places, found in evaluated for place in places}
     frames = [
         pd.concat([asked[["language", "question", "text"]], by_place[place]], axis=1).assign(
             **options.labels, **mask_labels(neurons, selected_on=selected_on)

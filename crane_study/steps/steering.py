@@ -165,18 +165,19 @@ def _all_answers(
     scratch: Path | None,
 ) -> pd.DataFrame:
     """Answers of the model as it is (to all prompts, for every wanted language) and steered in every way."""
-    plain = evaluate_states(
+    unsteered = evaluate_states(
         {"unsteered": nullcontext},
         partial(_answers, model, tokenizer, prompts, options, ""),
         description="Answers without steering",
         scratch=scratch,
     )
+    plain = [frame for _state, frame in unsteered]
     parts = []
     for language, own in ways.items():
         states = {f"{language}-{'-'.join(map(str, way))}": block for way, block in own.items()}
         evaluate = partial(_answers, model, tokenizer, prompts, options, language)
-        found = evaluate_states(states, evaluate, description=f"Steering towards {language}", scratch=scratch)
-        for frame in plain.values():
+        found = dict(evaluate_states(states, evaluate, description=f"Steering towards {language}", scratch=scratch))
+        for frame in plain:
             asked = frame["prompt_language"] == language
             none = dict(zip(WAY[1:], ("", -1, 0.0, -1), strict=True))
             parts.append(frame.assign(method=np.where(asked, ASKED, NONE), **none, wanted_language=language))

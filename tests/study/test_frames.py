@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crane_lib.errors import CraneError
-from crane_study.frames import read_frame, write_frame
+from crane_study.frames import read_frame, write_frame, write_frames
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -22,6 +22,24 @@ def test_tables_come_back_as_they_were(tmp_path, ending):
     pd.testing.assert_frame_equal(again, frame, check_exact=True, check_dtype=ending == "parquet")
     assert again["value"].dtype == np.float64
     assert again["text"].tolist() == frame["text"].tolist()
+
+
+def test_frames_one_below_the_other_are_one_table(tmp_path):
+    frame = pd.DataFrame({"text": ["", "语", "a", ""], "number": [1, 2, 3, 4], "value": [0.1, np.nan, 1e-300, -0.0]})
+    write_frames(tmp_path / "parts.parquet", (frame.iloc[start : start + 2] for start in (0, 2)))
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "parts.parquet"), frame, check_exact=True)
+    write_frames(tmp_path / "one.parquet", [frame])
+    write_frame(tmp_path / "whole.parquet", frame)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+    def interrupted():
+        yield frame
+        raise CraneError("in the middle")
+
+    write_frames(tmp_path / "none.parquet", [])
+    with pytest.raises(CraneError, match="in the middle"):
+        write_frames(tmp_path / "none.parquet", interrupted())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.parquet", "parts.parquet", "whole.parquet"]
 
 
 @settings(max_examples=60, deadline=None)

@@ -64,7 +64,7 @@ class Work:
 
     def run(self):
         states = {f"state-{number}": lambda number=number: self._in(number) for number in range(5)}
-        return evaluate_states(states, self._evaluate, description="Work", scratch=self.scratch)
+        return dict(evaluate_states(states, self._evaluate, description="Work", scratch=self.scratch))
 
 
 EXPECTED = {f"state-{n}": pd.DataFrame({"text": [f"{n}", "ß"], "value": [n / 3, np.nan]}) for n in range(5)}
