@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crane_lib.batches import pad_batch
+from crane_lib.batches import computed_batches, pad_batch
 from crane_lib.nll import document_nll
 from crane_lib.relevance.hooks import HookSet, frozen
 from crane_lib.relevance.modules import parts_of
@@ -59,15 +59,22 @@ def gated(model: PreTrainedModel, gates: Tensor) -> Iterator[None]:
 def gate_slopes(model: PreTrainedModel, documents: Sequence[np.ndarray], gates: Tensor) -> tuple[float, Tensor]:
     """NLL per token of some documents under gates (L, I), and its slope by every gate  (L, I)."""
     parts, gates = parts_of(model), gates.detach().requires_grad_()
-    tokens, mask = (item.to(model.device) for item in pad_batch(list(documents)))
-    lengths = mask.sum(1)
-    share = (lengths - 1) / (lengths - 1).sum()  # of each document in the tokens that are predicted
     logits = Logits(parts.head, scale=parts.logit_scale, cap=parts.final_softcap, identity_rule=False)
-    with torch.enable_grad(), frozen(model), gated(model, gates):
-        hidden = parts.backbone(input_ids=tokens, use_cache=False).last_hidden_state
-        value, gradient = objective_gradient("log_probability", logits, hidden, input_ids=tokens, lengths=lengths)
-        (slopes,) = torch.autograd.grad(hidden, gates, -gradient * share[:, None, None].to(gradient))
-    return -(value * share).sum().item(), slopes
+    predicted = sum(len(text) - 1 for text in documents)
+
+    def of_batch(batch: list[int]) -> tuple[float, Tensor]:
+        tokens, mask = (item.to(model.device) for item in pad_batch([documents[place] for place in batch]))
+        lengths = mask.sum(1)
+        share = (lengths - 1) / predicted  # of each document in the tokens that are predicted
+        with torch.enable_grad(), frozen(model), gated(model, gates):
+            hidden = parts.backbone(input_ids=tokens, use_cache=False).last_hidden_state
+            value, gradient = objective_gradient("log_probability", logits, hidden, input_ids=tokens, lengths=lengths)
+            (slopes,) = torch.autograd.grad(hidden, gates, -gradient * share[:, None, None].to(gradient))
+        return -(value * share).sum().item(), slopes
+
+    longest = [max(map(len, documents))] * len(documents)
+    found = [one for _batch, one in computed_batches([[*range(len(documents))]], longest, of_batch)]
+    return sum(nll for nll, _slopes in found), torch.stack([slopes for _nll, slopes in found]).sum(0)
 
 
 def learned_gates(

@@ -14,9 +14,11 @@ from crane_lib.errors import CraneError
 from crane_lib.nll import document_nll
 from crane_lib.precision import compute_in_double
 from crane_lib.relevance import SITES, Moments, document_relevance, stream_statistics
+from crane_lib.relevance.modules import parts_of
 from crane_study.measure.generation import answer_nll, greedy_answers
 from crane_study.measure.likelihoods import Requests
 from crane_study.steps.activations import document_activations
+from crane_study.steps.gates import gate_slopes
 from tests.lib.relevance.tiny import documents, tiny_model
 from tests.small import small_tokenizer
 
@@ -182,6 +184,13 @@ def scored(model, budget):
     return found
 
 
+def slopes(model, _budget):
+    parts = parts_of(model)
+    gates = torch.full((len(parts.layers), parts.widths["neuron"]), 0.7, dtype=torch.float64)
+    nll, found = gate_slopes(model, CORPUS, gates)
+    return [nll, *found.ravel()]
+
+
 MEASURES = {
     "nll": lambda model, budget: document_nll(model, CORPUS, token_budget=budget)[0],
     "ablation": lambda model, budget: ablation_effects(model, CORPUS[3:7], token_budget=budget),
@@ -190,6 +199,7 @@ MEASURES = {
     "answers": answered,
     "nll of answers": lambda model, budget: answer_nll(model, *zip(*ANSWERS, strict=True), token_budget=budget),
     "questions": scored,
+    "gates": slopes,
 }
 
 
