@@ -54,7 +54,8 @@ def captured_effects(table: pd.DataFrame, path: Path) -> str:
         "ablating every one of them finds (dashed), measured on documents that neither choice saw. Left the rise of "
         "the language's own NLL, right that rise minus the largest one in another language. Lines: 95 % range over "
         f"random halvings of the documents{sampled}; a method may exceed 100 %, as its statistics come from more text. "
-        f"The axes end at {_ENDS[0]} and {_ENDS[1]} %: beyond are shares of an effect that is near 0 itself."
+        "A language is left out where choosing by ablation may find nothing either (its range reaches 0). "
+        f"The axes end at {_ENDS[0]} and {_ENDS[1]} %."
     )
 
 

@@ -13,7 +13,7 @@ from crane_study.labels import ordered_languages
 from crane_study.measure.rows import pick
 from crane_study.paper.claims import NOT_APPLICABLE, damage_verdict
 from crane_study.tables import in_study_order
-from crane_study.uncertainty.bootstrap import Resampled, interval, resample_documents
+from crane_study.uncertainty.bootstrap import Resampled, interval, quotient, resample_documents
 from crane_study.uncertainty.intervals import langspec_draws, mask_parts
 
 LANGUAGES, ALL = "languages", "all"  # the partition that the study is about, of the documents of all languages
@@ -53,7 +53,8 @@ def null_table(partitions: Mapping[str, Scores], languages: Scores) -> pd.DataFr
     """LangSpec-F1 of masks of random thirds and of subjects of one language's documents, beside those of languages.
 
     One row per partition, language of its documents (or all) and method, means over the parts. matched is the rise
-    of the NLL of the part that suffers most besides the masked one, for each nat that the masked one loses.
+    of the NLL of the part that suffers most besides the masked one, for each nat that the masked one loses; NaN where
+    that one may lose nothing.
     """
     found = {f"{LANGUAGES}.{ALL}": languages, **partitions}
     records = []
@@ -64,9 +65,8 @@ def null_table(partitions: Mapping[str, Scores], languages: Scores) -> pd.DataFr
         for (method, budget), places in probability.masks.groupby(["method", "budget"], sort=False).indices.items():
             rises = [_rises(nll, place) for place in places]
             own, worst = (np.mean(side, axis=0) for side in ([o for o, _ in rises], [w.max(axis=1) for _, w in rises]))
-            matched = np.divide(worst, own, out=np.full_like(own, np.nan), where=own > 0)
             numbers = [values[places].mean(), *interval(draws[:, places].mean(axis=1))]
-            numbers += [*(part[places].mean() for part in parts.values()), own[0], matched[0], *interval(matched[1:])]
+            numbers += [*(part[places].mean() for part in parts.values()), own[0], *quotient(worst, own)]
             records.append((kind, language, method, budget, *numbers))
     columns = ["kind", "language", "method", "budget", "langspec_f1", "low", "high", "precision", "recall"]
     table = pd.DataFrame(records, columns=[*columns, "own_rise", "matched", "matched_low", "matched_high"])

@@ -83,6 +83,18 @@ def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
+def quotient(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
+    """Quotient of what was measured, which comes first, with its 95 % interval over the draws after it  (1 + B,)
+
+    All three are NaN unless `whole` and its own interval are above 0: a quotient by what may be 0 has no limits.
+    """
+    if not (whole[0] > 0 and interval(whole[1:])[0] > 0):
+        return np.nan, np.nan, np.nan
+    found = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    low, high = interval(found[1:])
+    return float(found[0]), float(low), float(high)
+
+
 def number_masks(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Masks of one model, the unmasked model first, and the frame with the number of each row's mask (``_mask``)."""
     models = sorted(set(frame["model"]))

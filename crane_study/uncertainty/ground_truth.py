@@ -25,7 +25,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from crane_lib.errors import CraneError
 from crane_lib.files import atomic
 from crane_lib.neurons import NeuronSet
-from crane_study.uncertainty.bootstrap import interval
+from crane_study.uncertainty.bootstrap import interval, quotient
 from crane_study.uncertainty.neuron_sample import NeuronSample, rank_correlation
 
 HALVINGS = 200
@@ -247,9 +247,10 @@ def captured(halves: Halves, sets: Sequence[NeuronSet]) -> pd.DataFrame:
     Choosing by ablation takes as many neurons as a set has, those with the largest effect on one half of the documents.
     Both choices are valued by the sum of their neurons' effects (nats per token) on the other half; a specific effect
     is minus the largest other language's. Shares are quotients of means over the halvings, with their 95 % range, NaN
-    for a set without neurons. A method may come out above 1, because its statistics come from other and far more
-    documents. Random draws of one method are averaged. Of a sample of the neurons, `drawn` counts those of the sets,
-    and effects have ranges, too; a set of which no neuron was drawn has no values.
+    for a set without neurons and where choosing by ablation may find nothing (its own range reaches 0). A method may
+    come out above 1, because its statistics come from other and far more documents. Random draws of one method are
+    averaged. Of a sample of the neurons, `drawn` counts those of the sets, and effects have ranges, too; a set of which
+    no neuron was drawn has no values.
     """
     effects, resampled = halves.effects, halves.resampled
     plain = np.broadcast_to(effects.weights, resampled.shape)
@@ -276,7 +277,8 @@ def captured(halves: Halves, sets: Sequence[NeuronSet]) -> pd.DataFrame:
                 _best(halves, order[of], count, language, of=of, weights=weights) if count else np.full(1, np.nan)
                 for weights in (plain, resampled)
             )
-            record |= {share: value.mean() / best.mean()} | _limits(share, range_of / best_resampled)
+            both = (np.array([whole.mean(), *draws]) for whole, draws in ((value, range_of), (best, best_resampled)))
+            record |= dict(zip((share, f"{share}_low", f"{share}_high"), quotient(*both), strict=True))
         records.append(record)
     return pd.DataFrame(records)
 

@@ -12,6 +12,7 @@ from crane_study.uncertainty import intervals
 from crane_study.uncertainty.bootstrap import (
     generator_for,
     interval,
+    quotient,
     resample_counts,
     resample_documents,
     resample_items,
@@ -237,3 +238,14 @@ def test_items_that_cannot_be_paired_are_refused(change, message):
     frame.loc[7, "nll"] = np.nan  # a missing value is no zero
     with pytest.raises(CraneError, match="not every mask was evaluated on the same items"):
         resample_documents(frame, resamples=5)
+
+
+def test_a_quotient_by_what_may_be_nothing_has_no_value():
+    whole = np.concatenate([[1.0], np.linspace(0.5, 1.5, 101)])
+    assert quotient(3 * whole, whole) == pytest.approx((3, 3, 3))
+    value, low, high = quotient(np.ones_like(whole), whole)
+    assert (value, low, high) == pytest.approx((1, 1 / 1.475, 1 / 0.525), rel=1e-3)
+    few_below = whole - 0.51  # 2 of 101 draws: within 2.5 %
+    assert np.isfinite(quotient(np.ones_like(whole), few_below)).all()
+    for uncertain in (whole - 0.6, np.concatenate([[-0.1], whole[1:]]), np.full_like(whole, np.nan)):
+        assert np.isnan(quotient(np.ones_like(whole), uncertain)).all()
