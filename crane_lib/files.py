@@ -8,12 +8,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crane_lib.errors import CraneError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = ("No space left", "Not enough free space", "unexpected pos", "requested and")  # the last: torch, numpy
@@ -96,3 +99,12 @@ def fingerprint(value: Any) -> str:
     """Short hash of a JSON-like value, the same for equal values on every machine."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_arrays(arrays: Mapping[str, np.ndarray], *, about: str = "") -> str:
+    """SHA-256 of named arrays, their types and shapes, and a text about them, in hexadecimal."""
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].data)
+    return digest.hexdigest()

@@ -14,6 +14,8 @@ from crane_lib.files import atomic
 if TYPE_CHECKING:
     import pandas as pd
 
+_STATE = "kept state"  # column of a kept table that names its state
+
 
 def write_frame(path: str | os.PathLike[str], frame: pd.DataFrame, *, checksums: bool = False) -> None:
     """Write a table as Parquet, with checksums if asked, or as CSV at full precision, depending on the suffix."""
@@ -36,6 +38,21 @@ def write_frames(path: str | os.PathLike[str], frames: Iterable[pd.DataFrame]) -
     with atomic(path) as temporary, ParquetWriter(temporary, schema) as writer:
         for frame in chain([first], frames):
             writer.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
+
+
+def keep_frame(path: str | os.PathLike[str], frame: pd.DataFrame, *, state: str) -> None:
+    """Write a table with checksums for a later start, and the state of the work that it is of."""
+    write_frame(path, frame.assign(**{_STATE: state}), checksums=True)
+
+
+def kept_frame(path: str | os.PathLike[str], *, state: str) -> pd.DataFrame | None:
+    """Read a table that `keep_frame` wrote; None if the file is missing, damaged or of another state."""
+    try:
+        frame = read_frame(path)
+        states = frame.pop(_STATE)
+    except (CraneError, KeyError):
+        return None
+    return frame if len(frame) and (states == state).all() else None
 
 
 def read_frame(path: str | os.PathLike[str], *, texts: Iterable[str] = ()) -> pd.DataFrame:

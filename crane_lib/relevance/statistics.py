@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic
+from crane_lib.files import atomic, hash_arrays
 from crane_lib.relevance.moments import TENSORS, Moments
 from crane_lib.relevance.taps import SITES
 
-SCHEMA = "crane.statistics/4"
+SCHEMA = "crane.statistics/5"
 SUMS = ("active", "magnitude", "norms", "head_norms")  # tensors (L, units) beside the moments
 NO_CORPUS = "0" * 32  # fingerprint of no documents
 
@@ -124,10 +124,12 @@ class Statistics:
             "provenance": self.provenance,
             "labels": self.labels,
         }
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        header["sha256"] = _seal(header, tensors)
         # a single metadata entry, because the order of several is not fixed
         metadata = {"crane": json.dumps(header, sort_keys=True, ensure_ascii=False)}
         with atomic(path) as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+            save_file(tensors, temporary, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
@@ -138,12 +140,15 @@ class Statistics:
         CraneError : the file is missing, damaged, or not of this schema
         """
         with _opened(path) as (file, header):
-            moments = {site: Moments((0,)) for site in header["sites"]}
-            sums = {name: file.get_tensor(name) for name in SUMS}
-            for site, found in moments.items():
-                found.count = header["documents"]
-                for name in TENSORS:
-                    setattr(found, name, file.get_tensor(f"{site}.{name}").to(torch.float64))
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        if header.get("sha256") != _seal(header, tensors):
+            raise CraneError(f"{path}: was changed after it was written; remove it and make it again")
+        moments = {site: Moments((0,)) for site in header["sites"]}
+        sums = {name: tensors[name] for name in SUMS}
+        for site, found in moments.items():
+            found.count = header["documents"]
+            for name in TENSORS:
+                setattr(found, name, tensors[f"{site}.{name}"].to(torch.float64))
         seen = {site: found.mean.shape for site, found in moments.items() if site != "down"}
         seen |= {name: values.shape for name, values in sums.items()}
         heads = {shape for name, shape in seen.items() if "head" in name}
@@ -153,12 +158,18 @@ class Statistics:
         return cls(moments, **sums, **about)
 
 
+def _seal(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Hash of a header, but for the hash itself, and of all tensors."""
+    about = {name: value for name, value in header.items() if name != "sha256"}
+    return hash_arrays({k: v.numpy() for k, v in tensors.items()}, about=json.dumps(about, sort_keys=True))
+
+
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the header of a file of statistics, and check that all its numbers are there.
+    """Read the header of a file of statistics, and check that all its numbers are there, not what they are.
 
     Returns
     -------
-    schema, sites, documents, tokens, corpus, provenance and labels
+    schema, sites, documents, tokens, corpus, provenance, labels and sha256
 
     Raises
     ------

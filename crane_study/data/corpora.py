@@ -36,7 +36,7 @@ from crane_study.data.questions import (
 )
 from crane_study.data.text_choice import CorpusOptions, choose_texts
 from crane_study.data.user_files import SEPARATED, read_questions, read_texts, split_name
-from crane_study.frames import write_frame
+from crane_study.frames import keep_frame, kept_frame, write_frame
 from crane_study.hub import absent, gated, naming_mistakes
 from crane_study.loading.tokenization import check_round_trip, encode
 from crane_study.profile import Knowledge
@@ -191,14 +191,13 @@ def sample_stream(
             if found >= count:
                 break
             file = scratch / f"{shard:05d}.parquet" if scratch is not None else None
-            if file is not None and file.is_file():
-                drawn = pd.read_parquet(file)
-            else:
+            drawn = None if file is None else kept_frame(file, state=file.stem)
+            if drawn is None:
                 rows, window = iter(stream.shard(num_shards=total, index=shard)), sampling["window"]
                 with naming_mistakes(f"dataset {name}", ""):
                     drawn = sample_shard(rows, share, name=name, field=field, window=window, random_seed=[seed, shard])
                 if file is not None:
-                    write_frame(file, drawn)
+                    keep_frame(file, drawn, state=file.stem)
             parts.append(drawn.assign(shard=shard))
             if number + 1 >= first:
                 found = pd.concat(parts)["text"].str.normalize("NFC").nunique()

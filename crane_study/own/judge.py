@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from transformers import PreTrainedModel
 
-from crane_lib.files import atomic
 from crane_lib.interventions import masked
 from crane_lib.neurons import NEURON, NeuronSet
 from crane_lib.nll import document_nll
 from crane_lib.selection import marked_indices, top
+from crane_study.frames import keep_frame, kept_frame
 from crane_study.uncertainty.bootstrap import RESAMPLES, resample_counts
 from crane_study.uncertainty.matched_damage import DAMAGES, Response
 
@@ -53,17 +54,16 @@ class Judge:
 
     def masked(self, chosen: np.ndarray) -> np.ndarray:
         """NLL (K, N) with the units zeroed that a boolean array (L, units) marks."""
-        name = hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest()[:32]
-        name = name if self._site == NEURON else f"{self._site}.{name}"
-        file = self._kept / f"{name}.npy" if self._kept is not None else None
-        if file is not None and file.is_file():
-            return np.load(file)
+        # The NLL of the unmasked model stands for model and documents: results of others are not read.
+        name = hashlib.sha256(np.packbits(chosen).tobytes() + self.unmasked.tobytes()).hexdigest()[:32]
+        file = None if self._kept is None else self._kept / f"{self._site}.{name}.parquet"
+        if file is not None and (found := kept_frame(file, state=name)) is not None:
+            return np.ascontiguousarray(found.to_numpy().T)
         neurons = NeuronSet(sites={self._site: marked_indices(chosen)}, widths={self._site: chosen.shape[1]})
         with masked(self._model, neurons):
             nll = self._nll()
         if file is not None:
-            with atomic(file) as temporary, temporary.open("wb") as stream:
-                np.save(stream, nll)
+            keep_frame(file, pd.DataFrame(nll.T, columns=list(self.languages)), state=name)
         return nll
 
     def curve(

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyarrow import ArrowException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crane_lib.interventions import masked
@@ -23,7 +22,7 @@ from crane_lib.nll import document_nll
 from crane_lib.parallel import barrier, rank, share, world
 from crane_lib.relevance.modules import parts_of
 from crane_study.data.corpora import sampled_documents, tokenized
-from crane_study.frames import write_frame, write_frames
+from crane_study.frames import keep_frame, kept_frame, write_frame, write_frames
 from crane_study.locks import wait_for
 from crane_study.measure.benchmarks import write_benchmark_tasks
 from crane_study.measure.questions import Harness, write_tasks
@@ -33,7 +32,6 @@ from crane_study.progress import progress
 
 KEPT_SECONDS = 1.0  # faster results are not kept: writing a file takes a hundredth of a second
 _GROUP = 100  # frames that are labelled and written together
-_STATE = "state"  # column of a kept file that names its state
 
 Intervention = Callable[[PreTrainedModel, NeuronSet], AbstractContextManager[Any]]
 Mask = tuple[str, NeuronSet | None]  # where a set was selected, and the set; None is the unmasked model
@@ -127,19 +125,12 @@ class _Kept:
 
     def read(self, name: str) -> pd.DataFrame | None:
         """Return a kept result; None if the file is missing, damaged or of another state."""
-        if self._folder is None:
-            return None
-        try:
-            frame = pd.read_parquet(self._file(name))
-            states = frame.pop(_STATE)
-        except (OSError, ValueError, KeyError, ArrowException):
-            return None
-        return frame if len(frame) and (states == name).all() else None
+        return None if self._folder is None else kept_frame(self._file(name), state=name)
 
     def write(self, name: str, frame: pd.DataFrame, *, seconds: float) -> None:
         """Keep a result if another process needs it or it took long enough."""
         if self._folder is not None and (self.together or seconds >= KEPT_SECONDS):
-            write_frame(self._file(name), frame.assign(**{_STATE: name}))
+            keep_frame(self._file(name), frame, state=name)
 
     def made_elsewhere(self, names: set[str]) -> int:
         """Return the number of these states that other processes have written."""

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from crane_lib.errors import CraneError
-from crane_lib.files import atomic
+from crane_lib.files import atomic, hash_arrays
 from crane_lib.neurons import NeuronSet
 from crane_study.uncertainty.bootstrap import interval, quotient
 from crane_study.uncertainty.neuron_sample import NeuronSample, rank_correlation
@@ -32,6 +33,7 @@ HALVINGS = 200
 _SLOW = 50  # resamples for metrics of scikit-learn, which take milliseconds
 LEAST_DOCUMENTS = 4  # per language, so that a half has two
 OWN, SPECIFIC = "effect", "specific effect"
+_SCHEMA = "crane.ablation/2"
 _SHARES = ("share", "specific_share")
 
 
@@ -52,15 +54,22 @@ class Effects:
         tensors = {f"rise.{language}": values for language, values in self.rise.items()}
         tensors |= {f"tokens.{language}": values for language, values in self.tokens.items()}
         tensors |= {} if self.sample is None else vars(self.sample)
+        tensors = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
         with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"schema": "crane.ablation/1"})
+            save_file(tensors, temporary, metadata={"sha256": hash_arrays(tensors, about=_SCHEMA)})
 
     @classmethod
     def load(cls, path: Path) -> Effects:
-        """Read a file written by `save`."""
+        """Read a file written by `save`; a missing or a changed one is refused."""
         if not path.is_file():
             raise CraneError(f"ground truth {path}: no such file; run section 10")
-        tensors = load_file(path)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                tensors, told = {name: file.get_tensor(name) for name in sorted(file.keys())}, file.metadata() or {}
+        except SafetensorError as error:
+            raise CraneError(f"ground truth {path}: cannot be read ({error}); remove it and run section 10") from error
+        if told.get("sha256") != hash_arrays(tensors, about=_SCHEMA):
+            raise CraneError(f"ground truth {path}: was changed after it was written; remove it and run section 10")
         languages = [name.removeprefix("rise.") for name in tensors if name.startswith("rise.")]
         sample = NeuronSample(tensors["draws"], tensors["weight"]) if "draws" in tensors else None
         return cls({k: tensors[f"rise.{k}"] for k in languages}, {k: tensors[f"tokens.{k}"] for k in languages}, sample)

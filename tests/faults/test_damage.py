@@ -7,17 +7,21 @@ import json
 import random
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
 from crane_lib.errors import CraneError
 from crane_lib.files import sha256
+from crane_lib.relevance import Statistics
 from crane_run import verify
 from crane_run.comparing import compare_results
 from crane_run.runner import Run, finish
 from crane_study import fetch
 from crane_study.fingerprints import sealed
+from crane_study.frames import keep_frame, kept_frame
 from crane_study.loading import gguf_files
 from crane_study.loading.gguf_files import ORIGIN, as_directory
+from crane_study.own.judge import Judge
 from crane_study.own.sets import read_sets, sets_of_scores
 from crane_study.own.statistics_folder import read_units
 from crane_study.paper.lape_list import load_tensors
@@ -27,7 +31,7 @@ from tests.faults.damage import Checks, damaged, damages, run_files
 from tests.gguf_model import write_gguf
 from tests.run.program import call
 from tests.run.small_run import make_run
-from tests.small import TEXTS, write_model_and_texts
+from tests.small import TEXTS, small_model, write_model_and_texts
 
 
 @pytest.fixture
@@ -84,6 +88,7 @@ def study(tmp_path_factory):
 
 
 READERS = {
+    "stats/gold_logit.vi.safetensors": Statistics.load,
     "sets.json": read_sets,
     "scores.parquet": lambda path: sets_of_scores(path, 0.1),
     "results.parquet": lambda path: compare_results(path, path),
@@ -125,6 +130,24 @@ def test_damaged_statistics_are_refused_and_made_again_by_the_same_command(study
         refused = pytest.raises(CraneError, match=r"statistics.json: (is not JSON|was changed|is not of statistics)")
         with damaged(root / "stats" / "statistics.json", content), refused:
             read_units(root / "stats")
+
+
+def test_results_of_masks_that_are_damaged_or_of_others_are_measured_again(tmp_path, dice):
+    texts = {language: [np.arange(start, start + 6) for start in (3, 5, 7)] for language in ("en", "vi")}
+    chosen = np.zeros((2, 24), dtype=bool)
+    chosen[1, :9] = True
+    model, others = small_model(50), {**texts, "vi": texts["en"]}
+    found = Judge(model, texts, kept=tmp_path).masked(chosen)
+    (path,) = tmp_path.iterdir()
+    whole, foreign = path.read_bytes(), tmp_path / "other.parquet"
+    keep_frame(foreign, kept_frame(path, state=path.stem.partition(".")[2]) + 1, state="of another mask")
+    for content in [content for _ in range(30) for _kind, content in damages(path, foreign, dice=dice)]:
+        path.write_bytes(content)
+        again = Judge(model, texts, kept=tmp_path).masked(chosen)
+        assert np.array_equal(again, found)
+        assert again.flags.c_contiguous
+        assert np.array_equal(Judge(model, others, kept=tmp_path).masked(chosen), Judge(model, others).masked(chosen))
+        path.write_bytes(whole)
 
 
 def test_a_converted_model_is_converted_again_where_it_is_damaged(tmp_path, monkeypatch, dice):

@@ -53,8 +53,14 @@ def test_a_stopped_pass_reads_a_bounded_number_of_files_and_repeats_less_than_a_
 
 
 def test_progress_memory_and_resuming_are_measured_over_documents_and_masks(monkeypatch):
-    reads, read = [], masks_step.pd.read_parquet
-    monkeypatch.setattr(masks_step.pd, "read_parquet", lambda path: [read(path), reads.append(path)][0])
+    reads, read = [], masks_step.kept_frame
+
+    def counted(path, *, state):
+        found = read(path, state=state)
+        reads.extend([path] * (found is not None))
+        return found
+
+    monkeypatch.setattr(masks_step, "kept_frame", counted)
     few, many = long_masks(12, 2, 1), long_masks(24, 2, 1)
     # A run that goes on reads every kept result twice, to see that it is whole and to hand it on; a call after the end
     # those of all masks and of none.

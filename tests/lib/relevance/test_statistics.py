@@ -52,7 +52,9 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
         assert read.moments[site].m3.dtype == torch.float64
     counts = {"documents": 6, "tokens": 60, "corpus": statistics.corpus}
     labels = {"provenance": PROVENANCE, "labels": {"l": "vi"}}
-    assert read_header(tmp_path / "a") == {"schema": SCHEMA, "sites": list(SITES), **counts, **labels}
+    header = read_header(tmp_path / "a")
+    assert len(header.pop("sha256")) == 64
+    assert header == {"schema": SCHEMA, "sites": list(SITES), **counts, **labels}
 
 
 def test_merged_halves_are_the_whole_if_they_are_of_the_same_origin():
@@ -94,6 +96,14 @@ def test_foreign_older_and_damaged_files_are_refused(tmp_path):
     statistics.save(path)
     path.write_bytes(path.read_bytes()[:-8])
     refused("not a readable safetensors file", *both)
+    statistics.save(path)
+    whole = path.read_bytes()
+    count = re.search(rb"documents[^0-9]*([0-9])", whole).start(1)
+    for place in (count, 3 * len(whole) // 4, len(whole) - 1):  # the number of documents, and two values
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        refused("was changed after it was written; remove it and make it again", Statistics.load)
     del statistics.moments["up"]  # a site that every model has
     statistics.save(path)
     refused(r"has the sites \['neuron', 'abs_neuron', 'gate', 'down', 'head'", Statistics.load)

@@ -62,6 +62,11 @@ def test_effects_per_token_and_their_file(tmp_path):
         np.testing.assert_array_equal(again.tokens[language], effects.tokens[language])
     with pytest.raises(CraneError, match="no such file"):
         Effects.load(tmp_path / "other.safetensors")
+    whole = (tmp_path / "effects.safetensors").read_bytes()
+    for content in (b"", whole[:-8], whole[:-1] + bytes([whole[-1] ^ 1])):
+        (tmp_path / "effects.safetensors").write_bytes(content)
+        with pytest.raises(CraneError, match=r"(was changed after it was written|cannot be read .*); remove it and run section 10"):
+            Effects.load(tmp_path / "effects.safetensors")
 
 
 def test_halves_share_no_document():
