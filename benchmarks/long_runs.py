@@ -116,7 +116,7 @@ def long_statistics(documents: int, threads: int) -> LongRun:
     model, corpus = random_model(SMALL), random_documents(SMALL, count=documents)
 
     def run(folder: Path, look: Callable[[], None]) -> None:
-        with progress("Relevance", documents) as bar:
+        with progress("Relevance", sum(map(len, corpus))) as bar:
             advance = advancing(bar)
 
             def report(done: int, total: int) -> None:

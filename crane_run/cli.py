@@ -559,7 +559,7 @@ def statistics(
         if not tokens:
             raise CraneError(f"corpus {texts}: has no text of two tokens or more")
         started = time.monotonic()
-        with progress("Relevance", len(tokens)) if first else nullcontext() as bar:
+        with progress("Relevance (tokens)", sum(map(len, tokens))) if first else nullcontext() as bar:
             found = stream_statistics(
                 network,
                 tokens,
@@ -579,7 +579,7 @@ def statistics(
             found.save(output)
             shutil.rmtree(shards, ignore_errors=True)
             before = bar.skipped  # documents that an earlier start did
-            speed = f"{before} documents were done before" if before else f"{found.tokens / seconds:.0f} tokens/s"
+            speed = f"{before} tokens were read before" if before else f"{found.tokens / seconds:.0f} tokens/s"
             typer.echo(f"{output}: {found.documents} documents, {found.tokens} tokens in {seconds:.1f} s ({speed})")
 
 

@@ -94,8 +94,8 @@ def relevance_of(
                 if first:
                     typer.echo(f"{output}: has these statistics already")
                 return
-            total = 2 * sum(map(len, tokens.values()))
-            with progress("Relevance", total) if first else nullcontext() as bar:
+            total = 2 * sum(len(text) for own in tokens.values() for text in own)
+            with progress("Relevance (tokens)", total) if first else nullcontext() as bar:
                 write_statistics(output, network, tokens, reading, progress=bar.advance if bar else lambda _done: None)
             if first:
                 close_folder(output, about)
@@ -103,7 +103,8 @@ def relevance_of(
             sizes = pd.DataFrame.from_dict(corpora, orient="index")[["documents", "tokens"]]
             sizes.insert(0, "language", [f"{key} ({language_name(key)})" for key in corpora])
             show_table(sizes, rows=len(corpora))
-            typer.echo(f"{output}: statistics of {total // 2} documents; next: crane select --statistics {output}")
+            documents = sum(map(len, tokens.values()))
+            typer.echo(f"{output}: statistics of {documents} documents; next: crane select --statistics {output}")
 
 
 def select(
@@ -319,7 +320,8 @@ def bench(
     with alone(folder):
         if not open_folder(folder, about):
             own = {language: documents[:-held_out] for language, documents in tokens.items()}
-            with progress("Relevance", 2 * sum(map(len, own.values()))) as bar:
+            total = 2 * sum(len(text) for documents in own.values() for text in documents)
+            with progress("Relevance (tokens)", total) as bar:
                 write_statistics(folder, network, own, reading, progress=bar.advance)
             close_folder(folder, about)
     units, last = (

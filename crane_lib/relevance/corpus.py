@@ -75,7 +75,7 @@ def stream_statistics(
     folder : keeps finished shards as files; several processes need one on a disk that they share
     model_fingerprint : identifies the weights; by default `fingerprint_weights` of the model
     labels : free text to keep with the numbers, such as the language
-    progress : called with the number of documents done, and of all, at the start and after each batch
+    progress : called with the number of tokens of the documents done, and of all, at the start and after each batch
 
     Raises
     ------
@@ -95,7 +95,7 @@ def stream_statistics(
     maker = _ShardMaker(model, documents, provenance, token_budget=token_budget, checkpointing=checkpointing)
     shards = maker.plan()
     if folder is None:
-        done = _Progress(progress, len(documents))
+        done = _Progress(progress, maker.tokens(range(len(documents))))
         whole = _merged(maker.make(shard, done) for shard in shards)
     else:
         whole = _through_files(maker, shards, Path(folder), progress)
@@ -179,7 +179,8 @@ def _through_files(maker: _ShardMaker, shards: list[Shard], folder: Path, progre
 
     Only the merged file stays, so that passes over several corpora do not fill a disk with their shards.
     """
-    total = sum(len(shard.documents) for shard in shards)
+    every = range(sum(len(shard.documents) for shard in shards))
+    total = maker.tokens(every)
 
     def there(name: str, documents: Iterable[int]) -> bool:
         with suppress(CraneError):  # no such file, or a damaged one
@@ -190,7 +191,7 @@ def _through_files(maker: _ShardMaker, shards: list[Shard], folder: Path, progre
 
     def missing() -> list[int] | None:
         """Numbers of the shards without a file; None if all are merged already."""
-        if there(MERGED, range(total)):
+        if there(MERGED, every):
             return None
         found = [shard for shard in shards if not there(shard.name, shard.documents)]
         for shard in found:  # a file of something else would be taken for one that was made now
@@ -200,12 +201,12 @@ def _through_files(maker: _ShardMaker, shards: list[Shard], folder: Path, progre
     # The first process looks for all of them; each might see something else on a network disk.
     to_do = share(missing() if rank() == 0 else None)
     waiting = {number: shards[number - 1] for number in to_do or ()}
-    done = _Progress(progress, total, before=total - sum(len(shard.documents) for shard in waiting.values()))
+    done = _Progress(progress, total, before=total - sum(maker.tokens(shard.documents) for shard in waiting.values()))
     for number in list(waiting)[rank() :: world()]:
         maker.make(shards[number - 1], done).save(folder / shards[number - 1].name)
         # what other processes have finished meanwhile counts too
         waiting = {number: shard for number, shard in waiting.items() if not (folder / shard.name).is_file()}
-        done.reach(total - sum(len(shard.documents) for shard in waiting.values()))
+        done.reach(total - sum(maker.tokens(shard.documents) for shard in waiting.values()))
     barrier()
     done.reach(total)
     if rank() == 0:
@@ -238,17 +239,17 @@ def read_files(folder: Path, names: Iterable[str]) -> Iterator[Statistics]:
 
 
 class _Progress:
-    """Counter of documents done, which reports to the caller."""
+    """Counter of tokens done, which reports to the caller; documents differ too much in length."""
 
     def __init__(self, report: Report | None, total: int, *, before: int = 0) -> None:
         self._report, self._total, self._done = report, total, -1
         self.reach(before)
 
-    def advance(self, documents: int) -> None:
-        self.reach(self._done + documents)
+    def advance(self, tokens: int) -> None:
+        self.reach(self._done + tokens)
 
     def reach(self, done: int) -> None:
-        """Report the number of documents done; never fewer than were reported before."""
+        """Report the number of tokens done; never fewer than were reported before."""
         if done > self._done:
             self._done = done
             if self._report is not None:
@@ -289,6 +290,10 @@ class _ShardMaker:
         """Token ids of a document, cut to the maximal length."""
         return np.asarray(self._documents[index])[: self._max_length]
 
+    def tokens(self, documents: Iterable[int]) -> int:
+        """Number of tokens of some documents, as cut."""
+        return int(self._lengths[np.fromiter(documents, dtype=np.int64)].sum())
+
     def plan(self) -> list[Shard]:
         """Plan the shards of the corpus."""
         limits = {"token_budget": self._token_budget, "most_documents": self._most_documents}
@@ -317,7 +322,7 @@ class _ShardMaker:
             statistics.magnitude += found.magnitude.to(statistics.magnitude.device).double().sum(0)
             statistics.tokens += int(found.lengths.sum())
             start += len(chosen)
-            progress.advance(len(chosen))
+            progress.advance(self.tokens(chosen))
         assert statistics is not None  # a shard has a document
         statistics.corpus = corpus_fingerprint(self.ids(index) for index in shard.documents)
         # On the CPU from here on: a GPU may round differently, and shards must merge to the same bits everywhere.

@@ -63,7 +63,7 @@ def write_statistics(
     ----------
     documents : token ids by language
     of_each : documents per language whose activations are kept one by one (methods such as average precision)
-    progress : called with the number of documents that were done now
+    progress : called with the number of tokens that were read now, each of them twice
 
     Returns
     -------
@@ -78,7 +78,7 @@ def write_statistics(
         for objective, rule in ((reading.objective, reading.rule), (GRADIENT, "gradient")):
             target = statistics_file(folder, objective, language)
             if target.is_file():  # of a start that was interrupted
-                progress(len(own))
+                progress(sum(map(len, own)))
                 continue
             seen = 0
 

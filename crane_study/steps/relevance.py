@@ -134,7 +134,7 @@ class Passes:
         # The plain gradient shares everything with relevance except its rules.
         passes = [(objective, objective, options.rule) for objective in options.objectives]
         passes.append((GRADIENT, options.objectives[0], "gradient"))
-        total = len(passes) * sum(len(tokens) for tokens in documents.values())
+        total = len(passes) * sum(len(text) for own in documents.values() for text in own)
         fewest = min(map(len, documents.values()))
         stream = partial(
             stream_statistics,
@@ -145,7 +145,7 @@ class Passes:
             checkpointing=self.checkpointing,
             model_fingerprint=fingerprint_weights(network),
         )
-        with progress("Relevance", total) if rank() == 0 else nullcontext() as bar:
+        with progress("Relevance (tokens)", total) if rank() == 0 else nullcontext() as bar:
             for (name, objective, rule), (language, tokens) in product(passes, documents.items()):
                 one = partial(stream, objective=objective, rule=rule, labels={"language": language})
                 order = np.random.default_rng(0).permutation(len(tokens))

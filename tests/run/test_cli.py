@@ -222,7 +222,7 @@ def test_commands_that_may_take_long_tell_how_far_they_are(model, texts, tmp_pat
     out = str(tmp_path / "vi.safetensors")
     said = call("statistics", str(model), str(texts), out, "--device", "cpu").stderr
     assert re.search(rf"^\[[\d:]{{8}}\] Loading {model}, \d+ s so far$", said, re.MULTILINE)
-    assert re.search(r"^\[[\d:]{8}\] Relevance \d+/\d+", said, re.MULTILINE)
+    assert re.search(r"^\[[\d:]{8}\] Relevance \(tokens\) \d+/\d+", said, re.MULTILINE)
     said = call("mask", str(model), str(tmp_path / "sets.json"), str(tmp_path / "out"), "--language", "vi").stderr
     assert re.search(rf"^\[[\d:]{{8}}\] Writing {tmp_path / 'out'}, \d+ s so far$", said, re.MULTILINE)
 

@@ -26,6 +26,7 @@ from tests.lib.relevance.test_statistics import some_statistics
 from tests.lib.relevance.tiny import distance, documents, slow_pass, tiny_model
 
 CORPUS = [row.tolist() for row in documents([5, 17, 3, 9, 9, 1, 12])]
+TOKENS = 56
 
 
 def same_bits(one, other) -> bool:
@@ -145,7 +146,8 @@ def test_provenance_labels_and_progress():
     made_by["skip_first_tokens"] = "0"
     assert seen.provenance == {"model": first, **made_by}
     assert seen.labels == {"language": "vi"}
-    assert steps == [(0, 2), (1, 2), (2, 2)]
+    lengths = sorted(min(len(text), 8) for text in CORPUS[:2])  # the longest comes first
+    assert steps == [(0, sum(lengths)), (lengths[1], sum(lengths)), (sum(lengths), sum(lengths))]
     assert stream_statistics(model, CORPUS[:1], model_fingerprint="base").provenance["model"] == "base"
     assert first == fingerprint_weights(tiny_model(dtype=torch.float32))
     assert first != fingerprint_weights(tiny_model(dtype=torch.float32, rms_norm_eps=1e-5))
@@ -177,7 +179,7 @@ def test_shards_as_files_give_the_same_bits_and_only_what_is_missing_or_of_somet
     paths = sorted(shards.iterdir())
     assert [path.name for path in paths] == [f"shard-{number:05}-of-00004.safetensors" for number in range(1, 5)]
     first, second, third, fourth = paths
-    kept = Statistics.load(third).documents
+    kept = Statistics.load(third)
     first.unlink()
     second.write_bytes(second.read_bytes()[:-1])
     fourth.write_bytes(third.read_bytes())  # the statistics of other documents
@@ -185,8 +187,8 @@ def test_shards_as_files_give_the_same_bits_and_only_what_is_missing_or_of_somet
     seen = stream_statistics(model, CORPUS, **options, labels={"l": "vi"}, progress=lambda *step: steps.append(step))
     assert same_bits(seen, expected)
     assert seen.labels == {"l": "vi"}
-    assert sum(size for size, _checkpointing in passes) == 7 - kept
-    assert (steps[0], steps[-1]) == ((kept, 7), (7, 7))
+    assert sum(size for size, _checkpointing in passes) == 7 - kept.documents
+    assert (steps[0], steps[-1]) == ((kept.tokens, TOKENS), (TOKENS, TOKENS))
 
 
 def test_only_the_merged_file_stays_and_is_used_again(shards, passes):
@@ -197,7 +199,7 @@ def test_only_the_merged_file_stays_and_is_used_again(shards, passes):
     assert [path.name for path in shards.iterdir()] == [corpus.MERGED]
     assert same_bits(stream_statistics(model, CORPUS, **options, progress=lambda *step: steps.append(step)), expected)
     assert passes == []
-    assert steps == [(7, 7)]
+    assert steps == [(TOKENS, TOKENS)]
     (shards / "shard-00001-of-00004.safetensors").touch()  # of a process that was killed while it removed them
     damaged = (shards / corpus.MERGED).read_bytes()[:-1]
     (shards / corpus.MERGED).unlink()  # `expected` may be a view of it
@@ -229,7 +231,7 @@ def test_a_pass_that_fails_leaves_its_finished_shards(tmp_path, monkeypatch, pas
     assert len(list(tmp_path.iterdir())) == 2
     options = {"token_budget": 17, "folder": tmp_path}
     stream_statistics(model, CORPUS, **options, progress=lambda *step: steps.append(step))
-    assert steps[0] == (2, 7)
+    assert steps[0] == (17 + 12, TOKENS)
     assert sum(size for size, _checkpointing in passes) == 5
 
 

@@ -65,7 +65,9 @@ def test_effects_per_token_and_their_file(tmp_path):
     whole = (tmp_path / "effects.safetensors").read_bytes()
     for content in (b"", whole[:-8], whole[:-1] + bytes([whole[-1] ^ 1])):
         (tmp_path / "effects.safetensors").write_bytes(content)
-        with pytest.raises(CraneError, match=r"(was changed after it was written|cannot be read .*); remove it and run section 10"):
+        with pytest.raises(
+            CraneError, match=r"(was changed after it was written|cannot be read .*); remove it and run section 10"
+        ):
             Effects.load(tmp_path / "effects.safetensors")
 
 
