@@ -86,10 +86,10 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole_object(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file if it is as it was sealed, or has no seal; None if it is missing or damaged."""
+    """Return the object in a JSON file if it is as it was sealed; None if it is missing, damaged or has no seal."""
     with suppress(CraneError, NotADirectoryError):
         value = read_json(path)
-        if isinstance(value, dict) and (SEAL not in value or value == sealed(value)):
+        if isinstance(value, dict) and value == sealed(value):
             return value
     return None
 

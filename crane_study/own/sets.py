@@ -97,7 +97,8 @@ def read_sets(path: Path) -> list[NeuronSet]:
     """Read a file of sets; one that is not as it was sealed is a CraneError."""
     sets, stage = read_neuron_sets(path), whole_object(path.with_name(RECORD)) or {}
     noted = stage.get("outputs", {}).get(path.name, {})  # of a file in a stage of a run
-    if whole_object(path) is None or noted.get("sha256") not in (None, file_hash(path)):
+    about = read_json(path)  # has no seal if it comes from elsewhere
+    if (SEAL in about and about != sealed(about)) or noted.get("sha256") not in (None, file_hash(path)):
         raise CraneError(
             f"{path}: was changed after it was written; select the sets again, or take its entry {SEAL!r} out if you "
             "changed it yourself"

@@ -16,6 +16,7 @@ from crane_run import runner, sections
 from crane_run.console import Console
 from crane_run.runner import Run, run_sections
 from crane_study import ROOT, machine
+from crane_study.fingerprints import sealed
 from crane_study.profile import load_profile
 from crane_study.publish import keep_not_run, read_not_run
 from tests.run.notebooks import FakeExecution, is_alive, names, outputs, wait_until, write_notebook, write_sections
@@ -48,7 +49,7 @@ def work(monkeypatch):
                 (folder / "tables" / name).write_text(f"made {len(state.done)}")
             for name, seconds in state.stages.get(number, {}).items():
                 about = {"name": name, "key": "k", "section": number, "seconds": seconds, "inputs": {}, "outputs": {}}
-                write_json(folder / "stages" / name / "stage.json", about)
+                write_json(folder / "stages" / name / "stage.json", sealed(about))
             return state.problems.get(number)
 
     monkeypatch.setattr(runner, "Execution", Executed)
