@@ -14,6 +14,7 @@ import argparse
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,9 +30,10 @@ from crane_run.manifest import NAME as MANIFEST
 from crane_run.manifest import REPORTS
 from crane_run.runner import Run
 from crane_run.sections import all_sections
+from crane_study import ROOT
 from crane_study.profile import Profile, load_profile
 from crane_study.store import RECORD, complete
-from tests.faults.kills import Started, results
+from tests.faults.kills import differing, results
 
 DAMAGES = ("cut", "flipped", "emptied", "of another run")
 UNREAD = ("logs", "lock")  # kinds of files from which nothing is read
@@ -165,7 +167,7 @@ def survive_starts(folder: Path, *, starts: int, dice: random.Random, say: Calla
     ------
     AssertionError : a start fails, or a result differs
     """
-    reference = results(folder)
+    reference = results(folder.parent)
     profile = load_profile(str(folder / "profile.yaml")).name
     for number in range(starts):
         by_kind: dict[str, list[str]] = {}
@@ -180,11 +182,20 @@ def survive_starts(folder: Path, *, starts: int, dice: random.Random, say: Calla
                 kind, content = dice.choice(options)
                 path.write_bytes(content)
                 say(f"{number}: {kind} {path.relative_to(folder)}")
-        started = Started(folder.parent, profile)
-        assert started.process.wait() == 0, started.said()
-        found = results(folder)
-        differing = [name for name in reference.keys() | found.keys() if reference.get(name) != found.get(name)]
-        assert not differing, f"{len(differing)} files differ: {sorted(differing)[:5]}"
+        command = [
+            sys.executable,
+            "-m",
+            "crane_run.cli",
+            "run",
+            "--profile",
+            profile,
+            "--artifacts",
+            str(folder.parent),
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        differ = differing(results(folder.parent), reference)
+        assert not differ, f"{len(differ)} files differ: {differ[:5]}"
         assert verify.verify(folder, against=verify.NO_REFERENCE).problems == []
 
 
