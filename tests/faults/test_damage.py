@@ -5,7 +5,10 @@
 
 import json
 import random
+import shutil
+import subprocess
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +30,8 @@ from crane_study.own.statistics_folder import read_units
 from crane_study.paper.lape_list import load_tensors
 from crane_study.profile import load_profile
 from crane_study.store import complete
-from tests.faults.damage import Checks, damaged, damages, run_files
+from tests.faults import damage
+from tests.faults.damage import Checks, damaged, damages, run_files, survive_starts
 from tests.gguf_model import write_gguf
 from tests.run.program import call
 from tests.run.small_run import make_run
@@ -54,6 +58,26 @@ def test_every_file_of_a_run_is_checked_by_verify_and_stages_by_whoever_reads_th
             tried += 1
     assert tried > 60
     assert verify.verify(folder, against=verify.NO_REFERENCE).problems == []
+
+
+def test_a_start_that_mends_nothing_is_noticed(tmp_path, monkeypatch, dice):
+    folder = make_run(tmp_path / "mini")
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    starts = []
+
+    def start(command, *, mends, **_given):
+        starts.append(command[-4:])
+        if mends:
+            shutil.copytree(whole, folder, dirs_exist_ok=True)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(damage, "load_profile", lambda _path: load_profile("mini"))
+    monkeypatch.setattr(damage.subprocess, "run", partial(start, mends=True))
+    survive_starts(folder, starts=3, dice=dice)
+    assert starts == [["--profile", "mini", "--artifacts", str(tmp_path)]] * 3
+    monkeypatch.setattr(damage.subprocess, "run", partial(start, mends=False))
+    with pytest.raises(AssertionError):
+        survive_starts(folder, starts=1, dice=dice)
 
 
 def test_damaged_reports_and_manifests_are_written_again(tmp_path, dice):
