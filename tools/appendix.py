@@ -205,10 +205,9 @@ def compute() -> str:
     """Time and core-hours of whole runs, and of those that nobody made."""
     rows = []
     for profile in RUN:
-        about = reference(profile).made_with
-        place = f"{about['processor']}, {max(about['threads'])} threads"
-        spent = f"{core_hours(profile):.2f}"
-        rows.append([f"`{profile}`", minutes(profile, all_sections()), spent, place, "measured, part by part"])
+        place = f"{max(reference(profile).made_with['threads'])} threads"
+        spent, origin = f"{core_hours(profile):.2f}", "seconds of the profile, measured part by part"
+        rows.append([f"`{profile}`", minutes(profile, all_sections()), spent, place, origin])
     seeds = read_seeds_reference(REFERENCES / f"{SEEDS}.json")
     cost = len(seeds.random_seeds) * core_hours("mini", training=True)
     place = ", ".join(seeds.made_with["processor"])
