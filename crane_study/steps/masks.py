@@ -51,7 +51,7 @@ def evaluate_states(
     results, the others none, because it may remove the folder while they are still reading.
     """
     kept = _Kept(scratch)
-    missing, own = kept.own([name for name in states if kept.read(name) is None])
+    missing, own = kept.own([name for name in states if not kept.has(name)])
     with progress(description, len(states)) if rank() == 0 else nullcontext() as bar:
         if bar is not None:
             bar.skip(len(states) - len(missing))
@@ -62,7 +62,7 @@ def evaluate_states(
                 with states[name]():
                     frame = evaluate()
                 kept.write(name, frame, seconds=time.monotonic() - started)
-                done += 1
+                done += name in missing  # a damaged one was counted before
                 if bar is not None:
                     bar.advance(done + kept.made_elsewhere(set(missing) - set(own)) - bar.done)
             if not kept.together:
@@ -122,6 +122,12 @@ class _Kept:
             return missing, missing
         missing = share(missing)
         return missing, missing[rank() :: world()]
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of a state, and a whole one where another process will read it."""
+        if self._folder is None:
+            return False
+        return self.read(name) is not None if self.together else self._file(name).is_file()
 
     def read(self, name: str) -> pd.DataFrame | None:
         """Return a kept result; None if the file is missing, damaged or of another state."""

@@ -62,9 +62,8 @@ def test_progress_memory_and_resuming_are_measured_over_documents_and_masks(monk
 
     monkeypatch.setattr(masks_step, "kept_frame", counted)
     few, many = long_masks(12, 2, 1), long_masks(24, 2, 1)
-    # A run that goes on reads every kept result twice, to see that it is whole and to hand it on; a call after the end
-    # those of all masks and of none.
-    assert len(reads) == 2 * (few.kept + 13 + many.kept + 25)
+    # A run that goes on reads every kept result once, and a call after the end those of all masks and of none.
+    assert len(reads) == few.kept + 13 + many.kept + 25
     assert (few.kept, many.kept) == (12, 23)
     found = {row.what: row for row in rows("masks", "masks", (12, few), (24, many))}
     assert found["the share done never falls"].met
